@@ -1,0 +1,98 @@
+"""The newest views and, apart, the newest buys of every cookie.
+
+Reads    user_tags            JSON UserTag, keyed by cookie
+Writes   profiles             Aerospike (or SQLite): NUM_TAGS_TO_KEEP of each kind a cookie
+Time     tags are ordered by event time, then by partition and offset
+Replay   a tag is identified by (time, partition, offset): writing it again changes nothing
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import polars as pl
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import Source
+
+from flows import FlowContract
+from flows._wiring import letters, profiles
+from schemas.profiles import COLUMNS, NUM_TAGS_TO_KEEP_DEFAULT
+from schemas.settings import Settings, read_settings
+from schemas.topics import USER_TAGS
+from schemas.user_tags import UserTag
+from streams.batch import Batch, Poll
+from streams.decode import Records, text
+from streams.engine import Outputs, StatelessStep, dataflow
+from streams.open import open_source
+from streams.progress import Progress
+from streams.runner import Run
+
+CONTRACT = FlowContract(
+    name="user_profiles",
+    about="the newest views and the newest buys of every cookie",
+    reads=(USER_TAGS.name,),
+    writes=("profiles user_profiles",),
+    snapshot_every_s=1.0,
+)
+
+TAGS = Records(
+    UserTag,
+    time="time",
+    columns={
+        "cookie": text(lambda tags: [tag.cookie for tag in tags]),
+        "action": text(lambda tags: [tag.action for tag in tags]),
+    },
+)
+
+
+def newest(tags: pl.DataFrame, keep: int) -> pl.DataFrame:
+    """Of each cookie and action the ``keep`` newest tags alone: older ones cannot stay."""
+    if len(tags) <= keep:
+        return tags
+    kind = ("cookie", "action")
+    crowded = tags.group_by(kind).len().filter(pl.col("len") > keep)
+    if crowded.is_empty():
+        return tags
+    order = ("time_ms", "topic_partition", "offset")
+    return tags.sort(order).group_by(kind, maintain_order=True).tail(keep).select(tags.columns)
+
+
+def profile_rows(batch: Batch, keep: int) -> pl.DataFrame:
+    """What a profile store is given: the newest tags of the batch, as they were sent."""
+    tags = batch.frame.select(
+        "cookie",
+        "action",
+        "time_ms",
+        pl.lit(batch.poll.partition, dtype=pl.Int64).alias("topic_partition"),
+        pl.Series("offset", batch.offsets(), dtype=pl.Int64),
+        pl.Series("tag", batch.payloads(), dtype=pl.Binary),
+    )
+    assert tuple(tags.columns) == COLUMNS
+    return newest(tags, keep)
+
+
+def build(
+    source: Source[Poll],
+    outputs: Outputs,
+    progress: Progress | None = None,
+    *,
+    keep: int = NUM_TAGS_TO_KEEP_DEFAULT,
+) -> Dataflow:
+    """Wire the flow between a source and its sinks."""
+
+    def step(_partition: int, snapshot: bytes | None) -> StatelessStep:
+        return StatelessStep(partial(profile_rows, keep=keep), snapshot)
+
+    return dataflow(CONTRACT.name, source, TAGS, step, outputs, progress)
+
+
+def wire(settings: Settings, run: Run) -> Dataflow:
+    """The flow on the servers that the settings name."""
+    source = open_source(settings, settings.kafka_topic or USER_TAGS.name, CONTRACT.name, run)
+    outputs = Outputs(profiles(settings, run.progress), *letters(settings))
+    return build(source, outputs, run.progress, keep=settings.num_tags_to_keep)
+
+
+def main() -> Dataflow:
+    """For ``python -m bytewax.run "flows.user_profiles:main()"``."""
+    return wire(read_settings(), Run())

@@ -1,0 +1,89 @@
+"""What is kept aside: dead letters and late events, as they stand in their topics.
+
+Both are identified by (flow, topic, partition, offset): after a crash the same letter may
+be written again, and a reader counts it once.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+PAYLOAD_BYTES_MAX = 524_288
+"""A longer payload is cut here (the whole record still stands at its topic and offset)."""
+
+Code = Literal[
+    "empty",
+    "too_large",
+    "not_json",
+    "wrong_field",
+    "bad_time",
+    "future_time",
+    "bad_row",
+    "refused",
+]
+
+
+class DeadLetter(Struct, frozen=True, omit_defaults=True):
+    """A record that can never be processed, and why."""
+
+    flow: str
+    topic: str
+    partition: int
+    offset: int
+    code: Code
+    reason: str
+    payload_bytes: int
+    payload: str | None = None
+    payload_base64: str | None = None
+    """Instead of ``payload`` where the bytes are not UTF-8."""
+
+
+class LateEvent(Struct, frozen=True, omit_defaults=True):
+    """An event that came after its window could still be corrected."""
+
+    flow: str
+    topic: str
+    partition: int
+    offset: int
+    time: str
+    watermark: str
+    payload_bytes: int
+    payload: str | None = None
+    payload_base64: str | None = None
+
+
+class StoreMetricsAvailable(Struct, frozen=True):
+    """The notice that a window of store metrics was written."""
+
+    start_event_time: str
+    end_event_time: str
+    nr_of_events: int
+
+
+def payload_fields(payload: bytes) -> dict[str, str | int]:
+    """The payload fields of a letter: text where it is UTF-8, base64 otherwise."""
+    kept = payload[:PAYLOAD_BYTES_MAX]
+    try:
+        return {"payload": kept.decode(), "payload_bytes": len(payload)}
+    except UnicodeDecodeError as error:
+        if len(kept) < len(payload) and error.start >= len(kept) - 3:
+            # The cut itself split a character.
+            return {"payload": kept[: error.start].decode(), "payload_bytes": len(payload)}
+        return {
+            "payload_base64": base64.b64encode(kept).decode(),
+            "payload_bytes": len(payload),
+        }
+
+
+def payload_of(letter: DeadLetter | LateEvent) -> bytes:
+    """The bytes of the record, cut at PAYLOAD_BYTES_MAX."""
+    if letter.payload_base64 is not None:
+        return base64.b64decode(letter.payload_base64)
+    return (letter.payload or "").encode()
+
+
+encode = msgspec.json.Encoder().encode

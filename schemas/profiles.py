@@ -1,0 +1,13 @@
+"""The profile set: per cookie the newest VIEWs and, apart, the newest BUYs.
+
+A tag in a profile is identified by (time, topic partition, offset), so writing it again
+changes nothing. Tags are kept as the bytes they were sent as.
+"""
+
+from __future__ import annotations
+
+SET_NAME = "user_profiles"
+NUM_TAGS_TO_KEEP_DEFAULT = 200
+
+COLUMNS = ("cookie", "action", "time_ms", "topic_partition", "offset", "tag")
+"""Columns of the frame a profile store is given: String, String, Int64, Int64, Int64, Binary."""

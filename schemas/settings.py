@@ -1,0 +1,220 @@
+"""The settings of the product, read once from environment variables.
+
+Only ``cli``, the start-up of ``api`` and a flow's ``main()`` read the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+
+class SettingError(ValueError):
+    """A variable is set to nonsense; the message names it and says what it takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings, each named in lower case for its variable."""
+
+    footfall_home: Path
+    topics_url: str
+    clickhouse_url: str
+    postgres_url: str
+    profiles_url: str
+    kafka_topic: str
+    kafka_group: str
+    kafka_consumer_id: str
+    kafka_poll_timeout_ms: int
+    kafka_max_poll_records: int
+    aerospike_profiles_namespace: str
+    aerospike_aggregates_namespace: str
+    aerospike_profiles_bin: str
+    aerospike_commit_level: str
+    aerospike_generation_policy: str
+    aerospike_buckets_per_key: int
+    num_tags_to_keep: int
+    max_parallel_writes: int
+    default_limit: int
+    input_file_name: str
+    producer_data_sec_per_real_sec: float
+    producer_startup_delay_s: float
+    print_producer_logs: bool
+    frontend_hostname: str
+    frontend_port: int
+    use_logger: bool
+    log_headers: bool
+    log_body: bool
+    footfall_debug_answers: bool
+
+    @property
+    def topics_folder(self) -> Path | None:
+        """The folder of embedded topics, or None where topics are in Kafka."""
+        parts = urlsplit(self.topics_url)
+        return Path(parts.path) if parts.scheme == "file" else None
+
+    @property
+    def kafka_bootstrap(self) -> str | None:
+        """``host:port`` of Kafka, or None where topics are embedded."""
+        parts = urlsplit(self.topics_url)
+        return parts.netloc if parts.scheme == "kafka" else None
+
+
+def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings from the environment (or a mapping given for a test).
+
+    Raises SettingError with one line that names the variable, its value and what it takes.
+    """
+    env = os.environ if environ is None else environ
+    home = Path(env.get("FOOTFALL_HOME") or ".footfall").absolute()
+    values: dict[str, Any] = {"footfall_home": home}
+    for name, variable, default, parse in _variables(env, home):
+        text = env.get(variable, "")
+        try:
+            values[name] = parse(text) if text else default
+        except ValueError as error:
+            raise SettingError(f"{variable}={text!r}: {error}") from None
+    assert values.keys() == {field.name for field in fields(Settings)}
+    return Settings(**values)
+
+
+Parser = Callable[[str], Any]
+
+
+def _variables(env: Mapping[str, str], home: Path) -> list[tuple[str, str, Any, Parser]]:
+    bootstrap = env.get("KAFKA_BOOTSTRAP_SERVERS")
+    topics_default = f"kafka://{bootstrap}" if bootstrap else f"file://{home}/topics"
+    aerospike_host = env.get("AEROSPIKE_HOSTNAME")
+    aerospike_port = env.get("AEROSPIKE_PORT") or "3000"
+    try:
+        _integer(1, 65_535)(aerospike_port)
+    except ValueError as error:
+        raise SettingError(f"AEROSPIKE_PORT={aerospike_port!r}: {error}") from None
+    profiles_default = (
+        f"aerospike://{aerospike_host}:{aerospike_port}"
+        if aerospike_host
+        else f"sqlite:///{home}/profiles.sqlite"
+    )
+    positive = _integer(1, 10_000_000)
+    return [
+        ("topics_url", "TOPICS_URL", topics_default, _url("kafka", "file")),
+        ("clickhouse_url", "CLICKHOUSE_URL", "http://127.0.0.1:8123", _url("http", "https")),
+        (
+            "postgres_url",
+            "POSTGRES_URL",
+            f"sqlite:///{home}/store.sqlite",
+            _url("postgresql", "postgresql+psycopg", "sqlite"),
+        ),
+        ("profiles_url", "PROFILES_URL", profiles_default, _url("aerospike", "sqlite")),
+        ("kafka_topic", "KAFKA_TOPIC", "", str),
+        ("kafka_group", "KAFKA_GROUP", "footfall", str),
+        ("kafka_consumer_id", "KAFKA_CONSUMER_ID", "footfall", str),
+        ("kafka_poll_timeout_ms", "KAFKA_POLL_TIMEOUT", 100, _integer(1, 60_000)),
+        ("kafka_max_poll_records", "KAFKA_MAX_POLL_RECORDS", 16_384, positive),
+        ("aerospike_profiles_namespace", "AEROSPIKE_PROFILES_NAMESPACE", "profiles", str),
+        ("aerospike_aggregates_namespace", "AEROSPIKE_AGGREGATES_NAMESPACE", "aggregates", str),
+        ("aerospike_profiles_bin", "AEROSPIKE_PROFILES_BIN", "tags", _bin_name),
+        ("aerospike_commit_level", "AEROSPIKE_COMMIT_LEVEL", "ALL", _one_of("ALL", "MASTER")),
+        (
+            "aerospike_generation_policy",
+            "AEROSPIKE_GENERATION_POLICY",
+            "NONE",
+            _one_of("EQ", "GT", "NONE"),
+        ),
+        ("aerospike_buckets_per_key", "AEROSPIKE_BUCKETS_PER_KEY", 60, _integer(1, 1440)),
+        ("num_tags_to_keep", "NUM_TAGS_TO_KEEP", 200, _integer(1, 100_000)),
+        ("max_parallel_writes", "MAX_PARALLEL_WRITES", 6, _integer(1, 256)),
+        ("default_limit", "DEFAULT_LIMIT", 200, _integer(0, 100_000)),
+        ("input_file_name", "INPUT_FILE_NAME", "", str),
+        (
+            "producer_data_sec_per_real_sec",
+            "PRODUCER_DATA_SEC_PER_REAL_SEC",
+            1.0,
+            _number(0.001, 86_400.0),
+        ),
+        (
+            "producer_startup_delay_s",
+            "PRODUCER_STARTUP_DELAY_IN_SEC",
+            0.0,
+            _number(0.0, 86_400.0),
+        ),
+        ("print_producer_logs", "PRINT_PRODUCER_LOGS", False, _switch),
+        ("frontend_hostname", "FRONTEND_HOSTNAME", "127.0.0.1", str),
+        ("frontend_port", "FRONTEND_PORT", 8080, _integer(1, 65_535)),
+        ("use_logger", "USE_LOGGER", False, _switch),
+        ("log_headers", "LOG_HEADERS", False, _switch),
+        ("log_body", "LOG_BODY", False, _switch),
+        ("footfall_debug_answers", "FOOTFALL_DEBUG_ANSWERS", False, _switch),
+    ]
+
+
+def _integer(low: int, high: int) -> Parser:
+    def parse(text: str) -> int:
+        wanted = f"takes a whole number from {low} to {high}"
+        try:
+            value = int(text)
+        except ValueError:
+            raise ValueError(wanted) from None
+        if not low <= value <= high:
+            raise ValueError(wanted)
+        return value
+
+    return parse
+
+
+def _number(low: float, high: float) -> Parser:
+    def parse(text: str) -> float:
+        wanted = f"takes a number from {low:g} to {high:g}"
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError(wanted) from None
+        if not low <= value <= high:
+            raise ValueError(wanted)
+        return value
+
+    return parse
+
+
+def _one_of(*choices: str) -> Parser:
+    def parse(text: str) -> str:
+        if text.upper() not in choices:
+            raise ValueError(f"takes one of {', '.join(choices)}")
+        return text.upper()
+
+    return parse
+
+
+def _url(*schemes: str) -> Parser:
+    def parse(text: str) -> str:
+        parts = urlsplit(text)
+        shape = " or ".join(f"{scheme}://..." for scheme in schemes)
+        if parts.scheme not in schemes:
+            raise ValueError(f"takes {shape}")
+        if parts.scheme in ("file", "sqlite"):
+            if not parts.path.strip("/"):
+                raise ValueError(f"takes {shape}, with the path of a file or folder")
+        elif not parts.hostname:
+            raise ValueError(f"takes {shape}, with a host")
+        return text
+
+    return parse
+
+
+def _switch(text: str) -> bool:
+    lower = text.lower()
+    if lower in ("1", "true", "yes", "on"):
+        return True
+    if lower in ("0", "false", "no", "off"):
+        return False
+    raise ValueError("takes 1 or 0")
+
+
+def _bin_name(text: str) -> str:
+    if len(text) > 15:
+        raise ValueError("takes a name of at most 15 characters (Aerospike's limit for bins)")
+    return text

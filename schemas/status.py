@@ -1,0 +1,49 @@
+"""What a worker says of itself, for the live page and `footfall demo`.
+
+Each worker rewrites ``<FOOTFALL_HOME>/status/<flow>.<worker>.json`` about once a second, by
+an atomic rename. Counts are of the whole life of the flow: they are part of its snapshots and
+so are exact through crashes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec import Struct
+
+
+class PartitionStatus(Struct, frozen=True):
+    """One topic partition of a flow: read = used + filtered + late + dead."""
+
+    topic: str
+    partition: int
+    read: int
+    used: int
+    filtered: int
+    late: int
+    dead: int
+    next_offset: int
+    lag: int
+    """Records in the topic that were not read yet."""
+    watermark_ms: int
+    """-1 before the first event."""
+
+
+class WorkerStatus(Struct, frozen=True):
+    """One worker process of a flow."""
+
+    flow: str
+    worker: int
+    pid: int
+    updated_ms: int
+    cpu_s: float
+    memory_bytes: int
+    rows_written: int
+    finished: bool
+    """It read to the end it was given (`--once`), wrote everything, and stopped."""
+    partitions: list[PartitionStatus]
+
+
+def status_folder(home: Path) -> Path:
+    """Where workers leave their status files."""
+    return home / "status"

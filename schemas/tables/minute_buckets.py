@@ -1,0 +1,36 @@
+"""``minute_buckets``: count and revenue of every group in each minute, in ClickHouse.
+
+``minute_buckets_rows`` holds one row a (minute, group, topic partition); the view
+``minute_buckets`` sums the partitions and gives each row once.
+"""
+
+from __future__ import annotations
+
+from schemas.tables.clickhouse import Table, View
+
+ROWS = Table(
+    name="minute_buckets_rows",
+    columns={
+        "bucket": "DateTime('UTC')",
+        "action": "LowCardinality(String)",
+        "origin": "LowCardinality(String)",
+        "brand_id": "LowCardinality(String)",
+        "category_id": "LowCardinality(String)",
+        "topic_partition": "UInt16",
+        "count": "UInt64",
+        "sum_price": "Int64",
+        "version": "UInt64",
+    },
+    order_by=("bucket", "action", "origin", "brand_id", "category_id", "topic_partition"),
+    partition_by="toYYYYMMDD(bucket)",
+)
+
+VIEW = View(
+    name="minute_buckets",
+    select="""
+        SELECT bucket, action, origin, brand_id, category_id,
+               sum(r.count) AS count, sum(r.sum_price) AS sum_price
+        FROM minute_buckets_rows AS r FINAL
+        GROUP BY bucket, action, origin, brand_id, category_id
+    """,
+)

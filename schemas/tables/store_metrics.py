@@ -1,0 +1,44 @@
+"""``events``: the metrics of a shop in each window, in PostgreSQL (or SQLite).
+
+``events_by_partition`` holds what each topic partition saw of a window; the sink sums it into
+``events`` (one row a window, corrected in place) within the transaction that wrote it.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, Table
+
+METADATA = MetaData()
+
+SUMS = (
+    "nr_of_events",
+    "nr_items_viewed",
+    "nr_items_put_in_cart",
+    "nr_items_sold",
+    "value_items_sold_in_cent",
+)
+KEY = ("start_event_time", "end_event_time")
+
+
+def _sums() -> list[Column[int]]:
+    return [Column(name, BigInteger, nullable=False) for name in SUMS]
+
+
+EVENTS_BY_PARTITION = Table(
+    "events_by_partition",
+    METADATA,
+    Column("start_event_time", DateTime(timezone=True), primary_key=True),
+    Column("end_event_time", DateTime(timezone=True), primary_key=True),
+    Column("topic_partition", Integer, primary_key=True, autoincrement=False),
+    *_sums(),
+    Column("version", BigInteger, nullable=False),
+)
+
+EVENTS = Table(
+    "events",
+    METADATA,
+    Column("start_event_time", DateTime(timezone=True), primary_key=True),
+    Column("end_event_time", DateTime(timezone=True), primary_key=True),
+    *_sums(),
+    Column("version", BigInteger, nullable=False),
+)

@@ -1,0 +1,49 @@
+"""Where results go. A writer is given rows and returns when they are durable.
+
+SinkError                 a sink could not do its work
+  SinkUnavailableError    tried again for the bounded time; the worker stops, loses nothing
+  SinkRefusedError        the server will never take this; names the server's reason
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import polars as pl
+
+
+class SinkError(Exception):
+    """A sink could not do its work; the message names the server and what to do."""
+
+
+class SinkUnavailableError(SinkError):
+    """Still failing after the bounded retries."""
+
+
+class SinkRefusedError(SinkError):
+    """The rows or the request can never succeed as they are."""
+
+
+class RowWriter(Protocol):
+    """Writes frames of rows as idempotent upserts."""
+
+    def write(self, frames: Sequence[pl.DataFrame]) -> None:
+        """Return when the rows are durable. Raises SinkError."""
+
+    def close(self) -> None:
+        """Release connections. Never raises."""
+
+
+Record = tuple[bytes | None, bytes]
+"""(key, value) of a record of a topic."""
+
+
+class TopicWriter(Protocol):
+    """Appends records to topics, embedded or in Kafka."""
+
+    def write(self, topic: str, records: Sequence[Record]) -> None:
+        """Return when all are acknowledged. Raises SinkError."""
+
+    def close(self) -> None:
+        """Release connections. Never raises."""

@@ -1,0 +1,75 @@
+"""The unit of work: a poll of one topic partition, and the batch decoded from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from schemas.dead_letters import DeadLetter
+
+Int64s = npt.NDArray[np.int64]
+
+TIME_MS = "time_ms"
+"""The column of a batch's frame that holds the event time, milliseconds since 1970 UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """Records of one partition in order, as the source read them; none at all is a mark.
+
+    A mark says how late it is on the wall clock while the partition has nothing new, or, with
+    ``end``, that nothing will follow in this run.
+    """
+
+    topic: str
+    partition: int
+    first_offset: int
+    data: bytes
+    """The records, each ended by a newline and holding no other newline."""
+    count: int
+    lag: int
+    """Records of the partition that were not read yet, after this poll."""
+    polled_at_ms: int
+    """Wall clock of the poll."""
+    end: bool = False
+    offsets: Int64s | None = None
+    """Offset of each record, where they are not first_offset, first_offset + 1, ..."""
+
+    @property
+    def next_offset(self) -> int:
+        """The offset to go on from."""
+        if self.offsets is not None and self.count:
+            return int(self.offsets[-1]) + 1
+        return self.first_offset + self.count
+
+    def offset_of(self, row: int) -> int:
+        """The offset of the record that stands at place ``row`` of the poll."""
+        return int(self.offsets[row]) if self.offsets is not None else self.first_offset + row
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The good records of a poll as a frame, and the others as dead letters."""
+
+    poll: Poll
+    frame: pl.DataFrame
+    """One row a good record, in order; has TIME_MS and the columns the flow asked for."""
+    rows: Int64s | None = None
+    """Place in the poll of each row of the frame; None where every record is good."""
+    dead: list[DeadLetter] = field(default_factory=list)
+
+    def offsets(self) -> Int64s:
+        """The offset of each row of the frame."""
+        places = np.arange(self.poll.count) if self.rows is None else self.rows
+        if self.poll.offsets is not None:
+            return self.poll.offsets[places]
+        return places + self.poll.first_offset
+
+    def payloads(self) -> list[bytes]:
+        """The record of each row of the frame, as it was read."""
+        lines = self.poll.data.split(b"\n")
+        lines.pop()
+        return lines if self.rows is None else [lines[place] for place in self.rows]

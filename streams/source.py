@@ -1,0 +1,139 @@
+"""A topic as the engine's source: one part a partition, whole polls, marks when it is quiet."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, Protocol
+
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+
+from streams.batch import Poll
+
+POLL_BYTES_MAX = 2_097_152
+POLL_EVERY_S = 0.25
+"""How often a partition that has been read to its end is looked at again."""
+MARK_EVERY_MS = 1_000
+
+
+class SourceError(Exception):
+    """A topic cannot be read; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where reading starts or ends: earliest, latest, an offset, or a wall-clock time.
+
+    At a time means the first record that was appended at it or later. A start at a time may
+    give a few records before it, an end a few after it, where a topic keeps no time a record.
+    """
+
+    at: Literal["earliest", "latest", "offset", "time"]
+    value: int = 0
+    """The offset, or milliseconds since 1970 UTC."""
+
+
+EARLIEST = Position("earliest")
+LATEST = Position("latest")
+
+
+class Reader(Protocol):
+    """Reads one partition in order."""
+
+    def poll(self, now_ms: int) -> Poll:
+        """The records that stand next, none if there are none yet. Never waits long."""
+
+    def finished(self) -> bool:
+        """True once all records up to the end that was asked for were given."""
+
+    def state(self) -> Any:
+        """What ``Topic.open`` needs to go on after the last poll; plain data."""
+
+    def close(self) -> None:
+        """Release the file or connection."""
+
+
+class Topic(Protocol):
+    """A topic that can be read, partition by partition."""
+
+    name: str
+
+    def partitions(self) -> int:
+        """How many there are. Raises SourceError where there is no such topic."""
+
+    def open(self, partition: int, state: Any | None) -> Reader:
+        """A reader that starts as the topic was told to, or goes on from a state."""
+
+
+def wall_clock_ms() -> int:
+    """Milliseconds since 1970 UTC, now."""
+    return time.time_ns() // 1_000_000
+
+
+class TopicSource(FixedPartitionedSource[Poll, Any]):
+    """Hands over the polls of a topic's partitions until it is stopped or at its end."""
+
+    def __init__(
+        self,
+        topic: Topic,
+        stop: threading.Event,
+        *,
+        clock_ms: Callable[[], int] = wall_clock_ms,
+        poll_every_s: float = POLL_EVERY_S,
+    ) -> None:
+        self.topic = topic
+        self.stop = stop
+        self.clock_ms = clock_ms
+        self.poll_every = timedelta(seconds=poll_every_s)
+
+    def list_parts(self) -> list[str]:
+        return [str(partition) for partition in range(self.topic.partitions())]
+
+    def build_part(
+        self, step_id: str, for_part: str, resume_state: Any | None
+    ) -> StatefulSourcePartition[Poll, Any]:
+        return _Partition(self, self.topic.open(int(for_part), resume_state))
+
+
+class _Partition(StatefulSourcePartition[Poll, Any]):
+    def __init__(self, source: TopicSource, reader: Reader) -> None:
+        self._source = source
+        self._reader = reader
+        self._marked_ms = 0
+        self._ended = False
+        self._awake: datetime | None = None
+
+    def next_batch(self) -> list[Poll]:
+        if self._source.stop.is_set() or self._ended:
+            raise StopIteration
+        now_ms = self._source.clock_ms()
+        poll = self._reader.poll(now_ms)
+        if self._reader.finished():
+            # The end is a mark of its own, so that the poll is counted first.
+            self._ended = True
+            end = replace(
+                poll, first_offset=poll.next_offset, data=b"", count=0, end=True, offsets=None
+            )
+            return [poll, end] if poll.count else [end]
+        if poll.lag > 0:
+            self._awake = None
+        else:
+            self._awake = datetime.now(UTC) + self._source.poll_every
+        if poll.count:
+            return [poll]
+        if poll.lag == 0 and now_ms - self._marked_ms >= MARK_EVERY_MS:
+            self._marked_ms = now_ms
+            return [poll]
+        return []
+
+    def next_awake(self) -> datetime | None:
+        return self._awake
+
+    def snapshot(self) -> Any:
+        return self._reader.state()
+
+    def close(self) -> None:
+        self._reader.close()

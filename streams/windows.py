@@ -1,0 +1,354 @@
+"""Tumbling windows over event time, as pure arithmetic on frames.
+
+A window's rows may be written early (provisional), are final when the watermark passes its
+end, and are corrected (revised) for ``lateness_ms`` longer; an event later than that is late.
+The watermark is that of the row: which events are late, and what every row holds in the end,
+never depends on how the stream was cut into batches.
+
+The wall clock decides nothing but when rows are written. When a partition is quiet, its last
+windows are written as final after the delay; should more of their events come all the same,
+they are counted, and the fuller row wins.
+
+    open      windows that the watermark has not passed: merged groups, and pending rows that
+              were not merged yet
+    closed    groups of windows that can still be corrected, in chunks of whole windows
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+
+from schemas.versions import EVENTS_SHIFT, FINAL, GENERATION_SHIFT, PROVISIONAL, REVISED
+from streams.batch import TIME_MS, Int64s
+
+WINDOW = "window_ms"
+"""Start of the row's window, milliseconds since 1970 UTC."""
+EVENTS = "events"
+VERSION = "version"
+FRESH = "fresh"
+"""The group has changed since it was last written."""
+
+PENDING_ROWS_MAX = 65_536
+CLOSED_CHUNKS_MAX = 32
+NEVER = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Tumbling:
+    """Fixed, adjacent windows, and what is summed in each group of each of them.
+
+    Every aggregate must be a sum of whole numbers, so that partial ones can be merged.
+    """
+
+    size_ms: int
+    delay_ms: int
+    lateness_ms: int
+    by: tuple[str, ...]
+    """Columns that name the group within the window; none for one row a window."""
+    sums: Mapping[str, pl.Expr]
+    """Name of each sum, and its summand as an expression over a batch's frame."""
+    write_every_ms: int = 5_000
+    """Provisional rows are written at most this often, by the wall clock of the polls."""
+    generation: int = 0
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What identifies a row within a partition."""
+        return (WINDOW, *self.by)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRows:
+    """What a batch led to."""
+
+    rows: pl.DataFrame | None
+    """Columns WINDOW, the groups, EVENTS, the sums, VERSION: upserts, in order of writing."""
+    late: Int64s
+    """Which rows of the batch's frame came too late to count."""
+    watermarks_ms: Int64s
+    """The watermark that each of the late rows met."""
+
+
+NO_ROWS = np.empty(0, dtype=np.int64)
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """Groups of closed windows, kept as Arrow bytes: small, and ready for a snapshot."""
+
+    first_ms: int
+    last_ms: int
+    rows: int
+    data: bytes
+
+    @staticmethod
+    def of(frame: pl.DataFrame) -> _Chunk:
+        starts = frame[WINDOW]
+        return _Chunk(
+            int(starts.min()),  # type: ignore[arg-type]
+            int(starts.max()),  # type: ignore[arg-type]
+            len(frame),
+            _packed(frame),
+        )
+
+    def frame(self) -> pl.DataFrame:
+        return pl.read_ipc_stream(self.data)
+
+
+@dataclass(slots=True)
+class WindowState:
+    """The windows of one partition. Bounded by the events of size + delay + lateness."""
+
+    spec: Tumbling
+    newest_ms: int = NEVER
+    """Highest event time seen."""
+    polled_at_ms: int = NEVER
+    """Wall clock of the last poll that had records."""
+    written_at_ms: int = NEVER
+    """Wall clock when provisional rows were last written."""
+    quiet_to_ms: int = NEVER
+    """Windows that end by this were written as final while the partition was quiet."""
+    open: pl.DataFrame | None = None
+    pending: list[pl.DataFrame] = field(default_factory=list)
+    pending_rows: int = 0
+    earliest_end_ms: int = 2**62
+    """End of the earliest open window."""
+    closed: list[_Chunk] = field(default_factory=list)
+
+    @property
+    def watermark_ms(self) -> int:
+        """No earlier event is expected; NEVER before the first event."""
+        return self.newest_ms - self.spec.delay_ms if self.newest_ms != NEVER else NEVER
+
+    def add(self, frame: pl.DataFrame, polled_at_ms: int) -> WindowRows:
+        """Count the events of a batch, and give the rows that are due."""
+        if frame.is_empty():
+            return WindowRows(None, NO_ROWS, NO_ROWS)
+        spec = self.spec
+        times = frame[TIME_MS].to_numpy()
+        newest_ms = max(self.newest_ms, int(times.max()))
+        earliest_end_ms = int(times.min()) // spec.size_ms * spec.size_ms + spec.size_ms
+        late, watermarks, corrections = NO_ROWS, NO_ROWS, None
+        on_time = frame
+        if earliest_end_ms <= newest_ms - spec.delay_ms:
+            # Some window of the batch is passed within it: look at each row's own watermark.
+            ends = times // spec.size_ms * spec.size_ms + spec.size_ms
+            reached = np.maximum(np.maximum.accumulate(times), self.newest_ms) - spec.delay_ms
+            is_late = ends + spec.lateness_ms <= reached
+            is_correction = (ends <= reached) & ~is_late
+            late = np.flatnonzero(is_late)
+            watermarks = reached[late]
+            if is_correction.any():
+                corrections = frame.filter(pl.Series(is_correction))
+            is_on_time = ends > reached
+            if not is_on_time.all():
+                on_time = frame.filter(pl.Series(is_on_time))
+            earliest_end_ms = int(ends[is_on_time].min()) if len(on_time) else 2**62
+        self.newest_ms = newest_ms
+        self.polled_at_ms = polled_at_ms
+        self._append(on_time, earliest_end_ms)
+        rows = self._close(self.watermark_ms)
+        if corrections is not None:
+            rows.append(self._correct(self._summands(corrections)))
+        self._expire()
+        if self.written_at_ms == NEVER:
+            self.written_at_ms = polled_at_ms
+        rows += self._write_early(polled_at_ms)
+        if self.pending_rows > PENDING_ROWS_MAX:
+            self._merge()
+        return WindowRows(_concat(rows), late, watermarks)
+
+    def mark(self, polled_at_ms: int, *, end: bool = False) -> pl.DataFrame | None:
+        """The rows that are due as time passes without events, or, at the end, all of them."""
+        if self.newest_ms == NEVER:
+            return None
+        quiet_ms = max(0, polled_at_ms - self.polled_at_ms)
+        passed_ms = 2**62 if end else self.watermark_ms + quiet_ms
+        if self.earliest_end_ms > passed_ms:
+            return _concat(self._write_early(polled_at_ms))
+        self._merge()
+        assert self.open is not None
+        ends = pl.col(WINDOW) + self.spec.size_ms
+        due = self.open.filter((ends <= passed_ms) & (pl.col(FRESH) | (ends > self.quiet_to_ms)))
+        self.open = self.open.with_columns(pl.col(FRESH) & (ends > passed_ms))
+        self.quiet_to_ms = max(self.quiet_to_ms, min(passed_ms, self._last_end_ms()))
+        rows = [self._versioned(due, FINAL)] if len(due) else []
+        return _concat(rows + self._write_early(polled_at_ms))
+
+    def snapshot(self) -> bytes:
+        """The state as bytes; ``restore`` takes it back."""
+        self._merge()
+        header = np.array(
+            [
+                self.newest_ms,
+                self.polled_at_ms,
+                self.written_at_ms,
+                self.quiet_to_ms,
+                self.earliest_end_ms,
+                len(self.closed),
+            ],
+            dtype="<i8",
+        )
+        open_data = _packed(self.open) if self.open is not None else b""
+        parts = [header.tobytes(), len(open_data).to_bytes(8, "little"), open_data]
+        for chunk in self.closed:
+            sizes = np.array(
+                [chunk.first_ms, chunk.last_ms, chunk.rows, len(chunk.data)], dtype="<i8"
+            )
+            parts += [sizes.tobytes(), chunk.data]
+        return b"".join(parts)
+
+    @staticmethod
+    def restore(spec: Tumbling, snapshot: bytes) -> WindowState:
+        """The state that ``snapshot`` gave."""
+        reader = io.BytesIO(snapshot)
+
+        def numbers(count: int) -> list[int]:
+            return [int(x) for x in np.frombuffer(reader.read(8 * count), dtype="<i8")]
+
+        newest, polled_at, written_at, quiet_to, earliest_end, chunks = numbers(6)
+        (open_size,) = numbers(1)
+        open_data = reader.read(open_size)
+        state = WindowState(
+            spec,
+            newest,
+            polled_at,
+            written_at,
+            quiet_to,
+            pl.read_ipc_stream(open_data) if open_data else None,
+            earliest_end_ms=earliest_end,
+        )
+        for _ in range(chunks):
+            first, last, rows, size = numbers(4)
+            state.closed.append(_Chunk(first, last, rows, reader.read(size)))
+        return state
+
+    def _summands(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """One row an event: its window and group, 1, and the summands."""
+        spec = self.spec
+        return frame.select(
+            (pl.col(TIME_MS) // spec.size_ms * spec.size_ms).alias(WINDOW),
+            *spec.by,
+            pl.lit(1, dtype=pl.Int64).alias(EVENTS),
+            *(summand.cast(pl.Int64).alias(name) for name, summand in spec.sums.items()),
+        )
+
+    def _append(self, frame: pl.DataFrame, earliest_end_ms: int) -> None:
+        if frame.is_empty():
+            return
+        self.pending.append(self._summands(frame))
+        self.pending_rows += len(frame)
+        self.earliest_end_ms = min(self.earliest_end_ms, earliest_end_ms)
+
+    def _merge(self) -> None:
+        """Merge the pending rows into the open groups, which are fresh then."""
+        if not self.pending:
+            return
+        fresh = pl.lit(True).alias(FRESH)
+        parts = [pl.concat(self.pending).with_columns(fresh)]
+        if self.open is not None and len(self.open):
+            parts.insert(0, self.open)
+        self.open = self._grouped(pl.concat(parts))
+        self.pending = []
+        self.pending_rows = 0
+
+    def _grouped(self, frame: pl.DataFrame) -> pl.DataFrame:
+        return frame.group_by(self.spec.key).agg(
+            pl.col(EVENTS, *self.spec.sums).sum(),
+            pl.col(FRESH).any(),
+        )
+
+    def _close(self, watermark_ms: int) -> list[pl.DataFrame]:
+        """Move the windows that the watermark has passed to the closed ones; their rows."""
+        if self.earliest_end_ms > watermark_ms:
+            return []
+        self._merge()
+        assert self.open is not None
+        passed = pl.col(WINDOW) + self.spec.size_ms <= watermark_ms
+        closing = self.open.filter(passed)
+        self.open = self.open.filter(~passed)
+        first = self.open[WINDOW].min()
+        self.earliest_end_ms = 2**62 if first is None else int(first) + self.spec.size_ms  # type: ignore[arg-type]
+        if self.spec.lateness_ms > 0:
+            self.closed.append(_Chunk.of(closing.drop(FRESH)))
+            if len(self.closed) > CLOSED_CHUNKS_MAX:
+                self._compact()
+        return [self._versioned(closing, FINAL)]
+
+    def _compact(self) -> None:
+        """Put the smaller chunks together; windows never span chunks, so nothing is merged."""
+        by_size = sorted(self.closed, key=lambda chunk: chunk.rows)
+        small, large = by_size[: -CLOSED_CHUNKS_MAX // 4], by_size[-CLOSED_CHUNKS_MAX // 4 :]
+        self.closed = [*large, _Chunk.of(pl.concat([chunk.frame() for chunk in small]))]
+
+    def _correct(self, events: pl.DataFrame) -> pl.DataFrame:
+        """Count events of closed windows, and give the rows that they change."""
+        groups = self._grouped(events.with_columns(pl.lit(True).alias(FRESH)))
+        revised: list[pl.DataFrame] = []
+        for index, chunk in enumerate(self.closed):
+            if groups.is_empty():
+                break
+            within = groups[WINDOW].is_between(chunk.first_ms, chunk.last_ms)
+            if not within.any():
+                continue
+            kept = chunk.frame()
+            of_chunk = within & groups[WINDOW].is_in(kept[WINDOW].unique().implode())
+            if not of_chunk.any():
+                continue
+            both = pl.concat(
+                [kept.with_columns(pl.lit(False).alias(FRESH)), groups.filter(of_chunk)]
+            )
+            merged = self._grouped(both)
+            revised.append(merged.filter(FRESH))
+            self.closed[index] = _Chunk.of(merged.drop(FRESH))
+            groups = groups.filter(~of_chunk)
+        if len(groups):
+            # Windows that had no event before they closed.
+            self.closed.append(_Chunk.of(groups.drop(FRESH)))
+            revised.append(groups)
+        return self._versioned(pl.concat(revised), REVISED)
+
+    def _expire(self) -> None:
+        """Forget the windows that can no longer be corrected."""
+        gone_ms = self.watermark_ms - self.spec.lateness_ms - self.spec.size_ms
+        if self.closed and min(chunk.last_ms for chunk in self.closed) <= gone_ms:
+            self.closed = [chunk for chunk in self.closed if chunk.last_ms > gone_ms]
+
+    def _write_early(self, polled_at_ms: int) -> list[pl.DataFrame]:
+        """Provisional rows of what has changed, if it is time for them."""
+        if polled_at_ms - self.written_at_ms < self.spec.write_every_ms:
+            return []
+        self._merge()
+        self.written_at_ms = polled_at_ms
+        if self.open is None:
+            return []
+        changed = self.open.filter(FRESH)
+        if changed.is_empty():
+            return []
+        self.open = self.open.with_columns(pl.lit(False).alias(FRESH))
+        return [self._versioned(changed, PROVISIONAL)]
+
+    def _last_end_ms(self) -> int:
+        return self.newest_ms // self.spec.size_ms * self.spec.size_ms + self.spec.size_ms
+
+    def _versioned(self, groups: pl.DataFrame, phase: int) -> pl.DataFrame:
+        generation = self.spec.generation << GENERATION_SHIFT
+        version = pl.col(EVENTS) * (1 << EVENTS_SHIFT) + (generation + phase)
+        return groups.select(
+            *self.spec.key, EVENTS, *self.spec.sums, version.alias(VERSION)
+        )
+
+
+def _concat(frames: Sequence[pl.DataFrame]) -> pl.DataFrame | None:
+    return pl.concat(frames) if frames else None
+
+
+def _packed(frame: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.write_ipc_stream(buffer, compression="lz4")
+    return buffer.getvalue()
