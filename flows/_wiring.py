@@ -1,4 +1,7 @@
-"""The sinks that flows share, opened as the settings say."""
+"""The sinks that flows share, opened as the settings say.
+
+Clients of servers are imported where they are opened: a flow needs none of them to be tested.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,13 @@ from schemas.tables.clickhouse import Table
 from schemas.times import iso_ms
 from schemas.topics import DEAD_LETTERS, LATE_EVENTS, STORE_METRICS_AVAILABLE
 from sinks.buffered import BufferedSink
-from sinks.open import open_profiles, open_topics
 from streams.progress import Progress
 
 
 def letters(settings: Settings) -> tuple[BufferedSink[Any], BufferedSink[Any]]:
     """The sinks of dead letters and of late events."""
     from sinks.letters import LetterWriter
+    from sinks.open import open_topics
 
     def sink(topic: str) -> BufferedSink[Any]:
         return BufferedSink(lambda: LetterWriter(open_topics(settings), topic), rows_max=1_000)
@@ -44,6 +47,8 @@ def profiles(settings: Settings, progress: Progress) -> BufferedSink[pl.DataFram
 
 class _ProfileWriter:
     def __init__(self, settings: Settings) -> None:
+        from sinks.open import open_profiles
+
         self._store = open_profiles(settings)
 
     def write(self, frames: Sequence[pl.DataFrame]) -> None:
@@ -61,6 +66,7 @@ def store_metrics_table(settings: Settings, progress: Progress) -> BufferedSink[
 def _open_store_metrics(settings: Settings) -> Any:
     from schemas.tables.store_metrics import EVENTS, EVENTS_BY_PARTITION, KEY, SUMS
     from sinks.letters import LetterWriter
+    from sinks.open import open_topics
     from sinks.sql import SqlRollup
 
     notices = LetterWriter(open_topics(settings), STORE_METRICS_AVAILABLE.name)

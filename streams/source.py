@@ -13,7 +13,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from streams.batch import Poll
 
-POLL_BYTES_MAX = 2_097_152
+POLL_BYTES_MAX = 4_194_304
 POLL_EVERY_S = 0.25
 """How often a partition that has been read to its end is looked at again."""
 MARK_EVERY_MS = 1_000
@@ -88,6 +88,7 @@ class TopicSource(FixedPartitionedSource[Poll, Any]):
         self.stop = stop
         self.clock_ms = clock_ms
         self.poll_every = timedelta(seconds=poll_every_s)
+        self._round = _Round()
 
     def list_parts(self) -> list[str]:
         return [str(partition) for partition in range(self.topic.partitions())]
@@ -95,13 +96,49 @@ class TopicSource(FixedPartitionedSource[Poll, Any]):
     def build_part(
         self, step_id: str, for_part: str, resume_state: Any | None
     ) -> StatefulSourcePartition[Poll, Any]:
-        return _Partition(self, self.topic.open(int(for_part), resume_state))
+        reader = self.topic.open(int(for_part), resume_state)
+        return _Partition(self, reader, for_part, self._round)
+
+
+class _Round:
+    """Whose turn it is: the engine asks all partitions in order, round after round.
+
+    Their polls would all be held at once, so that a round gives about one full poll, and what
+    was read is still in the processor's cache when it is decoded.
+    """
+
+    def __init__(self) -> None:
+        self._asked = ""
+        self._given_bytes = 0
+        self._first = ""
+        """The first part in order whose turn it is."""
+
+    def may_give(self, part: str) -> bool:
+        """True if the part may read now."""
+        if part <= self._asked:
+            if self._given_bytes == 0:
+                self._first = ""
+            self._given_bytes = 0
+        self._asked = part
+        return part >= self._first and self._given_bytes < POLL_BYTES_MAX
+
+    def gave(self, part: str, size_bytes: int) -> None:
+        """Count what a part has read."""
+        self._given_bytes += size_bytes
+        if self._given_bytes >= POLL_BYTES_MAX // 2:
+            self._given_bytes = POLL_BYTES_MAX
+            # The part itself stands before this, every later one after it.
+            self._first = part + "\0"
 
 
 class _Partition(StatefulSourcePartition[Poll, Any]):
-    def __init__(self, source: TopicSource, reader: Reader) -> None:
+    def __init__(
+        self, source: TopicSource, reader: Reader, part: str, engine_round: _Round
+    ) -> None:
         self._source = source
         self._reader = reader
+        self._part = part
+        self._round = engine_round
         self._marked_ms = 0
         self._ended = False
         self._awake: datetime | None = None
@@ -109,8 +146,12 @@ class _Partition(StatefulSourcePartition[Poll, Any]):
     def next_batch(self) -> list[Poll]:
         if self._source.stop.is_set() or self._ended:
             raise StopIteration
+        if not self._round.may_give(self._part):
+            self._awake = datetime.now(UTC)
+            return []
         now_ms = self._source.clock_ms()
         poll = self._reader.poll(now_ms)
+        self._round.gave(self._part, len(poll.data))
         if self._reader.finished():
             # The end is a mark of its own, so that the poll is counted first.
             self._ended = True

@@ -9,8 +9,8 @@ The wall clock decides nothing but when rows are written. When a partition is qu
 windows are written as final after the delay; should more of their events come all the same,
 they are counted, and the fuller row wins.
 
-    open      windows that the watermark has not passed: merged groups, and pending rows that
-              were not merged yet
+    open      windows that the watermark has not passed: one row an event until they are
+              merged, because most rows are grouped once and for all when their window closes
     closed    groups of windows that can still be corrected, in chunks of whole windows
 """
 
@@ -33,7 +33,8 @@ VERSION = "version"
 FRESH = "fresh"
 """The group has changed since it was last written."""
 
-PENDING_ROWS_MAX = 65_536
+OPEN_ROWS_MAX = 65_536
+"""Unmerged rows are merged when there are more."""
 CLOSED_CHUNKS_MAX = 32
 NEVER = -1
 
@@ -79,25 +80,37 @@ NO_ROWS = np.empty(0, dtype=np.int64)
 
 @dataclass(slots=True)
 class _Chunk:
-    """Groups of closed windows, kept as Arrow bytes: small, and ready for a snapshot."""
+    """Groups of closed windows; packed once a snapshot has asked for them."""
 
     first_ms: int
     last_ms: int
     rows: int
-    data: bytes
+    _frame: pl.DataFrame | None
+    _data: bytes | None
 
     @staticmethod
     def of(frame: pl.DataFrame) -> _Chunk:
         starts = frame[WINDOW]
-        return _Chunk(
-            int(starts.min()),  # type: ignore[arg-type]
-            int(starts.max()),  # type: ignore[arg-type]
-            len(frame),
-            _packed(frame),
-        )
+        first_ms, last_ms = starts.min(), starts.max()
+        return _Chunk(first_ms, last_ms, len(frame), frame, None)  # type: ignore[arg-type]
+
+    @staticmethod
+    def packed(first_ms: int, last_ms: int, rows: int, data: bytes) -> _Chunk:
+        return _Chunk(first_ms, last_ms, rows, None, data)
 
     def frame(self) -> pl.DataFrame:
-        return pl.read_ipc_stream(self.data)
+        if self._frame is not None:
+            return self._frame
+        assert self._data is not None
+        return pl.read_ipc_stream(self._data)
+
+    def data(self) -> bytes:
+        """The frame as Arrow bytes, a fifth of its size: from here on it is kept so."""
+        if self._data is None:
+            assert self._frame is not None
+            self._data = _packed(self._frame)
+            self._frame = None
+        return self._data
 
 
 @dataclass(slots=True)
@@ -113,9 +126,10 @@ class WindowState:
     """Wall clock when provisional rows were last written."""
     quiet_to_ms: int = NEVER
     """Windows that end by this were written as final while the partition was quiet."""
-    open: pl.DataFrame | None = None
-    pending: list[pl.DataFrame] = field(default_factory=list)
-    pending_rows: int = 0
+    open: list[pl.DataFrame] = field(default_factory=list)
+    open_rows: int = 0
+    merged: bool = True
+    """``open`` is one frame at most, with one row a group."""
     earliest_end_ms: int = 2**62
     """End of the earliest open window."""
     closed: list[_Chunk] = field(default_factory=list)
@@ -159,7 +173,7 @@ class WindowState:
         if self.written_at_ms == NEVER:
             self.written_at_ms = polled_at_ms
         rows += self._write_early(polled_at_ms)
-        if self.pending_rows > PENDING_ROWS_MAX:
+        if self.open_rows > OPEN_ROWS_MAX and not self.merged:
             self._merge()
         return WindowRows(_concat(rows), late, watermarks)
 
@@ -171,18 +185,17 @@ class WindowState:
         passed_ms = 2**62 if end else self.watermark_ms + quiet_ms
         if self.earliest_end_ms > passed_ms:
             return _concat(self._write_early(polled_at_ms))
-        self._merge()
-        assert self.open is not None
+        groups = self._merge()
         ends = pl.col(WINDOW) + self.spec.size_ms
-        due = self.open.filter((ends <= passed_ms) & (pl.col(FRESH) | (ends > self.quiet_to_ms)))
-        self.open = self.open.with_columns(pl.col(FRESH) & (ends > passed_ms))
+        due = groups.filter((ends <= passed_ms) & (pl.col(FRESH) | (ends > self.quiet_to_ms)))
+        self.open = [groups.with_columns(pl.col(FRESH) & (ends > passed_ms))]
         self.quiet_to_ms = max(self.quiet_to_ms, min(passed_ms, self._last_end_ms()))
         rows = [self._versioned(due, FINAL)] if len(due) else []
         return _concat(rows + self._write_early(polled_at_ms))
 
     def snapshot(self) -> bytes:
         """The state as bytes; ``restore`` takes it back."""
-        self._merge()
+        open_data = _packed(self._merge()) if self.open else b""
         header = np.array(
             [
                 self.newest_ms,
@@ -194,13 +207,11 @@ class WindowState:
             ],
             dtype="<i8",
         )
-        open_data = _packed(self.open) if self.open is not None else b""
         parts = [header.tobytes(), len(open_data).to_bytes(8, "little"), open_data]
         for chunk in self.closed:
-            sizes = np.array(
-                [chunk.first_ms, chunk.last_ms, chunk.rows, len(chunk.data)], dtype="<i8"
-            )
-            parts += [sizes.tobytes(), chunk.data]
+            data = chunk.data()
+            sizes = np.array([chunk.first_ms, chunk.last_ms, chunk.rows, len(data)], dtype="<i8")
+            parts += [sizes.tobytes(), data]
         return b"".join(parts)
 
     @staticmethod
@@ -214,48 +225,50 @@ class WindowState:
         newest, polled_at, written_at, quiet_to, earliest_end, chunks = numbers(6)
         (open_size,) = numbers(1)
         open_data = reader.read(open_size)
+        opened = [pl.read_ipc_stream(open_data)] if open_data else []
         state = WindowState(
             spec,
             newest,
             polled_at,
             written_at,
             quiet_to,
-            pl.read_ipc_stream(open_data) if open_data else None,
+            opened,
+            sum(map(len, opened)),
             earliest_end_ms=earliest_end,
         )
         for _ in range(chunks):
             first, last, rows, size = numbers(4)
-            state.closed.append(_Chunk(first, last, rows, reader.read(size)))
+            state.closed.append(_Chunk.packed(first, last, rows, reader.read(size)))
         return state
 
     def _summands(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """One row an event: its window and group, 1, and the summands."""
+        """One row an event: its window and group, 1, and the summands; all fresh."""
         spec = self.spec
         return frame.select(
             (pl.col(TIME_MS) // spec.size_ms * spec.size_ms).alias(WINDOW),
             *spec.by,
             pl.lit(1, dtype=pl.Int64).alias(EVENTS),
             *(summand.cast(pl.Int64).alias(name) for name, summand in spec.sums.items()),
+            pl.lit(True).alias(FRESH),
         )
 
     def _append(self, frame: pl.DataFrame, earliest_end_ms: int) -> None:
         if frame.is_empty():
             return
-        self.pending.append(self._summands(frame))
-        self.pending_rows += len(frame)
+        self.open.append(self._summands(frame))
+        self.open_rows += len(frame)
+        self.merged = False
         self.earliest_end_ms = min(self.earliest_end_ms, earliest_end_ms)
+        # A window that was written as final while it was quiet is open all the same.
+        self.quiet_to_ms = min(self.quiet_to_ms, earliest_end_ms - 1)
 
-    def _merge(self) -> None:
-        """Merge the pending rows into the open groups, which are fresh then."""
-        if not self.pending:
-            return
-        fresh = pl.lit(True).alias(FRESH)
-        parts = [pl.concat(self.pending).with_columns(fresh)]
-        if self.open is not None and len(self.open):
-            parts.insert(0, self.open)
-        self.open = self._grouped(pl.concat(parts))
-        self.pending = []
-        self.pending_rows = 0
+    def _merge(self) -> pl.DataFrame:
+        """The open windows, with one row a group from here on. There must be some."""
+        if not self.merged:
+            self.open = [self._grouped(pl.concat(self.open))]
+            self.open_rows = len(self.open[0])
+            self.merged = True
+        return self.open[0]
 
     def _grouped(self, frame: pl.DataFrame) -> pl.DataFrame:
         return frame.group_by(self.spec.key).agg(
@@ -267,13 +280,15 @@ class WindowState:
         """Move the windows that the watermark has passed to the closed ones; their rows."""
         if self.earliest_end_ms > watermark_ms:
             return []
-        self._merge()
-        assert self.open is not None
-        passed = pl.col(WINDOW) + self.spec.size_ms <= watermark_ms
-        closing = self.open.filter(passed)
-        self.open = self.open.filter(~passed)
-        first = self.open[WINDOW].min()
-        self.earliest_end_ms = 2**62 if first is None else int(first) + self.spec.size_ms  # type: ignore[arg-type]
+        opened = pl.concat(self.open)
+        is_passed = opened[WINDOW] <= watermark_ms - self.spec.size_ms
+        closing = opened.filter(is_passed)
+        if not self.merged:
+            closing = self._grouped(closing)
+        opened = opened.filter(~is_passed)
+        self.open, self.open_rows = [opened], len(opened)
+        first = opened[WINDOW].min()
+        self.earliest_end_ms = 2**62 if first is None else int(first) + self.spec.size_ms  # type: ignore[call-overload]
         if self.spec.lateness_ms > 0:
             self.closed.append(_Chunk.of(closing.drop(FRESH)))
             if len(self.closed) > CLOSED_CHUNKS_MAX:
@@ -288,7 +303,7 @@ class WindowState:
 
     def _correct(self, events: pl.DataFrame) -> pl.DataFrame:
         """Count events of closed windows, and give the rows that they change."""
-        groups = self._grouped(events.with_columns(pl.lit(True).alias(FRESH)))
+        groups = self._grouped(events)
         revised: list[pl.DataFrame] = []
         for index, chunk in enumerate(self.closed):
             if groups.is_empty():
@@ -323,14 +338,14 @@ class WindowState:
         """Provisional rows of what has changed, if it is time for them."""
         if polled_at_ms - self.written_at_ms < self.spec.write_every_ms:
             return []
-        self._merge()
         self.written_at_ms = polled_at_ms
-        if self.open is None:
+        if not self.open:
             return []
-        changed = self.open.filter(FRESH)
+        groups = self._merge()
+        changed = groups.filter(FRESH)
         if changed.is_empty():
             return []
-        self.open = self.open.with_columns(pl.lit(False).alias(FRESH))
+        self.open = [groups.with_columns(pl.lit(False).alias(FRESH))]
         return [self._versioned(changed, PROVISIONAL)]
 
     def _last_end_ms(self) -> int:

@@ -1,0 +1,201 @@
+"""Tests told as streams: events in, rows out. No server, no files, no clock.
+
+    result = run_flow(minute_buckets.build, [tag, tag, tag])
+    assert result.upserts("bucket", "origin") == [...]
+    assert not result.dead and not result.late
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import cycle
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import polars as pl
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import AbortExecution, Source
+from bytewax.outputs import DynamicSink, StatelessSinkPartition
+from bytewax.recovery import RecoveryConfig, init_db_dir
+from bytewax.testing import run_main
+
+from schemas.dead_letters import DeadLetter, LateEvent
+from schemas.status import PartitionStatus
+from streams.batch import Poll
+from streams.engine import Outputs
+from streams.progress import Progress
+from streams.source import TopicSource
+
+Event = bytes | str | Mapping[str, Any]
+"""A record of a topic: its bytes, its text, or an object to be written as JSON."""
+
+NOW_MS = 1_900_000_000_000
+"""The wall clock of a test, 2030-03-17: later than any event unless a test says so."""
+
+
+class Build(Protocol):
+    """A flow's ``build``."""
+
+    def __call__(
+        self, source: Source[Poll], outputs: Outputs, progress: Progress, /
+    ) -> Dataflow: ...
+
+
+@dataclass(slots=True)
+class MemoryTopic:
+    """A topic in memory, read in batches of the sizes given."""
+
+    records: Sequence[Sequence[bytes]]
+    """The records of each partition."""
+    cuts: Sequence[int] = (1_000,)
+    """Sizes of the polls, again and again; 0 is a mark."""
+    abort_after: int | None = None
+    """The run breaks off after this many polls, as a killed process does."""
+    name: str = "memory"
+    polls: int = 0
+
+    def partitions(self) -> int:
+        """How many partitions there are."""
+        return len(self.records)
+
+    def open(self, partition: int, state: int | None) -> MemoryReader:
+        """A reader of one partition from an offset on."""
+        return MemoryReader(self, partition, state or 0)
+
+
+class MemoryReader:
+    """Reads one partition of a MemoryTopic."""
+
+    def __init__(self, topic: MemoryTopic, partition: int, offset: int) -> None:
+        self._topic = topic
+        self._partition = partition
+        self._offset = offset
+        self._cuts: Iterator[int] = cycle(topic.cuts)
+
+    def poll(self, now_ms: int) -> Poll:
+        """The next records, as many as the next cut says."""
+        topic = self._topic
+        if topic.abort_after is not None and topic.polls >= topic.abort_after:
+            raise AbortExecution
+        topic.polls += 1
+        records = topic.records[self._partition]
+        first = self._offset
+        taken = records[first : first + next(self._cuts)]
+        self._offset += len(taken)
+        return Poll(
+            topic=topic.name,
+            partition=self._partition,
+            first_offset=first,
+            data=b"".join(record.replace(b"\n", b" ") + b"\n" for record in taken),
+            count=len(taken),
+            lag=len(records) - self._offset,
+            polled_at_ms=now_ms,
+        )
+
+    def finished(self) -> bool:
+        """True once all records were given."""
+        return self._offset >= len(self._topic.records[self._partition])
+
+    def state(self) -> int:
+        """The next offset."""
+        return self._offset
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@dataclass(slots=True)
+class Result:
+    """What a flow wrote."""
+
+    frames: list[pl.DataFrame] = field(default_factory=list)
+    dead: list[DeadLetter] = field(default_factory=list)
+    late: list[LateEvent] = field(default_factory=list)
+    partitions: list[PartitionStatus] = field(default_factory=list)
+
+    @property
+    def rows(self) -> pl.DataFrame:
+        """All rows, in order of writing; no columns where there were none."""
+        return pl.concat(self.frames) if self.frames else pl.DataFrame()
+
+    def upserts(self, *key: str) -> list[dict[str, Any]]:
+        """The rows as a table holds them in the end, ordered by key: of each the newest."""
+        rows = self.rows
+        if rows.is_empty():
+            return []
+        newest = rows.sort("version", maintain_order=True).unique(key, keep="last")
+        return newest.sort(key).to_dicts()
+
+
+def run_flow(
+    build: Build,
+    events: Iterable[Event] | Sequence[Sequence[Event]],
+    *,
+    cuts: Sequence[int] = (1_000,),
+    now_ms: int = NOW_MS,
+    recovery: Path | None = None,
+    abort_after: int | None = None,
+    outputs: Outputs | None = None,
+) -> Result:
+    """Run a flow over events in memory until their end, and give what it wrote.
+
+    ``events`` is one partition, or a sequence of partitions. With ``recovery``, a folder, the
+    run goes on where an earlier one broke off (``abort_after`` polls); every poll is then an
+    epoch of its own. With ``outputs`` the rows go there, and not into the result.
+    """
+    listed = list(events)
+    nested = bool(listed) and isinstance(listed[0], (list, tuple))
+    partitions: Any = listed if nested else [listed]
+    topic = MemoryTopic(
+        [[_bytes(event) for event in partition] for partition in partitions], cuts, abort_after
+    )
+    result = Result()
+    progress = Progress()
+    source = TopicSource(topic, threading.Event(), clock_ms=lambda: now_ms, poll_every_s=0)
+    sinks = outputs or Outputs(
+        ListSink(lambda items: result.frames.extend(items)),
+        ListSink(lambda items: _extend(result.dead, items)),
+        ListSink(lambda items: _extend(result.late, items)),
+    )
+    flow = build(source, sinks, progress)
+    config = None
+    if recovery is not None:
+        if not any(recovery.glob("*.sqlite3")):
+            init_db_dir(recovery, 1)
+        config = RecoveryConfig(str(recovery), timedelta(0))
+    run_main(flow, epoch_interval=timedelta(0), recovery_config=config)
+    result.partitions = progress.read()[0]
+    return result
+
+
+def _bytes(event: Event) -> bytes:
+    if isinstance(event, bytes):
+        return event
+    return event.encode() if isinstance(event, str) else msgspec.json.encode(event)
+
+
+def _extend(letters: list[Any], items: list[list[Any]]) -> None:
+    for item in items:
+        letters += item
+
+
+class ListSink(DynamicSink[Any]):
+    """Hands what it is given to a callable, without the key."""
+
+    def __init__(self, take: Callable[[list[Any]], None]) -> None:
+        self._take = take
+
+    def build(self, step_id: str, worker_index: int, worker_count: int) -> _ListPart:
+        return _ListPart(self._take)
+
+
+class _ListPart(StatelessSinkPartition[Any]):
+    def __init__(self, take: Callable[[list[Any]], None]) -> None:
+        self._take = take
+
+    def write_batch(self, items: list[Any]) -> None:
+        self._take([value for _key, value in items])

@@ -1,0 +1,168 @@
+"""Polls in, frames and dead letters out: a bad record never costs a good one beside it."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows.minute_buckets import TAGS
+from flows.store_metrics import ROWS_OF_STORE
+from schemas.dead_letters import DeadLetter, payload_of
+from schemas.topics import RECORD_BYTES_MAX
+from streams.batch import Batch, Poll
+from streams.decode import Records
+
+NOW_MS = 1_700_000_000_000
+
+GOOD: dict[str, Any] = {
+    "event_time": "2019-10-01 00:00:00 UTC",
+    "event_type": "purchase",
+    "product_id": 1,
+    "category_id": 2,
+    "price": 35.79,
+    "user_id": 3,
+}
+
+
+def poll_of(*records: bytes, first_offset: int = 100) -> Poll:
+    data = b"".join(record + b"\n" for record in records)
+    return Poll("store_events", 7, first_offset, data, len(records), 0, NOW_MS)
+
+
+def event(**changes: Any) -> bytes:
+    fields = {**GOOD, **changes}
+    return msgspec.json.encode({k: v for k, v in fields.items() if v is not ...})
+
+
+def decode(*records: bytes, by: Records = ROWS_OF_STORE) -> Batch:
+    return by.decode("a_flow", poll_of(*records))
+
+
+@pytest.mark.parametrize(
+    ("price", "cents"),
+    [(35.79, 3579), (12.5, 1250), (33, 3300), (33.20, 3320), (0, 0), (0.29, 29), (1e9, 10**11)],
+)
+def test_prices_become_whole_cents(price: float, cents: int) -> None:
+    assert decode(event(price=price)).frame["price_cents"].to_list() == [cents]
+
+
+@given(st.integers(0, 10**11))
+def test_every_whole_number_of_cents_is_exact(cents: int) -> None:
+    text = f"{cents // 100}.{cents % 100:02d}".encode()
+    record = event(price=...)[:-1] + b',"price":' + text + b"}"
+    assert decode(record).frame["price_cents"].to_list() == [cents]
+
+
+BAD: dict[str, tuple[bytes, str, str]] = {
+    "not JSON": (b"nope", "not_json", "malformed"),
+    "cut off": (event()[:-20], "not_json", "truncated"),
+    "two values": (event() + b" {}", "not_json", "trailing"),
+    "empty": (b"", "empty", "empty"),
+    "blank": (b" \t ", "empty", "empty"),
+    "null": (b"null", "wrong_field", "Expected `object`, got `null`"),
+    "no object": (b"[1,2]", "wrong_field", "Expected `object`, got `array`"),
+    "missing field": (event(user_id=...), "wrong_field", "missing required field `user_id`"),
+    "null field": (event(price=None), "wrong_field", "got `null` - at `$.price`"),
+    "wrong type": (event(user_id="x"), "wrong_field", "got `str` - at `$.user_id`"),
+    "text price": (event(price="35.79"), "wrong_field", "at `$.price`"),
+    "unknown kind": (event(event_type="steal"), "wrong_field", "'steal' - at `$.event_type`"),
+    "NaN": (event(price=...)[:-1] + b',"price":NaN}', "not_json", "malformed"),
+    "infinite": (event(price=...)[:-1] + b',"price":1e999}', "wrong_field", "out of range"),
+    "huge price": (event(price=1e12), "wrong_field", "at `$.price`"),
+    "negative price": (event(price=-1), "wrong_field", "at `$.price`"),
+    "huge id": (event(user_id=2**64), "wrong_field", "at `$.user_id`"),
+    "digits": (b'{"price":' + b"9" * 5_000 + b"}", "wrong_field", "out of range"),
+    "half a cent": (event(price=1.005), "wrong_field", "not a whole number of cents"),
+    "no date": (event(event_time="soon"), "bad_time", "not a date and time"),
+    "no such day": (event(event_time="2019-02-30 00:00:00 UTC"), "bad_time", "event_time"),
+    "year 0001": (event(event_time="0001-01-01 00:00:00 UTC"), "bad_time", "year 1"),
+    "year 9999": (event(event_time="9999-01-01 00:00:00 UTC"), "bad_time", "year 9999"),
+    "future": (event(event_time="2023-11-14 23:13:21 UTC"), "future_time", "in the future"),
+    "invalid UTF-8": (event(brand="\u00ff").replace(b"\xc3\xbf", b"\xff"), "not_json", "byte"),
+    "the same where nobody looks": (event()[:-1] + b',"x":"\xff"}', "not_json", "0xff"),
+    "deep": (b'{"x":' * 50_000, "not_json", "nested too deeply"),
+    "deep arrays": (event()[:-1] + b',"x":' + b"[" * 50_000, "not_json", "nested too deeply"),
+    "2 MB": (event(brand="x" * 2_000_000), "too_large", str(RECORD_BYTES_MAX)),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_record_is_a_dead_letter_with_a_reason(name: str) -> None:
+    record, code, reason = BAD[name]
+    batch = decode(event(price=1), record, event(price=2))
+    assert batch.frame["price_cents"].to_list() == [100, 200]
+    assert batch.offsets().tolist() == [100, 102]
+    assert batch.payloads() == [event(price=1), event(price=2)]
+    (letter,) = batch.dead
+    assert (letter.flow, letter.topic, letter.partition) == ("a_flow", "store_events", 7)
+    assert (letter.offset, letter.code, letter.payload_bytes) == (101, code, len(record))
+    assert reason in letter.reason
+    assert record.startswith(payload_of(letter))
+    assert msgspec.json.decode(msgspec.json.encode(letter), type=DeadLetter) == letter
+
+
+@given(st.randoms(use_true_random=False))
+def test_bad_records_among_good_ones_are_told_apart(chance: random.Random) -> None:
+    kinds = [None, None, *BAD]
+    drawn = [chance.choice(kinds) for _ in range(chance.randrange(12))]
+    records = [event(price=n) if kind is None else BAD[kind][0] for n, kind in enumerate(drawn)]
+    batch = decode(*records)
+    good = [n for n, kind in enumerate(drawn) if kind is None]
+    assert batch.frame["price_cents"].to_list() == [n * 100 for n in good]
+    assert batch.offsets().tolist() == [100 + n for n in good]
+    assert [(letter.offset, letter.code) for letter in batch.dead] == [
+        (100 + n, BAD[kind][1]) for n, kind in enumerate(drawn) if kind is not None
+    ]
+
+
+def test_good_records_larger_than_a_slice_are_read() -> None:
+    batch = decode(event(), event(brand="x" * 900_000), event())
+    assert len(batch.frame) == 3
+    assert not batch.dead
+
+
+def test_ids_that_come_as_integers_are_text_in_the_frame() -> None:
+    product = {"product_id": 1, "brand_id": 17, "category_id": "x", "price": 5}
+    tag = {
+        "time": "2022-03-22T12:15:00.000Z",
+        "cookie": "c",
+        "country": "PL",
+        "device": "PC",
+        "action": "BUY",
+        "origin": "o",
+        "product_info": product,
+    }
+    batch = decode(msgspec.json.encode(tag), by=TAGS)
+    assert batch.frame.to_dicts() == [
+        {
+            "time_ms": 1_647_951_300_000,
+            "action": "BUY",
+            "origin": "o",
+            "brand_id": "17",
+            "category_id": "x",
+            "price": 5,
+        }
+    ]
+
+
+def test_offsets_with_gaps_are_kept() -> None:
+    data = event() + b"\nnope\n" + event() + b"\n"
+    offsets = np.array([5, 9, 12], dtype=np.int64)
+    batch = ROWS_OF_STORE.decode("f", Poll("t", 0, 5, data, 3, 0, NOW_MS, offsets=offsets))
+    assert batch.offsets().tolist() == [5, 12]
+    assert [letter.offset for letter in batch.dead] == [9]
+    assert batch.poll.next_offset == 13
+
+
+def test_a_payload_that_is_cut_within_a_character_is_still_text() -> None:
+    record = b"x" + "é".encode() * 600_000
+    (letter,) = decode(record).dead
+    assert letter.payload_base64 is None
+    assert letter.payload_bytes == len(record)
+    assert record.startswith(payload_of(letter))

@@ -1,0 +1,91 @@
+"""Event times: the columnar reading agrees with the scalar one, and both refuse nonsense."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from schemas.times import YEAR_MAX, BadTimeError, iso_ms, parse_time_ms
+from streams.times import BAD_TIME, parse_times_ms
+
+moments = st.datetimes(datetime(1970, 1, 1), datetime(YEAR_MAX, 12, 31, 23, 59, 59))
+
+
+def _text(moment: datetime, layout: str) -> str:
+    millis = f".{moment.microsecond // 1000:03d}"
+    text = moment.strftime("%m-%d{}%H:%M:%S").format(" " if "UTC" in layout else "T")
+    zone = {"tags": millis + "Z", "store": " UTC", "plain": "Z"}[layout.split()[0]]
+    return f"{moment.year:04d}-{text}{zone}"
+
+
+@given(st.sampled_from(("tags", "store UTC", "plain")), st.lists(moments, min_size=1))
+@example("tags", [datetime(2000, 2, 29), datetime(2100, 2, 28), datetime(1970, 1, 1)])
+def test_a_column_of_times_is_read_as_each_alone(layout: str, drawn: list[datetime]) -> None:
+    texts = [_text(moment, layout) for moment in drawn]
+    expected = []
+    for moment in drawn:
+        kept_us = moment.microsecond // 1000 * 1000 if layout == "tags" else 0
+        aware = moment.replace(microsecond=kept_us, tzinfo=UTC)
+        expected.append(round(aware.timestamp() * 1000))
+    assert parse_times_ms(texts).tolist() == expected
+    assert [parse_time_ms(text) for text in texts] == expected
+
+
+@given(st.lists(st.text(alphabet="0123456789-:TZ. UC", max_size=26), max_size=5))
+def test_whatever_the_text_the_column_agrees_with_the_scalar(texts: list[str]) -> None:
+    def alone(text: str) -> int:
+        try:
+            return parse_time_ms(text)
+        except BadTimeError:
+            return BAD_TIME
+
+    good = "2022-03-22T12:15:00.000Z"
+    assert parse_times_ms([*texts, good]).tolist() == [*map(alone, texts), 1_647_951_300_000]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2019-02-29T00:00:00.000Z",
+        "2019-13-01T00:00:00.000Z",
+        "2019-00-01T00:00:00.000Z",
+        "2019-01-32T00:00:00.000Z",
+        "2019-01-00T00:00:00.000Z",
+        "2019-01-01T24:00:00.000Z",
+        "2019-01-01T00:60:00.000Z",
+        "2019-01-01T00:00:60.000Z",
+        "1969-12-31T23:59:59.999Z",
+        "9999-01-01T00:00:00.000Z",
+        "2019-01-01T00:00:00.00 Z",
+        "2019-01-01T00:00:00.000X",
+        "２019-01-01T00:00:00.000Z",
+        "1970-01-01T00:00:00+05:00",
+        "2019-01-01",
+        "",
+        "yesterday",
+        "1569888000",
+    ],
+)
+def test_what_is_no_time_of_ours_is_refused(text: str) -> None:
+    assert parse_times_ms([text]).tolist() == [BAD_TIME]
+    assert parse_times_ms([text, "2019-01-01T00:00:00.000Z"])[0] == BAD_TIME
+    with pytest.raises(BadTimeError):
+        parse_time_ms(text)
+
+
+def test_zones_and_fractions_are_understood() -> None:
+    texts = ["2019-10-01T02:00:00+02:00", "2019-10-01 00:00:00", "2019-10-01T00:00:00.000999Z"]
+    assert parse_times_ms(texts).tolist() == [1_569_888_000_000] * 3
+
+
+def test_two_texts_cannot_pass_for_one_of_the_other_length() -> None:
+    good = "2022-03-22T12:15:00.000Z"
+    assert parse_times_ms([good + good, ""]).tolist() == [BAD_TIME, BAD_TIME]
+
+
+@given(st.integers(0, 9_000_000_000_000))
+def test_a_time_written_is_the_time_read(time_ms: int) -> None:
+    assert parse_time_ms(iso_ms(time_ms)) == time_ms
