@@ -21,8 +21,9 @@ from streams.progress import Progress
 
 def letters(settings: Settings) -> tuple[BufferedSink[Any], BufferedSink[Any]]:
     """The sinks of dead letters and of late events."""
-    from sinks.letters import LetterWriter
     from sinks.open import open_topics
+
+    from sinks.letters import LetterWriter
 
     def sink(topic: str) -> BufferedSink[Any]:
         return BufferedSink(lambda: LetterWriter(open_topics(settings), topic), rows_max=1_000)
@@ -40,7 +41,8 @@ def table(settings: Settings, of: Table, progress: Progress) -> BufferedSink[pl.
 def profiles(settings: Settings, progress: Progress) -> BufferedSink[pl.DataFrame]:
     """The sink of the profile store."""
     return BufferedSink(
-        lambda: _ProfileWriter(settings), rows_max=settings.kafka_max_poll_records,
+        lambda: _ProfileWriter(settings),
+        rows_max=settings.kafka_max_poll_records,
         wrote=progress.wrote,
     )
 
@@ -64,10 +66,11 @@ def store_metrics_table(settings: Settings, progress: Progress) -> BufferedSink[
 
 
 def _open_store_metrics(settings: Settings) -> Any:
-    from schemas.tables.store_metrics import EVENTS, EVENTS_BY_PARTITION, KEY, SUMS
-    from sinks.letters import LetterWriter
     from sinks.open import open_topics
     from sinks.sql import SqlRollup
+
+    from schemas.tables.store_metrics import EVENTS, EVENTS_BY_PARTITION, KEY, SUMS
+    from sinks.letters import LetterWriter
 
     notices = LetterWriter(open_topics(settings), STORE_METRICS_AVAILABLE.name)
     return SqlRollup(

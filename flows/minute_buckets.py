@@ -73,7 +73,7 @@ def build(source: Source[Poll], outputs: Outputs, progress: Progress | None = No
     def step(partition: int, snapshot: bytes | None) -> WindowStep:
         return WindowStep(CONTRACT.name, MINUTES, buckets, partition, snapshot)
 
-    return dataflow(CONTRACT.name, source, TAGS, step, outputs, progress)
+    return dataflow(CONTRACT.name, source, TAGS, step, outputs, progress=progress)
 
 
 def wire(settings: Settings, run: Run) -> Dataflow:

@@ -98,7 +98,7 @@ def build(
     def step(partition: int, snapshot: bytes | None) -> WindowStep:
         return WindowStep(CONTRACT.name, spec, finish, partition, snapshot)
 
-    return dataflow(CONTRACT.name, source, ROWS_OF_STORE, step, outputs, progress)
+    return dataflow(CONTRACT.name, source, ROWS_OF_STORE, step, outputs, progress=progress)
 
 
 def wire(settings: Settings, run: Run) -> Dataflow:

@@ -83,7 +83,7 @@ def build(
     def step(_partition: int, snapshot: bytes | None) -> StatelessStep:
         return StatelessStep(partial(profile_rows, keep=keep), snapshot)
 
-    return dataflow(CONTRACT.name, source, TAGS, step, outputs, progress)
+    return dataflow(CONTRACT.name, source, TAGS, step, outputs, progress=progress)
 
 
 def wire(settings: Settings, run: Run) -> Dataflow:

@@ -87,7 +87,7 @@ class PartitionIndex:
     def __init__(self, fd: int, records_bytes: int) -> None:
         self._fd = fd
         count = os.fstat(fd).st_size // INDEX_ENTRY.size
-        while count and not 0 < self._at(count - 1).position <= records_bytes:
+        while count and not self._can_be_true(count - 1, records_bytes):
             count -= 1
         self.count = count
 
@@ -95,6 +95,10 @@ class PartitionIndex:
         data = os.pread(self._fd, INDEX_ENTRY.size, number * INDEX_ENTRY.size)
         # Short where a writer has just cut the entry off as torn or lying.
         return IndexEntry(*INDEX_ENTRY.unpack(data)) if len(data) == INDEX_ENTRY.size else START
+
+    def _can_be_true(self, number: int, records_bytes: int) -> bool:
+        entry = self._at(number)
+        return 0 < entry.record <= entry.position <= records_bytes
 
     def last(self) -> IndexEntry:
         """The last entry, or START."""
@@ -109,6 +113,11 @@ class PartitionIndex:
         """The last entry before which all was appended earlier than ``wall_ms``, or START."""
         found = bisect_left(range(self.count), wall_ms, key=lambda n: self._at(n).wall_ms)
         return self._at(found - 1) if found else START
+
+    def from_time(self, wall_ms: int) -> IndexEntry | None:
+        """The first entry that was written at ``wall_ms`` or later, None if there is none."""
+        found = bisect_left(range(self.count), wall_ms, key=lambda n: self._at(n).wall_ms)
+        return self._at(found) if found < self.count else None
 
 
 def count_records(fd: int, start: int, stop: int) -> tuple[int, int]:

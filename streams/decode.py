@@ -84,6 +84,10 @@ def _bad_price(value: Any) -> str | None:
     return None
 
 
+_Lifted = tuple[Int64s, dict[str, list[Any]], Int64s | None]
+"""Event times, columns, and the places in the poll where not every record is good."""
+
+
 @dataclass(frozen=True, slots=True)
 class Records:
     """How a flow reads a topic's records: the struct, its event time, the columns it needs.
@@ -107,19 +111,14 @@ class Records:
     def decode(self, flow: str, poll: Poll) -> Batch:
         """The batch of a poll: every record is a row of the frame or a dead letter."""
         bad: dict[int, tuple[Code, str]] = {}
-        lifted = self._lift_all(poll)
-        if lifted is None:
-            lifted = self._lift_each(poll, bad)
-        times, values, rows = lifted
-        columns = [
-            column.series(name, values[name]) for name, column in self.columns.items()
-        ]
+        times, values, rows = self._lift_all(poll) or self._lift_each(poll, bad)
+        columns = [column.series(name, values[name]) for name, column in self.columns.items()]
         frame = pl.DataFrame([pl.Series(TIME_MS, times), *columns])
         frame, rows = self._drop_bad_values(poll, frame, rows, bad)
         dead = _letters(flow, poll, bad) if bad else []
         return Batch(poll, frame, rows, dead)
 
-    def _lift_all(self, poll: Poll) -> tuple[Int64s, dict[str, list[Any]], None] | None:
+    def _lift_all(self, poll: Poll) -> _Lifted | None:
         """Event times and columns of all records, or None where one of them is bad."""
         decode_lines = self._decoder.decode_lines
         texts: list[str] = []
@@ -134,7 +133,7 @@ class Records:
                 structs = decode_lines(piece)
                 texts.extend(map(get_time, structs))
                 for found, lift in lifts:
-                    found += lift(structs)
+                    found.extend(lift(structs))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, _TooLargeError):
             return None
         # Blank lines are skipped by the decoder, but they are records, and bad ones.
@@ -142,9 +141,7 @@ class Records:
             return None
         return parse_times_ms(texts), values, None
 
-    def _lift_each(
-        self, poll: Poll, bad: dict[int, tuple[Code, str]]
-    ) -> tuple[Int64s, dict[str, list[Any]], Int64s]:
+    def _lift_each(self, poll: Poll, bad: dict[int, tuple[Code, str]]) -> _Lifted:
         """The same for the good records alone, noting in ``bad`` what is wrong with others."""
         structs = []
         rows = []

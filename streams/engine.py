@@ -74,6 +74,7 @@ def dataflow(
     records: Records,
     make_step: MakeStep,
     outputs: Outputs,
+    *,
     progress: Progress | None = None,
 ) -> Dataflow:
     """Wire a flow. The step ids are those of the recovery store: they never change."""

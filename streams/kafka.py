@@ -6,6 +6,7 @@ Offsets are committed to the consumer group as well, for the eyes of lag tools a
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -152,13 +153,12 @@ class KafkaReader:
 
     def state(self) -> int:
         """The next offset, which the consumer group is told as well."""
-        try:
+        # Only lag tools look at it, and the next snapshot tells it again.
+        with contextlib.suppress(KafkaException):
             self._consumer.commit(
                 offsets=[TopicPartition(self._topic.name, self._partition, self._offset)],
                 asynchronous=True,
             )
-        except KafkaException:
-            pass  # Only lag tools look at it; the next snapshot tells it again.
         return self._offset
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
 """Tests told as streams: events in, rows out. No server, no files, no clock.
 
-    result = run_flow(minute_buckets.build, [tag, tag, tag])
-    assert result.upserts("bucket", "origin") == [...]
-    assert not result.dead and not result.late
+result = run_flow(minute_buckets.build, [tag, tag, tag])
+assert result.upserts("bucket", "origin") == [...]
+assert not result.dead and not result.late
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def run_flow(
     progress = Progress()
     source = TopicSource(topic, threading.Event(), clock_ms=lambda: now_ms, poll_every_s=0)
     sinks = outputs or Outputs(
-        ListSink(lambda items: result.frames.extend(items)),
+        ListSink(result.frames.extend),
         ListSink(lambda items: _extend(result.dead, items)),
         ListSink(lambda items: _extend(result.late, items)),
     )

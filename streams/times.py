@@ -74,16 +74,14 @@ def _parse_layout(texts: Sequence[str], layout: str) -> Int64s | None:
     days = _days(digits[:, :1] if same_day else digits, layout)
     if days is None:
         return None
-    times: Int64s = (days * 86_400 + (hour * 60 + minute) * 60 + second) * 1000
-    if "f" in layout:
-        times += _number(digits, layout, "f")
-    return times
+    seconds: Int64s = np.add(days * 86_400, (hour * 60 + minute) * 60 + second)
+    return seconds * 1000 + (_number(digits, layout, "f") if "f" in layout else 0)
 
 
 def _number(digits: npt.NDArray[np.uint8], layout: str, mark: str) -> npt.NDArray[np.int32]:
     """The decimal number that the places marked ``mark`` spell, for each text."""
     first, last = layout.index(mark), layout.rindex(mark)
-    total = digits[first].astype(np.int32)
+    total: npt.NDArray[np.int32] = digits[first].astype(np.int32)
     for place in range(first + 1, last + 1):
         total *= 10
         total += digits[place]

@@ -6,15 +6,24 @@ not read: it has no newline yet, and the next writer cuts it off.
 
 from __future__ import annotations
 
-import json
 import os
-from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from schemas.topic_files import INDEX_ENTRY, META_FILE, index_path, records_path
+from schemas.topic_files import (
+    START,
+    IndexEntry,
+    PartitionIndex,
+    count_records,
+    end_offset,
+    index_path,
+    partitions_of,
+    records_path,
+)
 from schemas.topics import RECORD_BYTES_MAX
 from streams.batch import Poll
 from streams.source import EARLIEST, POLL_BYTES_MAX, Position, SourceError
@@ -22,7 +31,7 @@ from streams.source import EARLIEST, POLL_BYTES_MAX, Position, SourceError
 LINE_BYTES_MAX = 8 * 1_048_576
 """Of a longer line only the beginning is given, which is over the limit of a record too."""
 
-Entry = tuple[int, int, int]
+NO_END = 2**62
 
 
 class FileTopic:
@@ -46,12 +55,14 @@ class FileTopic:
     def partitions(self) -> int:
         """How many partitions the topic has. Raises SourceError where there is no such topic."""
         try:
-            meta = json.loads((self.folder / self.name / META_FILE).read_bytes())
-        except FileNotFoundError:
+            count = partitions_of(self.folder, self.name)
+        except ValueError as error:
+            raise SourceError(str(error)) from None
+        if count is None:
             raise SourceError(
                 f"there is no topic {self.name} in {self.folder}: `footfall init` makes it"
-            ) from None
-        return int(meta["partitions"])
+            )
+        return count
 
     def open(self, partition: int, state: Any | None) -> FileReader:
         """A reader of one partition; ``state`` is (offset, byte position)."""
@@ -65,9 +76,9 @@ class FileReader:
         self._topic = topic
         self._partition = partition
         self._path = records_path(topic.folder, topic.name, partition)
-        self._index = index_path(topic.folder, topic.name, partition)
         self._file: int | None = None
-        self._end_offset = 2**62 if topic.end is None else self._find_end(topic.end)
+        self._position = 0
+        self._end_offset = NO_END if topic.end is None else self._find_end(topic.end)
         self._offset, self._position = state or self._find(topic.start)
         if self._position > self._size():
             raise SourceError(
@@ -148,86 +159,82 @@ class FileReader:
         except FileNotFoundError:
             return 0
 
-    def _entries(self) -> list[Entry]:
-        """The sparse index; the partition's start is always an entry."""
+    @contextmanager
+    def _index(self) -> Iterator[PartitionIndex | None]:
+        """The sparse index, None where there is none yet."""
+        topic = self._topic
         try:
-            data = self._index.read_bytes()
+            fd = os.open(index_path(topic.folder, topic.name, self._partition), os.O_RDONLY)
         except FileNotFoundError:
-            data = b""
-        whole = len(data) // INDEX_ENTRY.size * INDEX_ENTRY.size
-        return [(0, 0, 0), *INDEX_ENTRY.iter_unpack(data[:whole])]  # type: ignore[list-item]
+            yield None
+            return
+        try:
+            yield PartitionIndex(fd, self._size())
+        finally:
+            os.close(fd)
 
     def _find(self, position: Position) -> tuple[int, int]:
         """(offset, byte position) of a place in the partition."""
         if position.at == "earliest":
             return 0, 0
-        entries = self._entries()
-        if position.at == "latest":
-            return self._count_on(entries[-1], 2**62)
-        if position.at == "offset":
-            index = bisect_right(entries, position.value, key=lambda entry: entry[0]) - 1
-            found = self._count_on(entries[index], position.value)
-            if found[0] < position.value:
-                raise SourceError(
-                    f"{self._topic.name}/{self._partition} ends at offset {found[0]}, "
-                    f"before {position.value}"
-                )
-            return found
-        # An entry's time is that of the append before it: what follows may be as new.
-        index = bisect_left(entries, position.value, key=lambda entry: entry[2])
-        return entries[max(0, index - 1)][:2]
+        with self._index() as index:
+            entry = START
+            if index is not None:
+                if position.at == "latest":
+                    entry = index.last()
+                elif position.at == "offset":
+                    entry = index.before_record(position.value)
+                else:
+                    entry = index.before_time(position.value)
+        if position.at == "time":
+            return entry.record, entry.position
+        return self._count_on(entry, position.value if position.at == "offset" else NO_END)
 
     def _find_end(self, position: Position) -> int:
         """The offset before which reading ends."""
         if position.at == "offset":
             return position.value
-        if position.at != "time":
-            return self._find(position)[0]
-        entries = self._entries()
-        index = bisect_left(entries, position.value, key=lambda entry: entry[2])
-        return entries[index][0] if index < len(entries) else self._count_on(entries[-1], 2**62)[0]
+        if position.at == "time":
+            with self._index() as index:
+                entry = index.from_time(position.value) if index is not None else None
+            if entry is not None:
+                return entry.record
+        elif position.at == "earliest":
+            return 0
+        return end_offset(self._topic.folder, self._topic.name, self._partition)
 
-    def _count_on(self, entry: Entry, offset_max: int) -> tuple[int, int]:
+    def _count_on(self, entry: IndexEntry, offset_max: int) -> tuple[int, int]:
         """Count records from an index entry on, up to an offset or the end."""
-        offset, position, _ = entry
+        offset, position = entry.record, entry.position
         while offset < offset_max:
-            data = self._read(LINE_BYTES_MAX, position)
-            width = data.rfind(b"\n") + 1
+            self._position = position
+            data, width = self._read_lines()
             if not width:
-                end = self._newline_after(position + len(data)) if data else None
-                if end is None:
-                    break
-                offset, position = offset + 1, end
-                continue
-            data = data[:width]
+                break
             count = _lines_of(data)
             if offset + count > offset_max:
-                data = _first_lines(data, offset_max - offset)
+                width = len(_first_lines(data, offset_max - offset))
                 count = offset_max - offset
-            offset, position = offset + count, position + len(data)
+            offset, position = offset + count, position + width
+        if offset < offset_max < NO_END:
+            raise SourceError(
+                f"{self._topic.name}/{self._partition} ends at offset {offset}, "
+                f"before {offset_max}"
+            )
         return offset, position
 
     def _lag(self) -> int:
-        if self._end_offset < 2**62:
+        if self._end_offset < NO_END:
             return self._end_offset - self._offset
-        if self._position >= self._size():
+        size = self._size()
+        if self._position >= size or self._file is None:
             return 0
+        with self._index() as index:
+            last = index.last() if index is not None else START
+        if last.position <= self._position:
+            last = IndexEntry(self._offset, self._position, 0)
         # A torn line is not counted: it is no record.
-        last = self._last_entry()
-        if last[1] <= self._position:
-            last = (self._offset, self._position, 0)
-        return self._count_on(last, 2**62)[0] - self._offset
-
-    def _last_entry(self) -> Entry:
-        try:
-            with self._index.open("rb") as file:
-                size = file.seek(0, os.SEEK_END) // INDEX_ENTRY.size * INDEX_ENTRY.size
-                if size:
-                    file.seek(size - INDEX_ENTRY.size)
-                    return INDEX_ENTRY.unpack(file.read(INDEX_ENTRY.size))
-        except FileNotFoundError:
-            pass
-        return 0, 0, 0
+        return last.record + count_records(self._file, last.position, size)[0] - self._offset
 
 
 def _lines_of(data: bytes) -> int:

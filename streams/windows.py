@@ -288,7 +288,7 @@ class WindowState:
         opened = opened.filter(~is_passed)
         self.open, self.open_rows = [opened], len(opened)
         first = opened[WINDOW].min()
-        self.earliest_end_ms = 2**62 if first is None else int(first) + self.spec.size_ms  # type: ignore[call-overload]
+        self.earliest_end_ms = 2**62 if first is None else int(first) + self.spec.size_ms  # type: ignore[arg-type]
         if self.spec.lateness_ms > 0:
             self.closed.append(_Chunk.of(closing.drop(FRESH)))
             if len(self.closed) > CLOSED_CHUNKS_MAX:
@@ -354,9 +354,7 @@ class WindowState:
     def _versioned(self, groups: pl.DataFrame, phase: int) -> pl.DataFrame:
         generation = self.spec.generation << GENERATION_SHIFT
         version = pl.col(EVENTS) * (1 << EVENTS_SHIFT) + (generation + phase)
-        return groups.select(
-            *self.spec.key, EVENTS, *self.spec.sums, version.alias(VERSION)
-        )
+        return groups.select(*self.spec.key, EVENTS, *self.spec.sums, version.alias(VERSION))
 
 
 def _concat(frames: Sequence[pl.DataFrame]) -> pl.DataFrame | None:

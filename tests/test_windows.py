@@ -58,7 +58,10 @@ def test_a_window_is_final_when_the_watermark_passes_its_end() -> None:
 def test_a_closed_window_is_corrected_within_the_lateness() -> None:
     state = WindowState(SPEC)
     add(state, (0, "a", 1), (65, "b", 2))
-    assert add(state, (30, "a", 4), (31, "c", 5)) == [(0, "a", 2, 5, REVISED), (0, "c", 1, 5, REVISED)]
+    assert add(state, (30, "a", 4), (31, "c", 5)) == [
+        (0, "a", 2, 5, REVISED),
+        (0, "c", 1, 5, REVISED),
+    ]
     assert add(state, (664.999, "b", 9)) == [(60, "b", 1, 2, FINAL)]
     assert add(state, (30, "a", 8)) == [(0, "a", 3, 13, REVISED)]
 
@@ -96,7 +99,10 @@ def test_provisional_rows_are_written_now_and_then_and_only_what_changed() -> No
     ]
     assert add(state, (4, "b", 1), wall_ms=14_000) == [(0, "b", 2, 2, PROVISIONAL)]
     assert written(state.mark(20_000)) == []
-    assert add(state, (65, "b", 1), wall_ms=20_001)[:2] == [(0, "a", 3, 3, FINAL), (0, "b", 2, 2, FINAL)]
+    assert add(state, (65, "b", 1), wall_ms=20_001)[:2] == [
+        (0, "a", 3, 3, FINAL),
+        (0, "b", 2, 2, FINAL),
+    ]
 
 
 def test_a_quiet_partition_closes_its_last_windows_as_time_passes() -> None:
