@@ -20,6 +20,7 @@ from types import FrameType
 
 import msgspec
 from bytewax.dataflow import Dataflow
+from bytewax.errors import BytewaxRuntimeError
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import run_main
 
@@ -72,11 +73,12 @@ def run_worker(
         dataflow = wire(run)
         # What is loaded by now lives as long as the worker: no collection looks at it again.
         gc.freeze()
-        run_main(
-            dataflow,
-            epoch_interval=timedelta(seconds=snapshot_every_s),
-            recovery_config=RecoveryConfig(str(recovery), timedelta(0)),
-        )
+        with _native_messages_in(home / "logs" / f"{flow}.native.log"), _causes_alone():
+            run_main(
+                dataflow,
+                epoch_interval=timedelta(seconds=snapshot_every_s),
+                recovery_config=RecoveryConfig(str(recovery), timedelta(0)),
+            )
 
 
 def tune_process() -> None:
@@ -87,6 +89,40 @@ def tune_process() -> None:
         return  # Not glibc: nothing to tune.
     mallopt(_M_MMAP_THRESHOLD, _KEEP_BYTES)
     mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)
+
+
+@contextmanager
+def _native_messages_in(path: Path) -> Iterator[None]:
+    """Put aside what native code writes to standard error, where Python's own goes on as it was.
+
+    The engine tells of every exception by a panic of several lines before it hands it on.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stderr.flush()
+    kept = os.dup(2)
+    before = sys.stderr
+    try:
+        with path.open("ab") as file:
+            os.dup2(file.fileno(), 2)
+        sys.stderr = os.fdopen(kept, "w", buffering=1, closefd=False)
+        yield
+    finally:
+        sys.stderr.flush()
+        sys.stderr = before
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextmanager
+def _causes_alone() -> Iterator[None]:
+    """Raise what went wrong in a source, step or sink, without the engine's wrapping."""
+    try:
+        yield
+    except BytewaxRuntimeError as error:
+        cause: BaseException = error
+        while isinstance(cause, BytewaxRuntimeError) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise cause from None
 
 
 @contextmanager

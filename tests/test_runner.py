@@ -161,3 +161,15 @@ def test_running_once_more_reads_nothing_and_changes_nothing(tmp_path: Path) -> 
     before = outcome(tmp_path)
     finish(tmp_path)
     assert outcome(tmp_path) == before
+
+
+def test_what_goes_wrong_in_a_worker_is_said_in_one_line(tmp_path: Path) -> None:
+    fill(tmp_path, 0, 1_000)
+    (tmp_path / "rows").mkdir()
+    with worker(tmp_path, "--once") as process:
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert errors.strip().splitlines() == [f"[Errno 21] Is a directory: '{tmp_path / 'rows'}'"]
+    (tmp_path / "rows").rmdir()
+    finish(tmp_path)
+    assert outcome(tmp_path)

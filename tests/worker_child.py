@@ -51,7 +51,7 @@ def main(home: Path, *, once: bool) -> None:
 
     try:
         run_worker("minute_buckets", wire, home, once=once, snapshot_every_s=0.1)
-    except WorkerError as error:
+    except (WorkerError, OSError) as error:
         sys.exit(str(error))
 
 

@@ -1,0 +1,444 @@
+"""A served application on made-up services, and a client to ask it."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from api.aggregates import Sums
+from api.app import create_app
+from api.endpoint import RequestLog
+from api.live import Live, LiveSources
+from api.metrics import ApiMetrics
+from api.profiles import Profiles
+from api.server import config, listen
+from api.services import Services
+from api.snapshot import Minutes, Top, Windows
+from api.workers import WorkerMeter
+from api.writing import GroupCommit
+from schemas.status import PartitionStatus, WorkerStatus
+from sinks import Record, SinkError
+
+WAIT_S = 20.0
+
+
+class MemoryTopics:
+    """A TopicWriter that keeps records, and fails when told to."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, list[Record]] = defaultdict(list)
+        self.writes = 0
+        self.failure: Exception | None = None
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def write(self, topic: str, records: Sequence[Record]) -> None:
+        self.gate.wait(WAIT_S)
+        self.writes += 1
+        if self.failure is not None:
+            raise self.failure
+        self.records[topic] += records
+
+    def probe(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class MemoryProfiles:
+    """A profile store over a list of (time_ms, action, cookie, tag)."""
+
+    tags: list[tuple[int, str, str, bytes]] = field(default_factory=list)
+    failure: Exception | None = None
+
+    def get(
+        self, cookie: str, from_ms: int, to_ms: int, limit: int
+    ) -> tuple[list[bytes], list[bytes]]:
+        if self.failure is not None:
+            raise self.failure
+        newest = sorted(self.tags, key=lambda tag: -tag[0])
+        views, buys = (
+            [
+                tag
+                for time_ms, found, owner, tag in newest
+                if owner == cookie and found == action and from_ms <= time_ms < to_ms
+            ][:limit]
+            for action in ("VIEW", "BUY")
+        )
+        return views, buys
+
+
+@dataclass
+class MemoryAggregates:
+    """Sums over a list of (time_ms, action, {origin, brand_id, category_id}, price)."""
+
+    tags: list[tuple[int, str, dict[str, str], int]] = field(default_factory=list)
+    failure: SinkError | None = None
+
+    async def sums(
+        self, from_ms: int, to_ms: int, action: str, filters: Mapping[str, str]
+    ) -> Mapping[int, Sums]:
+        if self.failure is not None:
+            raise self.failure
+        found: dict[int, Sums] = {}
+        for time_ms, acted, fields, price in self.tags:
+            wanted = all(fields[name] == value for name, value in filters.items())
+            if from_ms <= time_ms < to_ms and acted == action and wanted:
+                minute = time_ms - time_ms % 60_000
+                count, total = found.get(minute, (0, 0))
+                found[minute] = (count + 1, total + price)
+        return found
+
+    async def check(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+
+@dataclass
+class MadeUpLive:
+    """What the live page is shown; change it while it is served."""
+
+    statuses: list[WorkerStatus] = field(default_factory=list)
+    minutes: Minutes = field(default_factory=Minutes)
+    top: Top = field(default_factory=Top)
+    windows: Windows = field(default_factory=Windows)
+    topics: dict[str, list[bytes]] = field(default_factory=dict)
+    failure: Exception | None = None
+    asked: int = 0
+
+    def sources(self) -> LiveSources:
+        return LiveSources(
+            meter=WorkerMeter(),
+            statuses=lambda: list(self.statuses),
+            minutes=self._minutes,
+            top=self._top,
+            windows=lambda: self.windows,
+            newest=lambda topic, most: self.topics.get(topic, [])[:most],
+        )
+
+    async def _minutes(self) -> Minutes:
+        self.asked += 1
+        if self.failure is not None:
+            raise self.failure
+        return self.minutes
+
+    async def _top(self) -> Top:
+        return self.top
+
+
+@dataclass
+class Shop:
+    """Everything a served application stands on in these tests."""
+
+    topics: MemoryTopics = field(default_factory=MemoryTopics)
+    profiles: MemoryProfiles = field(default_factory=MemoryProfiles)
+    aggregates: MemoryAggregates = field(default_factory=MemoryAggregates)
+    live: MadeUpLive = field(default_factory=MadeUpLive)
+    metrics: ApiMetrics = field(default_factory=ApiMetrics)
+    request_log: RequestLog = field(default_factory=RequestLog)
+    debug_answers: bool = False
+    commit: dict[str, Any] = field(default_factory=dict)
+
+    @asynccontextmanager
+    async def services(self) -> AsyncIterator[Services]:
+        writing = GroupCommit(self.topics, self.topics.probe, **self.commit)
+        profiles = Profiles(self.profiles)
+        live = Live(self.live.sources())
+        live.start()
+        try:
+            yield Services(
+                writing=writing,
+                profiles=profiles,
+                aggregates=self.aggregates,
+                live=live,
+                checks={
+                    "topics": writing.check,
+                    "clickhouse": self.aggregates.check,
+                    "profiles": profiles.check,
+                },
+                metrics=self.metrics,
+                request_log=self.request_log,
+                debug_answers=self.debug_answers,
+            )
+        finally:
+            await live.close()
+            profiles.close()
+            await writing.close()
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> str:
+        return str(self.json()["error"])
+
+
+class Client:
+    """One kept-open connection to a served application."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
+
+    def ask(
+        self,
+        method: str,
+        target: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        self._connection.request(method, target, body, dict(headers or {}))
+        response = self._connection.getresponse()
+        names = {name.lower(): value for name, value in response.getheaders()}
+        return Reply(response.status, names, response.read())
+
+    def get(self, target: str, headers: Mapping[str, str] | None = None) -> Reply:
+        return self.ask("GET", target, headers=headers)
+
+    def post(
+        self, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> Reply:
+        return self.ask("POST", target, body, headers)
+
+    def metric(self, line: str) -> float:
+        """The value of a metric by its name and labels as they are exposed; 0 if absent."""
+        for row in self.get("/metrics").body.decode().splitlines():
+            if row.startswith(line + " "):
+                return float(row.rpartition(" ")[2])
+        return 0.0
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+Opening = Callable[[], AbstractAsyncContextManager[Services]]
+
+
+class Served:
+    """A real server in a thread; ``stop`` ends it, and ``start`` serves again on the same port."""
+
+    def __init__(self, opening: Opening, port: int = 0) -> None:
+        self._opening = opening
+        self.port = port
+        self.start()
+
+    def start(self) -> None:
+        listening = listen("127.0.0.1", self.port)
+        self.port = listening.getsockname()[1]
+        self._started = threading.Event()
+        self._failure: BaseException | None = None
+        self._server: uvicorn.Server | None = None
+
+        async def run() -> None:
+            async with self._opening() as services:
+                self._server = uvicorn.Server(config(create_app(services)))
+                serving = asyncio.create_task(self._server.serve(sockets=[listening]))
+                while not self._server.started and not serving.done():
+                    await asyncio.sleep(0.005)
+                self._started.set()
+                await serving
+
+        def main() -> None:
+            try:
+                asyncio.run(run())
+            except BaseException as error:
+                self._failure = error
+            finally:
+                self._started.set()
+                listening.close()
+
+        self._thread = threading.Thread(target=main, name="served-app", daemon=True)
+        self._thread.start()
+        assert self._started.wait(WAIT_S), "the server did not start"
+        assert self._failure is None, self._failure
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.should_exit = True
+        self._thread.join(WAIT_S)
+        assert not self._thread.is_alive(), "the server did not stop"
+
+
+@contextmanager
+def serving(shop: Shop) -> Iterator[Client]:
+    """A client of a server on these services."""
+    served = Served(shop.services)
+    client = Client(served.port)
+    try:
+        yield client
+    finally:
+        client.close()
+        served.stop()
+
+
+def status(
+    flow: str = "minute_buckets",
+    *,
+    read: int,
+    topic: str = "user_tags",
+    updated_ms: int,
+    worker: int = 0,
+    pid: int = 100,
+    late: int = 0,
+    dead: int = 0,
+    lag: int = 0,
+    watermark_ms: int = -1,
+    finished: bool = False,
+) -> WorkerStatus:
+    """A worker's status with one partition."""
+    partition = PartitionStatus(
+        topic=topic,
+        partition=worker,
+        read=read,
+        used=read - late - dead,
+        filtered=0,
+        late=late,
+        dead=dead,
+        next_offset=read,
+        lag=lag,
+        watermark_ms=watermark_ms,
+    )
+    return WorkerStatus(
+        flow=flow,
+        worker=worker,
+        pid=pid,
+        updated_ms=updated_ms,
+        cpu_s=read / 1_000_000,
+        memory_bytes=120_000_000,
+        rows_written=read,
+        finished=finished,
+        partitions=[partition],
+    )
+
+
+def tag(**changes: Any) -> dict[str, Any]:
+    """A user tag that is right, with some fields set otherwise; None removes one."""
+    product = {"product_id": "P1", "brand_id": "B1", "category_id": "C1", "price": 100}
+    product |= changes.pop("product_info", {})
+    fields = {
+        "time": "2022-03-22T12:15:00.000Z",
+        "cookie": "cookie-1",
+        "country": "PL",
+        "device": "PC",
+        "action": "VIEW",
+        "origin": "ORIGIN_1",
+        "product_info": {name: value for name, value in product.items() if value is not None},
+    } | changes
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def encoded(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
+
+
+def eventually(holds: Callable[[], bool], within_s: float = WAIT_S) -> None:
+    """Wait until it holds."""
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {within_s:g} s"
+        time.sleep(0.005)
+
+
+def project_root() -> Path:
+    return Path(__file__).resolve().parent.parent
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Process:
+    """``python -m api.server`` on embedded topics in a folder, as its user would start it."""
+
+    def __init__(
+        self,
+        home: Path,
+        port: int,
+        *,
+        wait: bool = True,
+        file_bytes_max: int | None = None,
+        **environ: str,
+    ) -> None:
+        self.port = port
+
+        def limit() -> None:
+            if file_bytes_max is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes_max, file_bytes_max))
+
+        plain = {name: value for name, value in os.environ.items() if "_URL" not in name}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "api.server"],
+            cwd=project_root(),
+            env=plain | {"FOOTFALL_HOME": str(home), "FRONTEND_PORT": str(port)} | environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=limit,
+        )
+        if wait:
+            try:
+                eventually(self._answers)
+            except BaseException:
+                self.kill()
+                raise
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, self.process.communicate()
+        try:
+            socket.create_connection(("127.0.0.1", self.port), WAIT_S).close()
+        except OSError:
+            return False
+        return True
+
+    def stop(self, number: int = signal.SIGTERM) -> tuple[int, str, str]:
+        """(exit code, stdout, stderr) after a signal."""
+        self.process.send_signal(number)
+        return self.ended()
+
+    def ended(self) -> tuple[int, str, str]:
+        """The same once it ends by itself."""
+        out, err = self.process.communicate(timeout=WAIT_S)
+        return self.process.returncode, out, err
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate(timeout=WAIT_S)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.kill()
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

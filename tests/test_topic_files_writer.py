@@ -1,0 +1,457 @@
+"""Embedded topics, the writing side: records in, whole lines out, whatever dies in between."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import sinks.topic_files
+from schemas.topic_files import (
+    INDEX_ENTRY,
+    PartitionIndex,
+    end_offset,
+    index_path,
+    partition_of,
+    partitions_of,
+    records_path,
+)
+from sinks import SinkRefusedError, SinkUnavailableError
+from sinks.topic_files import FileTopics, lock_exclusively
+
+ROOT = Path(__file__).parent.parent
+
+
+def lines_of(folder: Path, topic: str, partition: int) -> list[bytes]:
+    """The records of a partition; fails where the last is torn."""
+    data = records_path(folder, topic, partition).read_bytes()
+    lines = data.split(b"\n")
+    assert lines.pop() == b"", f"{topic}/{partition} ends in a torn line"
+    return lines
+
+
+def entries_of(folder: Path, topic: str, partition: int) -> list[tuple[int, int, int]]:
+    data = index_path(folder, topic, partition).read_bytes()
+    assert len(data) % INDEX_ENTRY.size == 0
+    return list(INDEX_ENTRY.iter_unpack(data))
+
+
+def assert_index_true(folder: Path, topic: str, partition: int) -> None:
+    """Every entry names the record that starts at its byte, and they are sorted."""
+    data = records_path(folder, topic, partition).read_bytes()
+    entries = entries_of(folder, topic, partition)
+    counted, counted_to = 0, 0
+    for record, position, _ in entries:
+        assert data[position - 1 : position] == b"\n"
+        counted += data.count(b"\n", counted_to, position)
+        counted_to = position
+        assert counted == record
+    assert entries == sorted(entries)
+    assert end_offset(folder, topic, partition) == counted + data.count(b"\n", counted_to)
+
+
+def open_files() -> int:
+    """Descriptors of this process; 0 on a system that does not show them."""
+    folder = Path("/proc/self/fd")
+    return len(list(folder.iterdir())) if folder.exists() else 0
+
+
+def run_python(code: str, *args: object, **kwargs: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, args)],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **kwargs,  # type: ignore[call-overload]
+    )
+
+
+def test_records_go_to_the_partition_of_their_key_in_order(tmp_path: Path) -> None:
+    topics = FileTopics(tmp_path)
+    records = [(b"user-%d" % (n % 50), b'{"n":%d}' % n) for n in range(1000)]
+    topics.write("user_tags", records[:300])
+    topics.write("user_tags", records[300:])
+    for partition in range(10):
+        expected = [value for key, value in records if partition_of(key, 10) == partition]
+        assert lines_of(tmp_path, "user_tags", partition) == expected
+        assert end_offset(tmp_path, "user_tags", partition) == len(expected)
+
+
+def test_records_without_a_key_go_to_partition_0(tmp_path: Path) -> None:
+    FileTopics(tmp_path).write("visits", [(None, b"a"), (b"", b"b")])
+    assert lines_of(tmp_path, "visits", 0) == [b"a", b"b"]
+
+
+def test_a_newline_inside_a_record_becomes_a_space(tmp_path: Path) -> None:
+    FileTopics(tmp_path).write(
+        "visits", [(None, b"a\nb"), (None, b""), (None, b"\n"), (None, b"c")]
+    )
+    assert lines_of(tmp_path, "visits", 0) == [b"a b", b"", b" ", b"c"]
+
+
+def test_lines_appended_to_one_partition_are_numbered(tmp_path: Path) -> None:
+    topics = FileTopics(tmp_path)
+    topics.create("user_tags", 3)
+    assert topics.append("user_tags", 2, b"a\nb\n", 2) == 0
+    assert topics.append("user_tags", 2, b"", 0) == 2
+    assert FileTopics(tmp_path).append("user_tags", 2, b"c\n", 1) == 2
+    assert topics.append("user_tags", 2, b"d\n", 1) == 3
+    assert lines_of(tmp_path, "user_tags", 2) == [b"a", b"b", b"c", b"d"]
+
+
+@pytest.mark.parametrize(("payloads", "count"), [(b"a\nb", 2), (b"a\n", 2), (b"a", 1), (b"\n", 0)])
+def test_payloads_that_are_not_so_many_lines_are_refused(
+    tmp_path: Path, payloads: bytes, count: int
+) -> None:
+    topics = FileTopics(tmp_path)
+    with pytest.raises(SinkRefusedError, match=f"not {count} lines"):
+        topics.append("user_tags", 0, payloads, count)
+    with pytest.raises(SinkRefusedError, match="no partition 10"):
+        topics.append("user_tags", 10, b"a\n", 1)
+
+
+def test_a_topic_of_the_catalogue_is_made_at_its_first_record(tmp_path: Path) -> None:
+    topics = FileTopics(tmp_path / "new" / "folder")
+    assert topics.partitions("store_metrics_available") is None
+    topics.write("store_metrics_available", [(b"k", b"v")])
+    assert topics.partitions("store_metrics_available") == 1
+    topics.write("user_tags", [(b"k", b"v")])
+    assert topics.partitions("user_tags") == 10
+
+
+@pytest.mark.parametrize(
+    ("topic", "reason"),
+    [
+        ("clicks", "no topic clicks in .*footfall init"),
+        ("../clicks", "no name for a topic"),
+        ("..", "no name for a topic"),
+        ("", "no name for a topic"),
+        ("a" * 250, "no name for a topic"),
+        ("clïcks", "no name for a topic"),
+        ("clicks\n", "no name for a topic"),
+    ],
+)
+def test_other_names_are_refused(tmp_path: Path, topic: str, reason: str) -> None:
+    with pytest.raises(SinkRefusedError, match=reason) as caught:
+        FileTopics(tmp_path).write(topic, [(None, b"x")])
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_create_is_idempotent_grows_and_never_shrinks(tmp_path: Path) -> None:
+    topics = FileTopics(tmp_path)
+    for partitions in (4, 4, 6):
+        topics.create("clicks", partitions)
+        assert partitions_of(tmp_path, "clicks") == partitions
+    with pytest.raises(SinkRefusedError, match="has 6 partitions, 5 asked"):
+        topics.create("clicks", 5)
+    with pytest.raises(SinkRefusedError, match="takes 1 to"):
+        topics.create("clicks", 0)
+    assert sorted(path.name for path in (tmp_path / "clicks").glob("*.jsonl")) == [
+        f"{n}.jsonl" for n in range(6)
+    ]
+
+
+def test_an_open_writer_sees_a_topic_grow_and_a_topic_made_anew(tmp_path: Path) -> None:
+    writer, other = FileTopics(tmp_path), FileTopics(tmp_path)
+    key = next(b"%d" % n for n in range(100) if partition_of(b"%d" % n, 20) == 15)
+    writer.create("clicks", 2)
+    writer.write("clicks", [(key, b"before")])
+    other.create("clicks", 20)
+    writer.write("clicks", [(key, b"after")])
+    assert lines_of(tmp_path, "clicks", 15) == [b"after"]
+
+    (tmp_path / "clicks").rename(tmp_path / "old")
+    other.create("clicks", 20)
+    writer.write("clicks", [(key, b"anew")])
+    assert lines_of(tmp_path, "clicks", 15) == [b"anew"]
+
+
+def test_processes_that_create_one_topic_at_once_agree(tmp_path: Path) -> None:
+    code = """
+        import sys
+        from pathlib import Path
+        from sinks import SinkRefusedError
+        from sinks.topic_files import FileTopics
+        topics = FileTopics(Path(sys.argv[1]))
+        for partitions in range(1, 40):
+            try:
+                topics.create("clicks", partitions)
+            except SinkRefusedError:
+                assert topics.partitions("clicks") > partitions
+        """
+    processes = [run_python(code, tmp_path) for _ in range(4)]
+    for process in processes:
+        assert process.wait(60) == 0, process.communicate()[1]
+        process.communicate()
+    assert partitions_of(tmp_path, "clicks") == 39
+    assert len(list((tmp_path / "clicks").glob("*.jsonl"))) == 39
+    assert not list((tmp_path / "clicks").glob("*.tmp"))
+
+
+def test_a_meta_file_that_is_nonsense_is_named(tmp_path: Path) -> None:
+    (tmp_path / "clicks").mkdir()
+    (tmp_path / "clicks" / "topic.json").write_text("{")
+    with pytest.raises(SinkRefusedError, match=r"topic.json does not say how many partitions"):
+        FileTopics(tmp_path).write("clicks", [(None, b"x")])
+
+
+def test_a_file_where_the_folder_should_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "topics").write_text("in the way")
+    with pytest.raises(SinkRefusedError, match="topics cannot be a folder"):
+        FileTopics(tmp_path / "topics").write("user_tags", [(None, b"x")])
+
+
+def test_another_writer_that_never_lets_go_is_an_error_within_the_bound(tmp_path: Path) -> None:
+    path = tmp_path / "0.jsonl"
+    with path.open("wb") as holder, path.open("rb") as waiter:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        with pytest.raises(SinkUnavailableError, match=r"locked by another writer for 0\.05 s"):
+            lock_exclusively(waiter.fileno(), path, 0.05)
+
+
+def test_open_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sinks.topic_files, "OPEN_PARTITIONS_MAX", 5)
+    topics = FileTopics(tmp_path)
+    topics.create("clicks", 40)
+    before = open_files()
+    for round_ in range(3):
+        topics.write("clicks", [(b"%d" % n, b"%d" % round_) for n in range(300)])
+        assert open_files() <= before + 10
+    total = sum(end_offset(tmp_path, "clicks", partition) for partition in range(40))
+    topics.close()
+    topics.close()
+    assert total == 900
+
+
+FULL_DISK = """
+    import json, resource, signal, sys
+    from pathlib import Path
+    from sinks import SinkUnavailableError
+    from sinks.topic_files import FileTopics
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    topics = FileTopics(Path(sys.argv[1]))
+    topics.create("clicks", 1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
+    acknowledged = 0
+    try:
+        while True:
+            numbers = range(acknowledged, acknowledged + 70)
+            topics.write("clicks", [(None, b"%07d" % n + b"x" * 1000) for n in numbers])
+            acknowledged += 70
+    except SinkUnavailableError as error:
+        message = str(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    topics.write("clicks", [(None, b"space again")])
+    print(json.dumps([acknowledged, message]))
+    """
+
+
+def test_a_full_disk_is_one_clear_line_and_leaves_whole_records(tmp_path: Path) -> None:
+    """A limit on the size of files fills the disk: first a short write, then an error."""
+    process = run_python(FULL_DISK, tmp_path)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    acknowledged, message = json.loads(out)
+    assert "is full" in message
+    assert "\n" not in message
+    lines = lines_of(tmp_path, "clicks", 0)
+    assert lines.pop() == b"space again"
+    assert [int(line[:7]) for line in lines] == list(range(len(lines)))
+    assert all(len(line) == 1007 for line in lines)
+    assert acknowledged <= len(lines) < acknowledged + 70
+    assert_index_true(tmp_path, "clicks", 0)
+
+
+WRITER = """
+    import random, sys
+    from pathlib import Path
+    from sinks.topic_files import FileTopics
+    folder, writer, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    rng = random.Random(seed)
+    topics = FileTopics(folder)
+    number = 0
+    while True:
+        count = rng.choice((1, 10, 2000))
+        batch = []
+        for _ in range(count):
+            key = b"%d" % rng.randrange(3)
+            filler = b"x" * rng.randrange(400)
+            batch.append((key, b"<%s %d %s>" % (writer.encode(), number, filler)))
+            number += 1
+        topics.write("clicks", batch)
+        print(number, flush=True)
+    """
+
+
+def test_writers_killed_in_the_middle_lose_no_acknowledged_record(tmp_path: Path) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    FileTopics(tmp_path).create("clicks", 3)
+    acknowledged: dict[str, int] = {}
+    running: dict[str, subprocess.Popen[str]] = {}
+
+    def start(name: str) -> None:
+        running[name] = run_python(WRITER, tmp_path, name, rng.randrange(2**32))
+
+    def kill(name: str) -> None:
+        process = running.pop(name)
+        process.send_signal(signal.SIGKILL)
+        out, _ = process.communicate(timeout=30)
+        acknowledged[name] = int(out.split()[-1]) if out.split() else 0
+
+    try:
+        for round_ in range(2):
+            for place in "abc":
+                start(f"{place}{round_}")
+            for process in running.values():
+                assert process.stdout is not None
+                assert process.stdout.readline(), "it never wrote"
+            for name in rng.sample(sorted(running), 3):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    running[name].wait(rng.uniform(0.01, 0.06))
+                kill(name)
+    finally:
+        for name in list(running):
+            kill(name)
+    FileTopics(tmp_path).write("clicks", [(b"%d" % n, b"<end 0 >") for n in range(20)])
+
+    seen: dict[str, list[int]] = {}
+    for partition in range(3):
+        for line in lines_of(tmp_path, "clicks", partition):
+            assert line.startswith(b"<"), line[:60]
+            assert line.endswith(b">"), line[-60:]
+            name, number, _ = line[1:-1].split(b" ")
+            seen.setdefault(name.decode(), []).append(int(number))
+        assert_index_true(tmp_path, "clicks", partition)
+    assert acknowledged.keys() == seen.keys() - {"end"}
+    for name, count in acknowledged.items():
+        numbers = seen[name]
+        assert len(numbers) == len(set(numbers)), f"{name} has a record twice"
+        missing = set(range(count)) - set(numbers)
+        assert not missing, f"{name} lost {len(missing)} acknowledged records"
+
+
+lengths = st.lists(st.integers(0, 40_000), min_size=1, max_size=6)
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), st.integers(0, 1), lengths),
+        st.tuples(
+            st.just("writer dies"),
+            st.integers(0, 1),
+            lengths,
+            st.integers(0, 150_000),
+            st.integers(0, INDEX_ENTRY.size),
+        ),
+        st.tuples(st.just("index lost"), st.integers(0, 200)),
+        st.tuples(st.just("power lost"), st.integers(0, 150_000)),
+    ),
+    max_size=12,
+)
+
+
+@settings(deadline=None, max_examples=120)
+@given(steps)
+def test_whatever_a_crash_left_behind_records_and_index_stay_true(steps: list[Any]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        writers = [FileTopics(folder), FileTopics(folder)]
+        writers[0].create("clicks", 1)
+        expected: list[bytes] = []
+        records, index = records_path(folder, "clicks", 0), index_path(folder, "clicks", 0)
+
+        def write(writer: FileTopics, lengths: list[int]) -> None:
+            values = [b"%d" % len(expected) + b"x" * length for length in lengths]
+            writer.write("clicks", [(None, value) for value in values])
+            expected.extend(values)
+            assert_index_true(folder, "clicks", 0)
+
+        for step in steps:
+            match step:
+                case ("write", writer, lengths):
+                    write(writers[writer], lengths)
+                case ("writer dies", writer, lengths, torn_bytes, torn_index_bytes):
+                    entries = index.stat().st_size if index.exists() else 0
+                    write(writers[writer], lengths)
+                    if index.stat().st_size > entries:
+                        os.truncate(index, index.stat().st_size - torn_index_bytes)
+                    with records.open("ab") as file:
+                        file.write(b"?" * torn_bytes)
+                    writers[writer].close()
+                case ("index lost", kept_bytes):
+                    for writer in writers:
+                        writer.close()
+                    if index.exists():
+                        index.write_bytes(index.read_bytes()[:kept_bytes])
+                case ("power lost", torn_bytes):
+                    for writer in writers:
+                        writer.close()
+                    with records.open("ab") as file:
+                        file.write(bytes(torn_bytes))
+                    index.touch()
+                    whole = index.stat().st_size // INDEX_ENTRY.size
+                    os.truncate(index, whole * INDEX_ENTRY.size)
+                    with index.open("ab") as file:
+                        file.write(INDEX_ENTRY.pack(10**9, 10**12, 5) + bytes(INDEX_ENTRY.size))
+            assert end_offset(folder, "clicks", 0) == len(expected)
+        for writer in writers:
+            write(writer, [1])
+            writer.close()
+        assert lines_of(folder, "clicks", 0) == expected
+
+
+def test_a_torn_index_entry_is_cut_off_before_the_next(tmp_path: Path) -> None:
+    record = [(None, b"x" * 70_000)]
+    topics, other = FileTopics(tmp_path), FileTopics(tmp_path)
+    topics.create("clicks", 1)
+    topics.write("clicks", record * 3)
+    index = index_path(tmp_path, "clicks", 0)
+    assert len(entries_of(tmp_path, "clicks", 0)) == 3
+    os.truncate(index, 2 * INDEX_ENTRY.size + 7)
+    other.write("clicks", record * 2)
+    assert_index_true(tmp_path, "clicks", 0)
+    assert len(entries_of(tmp_path, "clicks", 0)) == 4
+
+
+def test_the_index_finds_a_record_and_a_time(tmp_path: Path) -> None:
+    clock = iter([1000, 2000, 1500, 3000, 4000])
+    topics = FileTopics(tmp_path, clock_ms=lambda: next(clock))
+    topics.create("clicks", 1)
+    for _ in range(5):
+        topics.write("clicks", [(None, b"x" * 999)] * 70)
+    entries = entries_of(tmp_path, "clicks", 0)
+    assert [entry[2] for entry in entries] == [1000, 2000, 2000, 3000, 4000]
+    path = index_path(tmp_path, "clicks", 0)
+    with path.open("rb") as file:
+        index = PartitionIndex(file.fileno(), records_path(tmp_path, "clicks", 0).stat().st_size)
+        for record in range(360):
+            before = [entry for entry in entries if entry[0] <= record]
+            assert index.before_record(record) == (before[-1] if before else (0, 0, 0))
+        for wall_ms in range(500, 5000, 250):
+            earlier = [entry for entry in entries if entry[2] < wall_ms]
+            assert index.before_time(wall_ms) == (earlier[-1] if earlier else (0, 0, 0))
+        assert index.last() == entries[-1]
+
+
+def test_a_large_append_is_indexed_inside(tmp_path: Path) -> None:
+    topics = FileTopics(tmp_path)
+    topics.create("clicks", 1)
+    topics.append("clicks", 0, b"0123456789abcde\n" * 100_000, 100_000)
+    entries = entries_of(tmp_path, "clicks", 0)
+    assert len(entries) == 1_600_000 // 65_536
+    assert_index_true(tmp_path, "clicks", 0)
