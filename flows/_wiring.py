@@ -69,16 +69,17 @@ def _open_store_metrics(settings: Settings) -> Any:
     from sinks.open import open_topics
     from sinks.sql import SqlRollup
 
-    from schemas.tables.store_metrics import EVENTS, EVENTS_BY_PARTITION, KEY, SUMS
+    from schemas.tables import store_metrics as tables
     from sinks.letters import LetterWriter
 
     notices = LetterWriter(open_topics(settings), STORE_METRICS_AVAILABLE.name)
     return SqlRollup(
         settings.postgres_url,
-        EVENTS_BY_PARTITION,
-        EVENTS,
-        KEY,
-        SUMS,
+        tables.EVENTS_BY_PARTITION,
+        tables.EVENTS,
+        tables.KEY,
+        tables.SUMS,
+        to_announce=tables.EVENTS_TO_ANNOUNCE,
         after_write=lambda rows: notices.write([notice_of(row) for row in rows]),
     )
 
