@@ -16,6 +16,8 @@ HEADER = (
     "event_time,event_type,product_id,category_id,category_code,brand,price,user_id,user_session"
 )
 
+END_OF_TIME_S = 100_000.0
+
 
 class CrashError(Exception):
     """The process is gone."""
@@ -98,6 +100,7 @@ class SimulatedClock:
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
         self.now_s += seconds
+        assert self.now_s < END_OF_TIME_S, "it would wait for ever"
         self.on_sleep()
 
 

@@ -1,0 +1,250 @@
+"""Pushes a world or a replay to topics: paced, reported, stopped promptly, resumed exactly.
+
+Three paces: ``rate_per_s`` records a second, ``speed`` seconds of event time a second (quiet
+stretches are waited out in proportion), or as fast as the writer takes them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from threading import Event
+
+from generator.pace import Clock, pace_of
+from generator.progress import ProgressError, ProgressFile, Skips
+from generator.sources import Batch, Source, TopicWriter
+from schemas.times import iso_ms
+from schemas.topics import DEAD_LETTERS
+
+BATCH_ROWS_MAX = 5_000
+NAP_S = 0.2
+"""The longest sleep: a stop is seen at least this soon."""
+SAVE_EVERY_S = 1.0
+REPORT_EVERY_S = 1.0
+
+
+@dataclass(frozen=True)
+class PushReport:
+    """What a progress line says."""
+
+    rows: int
+    """Rows of the source done, in this push and before."""
+    sent: int
+    """Records written by this push."""
+    dead: int
+    """Of them dead letters."""
+    skipped: int
+    """Records that a killed push before this one had written already."""
+    rate_per_s: float
+    """Records sent a second, since the last report; in the result, over the whole push."""
+    event_time_ms: int | None
+    seconds: float
+
+    def line(self) -> str:
+        """The report as one line of text."""
+        parts = [f"{self.rows:,} rows", f"{self.sent:,} sent", f"{self.rate_per_s:,.0f}/s"]
+        if self.dead:
+            parts.append(f"{self.dead:,} dead letters")
+        if self.skipped:
+            parts.append(f"{self.skipped:,} stood there already")
+        if self.event_time_ms is not None:
+            parts.append(f"event time {iso_ms(self.event_time_ms)}")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class PushResult:
+    """How a push ended."""
+
+    report: PushReport
+    finished: bool
+    """All rows are done (or ``total`` of them); otherwise it was stopped."""
+    was_finished: bool
+    """They had been done before, and nothing was sent."""
+
+    def line(self) -> str:
+        """The result as one line of text."""
+        if self.was_finished:
+            return f"{self.report.rows:,} rows were pushed before; nothing to send"
+        return ("finished: " if self.finished else "stopped: ") + self.report.line()
+
+
+def push(
+    source: Source,
+    writer: TopicWriter,
+    *,
+    rate_per_s: float | None = None,
+    speed: float | None = None,
+    total: int | None = None,
+    progress: ProgressFile | None = None,
+    startup_delay_s: float = 0.0,
+    stop: Event | None = None,
+    report: Callable[[PushReport], None] | None = None,
+    log: Callable[[str], None] | None = None,
+    clock: Clock = time.monotonic,
+    sleep: Callable[[float], object] | None = None,
+) -> PushResult:
+    """Push rows of ``source`` until it ends, ``total`` rows of it are done, or ``stop`` is set.
+
+    ``total`` counts from the first row of the source, so a resumed push ends where one that
+    was never stopped does. ``report`` is called about once a second, ``log`` once a batch.
+    Raises ValueError for a pace that is none, SourceError, ProgressError, and whatever
+    ``writer`` raises; what was acknowledged until then is kept in the progress.
+    """
+    stop = stop or Event()
+    pace = pace_of(rate_per_s, speed, clock)
+    nap = _napper(stop, clock, sleep or stop.wait)
+    with progress.locked() if progress else nullcontext():
+        nap(startup_delay_s, lambda: None)
+        sender = _Sender(source, writer, progress, clock)
+        counts = _Counts(sender, clock, report)
+        if sender.was_finished or (total is not None and sender.rows >= total):
+            return PushResult(counts.overall(), finished=True, was_finished=True)
+        finished = False
+        stream = source.open(sender.rows)
+        try:
+            while not stop.is_set():
+                finished = sender.rows == total or stream.at_end
+                if finished:
+                    break
+                room = sender.room()
+                batch = pace.take(stream, min(room, total - sender.rows) if total else room)
+                if batch.rows:
+                    sender.send(batch)
+                    if log:
+                        log(f"sent {batch.rows:,} rows: {counts.overall().line()}")
+                counts.report_when_due()
+                sender.save_when_due()
+                if not stream.at_end:
+                    nap(pace.wait_s(stream), counts.report_when_due)
+        finally:
+            stream.close()
+            sender.end(source_ended=finished and stream.at_end)
+        return PushResult(counts.overall(), finished=finished, was_finished=False)
+
+
+class _Sender:
+    """Writes batches, and keeps the progress true at every moment."""
+
+    def __init__(
+        self, source: Source, writer: TopicWriter, progress: ProgressFile | None, clock: Clock
+    ) -> None:
+        self._source = source
+        self._writer = writer
+        self._progress = progress
+        self._clock = clock
+        self.rows = self.sent = self.dead = self.skipped = 0
+        self.event_time_ms: int | None = None
+        self.was_finished = False
+        self._skips: Skips | None = None
+        if progress is not None:
+            self.rows, self._skips, self.was_finished = progress.start(source)
+        self._saved_rows = self.rows
+        self._saved_s = clock()
+        self._is_writing = False
+
+    def room(self) -> int:
+        """How many rows may be sent now: at least 1."""
+        if self._progress is None:
+            return BATCH_ROWS_MAX
+        if self._behind() >= self._progress.window_rows:
+            self._save()
+        room = self._progress.window_rows - self._behind()
+        if room < 1:
+            raise ProgressError(
+                f"{self._source.name}: rows that stand in the topics are missing here; was the "
+                "source changed meanwhile? Start fresh to push it from its beginning"
+            )
+        return min(BATCH_ROWS_MAX, room)
+
+    def _behind(self) -> int:
+        """Rows done that the progress does not know of."""
+        return self.rows - self._saved_rows
+
+    def send(self, batch: Batch) -> None:
+        """Write what does not stand there yet."""
+        left = batch if self._skips is None else self._skips.without(batch)
+        self._is_writing = True
+        for topic, records in left.writes:
+            self._writer.write(topic, records)
+        self._is_writing = False
+        sent = Counter({topic: len(records) for topic, records in left.writes})
+        self.rows += batch.rows
+        self.sent += sent.total()
+        self.dead += sent[DEAD_LETTERS.name]
+        self.skipped += batch.rows - sent.total()
+        if batch.event_time_ms is not None:
+            self.event_time_ms = batch.event_time_ms
+
+    def save_when_due(self) -> None:
+        """Save about once a second."""
+        if self._behind() and self._clock() - self._saved_s >= SAVE_EVERY_S:
+            self._save()
+
+    def end(self, *, source_ended: bool) -> None:
+        """Save at the end, unless a write failed: some of its records may stand there."""
+        if not self._is_writing and (source_ended or self._behind()):
+            self._save(finished=source_ended)
+
+    def _save(self, *, finished: bool = False) -> None:
+        # The topics end after what is still to be left out: offsets of now would hide it.
+        if self._progress is None or (self._skips is not None and self._skips.left):
+            return
+        self._progress.save(self._source, self.rows, finished=finished)
+        self._saved_rows = self.rows
+        self._saved_s = self._clock()
+
+
+class _Counts:
+    """Makes reports of what a sender did."""
+
+    def __init__(
+        self, sender: _Sender, clock: Clock, report: Callable[[PushReport], None] | None
+    ) -> None:
+        self._sender = sender
+        self._clock = clock
+        self._report = report
+        self._began_s = self._reported_s = clock()
+        self._reported_sent = 0
+
+    def report_when_due(self) -> None:
+        """Report about once a second."""
+        seconds = self._clock() - self._reported_s
+        if self._report is None or seconds < REPORT_EVERY_S:
+            return
+        self._report(self._made((self._sender.sent - self._reported_sent) / seconds))
+        self._reported_s += seconds
+        self._reported_sent = self._sender.sent
+
+    def overall(self) -> PushReport:
+        """The report with the rate of the whole push."""
+        return self._made(self._sender.sent / max(self._clock() - self._began_s, 1e-9))
+
+    def _made(self, rate_per_s: float) -> PushReport:
+        sender = self._sender
+        return PushReport(
+            rows=sender.rows,
+            sent=sender.sent,
+            dead=sender.dead,
+            skipped=sender.skipped,
+            rate_per_s=rate_per_s,
+            event_time_ms=sender.event_time_ms,
+            seconds=self._clock() - self._began_s,
+        )
+
+
+def _napper(
+    stop: Event, clock: Clock, sleep: Callable[[float], object]
+) -> Callable[[float, Callable[[], None]], None]:
+    """A sleep that ends with ``stop`` and calls back every NAP_S at most."""
+
+    def nap(seconds: float, meanwhile: Callable[[], None]) -> None:
+        until_s = clock() + seconds
+        while not stop.is_set() and (left_s := until_s - clock()) > 0:
+            sleep(min(left_s, NAP_S))
+            meanwhile()
+
+    return nap

@@ -1,0 +1,155 @@
+"""The least HTTP/1.1 that a load needs: keep-alive connections with one request each.
+
+A general client costs several times the CPU of this one per request, and on a small machine
+that is taken from the server which is measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol, cast
+from urllib.parse import urlsplit
+
+from generator.sources import GeneratorError
+
+HEAD_BYTES_MAX = 65_536
+BODY_BYTES_MAX = 64 * 1024 * 1024
+BACK_OFF_S = (0.05, 1.0)
+
+NO_ANSWER = 0
+"""Stands for the status of a request whose connection was lost or cut off."""
+
+
+class LoadError(GeneratorError):
+    """The HTTP server cannot be reached, or its address is none."""
+
+
+class Address:
+    """Where requests go, from ``http://host:port``. Raises LoadError for anything else."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port or 80
+        except ValueError:
+            host, port = None, 0
+        if host is None or parts.scheme != "http" or parts.path.strip("/") or parts.query:
+            raise LoadError(f"{url!r} is no address of the api: it takes http://host:port")
+        self.host, self.port = host, port
+        self._head = f" HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Length: ".encode()
+
+    def __str__(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    def post(self, path: bytes, body: bytes) -> bytes:
+        """A whole POST request."""
+        kind = b"\r\nContent-Type: application/json" if body else b""
+        return b"POST %b%b%d%b\r\n\r\n%b" % (path, self._head, len(body), kind, body)
+
+
+class Owner(Protocol):
+    """What a connection tells of itself to."""
+
+    def ready(self, connection: Connection) -> None:
+        """It is open and has no request under way."""
+
+    def answered(self, connection: Connection, status: int, body: bytes) -> None:
+        """Its request was answered, or lost (NO_ANSWER); ``ready`` follows if it is open."""
+
+
+class Connection(asyncio.Protocol):
+    """One keep-alive connection, opened again whenever it is lost."""
+
+    def __init__(self, address: Address, owner: Owner) -> None:
+        self._address = address
+        self._owner = owner
+        self._transport: asyncio.Transport | None = None
+        self._lost = asyncio.Event()
+        self._received = b""
+        self.number: int | None = None
+        """Which request is under way, for the owner; None if none is."""
+        self.due_s = self.sent_s = 0.0
+        """When that was due and when it was sent, by the owner's clock."""
+
+    async def keep_open(self) -> None:
+        """Connect, and connect again when the connection is lost, until cancelled."""
+        loop = asyncio.get_running_loop()
+        pause_s = BACK_OFF_S[0]
+        try:
+            while True:
+                try:
+                    await loop.create_connection(
+                        lambda: self, self._address.host, self._address.port
+                    )
+                except OSError:
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(pause_s * 2, BACK_OFF_S[1])
+                else:
+                    await self._lost.wait()
+                    pause_s = BACK_OFF_S[0]
+                    await asyncio.sleep(pause_s)
+        finally:
+            self.abort()
+
+    def send(self, number: int, due_s: float, now_s: float, payload: bytes) -> None:
+        """Send a request. Only when it is ready."""
+        assert self._transport is not None and self.number is None
+        self.number, self.due_s, self.sent_s = number, due_s, now_s
+        self._transport.write(payload)
+
+    def abort(self) -> None:
+        """Cut the connection, without an answer to what is under way."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.Protocol."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._received = b""
+        self._lost.clear()
+        self._owner.ready(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self._transport = None
+        self._lost.set()
+        if self.number is not None:
+            self._owner.answered(self, NO_ANSWER, b"")
+            self.number = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether requests can be sent."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        received = self._received = self._received + data if self._received else data
+        head_end = received.find(b"\r\n\r\n")
+        if head_end < 0:
+            if len(received) > HEAD_BYTES_MAX:
+                self.abort()
+            return
+        head = received[:head_end].lower()
+        length = _body_bytes(head)
+        if length is None or self.number is None or length > BODY_BYTES_MAX:
+            self.abort()
+            return
+        if len(received) < head_end + 4 + length:
+            return
+        self._received = b""
+        self._owner.answered(self, int(head[9:12]), received[head_end + 4 :])
+        self.number = None
+        if b"\r\nconnection: close" in head:
+            self.abort()
+        elif self.is_open:
+            self._owner.ready(self)
+
+
+def _body_bytes(head: bytes) -> int | None:
+    """Content-Length of an answer; None where there is none to be read."""
+    at = head.find(b"\r\ncontent-length:")
+    if at >= 0:
+        digits = head[at + 17 :].split(b"\r\n", 1)[0].strip()
+        return int(digits) if digits.isdigit() and head[9:12].isdigit() else None
+    return 0 if head[9:12] in (b"204", b"304") else None

@@ -1,0 +1,141 @@
+"""What a driver pushes and where to: the protocols of this room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+Record = tuple[bytes | None, bytes]
+"""(key, value) of a record of a topic."""
+
+
+class GeneratorError(Exception):
+    """A world, a replay or a load cannot go on; the message says what to do.
+
+    SourceError     the file that is replayed cannot be read
+    ProgressError   the progress file does not fit what is pushed, or is in use
+    LoadError       the HTTP server cannot be reached or spoken to
+    """
+
+
+class SourceError(GeneratorError):
+    """The file that is replayed cannot be read."""
+
+
+class TopicWriter(Protocol):
+    """Appends records to topics."""
+
+    def write(self, topic: str, records: Sequence[Record]) -> None:
+        """Return when all are acknowledged."""
+
+
+@dataclass(frozen=True)
+class TopicView:
+    """How a resume looks at the topics it writes to.
+
+    ``end_offsets(topic)`` gives the next offset of every partition;
+    ``read_tail(topic, partition, from_offset)`` the values from there to the end, in order;
+    ``partition_of(topic, key)`` the partition that the writer puts a key into.
+    """
+
+    end_offsets: Callable[[str], list[int]]
+    read_tail: Callable[[str, int, int], Iterable[bytes]]
+    partition_of: Callable[[str, bytes | None], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of a source, each of which is exactly one record of one topic."""
+
+    rows: int
+    writes: list[tuple[str, list[Record]]]
+    event_time_ms: int | None
+    """The newest event time up to here, None as long as no row had one."""
+
+
+class Stream(Protocol):
+    """A source that is being read, from some row on."""
+
+    def take(self, rows_max: int, until_ms: int | None = None) -> Batch:
+        """The next rows, at most so many and none with an event time after ``until_ms``.
+
+        Raises SourceError where the rows can be read no further.
+        """
+
+    @property
+    def at_end(self) -> bool:
+        """Whether no row is left."""
+
+    def next_time_ms(self) -> int | None:
+        """The event time of the next row, None where it has none."""
+
+    def close(self) -> None:
+        """Release files. Never raises."""
+
+
+class Source(Protocol):
+    """Rows in a fixed order that are the same bytes each time they are read."""
+
+    @property
+    def name(self) -> str:
+        """Short and safe in a file name; a progress file is named for it."""
+
+    @property
+    def identity(self) -> str:
+        """All that decides the bytes: another identity is another source."""
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Every topic that is written to."""
+
+    def open(self, row: int) -> Stream:
+        """Read from this row on. Raises SourceError."""
+
+
+class World(Protocol):
+    """A simulated stream of one topic that can be entered at any index."""
+
+    @property
+    def topic(self) -> str:
+        """Where its records belong."""
+
+    def batch(self, start: int, count: int) -> list[Record]:
+        """The records of indices ``start`` to ``start + count - 1``."""
+
+    def time_ms(self, index: int) -> int:
+        """The event time at which the record of this index is sent."""
+
+    def index_after(self, time_ms: int) -> int:
+        """The first index whose time is after ``time_ms``."""
+
+
+class WorldStream:
+    """A world, read from an index on. It never ends."""
+
+    def __init__(self, world: World, row: int) -> None:
+        self._world = world
+        self._row = row
+
+    def take(self, rows_max: int, until_ms: int | None = None) -> Batch:
+        """See Stream."""
+        rows = rows_max
+        if until_ms is not None:
+            rows = min(rows, max(0, self._world.index_after(until_ms) - self._row))
+        if rows == 0:
+            return Batch(0, [], None)
+        records = self._world.batch(self._row, rows)
+        self._row += rows
+        return Batch(rows, [(self._world.topic, records)], self._world.time_ms(self._row - 1))
+
+    @property
+    def at_end(self) -> bool:
+        """See Stream."""
+        return False
+
+    def next_time_ms(self) -> int | None:
+        """See Stream."""
+        return self._world.time_ms(self._row)
+
+    def close(self) -> None:
+        """See Stream."""
