@@ -25,6 +25,15 @@ CSV_COLUMNS = (
 )
 
 
+def is_whole_cents(price: float) -> bool:
+    """True where a price stands for a decimal of at most two places.
+
+    A price has at most 1e11 whole units, so that the error of the product stays below this.
+    """
+    scaled = price * 100
+    return abs(scaled - round(scaled)) <= 1e-9 * max(scaled, 1000.0)
+
+
 class StoreEvent(Struct, gc=False, frozen=True):
     """One record of the topic. ``event_time`` is ``2019-10-01 00:00:00 UTC``."""
 

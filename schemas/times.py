@@ -11,6 +11,10 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 YEAR_MAX = 2261
 """ClickHouse, Arrow and Polars all hold milliseconds well past this; nanoseconds end in 2262."""
 
+FUTURE_MAX_MS = 3_600_000
+"""An event further ahead of the wall clock than this is refused: it would drag the watermark
+along, and make all that follows it late."""
+
 _MILLISECOND = timedelta(milliseconds=1)
 
 

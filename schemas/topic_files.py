@@ -109,6 +109,11 @@ class PartitionIndex:
         found = bisect_right(range(self.count), record, key=lambda n: self._at(n).record)
         return self._at(found - 1) if found else START
 
+    def before_position(self, position: int) -> IndexEntry:
+        """The last entry that stands at most at this byte, or START."""
+        found = bisect_right(range(self.count), position, key=lambda n: self._at(n).position)
+        return self._at(found - 1) if found else START
+
     def before_time(self, wall_ms: int) -> IndexEntry:
         """The last entry before which all was appended earlier than ``wall_ms``, or START."""
         found = bisect_left(range(self.count), wall_ms, key=lambda n: self._at(n).wall_ms)

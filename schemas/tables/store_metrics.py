@@ -2,11 +2,15 @@
 
 ``events_by_partition`` holds what each topic partition saw of a window; the sink sums it into
 ``events`` (one row a window, corrected in place) within the transaction that wrote it.
+``events_to_announce`` names the rows of ``events`` whose notice was not sent yet: it is written
+in that transaction too, so that a crash between the row and its notice loses neither.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, Table
+from sqlalchemy import BigInteger, Column, Integer, MetaData, Table
+
+from schemas.tables.sql_types import UtcTime
 
 METADATA = MetaData()
 
@@ -27,8 +31,8 @@ def _sums() -> list[Column[int]]:
 EVENTS_BY_PARTITION = Table(
     "events_by_partition",
     METADATA,
-    Column("start_event_time", DateTime(timezone=True), primary_key=True),
-    Column("end_event_time", DateTime(timezone=True), primary_key=True),
+    Column("start_event_time", UtcTime(), primary_key=True),
+    Column("end_event_time", UtcTime(), primary_key=True),
     Column("topic_partition", Integer, primary_key=True, autoincrement=False),
     *_sums(),
     Column("version", BigInteger, nullable=False),
@@ -37,8 +41,16 @@ EVENTS_BY_PARTITION = Table(
 EVENTS = Table(
     "events",
     METADATA,
-    Column("start_event_time", DateTime(timezone=True), primary_key=True),
-    Column("end_event_time", DateTime(timezone=True), primary_key=True),
+    Column("start_event_time", UtcTime(), primary_key=True),
+    Column("end_event_time", UtcTime(), primary_key=True),
     *_sums(),
     Column("version", BigInteger, nullable=False),
+)
+
+EVENTS_TO_ANNOUNCE = Table(
+    "events_to_announce",
+    METADATA,
+    Column("start_event_time", UtcTime(), primary_key=True),
+    Column("end_event_time", UtcTime(), primary_key=True),
+    Column("write_id", BigInteger, nullable=False),
 )

@@ -1,0 +1,337 @@
+"""ClickHouse: frames of rows to upserts, tables and views made, and queries answered.
+
+A write is one Arrow insert (at most INSERT_ROWS_MAX rows each), LZ4 within, and returns when
+the server has it on disk. Rows are checked against the table before they are sent, because
+ClickHouse itself wraps a number that is too large and writes a default for a missing value.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from operator import methodcaller
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import clickhouse_connect
+import msgspec
+import polars as pl
+from clickhouse_connect.driver.exceptions import (
+    DatabaseError,
+    DataError,
+    NotSupportedError,
+    ProgrammingError,
+)
+from clickhouse_connect.driver.httputil import get_pool_manager
+from urllib3.exceptions import HTTPError
+
+from schemas.tables.clickhouse import Table, View
+from sinks import SinkRefusedError
+from sinks._clickhouse_rows import RowsError, rows_for
+from sinks.retry import Backoff, call_with_retry
+
+INSERT_ROWS_MAX = 1_000_000
+CONNECT_TIMEOUT_S = 5
+ANSWER_TIMEOUT_S = 60
+
+_INSERT_SETTINGS = {
+    # A batch of history may touch many days; refusing it could never end in a success.
+    "max_partitions_per_insert_block": "0",
+    # The answer means "on disk", with no buffer of the server in between.
+    "async_insert": "0",
+}
+_INIT, _LOGIN = "run `footfall init`", "check the user and password in CLICKHOUSE_URL"
+_REMEDIES = {
+    **dict.fromkeys((8, 10, 16, 20, 47, 60, 81), _INIT),
+    **dict.fromkeys((164, 192, 193, 194, 497, 516), _LOGIN),
+}
+_NEVER_CODES = frozenset(_REMEDIES) | {
+    # Values that cannot be read as the column's type, and statements that are wrong.
+    *(6, 15, 25, 26, 27, 36, 38, 41, 42, 43, 44, 46, 48, 50, 53, 56, 57, 62, 63, 69, 70, 72, 73),
+    *(115, 117, 128, 131, 321, 349, 390, 395, 396, 456, 457, 469),
+}
+"""Codes of ClickHouse that the same request gets for ever. All others may pass: a table in a
+moment of too many parts (252), memory (241), time (159), a full disk (243), replicas."""
+_PASSING_STATUSES = frozenset({408, 425, 429})
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+_REASON = re.compile(
+    r"DB::Exception: (.*?)(?: \(version [^)]*\)+)?\s*(?:\(for url .*)?$", re.DOTALL
+)
+_SYSTEM_ERROR = re.compile(r"\[Errno -?\d+\] ([^\"')]+)")
+"""Of a connection that failed, deep within what the client makes of it."""
+_STATUS = re.compile(r"HTTP status (\d{3})")
+REASON_CHARS_MAX = 400
+
+
+class ClickHouseTable:
+    """A RowWriter for one table. It connects at its first write; it is used by one thread."""
+
+    def __init__(
+        self,
+        url: str,
+        table: Table,
+        *,
+        give_up_after_s: float = 120.0,
+        answer_timeout_s: int = ANSWER_TIMEOUT_S,
+        sleep: Callable[[float], object] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``url`` is ``http://[user[:password]@]host[:port][/database]``. Raises SinkRefusedError
+        for anything else."""
+        self._table = table
+        backoff = Backoff(give_up_after_s, sleep=sleep, clock=clock)
+        self._link = _Link(url, backoff, answer_timeout_s=answer_timeout_s)
+
+    def write(self, frames: Sequence[pl.DataFrame]) -> None:
+        """Return when all rows are durable; writing them again changes nothing.
+
+        Raises SinkUnavailableError when the server failed for ``give_up_after_s``, and
+        SinkRefusedError for rows or a table that will never fit.
+        """
+        target = f"{self._link.where}, table {self._table.name}"
+        try:
+            fitted = [rows_for(self._table, frame) for frame in frames if frame.height]
+        except RowsError as error:
+            raise SinkRefusedError(f"{target}: {error}") from None
+        if not fitted:
+            return
+        rows = pl.concat(fitted)
+        for start in range(0, rows.height, INSERT_ROWS_MAX):
+            block = _arrow(rows.slice(start, INSERT_ROWS_MAX))
+            self._link.call(partial(self._insert, block), target)
+
+    def _insert(self, block: bytes, client: Any) -> None:
+        columns = list(self._table.columns)
+        client.raw_insert(self._table.name, columns, block, _INSERT_SETTINGS, "ArrowStream")
+
+    def close(self) -> None:
+        """Release connections. Never raises."""
+        self._link.close()
+
+
+class ClickHouseReader:
+    """Queries over one kept connection. It connects at its first query; threads may share it."""
+
+    def __init__(self, url: str, *, give_up_after_s: float = 0.0) -> None:
+        """``url`` as of ClickHouseTable. By default a query that fails is not tried again."""
+        self._link = _Link(url, Backoff(give_up_after_s))
+
+    def rows(
+        self, sql: str, parameters: Mapping[str, object] | None = None
+    ) -> tuple[list[str], list[list[Any]]]:
+        """Names of the columns, and the rows: numbers, texts, lists and None as in JSON.
+
+        ``parameters`` are bound to ``{name:Type}`` in the query. A statement without a result
+        gives two empty lists. Raises SinkUnavailableError and SinkRefusedError.
+        """
+        answer = self._link.call(
+            lambda client: client.raw_query(
+                sql,
+                parameters=dict(parameters or {}),
+                settings={"output_format_json_quote_64bit_integers": "0"},
+                transport_settings={"X-ClickHouse-Format": "JSONCompact"},
+            ),
+            self._link.where,
+        )
+        if not answer.strip():
+            return [], []
+        try:
+            result = msgspec.json.decode(answer)
+            return [column["name"] for column in result["meta"]], result["data"]
+        except (msgspec.DecodeError, KeyError, TypeError):
+            raise SinkRefusedError(
+                f"{self._link.where}: the query chooses its own FORMAT; leave that clause out"
+            ) from None
+
+    def close(self) -> None:
+        """Release connections. Never raises."""
+        self._link.close()
+
+
+def query_rows(
+    url: str, sql: str, parameters: Mapping[str, object] | None = None
+) -> tuple[list[str], list[list[Any]]]:
+    """One query over a connection of its own, as ClickHouseReader.rows."""
+    reader = ClickHouseReader(url)
+    try:
+        return reader.rows(sql, parameters)
+    finally:
+        reader.close()
+
+
+def create_tables(
+    url: str, tables_and_views: Sequence[Table | View], *, give_up_after_s: float = 30.0
+) -> None:
+    """Make the database of the URL, the tables and the views, where they are not there yet.
+
+    Safe again and again, and from several processes at once. Raises SinkRefusedError for a
+    table that stands there with other columns, and SinkUnavailableError.
+    """
+    backoff = Backoff(give_up_after_s)
+    link = _Link(url, backoff)
+    try:
+        if link.database:
+            outside = _Link(url, backoff, use_database=False)
+            name = link.database.replace("`", "``")
+            outside.call(
+                methodcaller("command", f"CREATE DATABASE IF NOT EXISTS `{name}`"),
+                f"{link.where}, database {link.database}",
+            )
+            outside.close()
+        for item in tables_and_views:
+            target = f"{link.where}, {type(item).__name__.lower()} {item.name}"
+            link.call(methodcaller("command", item.create()), target)
+            if isinstance(item, Table):
+                _check_columns(link, item, target)
+    finally:
+        link.close()
+
+
+def _check_columns(link: _Link, table: Table, target: str) -> None:
+    found = link.call(
+        lambda client: (
+            client.query(
+                "SELECT name, type FROM system.columns "
+                "WHERE database = currentDatabase() AND table = {name:String}",
+                parameters={"name": table.name},
+            ).result_rows
+        ),
+        target,
+    )
+    standing = {name: kind.replace(" ", "") for name, kind in found}
+    differing = [
+        f"{name} is {standing.get(name, 'missing')}, not {kind}"
+        for name, kind in table.columns.items()
+        if standing.get(name) != kind.replace(" ", "")
+    ]
+    if differing:
+        raise SinkRefusedError(
+            f"{target}: stands there with other columns ({'; '.join(differing)}): move it away "
+            f"(RENAME TABLE {table.name} TO {table.name}_old) and {_INIT} again"
+        )
+
+
+def _arrow(rows: pl.DataFrame) -> bytes:
+    """The oldest layout of strings, which servers of all ages read."""
+    block = io.BytesIO()
+    rows.write_ipc_stream(block, compression="lz4", compat_level=pl.CompatLevel.oldest())
+    return block.getvalue()
+
+
+class _Link:
+    """A server, a client of it made when first needed, and calls with retries."""
+
+    def __init__(
+        self,
+        url: str,
+        backoff: Backoff,
+        *,
+        use_database: bool = True,
+        answer_timeout_s: int = ANSWER_TIMEOUT_S,
+    ) -> None:
+        try:
+            parts = urlsplit(url)
+            port = parts.port or {"http": 8123, "https": 8443}.get(parts.scheme, 0)
+        except ValueError:
+            parts, port = urlsplit(""), 0
+        if not port or not parts.hostname:
+            raise SinkRefusedError(
+                f"CLICKHOUSE_URL {_without_password(url)!r} is no address of ClickHouse: "
+                "it takes http://host:port"
+            )
+        self.where = f"ClickHouse at {parts.scheme}://{parts.hostname}:{port}"
+        self.database = unquote(parts.path.strip("/"))
+        self._backoff = backoff
+        self._client: Any = None
+        self._options: dict[str, Any] = {
+            "interface": parts.scheme,
+            "host": parts.hostname,
+            "port": port,
+            "username": unquote(parts.username or "default"),
+            "password": unquote(parts.password or ""),
+            "compress": False,
+            # Sessions would lock out a retry while the timed-out attempt still runs.
+            "autogenerate_session_id": False,
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "send_receive_timeout": answer_timeout_s,
+            "query_retries": 0,
+            "client_name": "footfall",
+        }
+        if self.database and use_database:
+            self._options["database"] = self.database
+
+    def call(self, action: Callable[[Any], Any], target: str) -> Any:
+        """What the action gives. Raises SinkUnavailableError and SinkRefusedError."""
+        try:
+            return call_with_retry(
+                lambda: action(self._connected()),
+                why_again=_why_again,
+                target=target,
+                backoff=self._backoff,
+            )
+        except DatabaseError as error:
+            remedy = _REMEDIES.get(error.code or 0)
+            ending = f"; {remedy}" if remedy else ""
+            raise SinkRefusedError(f"{target}: {_reason(error)}{ending}") from error
+
+    def _connected(self) -> Any:
+        if self._client is None:
+            # The client logs every failed attempt; the retry says it once.
+            for noisy in ("clickhouse_connect", "urllib3.connectionpool"):
+                logging.getLogger(noisy).setLevel(logging.ERROR)
+            if self._options["host"] in _LOOPBACK:
+                # A proxy of the environment does not reach this machine's loopback.
+                self._options["pool_mgr"] = get_pool_manager()
+            self._client = clickhouse_connect.get_client(**self._options)
+        return self._client
+
+    def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            try:
+                client.close()
+            except Exception:
+                logging.getLogger(__name__).debug("closing a client failed", exc_info=True)
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"[^/@]*@", "", url)
+
+
+def _why_again(error: Exception) -> str | None:
+    """The reason of an error that may pass, or None."""
+    if isinstance(error, DatabaseError):
+        return _reason(error) if _may_pass(error) else None
+    return _one_line(str(error)) if isinstance(error, HTTPError | OSError) else None
+
+
+def _may_pass(error: DatabaseError) -> bool:
+    if isinstance(error, ProgrammingError | NotSupportedError | DataError):
+        return False
+    if error.code is not None:
+        return error.code not in _NEVER_CODES
+    found = _STATUS.search(str(error))
+    status = int(found.group(1)) if found else 0
+    if 400 <= status < 500:
+        return status in _PASSING_STATUSES
+    # That is said of what answers at this address and is no ClickHouse.
+    return "Unexpected response" not in str(error)
+
+
+def _reason(error: DatabaseError) -> str:
+    text = str(error)
+    found = _REASON.search(text) if error.code is not None else None
+    return _one_line(found.group(1) if found else text)
+
+
+def _one_line(text: str) -> str:
+    system = _SYSTEM_ERROR.search(text)
+    if system:
+        return system.group(1).lower()
+    line = " ".join(text.split())
+    return line if len(line) <= REASON_CHARS_MAX else line[:REASON_CHARS_MAX] + " ..."

@@ -1,0 +1,219 @@
+"""Records to Kafka: an idempotent producer whose write returns when all are acknowledged.
+
+Delivery    at least once: what was acknowledged by all replicas is there once; a write that
+            raised may have delivered some, and a second try repeats them
+Durability  acks=all, as the topic's replication gives
+Partition   murmur2 of the key, as Java's and aiokafka's clients choose it: the same key meets
+            in the same partition whoever writes it; without a key any
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from threading import Lock
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
+
+from schemas.topics import RECORD_BYTES_MAX
+from sinks import Record, SinkError, SinkRefusedError, SinkUnavailableError
+
+GIVE_UP_AFTER_S = 60.0
+RECORDS_QUEUED_MAX = 100_000
+"""Records waiting in the client; a larger write waits for room."""
+_REPORTS_GRACE_S = 5.0
+_ADMIN_ROUND_S = 5.0
+
+_REFUSED = {
+    KafkaError.MSG_SIZE_TOO_LARGE: "the record is larger than the topic takes",
+    KafkaError.RECORD_LIST_TOO_LARGE: "the records are larger than the topic takes",
+    KafkaError.INVALID_RECORD: "the broker does not take the record",
+    KafkaError.TOPIC_EXCEPTION: "that is no name for a topic",
+    KafkaError._UNKNOWN_TOPIC: "there is no such topic: `footfall init` makes it",
+    KafkaError.UNKNOWN_TOPIC_OR_PART: "there is no such topic: `footfall init` makes it",
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "writing to it is not allowed",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "idempotent writing is not allowed",
+    KafkaError.POLICY_VIOLATION: "a policy of the broker forbids it",
+    KafkaError.INVALID_REPLICATION_FACTOR: "there are too few brokers for its replication",
+    KafkaError.INVALID_CONFIG: "the broker does not take its configuration",
+}
+
+
+class KafkaTopics:
+    """A TopicWriter on Kafka. Connects at the first write, and again whenever it is lost."""
+
+    def __init__(self, bootstrap: str, *, give_up_after_s: float = GIVE_UP_AFTER_S) -> None:
+        """``bootstrap``: ``host:port``, or several with commas."""
+        self._bootstrap = bootstrap
+        self._give_up_after_s = give_up_after_s
+        self._lock = Lock()
+        self._trouble = ""
+        self._producer: Producer | None = None
+
+    def write(self, topic: str, records: Sequence[Record]) -> None:
+        """Send records and return when the brokers have acknowledged all of them.
+
+        Raises SinkUnavailableError when they have not within ``give_up_after_s``, and
+        SinkRefusedError for what they will never take. The others may have been delivered.
+        """
+        if not records:
+            return
+        with self._lock:
+            self._write(topic, records)
+
+    def create(self, topic: str, partitions: int, retention_h: int) -> None:
+        """Make a topic, or give it more partitions; harmless where it has as many.
+
+        An existing topic keeps its retention. Raises SinkRefusedError for fewer partitions than
+        it has, SinkUnavailableError when no broker answers within ``give_up_after_s``.
+        """
+        existing = self.partitions(topic)
+        admin = self._admin()
+        if existing is None:
+            new = NewTopic(
+                topic,
+                num_partitions=partitions,
+                replication_factor=-1,
+                config={"retention.ms": str(retention_h * 3_600_000)},
+            )
+            made = admin.create_topics([new], request_timeout=self._give_up_after_s)
+            if self._finish(topic, made[topic], KafkaError.TOPIC_ALREADY_EXISTS):
+                return
+            # Another process made it in the meantime, perhaps with other partitions.
+            existing = self.partitions(topic) or partitions
+        if existing > partitions:
+            raise SinkRefusedError(
+                f"topic {topic} of Kafka at {self._bootstrap} has {existing} partitions, "
+                f"{partitions} asked: a topic cannot shrink; ask for as many, or delete it"
+            )
+        if existing < partitions:
+            grown = admin.create_partitions(
+                [NewPartitions(topic, partitions)], request_timeout=self._give_up_after_s
+            )
+            # Refused as invalid where another process has just done it.
+            self._finish(topic, grown[topic], KafkaError.INVALID_PARTITIONS)
+
+    def partitions(self, topic: str) -> int | None:
+        """How many partitions a topic has, or None where it does not exist."""
+        deadline = time.monotonic() + self._give_up_after_s
+        admin = self._admin()
+        while True:
+            left_s = deadline - time.monotonic()
+            try:
+                # All topics are asked for: a broker may make one that is asked for by name.
+                found = admin.list_topics(timeout=max(0.1, min(_ADMIN_ROUND_S, left_s))).topics
+            except KafkaException as raised:
+                if left_s <= 0:
+                    raise self._sink_error(topic, raised.args[0]) from None
+            else:
+                return len(found[topic].partitions) if topic in found else None
+
+    def close(self) -> None:
+        """Let go of the brokers. Never raises."""
+        with self._lock:
+            self._forget_producer()
+
+    def _write(self, topic: str, records: Sequence[Record]) -> None:
+        deadline = time.monotonic() + self._give_up_after_s + _REPORTS_GRACE_S
+        producer = self._open_producer()
+        reports = _Reports()
+        sent, full = 0, False
+        while sent < len(records) and reports.error is None:
+            key, value = records[sent]
+            try:
+                producer.produce(topic, value, key, on_delivery=reports.take)
+            except BufferError:
+                full = True
+            except KafkaException as raised:
+                reports.error = raised.args[0]
+                break
+            else:
+                sent += 1
+                full = False
+            if full or sent % 1_000 == 0:
+                producer.poll(0.05 if full else 0)
+            if full and time.monotonic() > deadline:
+                break
+        while reports.count < sent and time.monotonic() < deadline:
+            producer.poll(0.05)
+        if reports.error is None and reports.count == len(records):
+            self._trouble = ""
+            return
+        # What is still queued must not be delivered after the caller was told it was not.
+        self._forget_producer()
+        raise self._sink_error(topic, reports.error)
+
+    def _open_producer(self) -> Producer:
+        if self._producer is None:
+            self._producer = Producer(
+                {
+                    **self._client_settings(),
+                    "enable.idempotence": True,
+                    "acks": "all",
+                    "partitioner": "murmur2_random",
+                    "delivery.timeout.ms": max(1, round(self._give_up_after_s * 1000)),
+                    "queue.buffering.max.messages": RECORDS_QUEUED_MAX,
+                    "message.max.bytes": RECORD_BYTES_MAX,
+                    "linger.ms": 5,
+                }
+            )
+        return self._producer
+
+    def _forget_producer(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.purge()
+            producer.flush(1)
+
+    def _admin(self) -> AdminClient:
+        return AdminClient(self._client_settings())
+
+    def _client_settings(self) -> dict[str, Any]:
+        return {
+            "bootstrap.servers": self._bootstrap,
+            "error_cb": self._note_trouble,
+            # Errors come by error_cb and reports; the log would repeat each some times a second.
+            "log_level": 2,
+        }
+
+    def _note_trouble(self, error: KafkaError) -> None:
+        if error.code() != KafkaError._ALL_BROKERS_DOWN or not self._trouble:
+            self._trouble = error.str()
+
+    def _finish(self, topic: str, future: Any, harmless: int) -> bool:
+        """True when done, False for the ``harmless`` error."""
+        try:
+            future.result(timeout=self._give_up_after_s + _REPORTS_GRACE_S)
+        except (KafkaException, TimeoutError) as raised:
+            error = raised.args[0] if isinstance(raised, KafkaException) else None
+            if error is not None and error.code() == harmless:
+                return False
+            raise self._sink_error(topic, error) from None
+        return True
+
+    def _sink_error(self, topic: str, error: KafkaError | None) -> SinkError:
+        if error is not None and error.code() in _REFUSED:
+            return SinkRefusedError(
+                f"topic {topic} of Kafka at {self._bootstrap}: {_REFUSED[error.code()]} "
+                f"({error.str()})"
+            )
+        reasons = dict.fromkeys([error.str() if error else "no answer", self._trouble])
+        return SinkUnavailableError(
+            f"topic {topic}: Kafka at {self._bootstrap} did not acknowledge within "
+            f"{self._give_up_after_s:g} s ({'; '.join(filter(None, reasons))}): is it running?"
+        )
+
+
+class _Reports:
+    """Delivery reports of one write."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.error: KafkaError | None = None
+
+    def take(self, error: KafkaError | None, _message: Message) -> None:
+        self.count += 1
+        if error is not None and self.error is None:
+            self.error = error

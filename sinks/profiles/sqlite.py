@@ -1,0 +1,203 @@
+"""Profiles in one SQLite file: the embedded twin of Aerospike.
+
+Delivery    a put is one transaction, and putting again changes nothing
+Durability  a put survives the crash of every process, not of the machine (as embedded topics)
+Writers     several processes take turns; readers never wait for them
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import polars as pl
+
+from schemas.profiles import NUM_TAGS_TO_KEEP_DEFAULT
+from sinks import SinkError, SinkRefusedError, SinkUnavailableError
+from sinks._sqlite import hint, is_broken, is_busy
+from sinks.profiles.frames import checked, newest
+from sinks.retry import Backoff, call_with_retry
+
+T = TypeVar("T")
+
+BUSY_S = 5.0
+"""One wait for another process's put; it is tried again until the whole time is over."""
+IDLE_CONNECTIONS_MAX = 8
+"""Held open for readers; one is for the writer."""
+WRITER_CACHE_KIB = 32_768
+READER_CACHE_KIB = 4_096
+WAL_PAGES = 8_000
+"""The log is folded into the file when it has 32 MB: folding is the dearest part of a put."""
+LAYOUT = 1
+"""Of the tables; another number is the file of another version."""
+
+# Tags stand in the order they came, which writes whole pages; only the narrow index is random.
+_CREATE = (
+    "CREATE TABLE IF NOT EXISTS tags (cookie TEXT NOT NULL, buy INTEGER NOT NULL,"
+    " time_ms INTEGER NOT NULL, topic_partition INTEGER NOT NULL, offset INTEGER NOT NULL,"
+    " tag BLOB NOT NULL)",
+    "CREATE UNIQUE INDEX IF NOT EXISTS tags_of_cookie"
+    " ON tags (cookie, buy, time_ms, topic_partition, offset)",
+    f"PRAGMA user_version = {LAYOUT}",
+)
+_PUT = "INSERT OR IGNORE INTO tags VALUES (?, ?, ?, ?, ?, ?)"
+_TRIM = (
+    "DELETE FROM tags WHERE cookie = ?1 AND buy = ?2 AND (time_ms, topic_partition, offset) <"
+    " (SELECT time_ms, topic_partition, offset FROM tags WHERE cookie = ?1 AND buy = ?2"
+    " ORDER BY time_ms DESC, topic_partition DESC, offset DESC LIMIT 1 OFFSET ?3)"
+)
+_GET = (
+    "SELECT tag FROM tags WHERE cookie = ? AND buy = ? AND time_ms >= ? AND time_ms < ?"
+    " ORDER BY time_ms DESC, topic_partition DESC, offset DESC LIMIT ?"
+)
+_INT64_MAX = 2**63 - 1
+
+
+class SqliteProfiles:
+    """A ProfileStore on a file, which is made at the first use, and its folder."""
+
+    def __init__(
+        self,
+        path: Path,
+        keep: int = NUM_TAGS_TO_KEEP_DEFAULT,
+        *,
+        give_up_after_s: float = 120.0,
+        busy_s: float = BUSY_S,
+    ) -> None:
+        self._path = path
+        self._keep = keep
+        self._busy_s = busy_s
+        self._backoff = Backoff(give_up_after_s=give_up_after_s)
+        self._readers: deque[sqlite3.Connection] = deque(maxlen=IDLE_CONNECTIONS_MAX)
+        self._writer: deque[sqlite3.Connection] = deque(maxlen=1)
+
+    def put(self, tags: pl.DataFrame) -> None:
+        """See ProfileStore."""
+        if tags.is_empty():
+            return
+        rows = newest(checked(tags), self._keep).with_columns(
+            (pl.col("action") == "BUY").cast(pl.Int64).alias("action")
+        )
+        kinds = rows.select("cookie", "action").unique(maintain_order=True)
+        trims = kinds.with_columns(pl.lit(self._keep - 1)).rows()
+        values = rows.rows()
+
+        def put(connection: sqlite3.Connection) -> None:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany(_PUT, values)
+            connection.executemany(_TRIM, trims)
+            connection.execute("COMMIT")
+
+        try:
+            call_with_retry(
+                lambda: self._with_connection(self._writer, WRITER_CACHE_KIB, put),
+                why_again=lambda error: str(error) if is_busy(error) else None,
+                target=str(self._path),
+                backoff=self._backoff,
+            )
+        except sqlite3.Error as error:
+            raise self._sink_error(error) from error
+
+    def get(
+        self, cookie: str, from_ms: int, to_ms: int, limit: int
+    ) -> tuple[list[bytes], list[bytes]]:
+        """See ProfileStore."""
+        bounds = (max(from_ms, 0), min(to_ms, _INT64_MAX), max(limit, 0))
+
+        def get(connection: sqlite3.Connection) -> tuple[list[bytes], list[bytes]]:
+            views = connection.execute(_GET, (cookie, 0, *bounds)).fetchall()
+            buys = connection.execute(_GET, (cookie, 1, *bounds)).fetchall()
+            return [tag for (tag,) in views], [tag for (tag,) in buys]
+
+        try:
+            return self._with_connection(self._readers, READER_CACHE_KIB, get)
+        except sqlite3.Error as error:
+            raise self._sink_error(error) from error
+        except UnicodeEncodeError:
+            # Half of a surrogate pair: no cookie that was sent can have it.
+            return [], []
+
+    def close(self) -> None:
+        """See ProfileStore."""
+        for idle in (self._readers, self._writer):
+            while idle:
+                idle.pop().close()
+
+    def _with_connection(
+        self,
+        idle: deque[sqlite3.Connection],
+        cache_kib: int,
+        work: Callable[[sqlite3.Connection], T],
+    ) -> T:
+        """Do ``work`` with a connection of one's own: an idle one, or a new one."""
+        try:
+            connection = idle.pop()
+        except IndexError:
+            connection = self._open(cache_kib)
+        try:
+            result = work(connection)
+        except BaseException:
+            connection.close()
+            raise
+        if len(idle) == idle.maxlen:
+            connection.close()
+        else:
+            idle.append(connection)
+        return result
+
+    def _open(self, cache_kib: int) -> sqlite3.Connection:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SinkRefusedError(f"profiles {self._path}: no folder for it ({error})") from None
+        connection = sqlite3.connect(
+            self._path,
+            timeout=self._busy_s,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            self._set_up(connection)
+            connection.execute(f"PRAGMA cache_size = -{cache_kib}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _set_up(self, connection: sqlite3.Connection) -> None:
+        layout = connection.execute("PRAGMA user_version").fetchone()[0]
+        if layout == 0:
+            _turn_wal_on(connection, self._busy_s)
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in _CREATE:
+                connection.execute(statement)
+            connection.execute("COMMIT")
+        elif layout != LAYOUT:
+            raise SinkRefusedError(
+                f"profiles {self._path} were written by another version ({layout}): move it away"
+            )
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
+
+    def _sink_error(self, error: sqlite3.Error) -> SinkError:
+        text = f"profiles {self._path}: {error}{hint(error)}"
+        if is_broken(error) or is_busy(error):
+            return SinkUnavailableError(text)
+        return SinkRefusedError(text)
+
+
+def _turn_wal_on(connection: sqlite3.Connection, wait_s: float) -> None:
+    # Its busy timeout does not cover this change, which needs the file for itself.
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if not is_busy(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)

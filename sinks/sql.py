@@ -1,0 +1,272 @@
+"""Rows kept by topic partition and their totals, in PostgreSQL or SQLite, in one transaction.
+
+Delivery    upserts guarded by version: writing again changes nothing, a lower version loses
+Durability  PostgreSQL's commit; SQLite's, which survives the crash of every process
+Notices     at least once where ``to_announce`` is given: what a crash kept from being told is
+            told by the next writer
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+import polars as pl
+from sqlalchemy import (
+    Column,
+    Connection,
+    Executable,
+    Integer,
+    MetaData,
+    Table,
+    and_,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+    tuple_,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.schema import CreateTable
+
+from schemas.tables.sql_types import sql_time
+from schemas.versions import GENERATION_SHIFT
+from sinks import SinkRefusedError
+from sinks._sql_engine import GIVE_UP_AFTER_S, Store
+
+ROWS_READ_MAX = 1_000_000
+"""Most rows that a query may return."""
+
+TotalRow = dict[str, Any]
+AfterWrite = Callable[[list[TotalRow]], None]
+
+
+class SqlRollup:
+    """Writes partial rows and keeps one total row a key.
+
+    ``partial`` has the columns ``key``, a partition, ``sums`` and ``version``; ``total`` the same
+    without the partition. The version of a total grows with each of its parts: the highest
+    generation among them, and the sum of the rest.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        partial: Table,
+        total: Table,
+        key: tuple[str, ...],
+        sums: tuple[str, ...],
+        *,
+        after_write: AfterWrite | None = None,
+        to_announce: Table | None = None,
+        give_up_after_s: float = GIVE_UP_AFTER_S,
+    ) -> None:
+        """``after_write`` is given the total rows that a write changed, once they stand.
+
+        ``to_announce`` (``key`` and ``write_id``) remembers those it was not given yet.
+        """
+        self._store = Store(url, give_up_after_s=give_up_after_s)
+        self._partial = partial
+        self._total = total
+        self._key = key
+        self._sums = sums
+        self._after_write = after_write
+        self._to_announce = to_announce if after_write is not None else None
+        self._left_over_told = self._to_announce is None
+        self._put_partial = _Upsert(self._store, partial, newer_only=True)
+        self._put_to_announce = (
+            _Upsert(self._store, self._to_announce, newer_only=False)
+            if self._to_announce is not None
+            else None
+        )
+        self._sum_up = self._sum_up_statement(self._put_partial.staged)
+
+    def write(self, frames: Sequence[pl.DataFrame]) -> None:
+        """Upsert partial rows and their totals; return when they are durable and told.
+
+        Frames have the columns of ``partial``, with Datetime('ms', 'UTC') for times, and may hold
+        a row more than once: the highest version counts. Raises SinkError, with nothing written.
+        """
+        self._tell_left_over()
+        rows = _newest(frames, self._partial)
+        if rows.is_empty():
+            return
+        write_id = secrets.randbits(63)
+        changed = self._store.transaction(
+            self._total.name, lambda connection: self._merge(connection, rows, write_id)
+        )
+        self._tell(changed, [write_id])
+
+    def close(self) -> None:
+        """Release connections. Never raises."""
+        self._store.close()
+
+    def _merge(self, connection: Connection, rows: pl.DataFrame, write_id: int) -> list[TotalRow]:
+        self._put_partial.put(self._store, connection, rows)
+        changed = [dict(row) for row in connection.execute(self._sum_up).mappings()]
+        if changed and self._put_to_announce is not None:
+            keys = pl.DataFrame({name: [row[name] for row in changed] for name in self._key})
+            keys = keys.with_columns(pl.lit(write_id, dtype=pl.Int64).alias("write_id"))
+            self._put_to_announce.put(self._store, connection, keys)
+        return changed
+
+    def _sum_up_statement(self, staged: Table) -> Executable:
+        """Totals of the keys that are staged; returns those that changed."""
+        partial, total = self._partial, self._total
+        key = [partial.c[name] for name in self._key]
+        version = partial.c.version
+        bits = literal(GENERATION_SHIFT, Integer)
+        generation = func.max(version.bitwise_rshift(bits)).bitwise_lshift(bits)
+        seen = func.sum(version.bitwise_and((1 << GENERATION_SHIFT) - 1))
+        touched = select(*(staged.c[name] for name in self._key))
+        found = (
+            select(*key, *(func.sum(partial.c[name]) for name in self._sums), generation + seen)
+            .where(tuple_(*key).in_(touched))
+            .group_by(*key)
+        )
+        values = (*self._sums, "version")
+        insert = _insert(self._store, total).from_select([*self._key, *values], found)
+        new = insert.excluded
+        statement: Executable = insert.on_conflict_do_update(
+            index_elements=[total.c[name] for name in self._key],
+            set_={name: new[name] for name in values},
+            where=or_(*(total.c[name].is_distinct_from(new[name]) for name in values)),
+        ).returning(*total.c)
+        return statement
+
+    def _tell(self, changed: list[TotalRow], write_ids: list[int]) -> None:
+        if not changed or self._after_write is None:
+            return
+        self._after_write(changed)
+        table = self._to_announce
+        if table is not None:
+            told = delete(table).where(table.c.write_id.in_(write_ids))
+            self._store.transaction(self._total.name, lambda found: found.execute(told))
+
+    def _tell_left_over(self) -> None:
+        """Once: what another writer wrote and could not tell any more."""
+        table = self._to_announce
+        if self._left_over_told or table is None:
+            return
+        total = self._total
+        left = select(*total.c, table.c.write_id).join_from(
+            table, total, and_(*(table.c[name] == total.c[name] for name in self._key))
+        )
+        rows = self._store.transaction(
+            total.name, lambda found: [dict(row) for row in found.execute(left).mappings()]
+        )
+        self._tell(rows, list({row.pop("write_id") for row in rows}))
+        self._left_over_told = True
+
+
+class _Upsert:
+    """Puts many rows into a table at once, through a temporary one."""
+
+    def __init__(self, store: Store, table: Table, *, newer_only: bool) -> None:
+        self.staged = Table(
+            f"staged_{table.name}",
+            MetaData(),
+            *(Column(column.name, column.type) for column in table.columns),
+            prefixes=["TEMPORARY"],
+            postgresql_on_commit="DELETE ROWS",
+        )
+        self._make = CreateTable(self.staged, if_not_exists=True)
+        self._empty = delete(self.staged)
+        names = list(table.columns.keys())
+        insert = _insert(store, table).from_select(
+            names,
+            # SQLite takes ON CONFLICT for part of a join where there is no WHERE before it.
+            select(*(self.staged.c[name] for name in names)).where(true()),
+        )
+        new = insert.excluded
+        self._upsert: Executable = insert.on_conflict_do_update(
+            index_elements=list(table.primary_key),
+            set_={c.name: new[c.name] for c in table.columns if not c.primary_key},
+            where=new.version >= table.c.version if newer_only else None,
+        )
+
+    def put(self, store: Store, connection: Connection, rows: pl.DataFrame) -> None:
+        """Upsert the rows; they stay in ``staged`` until the transaction ends."""
+        connection.execute(self._make)
+        connection.execute(self._empty)
+        store.stage(connection, self.staged, rows)
+        connection.execute(self._upsert)
+
+
+def create_tables(
+    url: str, metadata: MetaData, *, give_up_after_s: float = GIVE_UP_AFTER_S
+) -> None:
+    """Make the tables that are missing; several processes may. Raises SinkError."""
+    store = Store(url, give_up_after_s=give_up_after_s)
+    try:
+        store.transaction("footfall tables", metadata.create_all)
+    finally:
+        store.close()
+
+
+def query_rows(
+    url: str, sql: str, *, rows_max: int = ROWS_READ_MAX
+) -> tuple[list[str], list[list[Any]]]:
+    """Names of the columns and rows of one query that only reads.
+
+    Values are None, bool, int, float or text; times are text in UTC, the same for PostgreSQL
+    and SQLite. Raises SinkRefusedError with the server's reason, SinkUnavailableError.
+    """
+    store = Store(url, give_up_after_s=10, read_only=True)
+
+    def ask(cursor: Any) -> tuple[list[str], list[list[Any]]]:
+        # A prepared statement is a single one: it cannot end the read-only transaction first.
+        cursor.execute(sql) if store.is_sqlite else cursor.execute(sql, prepare=True)
+        if cursor.description is None:
+            raise SinkRefusedError("that returns no rows: only queries are taken, such as SELECT")
+        rows = cursor.fetchmany(rows_max + 1)
+        if len(rows) > rows_max:
+            raise SinkRefusedError(f"more than {rows_max} rows: add a LIMIT")
+        names = [column[0] for column in cursor.description]
+        return names, [[_plain(value) for value in row] for row in rows]
+
+    try:
+        return store.cursor(ask)
+    finally:
+        store.close()
+
+
+def _newest(frames: Sequence[pl.DataFrame], table: Table) -> pl.DataFrame:
+    """Each row of a table once, in its highest version, sorted by key."""
+    names = table.columns.keys()
+    for frame in frames:
+        missing = [name for name in names if name not in frame.columns]
+        unknown = [name for name in frame.columns if name not in names]
+        if missing or unknown:
+            raise SinkRefusedError(
+                f"rows for {table.name} lack {missing}, and have the unknown {unknown}"
+            )
+        for name, kind in frame.schema.items():
+            if isinstance(kind, pl.Datetime) and kind.time_zone != "UTC":
+                raise SinkRefusedError(f"{table.name}.{name} is {kind}: times must be in UTC")
+    if not frames:
+        return pl.DataFrame()
+    rows = pl.concat([frame.select(names) for frame in frames], how="vertical_relaxed")
+    key = [column.name for column in table.primary_key]
+    return rows.sort([*key, "version"]).unique(key, keep="last", maintain_order=True)
+
+
+def _insert(store: Store, table: Table) -> Any:
+    return sqlite.insert(table) if store.is_sqlite else postgresql.insert(table)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return sql_time(value) if value.tzinfo else str(value)
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, bytes | memoryview):
+        return bytes(value).decode(errors="replace")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return value.isoformat() if isinstance(value, date) else str(value)

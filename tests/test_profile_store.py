@@ -1,0 +1,354 @@
+"""The profile stores: one contract for both, and what is each one's own."""
+
+# ruff: noqa: E402  (the contract's asserts are rewritten only if that is asked for first)
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+import uuid
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import aerospike
+import pytest
+
+pytest.register_assert_rewrite("profile_store_contract")
+
+from aerospike_helpers.batch.records import BatchRecords, Write
+from profile_store_contract import (
+    FOREVER,
+    KEEP,
+    OpenStore,
+    ProfileStoreContract,
+    frame,
+    names,
+    tag,
+)
+
+from schemas.settings import read_settings
+from sinks import SinkRefusedError, SinkUnavailableError
+from sinks.open import open_profiles, open_topics
+from sinks.profiles import ProfileStore
+from sinks.profiles.aerospike import (
+    AerospikeProfiles,
+    CookieTags,
+    bin_names,
+    by_cookie,
+    newest_of,
+    operations,
+    tag_key,
+    why_not_written,
+)
+from sinks.profiles.frames import checked
+from sinks.profiles.sqlite import SqliteProfiles
+from sinks.topic_files import FileTopics
+
+ROOT = Path(__file__).parent.parent
+NO_AEROSPIKE = "AEROSPIKE_HOSTNAME is not set: no Aerospike server to test against"
+
+
+class TestSqlite(ProfileStoreContract):
+    @pytest.fixture
+    def open_store(self, tmp_path: Path) -> Iterator[OpenStore]:
+        numbers = count()
+        opened: list[ProfileStore] = []
+
+        def open_one(keep: int) -> ProfileStore:
+            path = tmp_path / "deep" / f"{next(numbers)}.sqlite"
+            opened.append(SqliteProfiles(path, keep))
+            return opened[-1]
+
+        yield open_one
+        for store in opened:
+            store.close()
+
+
+@pytest.mark.skipif(not os.environ.get("AEROSPIKE_HOSTNAME"), reason=NO_AEROSPIKE)
+class TestAerospike(ProfileStoreContract):
+    @pytest.fixture(params=["NONE", "EQ"])
+    def open_store(self, request: pytest.FixtureRequest) -> Iterator[OpenStore]:
+        host = os.environ["AEROSPIKE_HOSTNAME"]
+        port = int(os.environ.get("AEROSPIKE_PORT") or 3000)
+        namespace = os.environ.get("AEROSPIKE_PROFILES_NAMESPACE") or "profiles"
+        sets: list[str] = []
+        opened: list[ProfileStore] = []
+
+        def open_one(keep: int) -> ProfileStore:
+            # A set of its own each time: a namespace takes some thousands of them.
+            sets.append(f"test_{uuid.uuid4().hex[:12]}")
+            opened.append(
+                AerospikeProfiles(
+                    host,
+                    port,
+                    namespace=namespace,
+                    set_name=sets[-1],
+                    bin_name="tags",
+                    keep=keep,
+                    generation_policy=request.param,
+                    give_up_after_s=10,
+                )
+            )
+            return opened[-1]
+
+        yield open_one
+        for store in opened:
+            store.close()
+        client = aerospike.client({"hosts": [(host, port)]})
+        for name in sets:
+            client.truncate(namespace, name, 0)
+        client.close()
+
+
+PUT_FOR_EVER = """
+    import sys
+    from pathlib import Path
+    import polars as pl
+    sys.path.insert(0, "tests")
+    from profile_store_contract import frame
+    from sinks.profiles.sqlite import SqliteProfiles
+    store, partition = SqliteProfiles(Path(sys.argv[1]), 50), int(sys.argv[2])
+    number = 0
+    while True:
+        store.put(
+            frame([
+                (f"c{n % 7}", "VIEW", n, partition, n, b"%d" % n)
+                for n in range(number, number + 40)
+            ])
+        )
+        number += 40
+        print(number, flush=True)
+    """
+
+
+def test_processes_killed_in_the_middle_lose_no_put_that_returned(tmp_path: Path) -> None:
+    path = tmp_path / "profiles.sqlite"
+    code = textwrap.dedent(PUT_FOR_EVER)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, path, str(partition)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for partition in range(2)
+    ]
+    acknowledged = []
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            for _ in range(5):
+                assert process.stdout.readline()
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGKILL)
+    for process in processes:
+        out, _ = process.communicate(timeout=30)
+        acknowledged.append(int(out.split()[-1]) if out.split() else 5 * 40)
+
+    store = SqliteProfiles(path, 50)
+    for cookie in range(7):
+        views, _ = store.get(f"c{cookie}", 0, FOREVER, 50)
+        found = [int(view) for view in views]
+        both = sorted(
+            [n for end in acknowledged for n in range(end) if n % 7 == cookie], reverse=True
+        )[:50]
+        # A put that was killed after its commit may have added newer ones, at most two a writer.
+        assert found == sorted(found, reverse=True)
+        assert len(found) == 50
+        missing = [n for n in both if found.count(n) < both.count(n) and n > found[-1]]
+        assert missing == []
+    store.close()
+
+
+def test_sqlite_keeps_on_disk_no_more_than_it_should(tmp_path: Path) -> None:
+    path = tmp_path / "profiles.sqlite"
+    store = SqliteProfiles(path, KEEP)
+    for start in range(0, 100, 10):
+        store.put(frame([tag(n, cookie=f"c{n % 2}") for n in range(start, start + 10)]))
+    store.close()
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT count(*) FROM tags").fetchone() == (2 * KEEP,)
+    connection.close()
+
+
+def test_sqlite_that_is_locked_is_waited_for_and_then_given_up(tmp_path: Path) -> None:
+    path = tmp_path / "profiles.sqlite"
+    SqliteProfiles(path).put(frame([tag(1)]))
+    holder = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    holder.execute("BEGIN IMMEDIATE")
+    store = SqliteProfiles(path, give_up_after_s=0.2, busy_s=0.1)
+    with pytest.raises(SinkUnavailableError, match="locked"):
+        store.put(frame([tag(2)]))
+    assert store.get("c1", 0, FOREVER, 9) == (names(1), [])
+    release = threading.Timer(0.2, holder.rollback)
+    release.start()
+    SqliteProfiles(path).put(frame([tag(2)]))
+    release.join()
+    holder.close()
+    assert store.get("c1", 0, FOREVER, 9) == (names(2, 1), [])
+
+
+def test_sqlite_files_that_cannot_be_are_named(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no database at all " * 100)
+    (tmp_path / "folder").mkdir()
+    with sqlite3.connect(tmp_path / "other") as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    for name, reason in [
+        ("text", "text: file is not a database"),
+        ("folder", "folder: unable to open database file"),
+        ("text/profiles.sqlite", "no folder for it"),
+        ("other", "written by another version"),
+    ]:
+        store = SqliteProfiles(tmp_path / name)
+        with pytest.raises(SinkRefusedError, match=reason) as caught:
+            store.put(frame([tag(1)]))
+        assert "\n" not in str(caught.value)
+        with pytest.raises(SinkRefusedError, match=reason):
+            store.get("c1", 0, FOREVER, 1)
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit on the pages of the file fills the disk."""
+    store = SqliteProfiles(tmp_path / "profiles.sqlite")
+    set_up = SqliteProfiles._set_up
+
+    def small(self: SqliteProfiles, connection: sqlite3.Connection) -> None:
+        set_up(self, connection)
+        connection.execute("PRAGMA max_page_count = 10")
+
+    monkeypatch.setattr(SqliteProfiles, "_set_up", small)
+    with pytest.raises(SinkUnavailableError, match="disk is full"):
+        store.put(frame([tag(n, cookie=f"c{n}") for n in range(5000)]))
+    store.close()
+
+
+def test_keys_sort_as_time_partition_and_offset() -> None:
+    places = [
+        (time_ms, partition, offset)
+        for time_ms in (0, 1, 255, 256, 1_647_951_300_000, 2**62)
+        for partition in (0, 1, 9, 10, 300)
+        for offset in (0, 9, 10, 255, 256, 2**40)
+    ]
+    assert sorted(places) == sorted(places, key=lambda place: tag_key(*place))
+    assert len({tag_key(*place) for place in places}) == len(places)
+    assert {len(tag_key(*place)) for place in places} == {20}
+    assert tag_key(-5, 0, 0) == tag_key(0, 0, 0)
+    assert tag_key(2**70, 0, 0) == tag_key(2**63 - 1, 0, 0)
+
+
+def test_both_bins_have_names_that_aerospike_takes() -> None:
+    assert bin_names("tags") == ("tags_v", "tags_b")
+    for name in bin_names("fifteen_letters"):
+        assert len(name) <= 15
+    assert len(set(bin_names("fifteen_letters"))) == 2
+
+
+def test_a_record_is_asked_to_put_and_then_to_keep_the_last() -> None:
+    tags = CookieTags("c1", views={b"k1": b"1", b"k2": b"2"}, buys={b"k3": b"3"})
+    put_views, trim_views, put_buys, trim_buys = operations(tags, ("tags_v", "tags_b"), 200)
+    assert put_views["bin"] == trim_views["bin"] == "tags_v"
+    assert put_buys["bin"] == trim_buys["bin"] == "tags_b"
+    assert put_views["val"] == {b"k1": b"1", b"k2": b"2"}
+    assert put_views["map_policy"]["map_order"] == aerospike.MAP_KEY_ORDERED
+    # Where index and amount are swapped, or it is not inverted, the map loses what it must keep.
+    assert (trim_views["index"], trim_views["val"]) == (-200, 200)
+    assert trim_views["inverted"] is True
+    assert trim_views["return_type"] == aerospike.MAP_RETURN_NONE
+    assert len(operations(CookieTags("c1", buys={b"k": b"1"}), ("v", "b"), 200)) == 2
+
+
+def test_tags_are_gathered_by_cookie() -> None:
+    tags = [tag(3, cookie="b"), tag(1, cookie="a"), tag(2, cookie="b", action="BUY")]
+    assert list(by_cookie(checked(frame(tags)))) == [
+        CookieTags("a", views={tag_key(1, 0, 1): b'{"n":1}'}),
+        CookieTags("b", views={tag_key(3, 0, 3): b'{"n":3}'}, buys={tag_key(2, 0, 2): b'{"n":2}'}),
+    ]
+    assert list(by_cookie(checked(frame([])))) == []
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        [b"k1", b"1", b"k3", b"3", b"k2", b"2"],
+        [(b"k3", b"3"), (b"k1", b"1"), (b"k2", b"2")],
+        {b"k1": bytearray(b"1"), b"k2": b"2", b"k3": b"3"},
+    ],
+)
+def test_a_map_is_read_newest_first(found: object) -> None:
+    assert newest_of(found, 9) == [b"3", b"2", b"1"]
+    assert newest_of(found, 2) == [b"3", b"2"]
+    assert newest_of(found, 0) == []
+    assert newest_of([], 9) == newest_of(None, 9) == []
+
+
+def test_each_result_of_a_batch_is_looked_at() -> None:
+    codes = {"written": 0, "timeout": 9, "busy": 14, "overload": 18, "unavailable": 11}
+    records = BatchRecords([Write(("profiles", "s", name), ops=[]) for name in codes])
+    for record, code in zip(records.batch_records, codes.values(), strict=True):
+        record.result = code
+    reasons = [why_not_written(record, record.key[2], "here") for record in records.batch_records]
+    assert reasons[0] is None
+    assert all(reasons[1:])
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"), [(13, "lower NUM_TAGS_TO_KEEP"), (12, "code 12"), (20, "code 20")]
+)
+def test_what_will_never_be_written_is_refused_by_cookie(code: int, reason: str) -> None:
+    record = Write(("profiles", "s", "c1"), ops=[])
+    record.result = code
+    with pytest.raises(SinkRefusedError, match=f"here: .*'c1'.*{reason}"):
+        why_not_written(record, "c1", "here")
+
+
+def test_no_aerospike_is_an_error_within_the_bound() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(4)
+        for port in (9, silent.getsockname()[1]):
+            store = AerospikeProfiles(
+                "127.0.0.1",
+                port,
+                namespace="profiles",
+                bin_name="tags",
+                give_up_after_s=0.5,
+                timeout_ms=200,
+            )
+            about = f"127.0.0.1:{port}, namespace profiles: cannot connect"
+            with pytest.raises(SinkUnavailableError, match=about):
+                store.put(frame([tag(1)]))
+            with pytest.raises(SinkUnavailableError, match=about):
+                store.get("c1", 0, FOREVER, 1)
+            store.close()
+
+
+def test_settings_choose_the_twin_by_address(tmp_path: Path) -> None:
+    embedded = read_settings({"FOOTFALL_HOME": str(tmp_path), "NUM_TAGS_TO_KEEP": "3"})
+    store = open_profiles(embedded)
+    assert isinstance(store, SqliteProfiles)
+    store.put(frame([tag(n) for n in range(9)]))
+    assert store.get("c1", 0, FOREVER, 200) == (names(8, 7, 6), [])
+    store.close()
+    assert (tmp_path / "profiles.sqlite").exists()
+    topics = open_topics(embedded)
+    assert isinstance(topics, FileTopics)
+    topics.write("visits", [(b"k", b"v")])
+    assert (tmp_path / "topics" / "visits" / "topic.json").exists()
+
+    servers = read_settings(
+        {"AEROSPIKE_HOSTNAME": "127.0.0.1", "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9,127.0.0.1:8"}
+    )
+    for opened in (open_profiles(servers), open_topics(servers)):
+        assert type(opened).__name__ in ("AerospikeProfiles", "KafkaTopics")
+        opened.close()
+    with pytest.raises(SinkRefusedError, match="three slashes"):
+        open_profiles(read_settings({"PROFILES_URL": "sqlite://host/file"}))
