@@ -1,0 +1,168 @@
+"""What must be known of a statement before ClickHouse parses it: pure functions over its text.
+
+ClickHouse's own parser has the last word. Here it is only found where the statement of an
+INSERT ends and its data begins, whether a result is to be expected and in which format, and
+which statements an embedded server does not run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+HEAD_BYTES_MAX = 262_144
+"""The statement of an INSERT ends within this many bytes (ClickHouse's max_query_size)."""
+
+_TOKEN = re.compile(
+    rb"""
+      (?P<skip>  \s+ | --[^\n]* | \#[ !][^\n]* | /\*.*?(?:\*/|\Z) )
+    | (?P<quoted> '(?:[^'\\]|\\.)*(?:'|\Z) | "(?:[^"\\]|\\.)*(?:"|\Z) | `(?:[^`\\]|\\.)*(?:`|\Z) )
+    | (?P<word>  [A-Za-z_][A-Za-z0-9_]* )
+    | (?P<other> [0-9][A-Za-z0-9_.]* | . )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_READS = frozenset(
+    {b"SELECT", b"WITH", b"FROM", b"SHOW", b"DESCRIBE", b"DESC", b"EXISTS", b"EXPLAIN", b"CHECK"}
+)
+_BEFORE_NAMES = frozenset({b"INSERT", b"INTO", b"TABLE", b"FUNCTION", b"."})
+_OPENING, _CLOSING = frozenset({b"(", b"[", b"{"}), frozenset({b")", b"]", b"}"})
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A word (in upper case), quoted text or sign, where it ends, and how deep in brackets."""
+
+    kind: str
+    text: bytes
+    end: int
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class InsertWithData:
+    """An INSERT whose data follows its statement."""
+
+    statement: bytes
+    """Up to its SETTINGS, or to FORMAT or VALUES, which are left out."""
+    settings: bytes
+    """The clause with its word, or nothing."""
+    data_format: str
+    data_starts: int
+    """Position of the first byte of data in the text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a statement that carries no data is."""
+
+    empty: bool
+    reads: bool
+    """It gives a result and changes nothing."""
+    answer_format: str | None
+    """Of its FORMAT clause."""
+    several: bool
+    """More statements follow the first."""
+    refused: str | None
+    """Why an embedded server does not run it."""
+
+
+def tokens(text: bytes) -> Iterator[Token]:
+    """The significant tokens of a statement; comments and white space are left out."""
+    depth = 0
+    for match in _TOKEN.finditer(text):
+        kind = match.lastgroup or "other"
+        if kind == "skip":
+            continue
+        found = match.group()
+        if found in _CLOSING:
+            depth -= 1
+        yield Token(kind, found.upper() if kind == "word" else found, match.end(), depth)
+        if found in _OPENING:
+            depth += 1
+
+
+def insert_with_data(text: bytes) -> InsertWithData | None:
+    """Where the data of an INSERT begins, or None for any other statement.
+
+    ``text`` is the beginning of a request, at least its first HEAD_BYTES_MAX bytes.
+    """
+    stream = tokens(text)
+    first = next(stream, None)
+    if first is None or first.text != b"INSERT":
+        return None
+    before = first.text
+    settings_start = -1
+    for token in stream:
+        # Where a name is due, a word is no clause: a table may be called "format".
+        if token.kind == "word" and token.depth == 0 and before not in _BEFORE_NAMES:
+            start = token.end - len(token.text)
+            if token.text in (b"VALUES", b"FORMAT"):
+                data = _data_format(token, stream, text)
+                cut = start if settings_start < 0 else settings_start
+                return data and InsertWithData(text[:cut], text[cut:start], *data)
+            if token.text == b"SETTINGS":
+                settings_start = start
+            if token.text in (b"SELECT", b"WITH", b"FROM", b"WATCH"):
+                return None
+        before = token.text
+    return None
+
+
+def _data_format(clause: Token, rest: Iterator[Token], text: bytes) -> tuple[str, int] | None:
+    if clause.text == b"VALUES":
+        return "Values", clause.end
+    name = next(rest, None)
+    if name is None or name.kind != "word":
+        return None
+    written = text[name.end - len(name.text) : name.end].decode()
+    return written, _after_one_line_end(text, name.end)
+
+
+def _after_one_line_end(text: bytes, position: int) -> int:
+    while text[position : position + 1] in (b" ", b"\t", b"\f"):
+        position += 1
+    if text[position : position + 1] == b"\r":
+        position += 1
+    if text[position : position + 1] == b"\n":
+        position += 1
+    return position
+
+
+def shape_of(text: bytes) -> Shape:
+    """What the statement is, as far as its words tell."""
+    found = list(tokens(text))
+    while found and found[-1].text == b";":
+        found.pop()
+    if not found:
+        return Shape(True, False, None, False, None)
+    first = next((token for token in found if token.text != b"("), found[0])
+    return Shape(
+        empty=False,
+        reads=first.text in _READS,
+        answer_format=_answer_format(found, text),
+        several=any(token.text == b";" and token.depth == 0 for token in found),
+        refused=_refused(found),
+    )
+
+
+def _answer_format(found: list[Token], text: bytes) -> str | None:
+    for at in range(len(found) - 2, -1, -1):
+        token, name = found[at], found[at + 1]
+        if token.text == b"FORMAT" and token.depth == 0 and name.kind == "word":
+            last = at + 2 == len(found)
+            if last or found[at + 2].text == b"SETTINGS":
+                return text[name.end - len(name.text) : name.end].decode()
+    return None
+
+
+def _refused(found: list[Token]) -> str | None:
+    words = [token.text for token in found if token.kind == "word" and token.depth == 0]
+    if words[:2] in ([b"SYSTEM", b"SHUTDOWN"], [b"SYSTEM", b"KILL"]):
+        return "SYSTEM SHUTDOWN and SYSTEM KILL: send SIGTERM to the process instead"
+    pairs = set(pairwise(words))
+    if (b"INTO", b"OUTFILE") in pairs or (b"FROM", b"INFILE") in pairs:
+        return "files of the server are not reached over HTTP (INTO OUTFILE, FROM INFILE)"
+    return None

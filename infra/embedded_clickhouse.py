@@ -1,0 +1,281 @@
+"""The embedded ClickHouse: the chDB engine behind ClickHouse's HTTP interface on loopback.
+
+    python -m infra.embedded_clickhouse --folder .footfall/clickhouse --port 8123
+
+One process owns the data folder (it holds a lock on a file in it) and any number of workers,
+dashboards and ``curl`` reach it as they reach a ClickHouse server:
+
+    curl 'http://127.0.0.1:8123/?query=SELECT+1'
+
+An insert that was answered is in the folder: it is there again after ``kill -9``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+import uvicorn
+
+from infra._clickhouse_engine import Engine, EngineError, EngineMissingError
+from infra._clickhouse_http import make_app
+
+QUERIES_AT_ONCE_MAX = 12
+CONNECTIONS_MAX = 1_024
+MEMORY_BYTES_MAX = 1_500_000_000
+"""Of all queries and merges together; a query past it fails, the process stays."""
+START_TIMEOUT_S = 30.0
+FREE_BYTES_MIN = 67_108_864
+"""With less free on the disk it does not start: merges could not be written."""
+GRACE_S, CANCEL_S = 0.7, 1.7
+"""At a stop: time for running queries to end, and to be cancelled; 3 s with the rest."""
+KEEP_ALIVE_S = 75
+"""Longer than clients keep a connection, so that they are the ones to close it."""
+
+
+class EmbeddedClickHouseError(Exception):
+    """The server cannot start; one line that says why and what to do."""
+
+
+class EmbeddedClickHouse:
+    """The server as an object: ``start()`` returns when it answers, ``stop()`` when it ended.
+
+    ``port`` is 0 for any free port; the attribute holds the true one after ``start()``. A process
+    holds one at a time: the engine allows one data folder a process.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        host: str = "127.0.0.1",
+        port: int = 8123,
+        *,
+        memory_bytes_max: int = MEMORY_BYTES_MAX,
+    ) -> None:
+        self.folder = folder.absolute()
+        self.host = host
+        self.port = port
+        self._memory_bytes_max = memory_bytes_max
+        self._undo: list[Callable[[], object]] = []
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://{self.host}:{self.port}"
+
+    def start(self) -> None:
+        """Lock the folder, take the port, open the engine and serve in threads of their own.
+
+        Raises EmbeddedClickHouseError; nothing is then left behind.
+        """
+        try:
+            self._start()
+        except BaseException:
+            self._release()
+            raise
+
+    def _start(self) -> None:
+        if set("?*{}") & set(str(self.folder)):
+            # Signs of the engine's addresses and of its patterns for files.
+            raise EmbeddedClickHouseError(
+                f"the folder's name must not hold any of ? * {{ }}: {self.folder}"
+            )
+        lock = _locked(self.folder)
+        self._undo.append(lock.close)
+        listener = _listening(self.host, self.port)
+        self._undo.append(listener.close)
+        self.port = listener.getsockname()[1]
+        engine = _opened(self.folder, self._memory_bytes_max)
+        executor = ThreadPoolExecutor(QUERIES_AT_ONCE_MAX, "clickhouse-query")
+        config = uvicorn.Config(
+            make_app(engine, executor, self.folder / "spool"),
+            http="httptools",
+            loop="asyncio",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=CONNECTIONS_MAX,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=2,
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(
+            target=server.run, kwargs={"sockets": [listener]}, name="clickhouse-http", daemon=True
+        )
+        thread.start()
+        self._undo.append(lambda: _end(server, thread, executor, engine))
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not server.started:
+            if not thread.is_alive() or time.monotonic() > deadline:
+                raise EmbeddedClickHouseError(f"the HTTP server at {self.url} did not start")
+            time.sleep(0.005)
+
+    def stop(self) -> None:
+        """Answer what is running, for a second, then cancel it, and close the folder."""
+        self._release()
+
+    def _release(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+
+    def __enter__(self) -> EmbeddedClickHouse:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _locked(folder: Path) -> IO[bytes]:
+    """The folder's lock file, locked; the kernel gives it back when the process ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("ab")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise EmbeddedClickHouseError(
+                f"the folder {folder} is in use by another embedded ClickHouse: "
+                "use that one, stop it, or give another folder"
+            ) from None
+        spool = folder / "spool"
+        shutil.rmtree(spool, ignore_errors=True)
+        spool.mkdir()
+        # A full disk lets folders be made but nothing be written.
+        (spool / "probe").write_bytes(bytes(4_096))
+        (spool / "probe").unlink()
+        free_bytes = shutil.disk_usage(folder).free
+        if free_bytes < FREE_BYTES_MIN:
+            raise OSError(errno.ENOSPC, f"only {free_bytes:,} bytes are free on its disk")
+    except OSError as error:
+        raise EmbeddedClickHouseError(
+            f"cannot write to the folder {folder} ({error.strerror}): "
+            "free the disk or give another folder"
+        ) from None
+    return lock
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= 65_535:
+        raise EmbeddedClickHouseError(f"port {port} is not within 0 to 65535")
+    try:
+        address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(address[0], socket.SOCK_STREAM, address[2])
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Inherited by connections: without it an answer waits 40 ms for a delayed ACK.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            listener.bind(address[4])
+            listener.listen(CONNECTIONS_MAX)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        reason = "it is taken by another process" if taken else error.strerror
+        raise EmbeddedClickHouseError(
+            f"cannot listen on {host} port {port} ({reason}): give another with --port, "
+            "0 for any free one"
+        ) from None
+    return listener
+
+
+def _opened(folder: Path, memory_bytes_max: int) -> Engine:
+    try:
+        return Engine(folder / "engine", memory_bytes_max)
+    except EngineMissingError:
+        raise EmbeddedClickHouseError(
+            "the embedded ClickHouse engine is not installed: pip install footfall[embedded]"
+        ) from None
+    except EngineError as error:
+        reason = " ".join(error.text.split())
+        raise EmbeddedClickHouseError(f"cannot open the folder {folder}: {reason}") from None
+
+
+def _end(
+    server: uvicorn.Server, thread: threading.Thread, executor: ThreadPoolExecutor, engine: Engine
+) -> None:
+    server.should_exit = True
+    thread.join(GRACE_S)
+    if thread.is_alive():
+        engine.cancel_all()
+        thread.join(CANCEL_S)
+    executor.shutdown(wait=False, cancel_futures=True)
+    workers = [worker for worker in threading.enumerate() if "clickhouse-query" in worker.name]
+    deadline = time.monotonic() + 0.3
+    for worker in workers:
+        worker.join(max(0.0, deadline - time.monotonic()))
+    # Closing under a running query is not safe; what it left is as after a kill.
+    if not any(worker.is_alive() for worker in workers):
+        engine.close()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT. Returns 0, or 2 after one line on stderr."""
+    parser = argparse.ArgumentParser(
+        prog="python -m infra.embedded_clickhouse",
+        description="ClickHouse's HTTP interface on loopback, over an engine in this process.",
+    )
+    parser.add_argument("--folder", type=Path, required=True, help="where the data lies")
+    parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
+    parser.add_argument("--port", type=int, default=8123, help="default: 8123; 0: any free one")
+    parser.add_argument(
+        "--memory-mb",
+        type=int,
+        default=MEMORY_BYTES_MAX // 1_000_000,
+        help="limit of all queries together, default: %(default)s",
+    )
+    args = parser.parse_args(argv)
+    # DateTime columns without a zone and now() are in UTC on every machine.
+    os.environ["TZ"] = "UTC"
+    time.tzset()
+    server = EmbeddedClickHouse(
+        args.folder, args.host, args.port, memory_bytes_max=args.memory_mb * 1_000_000
+    )
+    try:
+        server.start()
+    except EmbeddedClickHouseError as error:
+        print(f"embedded ClickHouse: {error}", file=sys.stderr)
+        return 2
+    wait_for_end = _signals()
+    print(f"embedded ClickHouse listens on {server.url} (data in {args.folder})", flush=True)
+    wait_for_end()
+    server.stop()
+    return 0
+
+
+def _signals() -> Callable[[], object]:
+    """From now on SIGTERM and SIGINT end the wait that is returned.
+
+    The kernel may hand a signal to a thread of the engine, which wakes no waiting lock of the
+    main thread: Python then writes to the pipe all the same.
+    """
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    return lambda: os.read(woken, 1)
+
+
+if __name__ == "__main__":
+    code = main()
+    with suppress(OSError):
+        sys.stdout.flush()
+    # A query that could not be cancelled would hold the interpreter back at its exit.
+    os._exit(code)

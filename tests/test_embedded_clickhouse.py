@@ -1,0 +1,558 @@
+"""The embedded ClickHouse server: requests in, answers out, as from a ClickHouse server."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import clickhouse_connect
+import lz4.frame
+import polars as pl
+import pyarrow as pa
+import pytest
+from backports import zstd
+from clickhouse_connect.driver.exceptions import DatabaseError
+
+from tests.clickhouse_support import ROOT, Server, launch, refusal, serving
+
+ENDLESS = "SELECT count() FROM numbers(1000000000000) WHERE NOT ignore(sipHash64(number))"
+NOW = datetime(2022, 3, 22, 12, 15, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("embedded") / "data") as running:
+        yield running
+
+
+@pytest.fixture
+def table(server: Server) -> Iterator[str]:
+    server.rows("CREATE TABLE t (a Int64, s LowCardinality(String)) ENGINE = MergeTree ORDER BY a")
+    yield "t"
+    server.rows("DROP TABLE t SYNC")
+
+
+def client_of(server: Server, **options: Any) -> Any:
+    parts = urlsplit(server.url)
+    return clickhouse_connect.get_client(host=parts.hostname, port=parts.port, **options)
+
+
+# Requests by hand
+
+
+def test_it_says_where_it_listens(server: Server) -> None:
+    assert server.line.startswith(f"embedded ClickHouse listens on {server.url} (data in /")
+
+
+@pytest.mark.parametrize("path", ["/", "/ping", "/replicas_status"])
+def test_it_says_that_it_is_well(server: Server, path: str) -> None:
+    reply = server.ask(method="GET", path=path)
+    assert (reply.status, reply.body) == (200, b"Ok.\n")
+
+
+def test_a_query_stands_in_the_url_in_the_body_or_in_both(server: Server) -> None:
+    assert server.ask("SELECT 1", method="GET").body == b"1\n"
+    assert server.ask("SELECT 1").body == b"1\n"
+    assert server.ask("", b"SELECT 1;\n").body == b"1\n"
+    assert server.ask("SELECT 1,", b"2").body == b"1\t2\n"
+
+
+def test_an_answer_says_what_it_is(server: Server) -> None:
+    reply = server.ask("SELECT number FROM numbers(3) FORMAT JSONCompact", query_id="mine-1")
+    assert json.loads(reply.body)["data"] == [[0], [1], [2]]
+    assert reply.headers["x-clickhouse-format"] == "JSONCompact"
+    assert reply.headers["x-clickhouse-query-id"] == "mine-1"
+    assert reply.headers["x-clickhouse-timezone"] == "UTC"
+    assert reply.headers["content-type"].startswith("application/json")
+    summary = json.loads(reply.headers["x-clickhouse-summary"])
+    assert (summary["read_rows"], summary["result_rows"]) == ("3", "3")
+
+
+def test_the_default_format_is_chosen_by_parameter_or_header(server: Server) -> None:
+    assert server.ask("SELECT 1 AS x", default_format="JSONEachRow").body == b'{"x":1}\n'
+    chosen = server.ask("SELECT 1 AS x", headers={"X-ClickHouse-Format": "CSVWithNames"})
+    assert (chosen.body, chosen.headers["x-clickhouse-format"]) == (b'"x"\n1\n', "CSVWithNames")
+    assert server.ask("SELECT 1 AS x FORMAT CSV", default_format="JSON").body == b"1\n"
+
+
+def test_a_database_is_chosen_by_parameter_or_header(server: Server) -> None:
+    asked = "SELECT currentDatabase()"
+    assert server.ask(asked).body == b"default\n"
+    assert server.ask(asked, database="system").body == b"system\n"
+    assert server.ask(asked, headers={"X-ClickHouse-Database": "system"}).body == b"system\n"
+
+
+def test_parameters_are_bound_escaped_as_in_tsv(server: Server) -> None:
+    sql = (
+        "SELECT {s:String} = 'a\\'b\\\\c\\td', {l:Array(String)}[2], {d:DateTime('UTC')}, {n:Int8}"
+    )
+    reply = server.ask(
+        sql, param_s="a'b\\\\c\\td", param_l="['x','y\\'z']", param_d=f"{NOW:%F %T}", param_n="-4"
+    )
+    assert reply.body == b"1\ty\\'z\t2022-03-22 12:15:00\t-4\n"
+
+
+def test_a_setting_holds_for_one_call_alone(server: Server) -> None:
+    asked = "SELECT getSetting('max_block_size')"
+    default = server.ask(asked).body
+    assert server.ask(asked, max_block_size="77").body == b"77\n"
+    assert server.ask(asked).body == default
+
+
+def test_http_only_parameters_are_no_settings(server: Server) -> None:
+    reply = server.ask(
+        "SELECT 1", wait_end_of_query="1", user="default", password="", buffer_size="1",
+        send_progress_in_http_headers="1", http_headers_progress_interval_ms="10000", quota_key="",
+    )  # fmt: skip
+    assert (reply.status, reply.body) == (200, b"1\n")
+
+
+ERRORS = [
+    ("SELECT * FROM nope", 404, 60, "UNKNOWN_TABLE"),
+    ("SELECT nope", 404, 47, "UNKNOWN_IDENTIFIER"),
+    ("SELEC 1", 400, 62, "SYNTAX_ERROR"),
+    ("", 400, 62, "SYNTAX_ERROR"),
+    ("SELECT 1; SELECT 2", 400, 62, "SYNTAX_ERROR"),
+    ("SELECT toUInt8('x')", 400, 6, "CANNOT_PARSE_TEXT"),
+    ("SELECT throwIf(1)", 500, 395, "FUNCTION_THROW_IF_VALUE_IS_NON_ZERO"),
+    ("SELECT {x:String}", 500, 456, "UNKNOWN_QUERY_PARAMETER"),
+    ("SELECT 1 FORMAT Nope", 404, 73, "UNKNOWN_FORMAT"),
+    ("INSERT INTO nope FORMAT CSV 1", 404, 60, "UNKNOWN_TABLE"),
+    ("SYSTEM /* now */ SHUTDOWN", 501, 48, "NOT_IMPLEMENTED"),
+    ("SELECT 1 INTO OUTFILE 'x'", 501, 48, "NOT_IMPLEMENTED"),
+]
+
+
+@pytest.mark.parametrize(("sql", "status", "code", "name"), ERRORS)
+def test_an_error_has_status_code_and_reason(
+    server: Server, sql: str, status: int, code: int, name: str
+) -> None:
+    reply = server.ask("", sql.encode())
+    assert (reply.status, reply.headers["x-clickhouse-exception-code"]) == (status, str(code))
+    text = reply.body.decode()
+    assert text.startswith(f"Code: {code}. DB::Exception: ")
+    assert f"({name})" in text
+    assert text.count("Code: ") == 1
+
+
+def test_an_unknown_setting_is_an_error_of_that_call(server: Server) -> None:
+    for _ in range(2):
+        reply = server.ask("SELECT 1", nosuch="1", max_threads="1", session_id="of settings")
+        assert (reply.status, b"Unknown setting 'nosuch'" in reply.body) == (404, True)
+    assert server.ask("SELECT 1", session_id="of settings").status == 200
+    assert server.ask("SELECT 1", **{"a b": "1"}).status == 404
+
+
+def test_get_changes_nothing(server: Server, table: str) -> None:
+    for sql in ("DROP TABLE t", "INSERT INTO t VALUES (1, 'x')", "SYSTEM STOP MERGES"):
+        reply = server.ask(sql, method="GET")
+        assert (reply.status, reply.headers["x-clickhouse-exception-code"]) == (500, "164")
+    assert server.rows("SELECT count() FROM t") == ["0"]
+
+
+def test_only_the_default_user_is_let_in(server: Server) -> None:
+    basic = "Basic " + base64.b64encode(b"bob:secret").decode()
+    asked: list[dict[str, Any]] = [
+        {"user": "bob"},
+        {"password": "x"},
+        {"headers": {"X-ClickHouse-User": "bob"}},
+        {"headers": {"Authorization": basic}},
+        {"headers": {"Authorization": "Basic ?"}},
+    ]
+    for given_so in asked:
+        reply = server.ask("SELECT 1", **given_so)
+        assert (reply.status, reply.headers["x-clickhouse-exception-code"]) == (403, "516")
+
+
+def test_pages_of_other_hosts_are_not_answered(server: Server) -> None:
+    assert server.ask("SELECT 1", headers={"Origin": "http://shop.example"}).status == 403
+    assert server.ask("SELECT 1", headers={"Origin": "http://localhost:3000"}).status == 200
+
+
+def test_an_unknown_path_or_way_of_asking_is_said(server: Server) -> None:
+    assert server.ask("SELECT 1", path="/nope").status == 404
+    assert server.ask("SELECT 1", compress="1").status == 501
+    assert server.ask("SELECT 1", b"", headers={"Content-Encoding": "rot13"}).status == 400
+    assert server.ask("SELECT 1", b"no gzip", headers={"Content-Encoding": "gzip"}).status == 400
+    assert server.ask("SELECT 1", session_id="s", session_timeout="x").status == 400
+
+
+def test_a_header_is_not_made_from_what_is_sent(server: Server) -> None:
+    reply = server.ask("SELECT 1", query_id="x\r\nSet-Cookie: y")
+    assert "set-cookie" not in reply.headers
+    assert len(reply.headers["x-clickhouse-query-id"]) == 36
+
+
+def test_a_connection_is_kept_and_takes_chunked_bodies(server: Server, table: str) -> None:
+    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=30)
+    for part in range(3):
+        lines = (f"{part},{n}\n".encode() for n in range(3))
+        connection.request("POST", "/?query=INSERT+INTO+t+FORMAT+CSV", lines, encode_chunked=True)
+        response = connection.getresponse()
+        assert (response.status, response.read()) == (200, b"")
+        if part == 0:
+            kept = connection.sock
+        assert connection.sock is kept
+    connection.close()
+    assert server.rows("SELECT a, s FROM t ORDER BY a, s LIMIT 2") == ["0\t0", "0\t1"]
+
+
+def test_the_engine_cannot_be_ended_by_a_query_that_asks_too_much(server: Server) -> None:
+    reply = server.ask(
+        "SELECT number FROM numbers(1000000000) GROUP BY number"
+        " SETTINGS max_bytes_ratio_before_external_group_by = 0",
+        max_memory_usage="100000000",
+    )
+    assert (reply.status, reply.headers["x-clickhouse-exception-code"]) == (500, "241")
+    reply = server.ask("SELECT number FROM numbers(1000000)", max_result_bytes="100000")
+    assert (reply.status, reply.headers["x-clickhouse-exception-code"]) == (500, "396")
+    assert server.rows("SELECT 1") == ["1"]
+
+
+# Inserts
+
+FORMATS = ["Native", "Arrow", "ArrowStream", "Parquet", "JSONEachRow", "CSV", "TabSeparated",
+           "RowBinary", "Values", "JSONCompactEachRow", "CSVWithNames"]  # fmt: skip
+
+
+@pytest.mark.parametrize("data_format", FORMATS)
+def test_an_insert_takes_its_data_in_the_url_s_format_or_the_body_s(
+    server: Server, table: str, data_format: str
+) -> None:
+    source = "SELECT number::Int64 AS a, 'é' || char(10) || 'x' AS s FROM numbers(5)"
+    data = server.ask(source, default_format=data_format).body
+    sql = f"INSERT INTO t (a, s) FORMAT {data_format}"
+    for reply in (server.ask(sql, data), server.ask("", sql.encode() + b"\n" + data)):
+        assert (reply.status, reply.body) == (200, b"")
+        assert json.loads(reply.headers["x-clickhouse-summary"])["written_rows"] == "5"
+        assert "x-clickhouse-format" not in reply.headers
+    assert server.rows("SELECT count(), sum(a), any(s) FROM t") == ["10\t20\té\\nx"]
+
+
+COMPRESSED = {
+    "gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "zstd": zstd.compress,
+    "lz4": lz4.frame.compress,
+    "br": lambda data: pa.Codec("brotli").compress(data, asbytes=True),
+}
+
+
+@pytest.mark.parametrize("encoding", COMPRESSED)
+def test_bodies_come_and_go_compressed(server: Server, table: str, encoding: str) -> None:
+    lines = b"".join(b"%d,x\n" % number for number in range(150_000))
+    half = len(lines) // 2
+    # A client compresses block by block: its body is several streams, one after the other.
+    several = encoding not in ("deflate", "br")
+    parts = [lines[:half], lines[half:]] if several else [lines]
+    body = b"".join(COMPRESSED[encoding](part) for part in parts)
+    sent = server.ask("INSERT INTO t FORMAT CSV", body, headers={"Content-Encoding": encoding})
+    assert (sent.status, sent.body) == (200, b"")
+    asked = {"headers": {"Accept-Encoding": encoding}, "enable_http_compression": "1"}
+    got = server.ask("SELECT a, s FROM t ORDER BY a FORMAT CSV", **asked)  # type: ignore[arg-type]
+    assert got.headers["content-encoding"] == encoding
+    assert len(got.body) < 0.6 * len(lines)
+    plain = {
+        "gzip": gzip.decompress,
+        "deflate": zlib.decompress,
+        "zstd": zstd.decompress,
+        "lz4": lz4.frame.decompress,
+        "br": lambda data: pa.CompressedInputStream(pa.BufferReader(data), "brotli").read(),
+    }[encoding](got.body)
+    assert plain == lines.replace(b",x", b',"x"')
+
+
+def test_bad_data_inserts_nothing_and_says_where(server: Server, table: str) -> None:
+    reply = server.ask("INSERT INTO t FORMAT CSV", b"1,x\nbad,y\n")
+    assert (reply.status, b"at row 2" in reply.body) == (400, True)
+    cut = server.ask("SELECT 1::Int64 AS a, 'x' AS s FORMAT Native").body[:-1]
+    assert server.ask("INSERT INTO t FORMAT Native", cut).status == 500
+    assert server.rows("SELECT count() FROM t") == ["0"]
+
+
+def test_an_insert_that_cannot_be_written_is_an_error(server: Server) -> None:
+    server.rows(
+        "CREATE TABLE narrow (a Int64, CONSTRAINT small CHECK a < 1000) ENGINE = MergeTree"
+        " PARTITION BY a ORDER BY a"
+    )
+    wrong = server.ask("INSERT INTO narrow FORMAT CSV", b"1\n5000\n")
+    assert (wrong.status, wrong.headers["x-clickhouse-exception-code"]) == (500, "469")
+    assert b"in file" not in wrong.body
+    many = server.ask("INSERT INTO narrow FORMAT CSV", b"".join(b"%d\n" % n for n in range(200)))
+    assert (many.status, many.headers["x-clickhouse-exception-code"]) == (500, "252")
+    sql = b"INSERT INTO narrow SETTINGS max_partitions_per_insert_block = 0 FORMAT CSV\n1\n2\n"
+    assert server.ask("", sql).status == 200
+    assert server.rows("SELECT a FROM narrow ORDER BY a") == ["1", "2"]
+    server.rows("DROP TABLE narrow SYNC")
+
+
+def test_a_body_that_is_not_sent_whole_inserts_nothing(server: Server, table: str) -> None:
+    parts = urlsplit(server.url)
+    with socket.create_connection((parts.hostname, parts.port), 30) as half:
+        head = (
+            b"POST /?query=INSERT+INTO+t+FORMAT+CSV HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n"
+        )
+        half.sendall(head + b"\r\n1,x\n2,y\n")
+    assert server.rows("SELECT count() FROM t") == ["0"]
+
+
+def test_short_values_may_hold_parameters(server: Server, table: str) -> None:
+    reply = server.ask(
+        "", b"INSERT INTO t VALUES ({a:Int64}, {s:String})", param_a="7", param_s="x\\ty"
+    )
+    assert (reply.status, server.rows("SELECT * FROM t")) == (200, ["7\tx\\ty"])
+
+
+def test_values_longer_than_a_statement_may_be(server: Server, table: str) -> None:
+    values = ",".join(f"({number},'{'x' * 50}')" for number in range(10_000))
+    assert server.ask("", f"INSERT INTO t VALUES {values};".encode()).status == 200
+    assert server.rows("SELECT count(), uniqExact(a) FROM t") == ["10000\t10000"]
+
+
+def test_many_small_inserts_do_not_pile_up(server: Server, table: str) -> None:
+    for number in range(120):
+        assert server.ask("INSERT INTO t FORMAT CSV", b"%d,x\n" % number).status == 200
+    parts = "SELECT count() FROM system.parts WHERE active AND table = 't'"
+    deadline = time.monotonic() + 20
+    while (left := int(server.rows(parts)[0])) > 30 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left <= 30
+    assert server.rows("SELECT count() FROM t") == ["120"]
+
+
+# Sessions
+
+
+def test_a_session_keeps_temporary_tables_and_settings(server: Server) -> None:
+    session = {"session_id": "of tables"}
+    assert server.ask("CREATE TEMPORARY TABLE mine (a Int8)", **session).status == 200
+    assert server.ask("INSERT INTO mine VALUES (5)", **session).status == 200
+    assert server.ask("SELECT a FROM mine", session_check="1", **session).body == b"5\n"
+    assert server.ask("SELECT a FROM mine").status == 404
+    assert server.ask("SET max_block_size = 9", **session).status == 200
+    asked = "SELECT getSetting('max_block_size')"
+    assert server.ask(asked, **session).body == b"9\n"
+    changed = "SELECT getSetting('max_threads')"
+    assert server.ask(changed, max_threads="7", **session).body == b"7\n"
+    assert server.ask(changed, **session).body == server.ask(changed).body
+    assert server.ask("SELECT 1", session_id="never made", session_check="1").status == 500
+
+
+def test_a_session_serves_one_call_at_a_time(server: Server) -> None:
+    with ThreadPoolExecutor(1) as other:
+        slow = other.submit(server.ask, ENDLESS, session_id="busy")
+        while server.rows("SELECT count() FROM system.processes") == ["1"]:
+            time.sleep(0.01)
+        locked = server.ask("SELECT 1", session_id="busy")
+        assert (locked.status, locked.headers["x-clickhouse-exception-code"]) == (500, "373")
+        server.rows("KILL QUERY WHERE query LIKE 'SELECT count() FROM numbers%'")
+        assert slow.result().headers["x-clickhouse-exception-code"] == "394"
+    assert server.ask("SELECT 1", session_id="busy").status == 200
+
+
+# clickhouse-connect
+
+
+@pytest.mark.parametrize("compress", [False, True, "gzip", "zstd", "lz4"])
+def test_clickhouse_connect_writes_and_reads(server: Server, compress: bool | str) -> None:
+    client = client_of(server, compress=compress)
+    client.command(
+        "CREATE OR REPLACE TABLE every (a Int64, s LowCardinality(String), d DateTime('UTC'),"
+        " f Nullable(Float64), l Array(UInt8)) ENGINE = MergeTree ORDER BY a"
+    )
+    names = ["a", "s", "d", "f", "l"]
+    rows = [[1, "x", NOW, None, [1, 2]], [2, "y'\\\t\n", NOW, 2.5, []]]
+    assert client.insert("every", rows, column_names=names).written_rows == 2
+    frame = pl.DataFrame({"a": [3], "s": ["arrow"], "d": [NOW], "f": [0.5]})
+    assert client.insert_arrow("every", frame.to_arrow()).written_rows == 1
+    assert client.insert_df("every", frame.with_columns(a=4).to_pandas()).written_rows == 1
+    assert client.raw_insert("every", ["a", "s"], b"5,raw\n", fmt="CSV").written_rows == 1
+    query = client.query("SELECT * EXCEPT d, toUnixTimestamp(d) FROM every ORDER BY a LIMIT 2")
+    assert query.result_rows == [
+        (1, "x", None, [1, 2], int(NOW.timestamp())),
+        (2, "y'\\\t\n", 2.5, [], int(NOW.timestamp())),
+    ]
+    assert client.query_arrow("SELECT a FROM every ORDER BY a")["a"].to_pylist() == [1, 2, 3, 4, 5]
+    assert list(client.query_df("SELECT s FROM every ORDER BY a")["s"])[2:] == ["arrow"] * 2 + [
+        "raw"
+    ]
+    many = pl.DataFrame({"a": pl.int_range(60_000, eager=True)})
+    assert client.insert_arrow("every", many.to_arrow()).written_rows == 60_000
+    with client.query_rows_stream("SELECT a FROM every") as stream:
+        assert sum(1 for _ in stream) == 60_005
+    assert client.command("SELECT count() FROM every") == 60_005
+    assert client.command("SELECT a FROM every WHERE 0") == ""
+    assert client.raw_query("SELECT 1 AS x", fmt="JSONEachRow") == b'{"x":1}\n'
+    assert client.ping()
+    client.command("DROP TABLE every")
+    client.close()
+
+
+def test_clickhouse_connect_binds_and_sets(server: Server) -> None:
+    client = client_of(server)
+    values = {"s": "a'b\\c\td\n", "l": ["p'q", "r\\s"], "d": NOW, "n": -4}
+    found = client.query(
+        "SELECT {s:String}, {l:Array(String)}, toUnixTimestamp({d:DateTime('UTC')}), {n:Int8}",
+        parameters=values,
+    )
+    assert found.result_rows == [(values["s"], values["l"], int(NOW.timestamp()), -4)]
+    # Parameters too long for a URL come as a multipart form.
+    long = "é\r\n--x" * 20_000
+    assert client.query("SELECT {s:String}", parameters={"s": long}).result_rows == [(long,)]
+    asked = "SELECT getSetting('max_block_size')"
+    assert client.query(asked, settings={"max_block_size": 77}).result_rows == [(77,)]
+    assert client.query(asked).result_rows != [(77,)]
+    assert client.query("SELECT 1 AS one LIMIT 0").column_names == ("one",)
+
+
+@pytest.mark.parametrize(("sql", "code"), [("SELECT * FROM nope", 60), ("SELECT throwIf(1)", 395)])
+def test_clickhouse_connect_raises_the_server_s_errors(
+    server: Server, sql: str, code: int
+) -> None:
+    with pytest.raises(DatabaseError, match=f"Code: {code}") as raised:
+        client_of(server).query(sql)
+    assert raised.value.code == code
+
+
+def test_many_clients_in_threads_and_processes(server: Server, table: str) -> None:
+    program = (
+        "import sys, clickhouse_connect\n"
+        "c = clickhouse_connect.get_client(host='127.0.0.1', port=int(sys.argv[1]))\n"
+        "for n in range(5):\n"
+        "    c.insert('t', [[n, 'process']] * 50, column_names=['a', 's'])\n"
+        "    assert c.command('SELECT count() FROM t') > 0\n"
+    )
+    port = str(urlsplit(server.url).port)
+    others = [subprocess.Popen([sys.executable, "-c", program, port]) for _ in range(2)]
+
+    def work(_: int) -> None:
+        client = client_of(server)
+        for number in range(5):
+            client.insert("t", [[number, "thread"]] * 50, column_names=["a", "s"])
+            assert client.command("SELECT count() FROM t") > 0
+            with pytest.raises(DatabaseError):
+                client.query("SELECT * FROM nope")
+
+    with ThreadPoolExecutor(6) as threads:
+        assert list(threads.map(work, range(6))) == [None] * 6
+    assert [other.wait(60) for other in others] == [0, 0]
+    found = server.rows("SELECT s, count() FROM t GROUP BY s ORDER BY s")
+    assert found == ["process\t500", "thread\t1500"]
+
+
+# A life of the process
+
+
+def test_a_kill_loses_no_acknowledged_insert(tmp_path: Path) -> None:
+    acknowledged: list[int] = []
+    with serving(tmp_path / "data") as first:
+        first.rows("CREATE TABLE k (n Int64, s String) ENGINE = MergeTree ORDER BY n")
+        first.rows("CREATE DATABASE other")
+
+        def insert(worker: int) -> None:
+            for number in range(worker, 10**9, 4):
+                body = b"".join(b"%d,%d\n" % (number, row) for row in range(1_000))
+                try:
+                    reply = first.ask("INSERT INTO k FORMAT CSV", body)
+                except OSError:
+                    return
+                assert reply.status == 200
+                acknowledged.append(number)
+
+        threads = [threading.Thread(target=insert, args=(worker,)) for worker in range(4)]
+        for thread in threads:
+            thread.start()
+        while len(acknowledged) < 40:
+            time.sleep(0.01)
+        assert first.stop(signal.SIGKILL) == -signal.SIGKILL
+        for thread in threads:
+            thread.join(30)
+    with serving(tmp_path / "data") as second:
+        lines = second.rows("SELECT n, count(), uniqExact(s) FROM k GROUP BY n")
+        found = {int(line.split("\t")[0]): line.split("\t")[1:] for line in lines}
+        assert set(acknowledged) <= set(found)
+        assert all(counts == ["1000", "1000"] for counts in found.values())
+        assert second.ask("SELECT currentDatabase()", database="other").body == b"other\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_cleanly_in_the_middle_of_a_query(tmp_path: Path, number: int) -> None:
+    with serving(tmp_path / "data") as running, ThreadPoolExecutor(1) as other:
+        asked = other.submit(running.ask, ENDLESS)
+        while running.rows("SELECT count() FROM system.processes") == ["1"]:
+            time.sleep(0.01)
+        assert running.stop(number) == 0
+        assert asked.result().headers["x-clickhouse-exception-code"] == "394"
+        assert running.process.stderr is not None
+        assert running.process.stderr.read() == ""
+
+
+def test_a_folder_in_use_is_refused_until_its_owner_ends(tmp_path: Path) -> None:
+    with serving(tmp_path / "data") as owner:
+        code, error = refusal(tmp_path / "data")
+        assert (code, error.count("\n")) == (2, 1)
+        assert f"the folder {tmp_path / 'data'} is in use" in error
+        owner.stop(signal.SIGKILL)
+        with serving(tmp_path / "data") as heir:
+            assert heir.rows("SELECT 1") == ["1"]
+
+
+def test_a_taken_port_is_refused_and_nothing_is_opened(server: Server, tmp_path: Path) -> None:
+    code, error = refusal(tmp_path / "data", port=urlsplit(server.url).port or 0)
+    assert (code, error.count("\n")) == (2, 1)
+    assert "taken by another process" in error
+    assert "--port" in error
+    assert not (tmp_path / "data" / "engine").exists()
+
+
+def test_what_cannot_be_a_folder_or_a_port_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", Path("/proc/footfall"), tmp_path / "a?b"):
+        code, error = refusal(folder)
+        assert (code, error.count("\n")) == (2, 1)
+        assert str(folder) in error
+    code, error = refusal(tmp_path / "data", port=70_000)
+    assert (code, "70000 is not within 0 to 65535" in error) == (2, True)
+
+
+def test_a_missing_engine_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "chdb.py").write_text("raise ImportError('No module named chdb')")
+    process = subprocess.run(
+        [sys.executable, "-m", "infra.embedded_clickhouse", "--folder", str(tmp_path / "data")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert process.returncode == 2
+    assert process.stderr.endswith("not installed: pip install footfall[embedded]\n")
+
+
+def test_the_memory_limit_is_the_one_given(tmp_path: Path) -> None:
+    with serving(tmp_path / "data", "--memory-mb", "700") as running:
+        asked = "SELECT value FROM system.server_settings WHERE name = 'max_server_memory_usage'"
+        assert running.rows(asked) == ["700000000"]
+
+
+def test_a_second_start_leaves_no_process(tmp_path: Path) -> None:
+    process = launch(tmp_path / "data", port=-1)
+    assert process.communicate(timeout=30)[1].count("\n") == 1
+    assert process.returncode == 2
