@@ -5,19 +5,11 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import os
-import resource
-import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -35,8 +27,7 @@ from api.workers import WorkerMeter
 from api.writing import GroupCommit
 from schemas.status import PartitionStatus, WorkerStatus
 from sinks import Record, SinkError
-
-WAIT_S = 20.0
+from tests.api_process_support import WAIT_S
 
 
 class MemoryTopics:
@@ -151,7 +142,7 @@ class Shop:
     """Everything a served application stands on in these tests."""
 
     topics: MemoryTopics = field(default_factory=MemoryTopics)
-    profiles: MemoryProfiles = field(default_factory=MemoryProfiles)
+    profiles: Any = field(default_factory=MemoryProfiles)
     aggregates: MemoryAggregates = field(default_factory=MemoryAggregates)
     live: MadeUpLive = field(default_factory=MadeUpLive)
     metrics: ApiMetrics = field(default_factory=ApiMetrics)
@@ -356,89 +347,3 @@ def tag(**changes: Any) -> dict[str, Any]:
 
 def encoded(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode()
-
-
-def eventually(holds: Callable[[], bool], within_s: float = WAIT_S) -> None:
-    """Wait until it holds."""
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {within_s:g} s"
-        time.sleep(0.005)
-
-
-def project_root() -> Path:
-    return Path(__file__).resolve().parent.parent
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Process:
-    """``python -m api.server`` on embedded topics in a folder, as its user would start it."""
-
-    def __init__(
-        self,
-        home: Path,
-        port: int,
-        *,
-        wait: bool = True,
-        file_bytes_max: int | None = None,
-        **environ: str,
-    ) -> None:
-        self.port = port
-
-        def limit() -> None:
-            if file_bytes_max is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes_max, file_bytes_max))
-
-        plain = {name: value for name, value in os.environ.items() if "_URL" not in name}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "api.server"],
-            cwd=project_root(),
-            env=plain | {"FOOTFALL_HOME": str(home), "FRONTEND_PORT": str(port)} | environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=limit,
-        )
-        if wait:
-            try:
-                eventually(self._answers)
-            except BaseException:
-                self.kill()
-                raise
-
-    def _answers(self) -> bool:
-        assert self.process.poll() is None, self.process.communicate()
-        try:
-            socket.create_connection(("127.0.0.1", self.port), WAIT_S).close()
-        except OSError:
-            return False
-        return True
-
-    def stop(self, number: int = signal.SIGTERM) -> tuple[int, str, str]:
-        """(exit code, stdout, stderr) after a signal."""
-        self.process.send_signal(number)
-        return self.ended()
-
-    def ended(self) -> tuple[int, str, str]:
-        """The same once it ends by itself."""
-        out, err = self.process.communicate(timeout=WAIT_S)
-        return self.process.returncode, out, err
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.communicate(timeout=WAIT_S)
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.kill()
-
-    def __enter__(self) -> Process:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

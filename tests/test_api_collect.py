@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from api_support import WAIT_S, Client, Shop, encoded, eventually, serving, tag
 from hypothesis import given
 from hypothesis import strategies as st
 
 from api.records import INCOMING, read_records
 from sinks import SinkUnavailableError
+from tests.api_process_support import WAIT_S, eventually
+from tests.api_support import Client, Shop, encoded, serving, tag
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,10 @@ def test_a_tag_is_stored_as_it_was_sent_keyed_by_its_cookie(shop: Shop, client: 
 
 WRITTEN = 'footfall_api_records_written_total{topic="user_tags"}'
 
+NOW_MS = 1_900_000_000_000
+
 WRONG_TAGS = [
+    (encoded(tag(time="2199-01-01T00:00:00.000Z")), "time"),
     (b"", "body"),
     (b"not json", "body"),
     (b"[]", "body"),
@@ -274,7 +278,7 @@ JSON = st.recursive(
 def test_one_line_is_the_same_json(extra: dict[str, Any], indent: Any) -> None:
     value = tag() | {f"x{name}": inner for name, inner in extra.items()}
     sent = json.dumps(value, indent=indent, ensure_ascii=False).encode()
-    [(_, stored)] = read_records(INCOMING["user_tags"], sent)
+    [(_, stored)] = read_records(INCOMING["user_tags"], sent, NOW_MS)
     assert b"\n" not in stored
     assert len(stored) == len(sent)
     assert json.loads(stored) == value

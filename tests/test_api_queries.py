@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+import polars as pl
 import pytest
-from api_support import Client, Shop, encoded, serving, tag
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from schemas.times import datetime_of
 from sinks import SinkUnavailableError
+from sinks.profiles.sqlite import SqliteProfiles
+from tests.api_support import Client, Shop, encoded, serving, tag
 
 START_MS = 1_647_951_300_000
 """2022-03-22T12:15:00.000Z"""
@@ -133,6 +136,39 @@ def test_profiles_equal_brute_force(
             reverse=True,
         )[:limit]
         assert [found["time"] for found in answer[kind]] == [ms_text(at) for at in expected]
+
+
+def test_profiles_of_the_real_store_come_back_as_they_were_sent(tmp_path: Path) -> None:
+    sent = [
+        encoded(tag(cookie=f"c{at % 3}", time=ms_text(START_MS + at), action=action, at=at))
+        for at in range(900)
+        for action in ("VIEW", "BUY")
+    ]
+    store = SqliteProfiles(tmp_path / "profiles.sqlite")
+    found = [json.loads(one) for one in sent]
+    store.put(
+        pl.DataFrame(
+            {
+                "cookie": [one["cookie"] for one in found],
+                "action": [one["action"] for one in found],
+                "time_ms": [START_MS + one["at"] for one in found],
+                "topic_partition": [0] * len(found),
+                "offset": list(range(len(found))),
+                "tag": sent,
+            }
+        )
+    )
+    with serving(Shop(profiles=store)) as client:
+        answer = client.get(profile_target("c1", START_MS, START_MS + 800)).body
+        for action, kind in (("VIEW", b'"views":['), ("BUY", b'"buys":[')):
+            newest = [
+                one
+                for one, tag_ in zip(sent, found, strict=True)
+                if tag_["cookie"] == "c1" and tag_["action"] == action
+            ][-200:]
+            before = [one for one in newest if json.loads(one)["at"] < 800]
+            assert kind + b",".join(before[::-1]) + b"]" in answer
+    store.close()
 
 
 @QUICK

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from aiokafka.errors import OutOfOrderSequenceNumber
 from aiokafka.partitioner import murmur2
-from api_support import WAIT_S, Client, MemoryTopics, Process, encoded, free_port, tag
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from api.kafka_writing import KafkaWriting
@@ -21,6 +21,8 @@ from schemas.topic_files import records_path
 from schemas.topics import USER_TAGS
 from sinks import SinkUnavailableError
 from sinks.topic_files import FileTopics
+from tests.api_process_support import WAIT_S, Process, free_port
+from tests.api_support import Client, MemoryTopics, encoded, tag
 
 
 def record(number: int) -> tuple[bytes, bytes]:
@@ -266,6 +268,31 @@ def test_kafka_has_every_record_once_in_the_partition_of_its_key(broker: str) ->
     assert sorted((key, value) for _, key, value in found) == sorted(records)
     for partition, key, _ in found:
         assert partition == (murmur2(key) & 0x7FFFFFFF) % PARTITIONS
+
+
+def test_a_producer_that_broke_is_replaced(broker: str) -> None:
+    async def run() -> None:
+        writing = await connected(broker)
+        broken = writing._producer
+
+        async def send(*_: object, **__: object) -> None:
+            raise OutOfOrderSequenceNumber
+
+        broken.send = send
+        with pytest.raises(NotStoredError):
+            await writing.write("replaced", [record(1)])
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                try:
+                    await writing.write("replaced", [record(2)])
+                except NotStoredError:
+                    await asyncio.sleep(0.02)
+                else:
+                    break
+        await writing.close()
+
+    asyncio.run(run())
+    assert [found[2] for found in read_all(broker, "replaced", 1)] == [b"2"]
 
 
 def test_without_a_broker_nothing_is_acknowledged_and_the_reason_is_said() -> None:

@@ -1,0 +1,1 @@
+"""HTTP in and out: collects events, answers for profiles and aggregates, the live page."""

@@ -1,0 +1,89 @@
+"""The routes. Every handler stands in an Endpoint, which is plain ASGI: no middleware."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from api.aggregates import AggregatesQueries
+from api.answers import Answer, Handler, Receive, Scope
+from api.collect import Collector
+from api.debug_answers import DebugAnswers
+from api.docs import description, docs_files
+from api.endpoint import Endpoint
+from api.files import file_answer, read_files, serve_files, serve_one
+from api.health import Readiness, healthy
+from api.profiles import ProfileQueries
+from api.services import Services
+
+
+def create_app(services: Services) -> Starlette:
+    """The application over these services, which the caller opens and closes."""
+    metrics = services.metrics
+    collector = Collector(services.writing, metrics)
+
+    def debug(route: str) -> DebugAnswers:
+        count = metrics.answer_differences.labels(route).inc
+        return DebugAnswers(services.debug_answers, count)
+
+    profiles = ProfileQueries(
+        services.profiles, services.limit_default, debug("/user_profiles/{cookie}")
+    )
+    aggregates = AggregatesQueries(services.aggregates, debug("/aggregates"))
+    visit, activity = collector.one("visits"), collector.one("activities")
+
+    def route(path: str, handle: Handler, *methods: str, label: str = "") -> Route:
+        endpoint = Endpoint(label or path, handle, metrics, services.request_log)
+        return Route(path, endpoint, methods=list(methods or ("GET",)))
+
+    async def exposition(scope: Scope, receive: Receive) -> Answer:
+        return Answer(200, *metrics.exposition())
+
+    page = {name: file_answer(name, content) for name, content in _page_files().items()}
+    docs = docs_files()
+    queries = ("POST", "GET")
+    # The busiest first: routes are tried in order.
+    routes = [
+        route("/user_tags", collector.one("user_tags"), "POST"),
+        route(
+            "/user_profiles/{cookie:path}",
+            profiles.handle,
+            *queries,
+            label="/user_profiles/{cookie}",
+        ),
+        route("/aggregates", aggregates.handle, *queries),
+        route("/events/{topic}", collector.many, "POST"),
+        route("/api/visit/v1/", visit, "POST"),
+        route("/api/visit/v1", visit, "POST", label="/api/visit/v1/"),
+        route("/api/activity/v1/", activity, "POST"),
+        route("/api/activity/v1", activity, "POST", label="/api/activity/v1/"),
+        route("/live.json", services.live.handle),
+        route("/", serve_one(page["index.html"])),
+        route("/static/{path:path}", serve_files(page), label="/static"),
+        route("/healthz", healthy),
+        route("/readyz", Readiness(services.checks).handle),
+        route("/metrics", exposition),
+        route("/openapi.json", serve_one(description())),
+        route("/docs", serve_one(docs[""])),
+        route("/docs/{path:path}", serve_files(docs), label="/docs"),
+    ]
+    return Starlette(routes=routes, exception_handlers={HTTPException: _refuse})
+
+
+def _page_files() -> dict[str, bytes]:
+    return read_files(files("api") / "static")
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    reasons = {
+        404: f"nothing at {request.url.path[:200]}; the routes are at /docs",
+        405: f"{request.method} is not for this route",
+    }
+    reason = reasons.get(error.status_code, error.detail)
+    return JSONResponse({"error": reason}, error.status_code, error.headers)

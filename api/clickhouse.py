@@ -1,0 +1,147 @@
+"""Asking ClickHouse over HTTP without blocking: bound parameters, JSON rows back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import aiohttp
+import msgspec
+
+from api.aggregates import Sums
+from sinks import SinkRefusedError, SinkUnavailableError
+
+ANSWER_WITHIN_S = 20.0
+CONNECT_WITHIN_S = 2.0
+CONNECTIONS_MAX = 8
+KEEP_ALIVE_S = 5.0
+"""Shorter than servers keep an idle connection."""
+ANSWER_BYTES_MAX = 8 * 1_048_576
+DATETIME_S_MAX = 2**32 - 1
+"""ClickHouse's DateTime ends here, in 2106: no bucket stands beyond."""
+
+_decode_rows = msgspec.json.Decoder(list[list[Any]]).decode
+_ESCAPES = {ord("\\"): "\\\\", ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\\r", 0: "\\0"}
+
+
+class ClickHouse:
+    """A ClickHouse server, real or embedded. Make it inside the event loop that serves."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        netloc = parts.netloc.rpartition("@")[2]
+        self._url = urlunsplit((parts.scheme, netloc, "/", "", ""))
+        headers = {}
+        if parts.username:
+            headers["X-ClickHouse-User"] = unquote(parts.username)
+            headers["X-ClickHouse-Key"] = unquote(parts.password or "")
+        database = parts.path.strip("/")
+        self._settings = {"database": database} if database else {}
+        self._session = aiohttp.ClientSession(
+            headers=headers,
+            timeout=aiohttp.ClientTimeout(total=ANSWER_WITHIN_S, sock_connect=CONNECT_WITHIN_S),
+            connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX, keepalive_timeout=KEEP_ALIVE_S),
+        )
+
+    async def rows(
+        self, query: str, parameters: Mapping[str, str | int] | None = None
+    ) -> list[list[Any]]:
+        """The rows of a SELECT. ``{name:Type}`` in the query takes its value from parameters.
+
+        64-bit integers come as strings. Raises SinkUnavailableError where the server does not
+        answer in time, SinkRefusedError with its reason where it refuses.
+        """
+        bound = {f"param_{name}": _escaped(value) for name, value in (parameters or {}).items()}
+        try:
+            status, body = await self._post(f"{query} FORMAT JSONCompact".encode(), bound)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise SinkUnavailableError(
+                f"ClickHouse at {self._url} does not answer: {_reason(error)}"
+            ) from None
+        if status != 200:
+            reason = body.decode("utf-8", "replace").strip().split("\n")[0][:500]
+            raise SinkRefusedError(f"ClickHouse at {self._url} refuses: {reason}")
+        try:
+            return _decode_rows(msgspec.json.decode(body, type=_Answer).data)
+        except msgspec.DecodeError:
+            raise SinkRefusedError(f"what answers at {self._url} is no ClickHouse") from None
+
+    async def _post(self, query: bytes, bound: Mapping[str, str]) -> tuple[int, bytes]:
+        parameters = self._settings | dict(bound)
+        for last in (False, True):
+            try:
+                async with self._session.post(
+                    self._url, params=parameters, data=query
+                ) as response:
+                    return response.status, await _read(response)
+            except aiohttp.ServerDisconnectedError:
+                # The server closed a kept connection just then; to ask again is harmless.
+                if last:
+                    raise
+        raise AssertionError("the second attempt returns or raises")
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._session.close()
+        # Lets the transports of closed connections end before the loop does.
+        await asyncio.sleep(0)
+
+
+class _Answer(msgspec.Struct):
+    data: msgspec.Raw
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    pieces = []
+    length = 0
+    async for piece in response.content.iter_any():
+        pieces.append(piece)
+        length += len(piece)
+        if length > ANSWER_BYTES_MAX:
+            raise SinkRefusedError(f"ClickHouse's answer is over {ANSWER_BYTES_MAX} bytes")
+    return b"".join(pieces)
+
+
+def _reason(error: Exception) -> str:
+    number = error.errno if isinstance(error, OSError) else None
+    if number is not None and number > 0:
+        return os.strerror(number)
+    return str(error) or type(error).__name__
+
+
+def _escaped(value: str | int) -> str:
+    """A parameter's text as ClickHouse reads it: tab-separated escapes."""
+    return str(value).translate(_ESCAPES)
+
+
+class MinuteBuckets:
+    """AggregatesSource over the view ``minute_buckets``."""
+
+    def __init__(self, clickhouse: ClickHouse) -> None:
+        self._clickhouse = clickhouse
+
+    async def sums(
+        self, from_ms: int, to_ms: int, action: str, filters: Mapping[str, str]
+    ) -> Mapping[int, Sums]:
+        from_s, to_s = from_ms // 1000, min(to_ms // 1000, DATETIME_S_MAX)
+        if from_s >= to_s:
+            return {}
+        # Filter names come from a fixed list, and values are bound: no text of a client
+        # becomes part of the statement.
+        conditions = "".join(f" AND {name} = {{{name}:String}}" for name in filters)
+        rows = await self._clickhouse.rows(
+            "SELECT toUnixTimestamp(bucket), toString(sum(count)), toString(sum(sum_price))"
+            " FROM minute_buckets"
+            " WHERE bucket >= toDateTime({from_s:UInt32}, 'UTC')"
+            " AND bucket < toDateTime({to_s:UInt32}, 'UTC')"
+            " AND action = {action:String}" + conditions + " GROUP BY bucket",
+            {"from_s": from_s, "to_s": to_s, "action": action, **filters},
+        )
+        return {row[0] * 1000: (int(row[1]), int(row[2])) for row in rows}
+
+    async def check(self) -> None:
+        """Return if the view can be read. Raises SinkError."""
+        await self._clickhouse.rows("SELECT 1 FROM minute_buckets LIMIT 0")

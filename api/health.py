@@ -1,0 +1,48 @@
+"""``/healthz``: the process serves. ``/readyz``: what it needs works, each part by name."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+from api.answers import Answer, Receive, RequestError, Scope, encode_json
+from api.writing import NotStoredError
+from sinks import SinkError
+
+CHECK_WITHIN_S = 3.0
+
+Check = Callable[[], Awaitable[None]]
+"""Returns if the part works; raises RequestError, NotStoredError or SinkError if not."""
+
+
+async def healthy(scope: Scope, receive: Receive) -> Answer:
+    """200 as long as the event loop turns."""
+    return Answer(200, b'{"status":"ok"}')
+
+
+class Readiness:
+    """Checks all parts at once."""
+
+    def __init__(self, checks: Mapping[str, Check]) -> None:
+        self._checks = checks
+
+    async def handle(self, scope: Scope, receive: Receive) -> Answer:
+        found = await asyncio.gather(*map(_state, self._checks.values()))
+        parts = dict(zip(self._checks, found, strict=True))
+        ready = all(state == "ok" for state in parts.values())
+        return Answer(200 if ready else 503, encode_json({"ready": ready, "parts": parts}))
+
+
+async def _state(check: Check) -> str:
+    try:
+        async with asyncio.timeout(CHECK_WITHIN_S):
+            await check()
+    except RequestError as error:
+        return error.message
+    except (NotStoredError, SinkError) as error:
+        return str(error)
+    except TimeoutError:
+        return f"no answer within {CHECK_WITHIN_S:g} s"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "ok"

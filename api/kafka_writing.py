@@ -1,0 +1,160 @@
+"""Writing to Kafka: one idempotent aiokafka producer, acknowledged by all replicas.
+
+Delivery      a write returns when the brokers have every record; a retry within the producer
+              stores nothing twice. A write that timed out may still arrive.
+Back pressure at most RECORDS_IN_FLIGHT_MAX records wait; more are refused at once.
+Keys          Kafka's own default partitioner (murmur2), as every other client uses it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import (
+    KafkaError,
+    OutOfOrderSequenceNumber,
+    ProducerFenced,
+    TopicAlreadyExistsError,
+)
+
+from api.writing import BusyError, NotStoredError
+from schemas.topics import TOPICS
+from sinks import Record
+
+RECORDS_IN_FLIGHT_MAX = 20_000
+WRITE_WITHIN_S = 10.0
+CHECK_WITHIN_S = 2.0
+RETRY_AFTER_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+"""Waits between attempts to reach the brokers at start; the last is repeated."""
+
+ENDS_THE_PRODUCER = (KafkaError, OutOfOrderSequenceNumber, ProducerFenced)
+"""Exactly these types: after them every further send fails the same way."""
+
+log = logging.getLogger("footfall.api")
+
+
+class KafkaWriting:
+    """Writing for Kafka. Connects in the background: an absent broker is no failed start.
+
+    ``topics_made`` are created where they do not stand yet.
+    """
+
+    def __init__(self, bootstrap: str, topics_made: Sequence[str] = ()) -> None:
+        self._bootstrap = bootstrap
+        self._topics_made = topics_made
+        self._records = 0
+        self._producer: AIOKafkaProducer | None = None
+        self._closing = False
+        self._connecting = asyncio.create_task(self._connect(), name="kafka-connect")
+
+    @property
+    def records_waiting(self) -> int:
+        return self._records
+
+    async def write(self, topic: str, records: Sequence[Record]) -> None:
+        producer = self._ready()
+        if self._records and self._records + len(records) > RECORDS_IN_FLIGHT_MAX:
+            raise BusyError
+        self._records += len(records)
+        try:
+            async with asyncio.timeout(WRITE_WITHIN_S):
+                sent = [await producer.send(topic, value, key=key) for key, value in records]
+                await asyncio.gather(*sent)
+        except TimeoutError:
+            raise NotStoredError(
+                f"Kafka at {self._bootstrap} did not acknowledge within {WRITE_WITHIN_S:g} s"
+            ) from None
+        except KafkaError as error:
+            if type(error) in ENDS_THE_PRODUCER:
+                self._begin_anew(producer)
+            raise NotStoredError(f"Kafka at {self._bootstrap}: {error}") from None
+        finally:
+            self._records -= len(records)
+
+    async def check(self) -> None:
+        producer = self._ready()
+        try:
+            async with asyncio.timeout(CHECK_WITHIN_S):
+                answered = await producer.client.force_metadata_update()
+        except (TimeoutError, KafkaError) as error:
+            raise NotStoredError(f"Kafka at {self._bootstrap} does not answer: {error}") from None
+        if not answered:
+            raise NotStoredError(f"Kafka at {self._bootstrap} does not answer")
+
+    async def close(self) -> None:
+        self._closing = True
+        self._connecting.cancel()
+        if self._producer is not None:
+            try:
+                async with asyncio.timeout(1.0):
+                    await self._producer.stop()
+            except (TimeoutError, KafkaError) as error:
+                log.error("Kafka at %s: stopped with records unsent (%s)", self._bootstrap, error)
+
+    def _ready(self) -> AIOKafkaProducer:
+        if self._closing:
+            raise NotStoredError("the server is stopping")
+        if self._producer is None:
+            raise NotStoredError(f"Kafka at {self._bootstrap} cannot be reached yet")
+        return self._producer
+
+    def _begin_anew(self, broken: AIOKafkaProducer) -> None:
+        """Connect again after an error that an idempotent producer cannot go on from."""
+        if self._producer is broken and not self._closing:
+            log.error("Kafka at %s: the producer broke; connecting anew", self._bootstrap)
+            self._producer = None
+            self._connecting = asyncio.create_task(self._connect(broken), name="kafka-connect")
+
+    async def _connect(self, broken: AIOKafkaProducer | None = None) -> None:
+        if broken is not None:
+            with contextlib.suppress(KafkaError, TimeoutError):
+                async with asyncio.timeout(CHECK_WITHIN_S):
+                    await broken.stop()
+        attempt = 0
+        while self._producer is None:
+            try:
+                await self._make_topics()
+                self._producer = await self._started()
+            except (KafkaError, OSError) as error:
+                wait_s = RETRY_AFTER_S[min(attempt, len(RETRY_AFTER_S) - 1)]
+                attempt += 1
+                log.warning("Kafka at %s: %s (again in %g s)", self._bootstrap, error, wait_s)
+                await asyncio.sleep(wait_s)
+
+    async def _started(self) -> AIOKafkaProducer:
+        producer = AIOKafkaProducer(
+            bootstrap_servers=self._bootstrap,
+            client_id="footfall-api",
+            enable_idempotence=True,
+            acks="all",
+            linger_ms=2,
+            max_request_size=2 * 1_048_576,
+            request_timeout_ms=int(WRITE_WITHIN_S * 1000),
+        )
+        try:
+            await producer.start()
+        except BaseException:
+            await producer.stop()
+            raise
+        return producer
+
+    async def _make_topics(self) -> None:
+        """Create what is absent; brokers that refuse to are left to make topics themselves."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap, client_id="footfall-api")
+        try:
+            await admin.start()
+            present = set(await admin.list_topics())
+            absent = [name for name in self._topics_made if name not in present]
+            if absent:
+                await admin.create_topics(
+                    [NewTopic(name, TOPICS[name].partitions, -1) for name in absent]
+                )
+        except TopicAlreadyExistsError:
+            pass
+        finally:
+            await admin.close()

@@ -1,0 +1,241 @@
+"""The OpenAPI 3.1 description, built from the structs that check what comes in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from api.aggregates import ACTIONS, AGGREGATES, FILTERS, MINUTES_MAX
+from api.aggregates import SHAPE as MINUTES_SHAPE
+from api.profiles import SHAPE as PROFILE_SHAPE
+from api.records import INCOMING
+from api.snapshot import Snapshot
+from schemas.client_reports import ClientReport
+from schemas.store_events import StoreEvent
+from schemas.user_tags import UserTag
+
+
+class Error(Struct, frozen=True):
+    """Why a request was not served; it begins with the field or parameter that is wrong."""
+
+    error: str
+
+
+class Stored(Struct, frozen=True):
+    """How many records are durable now."""
+
+    stored: int
+
+
+class Profile(Struct, frozen=True):
+    """The newest tags of a cookie, newest first."""
+
+    cookie: str
+    views: list[UserTag]
+    buys: list[UserTag]
+
+
+class Aggregates(Struct, frozen=True):
+    """A row for every minute asked for; every value is a string."""
+
+    columns: list[str]
+    rows: list[list[str]]
+
+
+class Ready(Struct, frozen=True):
+    """``ok`` for each part, or what is wrong with it."""
+
+    ready: bool
+    parts: dict[str, str]
+
+
+STRUCTS: tuple[type[Struct], ...] = (
+    UserTag,
+    StoreEvent,
+    ClientReport,
+    Error,
+    Stored,
+    Profile,
+    Aggregates,
+    Ready,
+    Snapshot,
+)
+
+Json = dict[str, Any]
+
+EXAMPLES: dict[type[Struct], Json] = {
+    UserTag: {
+        "time": "2022-03-22T12:15:00.000Z",
+        "cookie": "cookie-1",
+        "country": "PL",
+        "device": "PC",
+        "action": "VIEW",
+        "origin": "ORIGIN_1",
+        "product_info": {
+            "product_id": "1",
+            "brand_id": "BRAND_1",
+            "category_id": "CATEGORY_1",
+            "price": 1999,
+        },
+    },
+    ClientReport: {
+        "time": "2022-03-22T12:15:00.000Z",
+        "client_id": "client-1",
+        "report": {"page": "/"},
+    },
+}
+"""What the viewer offers to send."""
+
+
+def openapi(version: str) -> Json:
+    """The document as plain values."""
+    _, components = msgspec.json.schema_components(
+        STRUCTS, ref_template="#/components/schemas/{name}"
+    )
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Footfall",
+            "version": version,
+            "description": "Events in, profiles and aggregates out. Times are UTC.",
+        },
+        "paths": _paths(),
+        "components": {"schemas": components},
+    }
+
+
+def _paths() -> Json:
+    return {
+        "/user_tags": {"post": _one_record("Store a view or a buy", UserTag)},
+        "/user_profiles/{cookie}": _both("The newest tags of a cookie", _PROFILE, Profile),
+        "/aggregates": _both("Count and revenue by minute", _AGGREGATES, Aggregates),
+        "/events/{topic}": {"post": _events()},
+        "/api/visit/v1/": {"post": _one_record("Store a visit report", ClientReport)},
+        "/api/activity/v1/": {"post": _one_record("Store an activity report", ClientReport)},
+        "/live.json": {"get": _operation("What the live page shows", {"200": _json(Snapshot)})},
+        "/healthz": {"get": _operation("Does the process serve?", {"200": _plain("It does")})},
+        "/readyz": {
+            "get": _operation(
+                "Does all it needs work?", {"200": _json(Ready), "503": _json(Ready)}
+            )
+        },
+        "/metrics": {"get": _operation("For Prometheus", {"200": _plain("Metrics as text")})},
+    }
+
+
+def _operation(summary: str, responses: Json) -> Json:
+    return {"summary": summary, "responses": responses}
+
+
+def _ref(struct: type[Struct]) -> Json:
+    return {"$ref": f"#/components/schemas/{struct.__name__}"}
+
+
+def _json(struct: type[Struct]) -> Json:
+    about = (struct.__doc__ or "").strip().split("\n")[0]
+    return {"description": about, "content": {"application/json": {"schema": _ref(struct)}}}
+
+
+def _plain(about: str) -> Json:
+    return {"description": about}
+
+
+_WRONG: Json = {"400": _json(Error)}
+_DOWN: Json = {"503": _json(Error)}
+
+
+def _one_record(summary: str, struct: type[Struct]) -> Json:
+    return {
+        **_operation(
+            summary,
+            {"204": _plain("It is durable"), **_WRONG, "413": _json(Error), **_DOWN},
+        ),
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": _ref(struct), "example": EXAMPLES[struct]}},
+        },
+    }
+
+
+def _events() -> Json:
+    record: Json = {"anyOf": [_ref(UserTag), _ref(StoreEvent), _ref(ClientReport)]}
+    either = {"anyOf": [record, {"type": "array", "items": record}]}
+    responses = {
+        "200": _json(Stored),
+        **_WRONG,
+        "403": _json(Error),
+        "404": _json(Error),
+        "413": _json(Error),
+        **_DOWN,
+    }
+    return {
+        **_operation("Store one record, an array of them, or NDJSON: all or none", responses),
+        "parameters": [
+            {**_path("topic", "Where to store them"), "schema": _choice(*sorted(INCOMING))}
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": either, "example": [EXAMPLES[UserTag]]},
+                "application/x-ndjson": {"schema": {"type": "string"}},
+            },
+        },
+    }
+
+
+def _both(summary: str, parameters: list[Json], struct: type[Struct]) -> Json:
+    """POST and GET do the same; the body of a POST is ignored."""
+    operation = {
+        **_operation(summary, {"200": _json(struct), **_WRONG, **_DOWN}),
+        "parameters": parameters,
+    }
+    return {"post": operation, "get": operation}
+
+
+def _choice(*values: str) -> Json:
+    return {"type": "string", "enum": list(values)}
+
+
+def _path(name: str, about: str) -> Json:
+    return {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "description": about,
+        "schema": {"type": "string"},
+    }
+
+
+def _query(name: str, about: str, schema: Json, required: bool = False) -> Json:
+    return {
+        "name": name,
+        "in": "query",
+        "required": required,
+        "description": about,
+        "schema": schema,
+    }
+
+
+_PROFILE = [
+    _path("cookie", "Whose tags"),
+    _query("time_range", f"{PROFILE_SHAPE}; the end is excluded", {"type": "string"}, True),
+    _query("limit", "At most so many views, and as many buys", {"type": "integer", "minimum": 0}),
+]
+_AGGREGATES = [
+    _query(
+        "time_range",
+        f"{MINUTES_SHAPE}: at most {MINUTES_MAX} whole minutes",
+        {"type": "string"},
+        True,
+    ),
+    _query("action", "What is counted", _choice(*ACTIONS), True),
+    _query(
+        "aggregates",
+        "One or both; repeated, their columns stand in this order",
+        {"type": "array", "items": _choice(*AGGREGATES), "minItems": 1},
+        True,
+    ),
+    *(_query(name, "Only these", {"type": "string"}) for name in FILTERS),
+]

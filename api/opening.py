@@ -1,0 +1,107 @@
+"""From settings to services: opens what the addresses name, and closes it again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+from api.clickhouse import ClickHouse, MinuteBuckets
+from api.endpoint import RequestLog
+from api.live import Live, LiveSources
+from api.metrics import ApiMetrics
+from api.profiles import Profiles
+from api.services import Services
+from api.tables import MinutesSource, WindowsSource
+from api.tails import FileTail, KafkaTail, Tail
+from api.workers import WorkerMeter, read_statuses
+from api.writing import GroupCommit, Writing
+from schemas.settings import Settings
+from schemas.topics import ACTIVITIES, STORE_EVENTS, USER_TAGS, VISITS
+from sinks.topic_files import FileTopics
+
+PROBE_BYTES = 4096
+
+
+@asynccontextmanager
+async def open_services(settings: Settings) -> AsyncIterator[Services]:
+    """The services of these settings, inside a running event loop.
+
+    A server that does not answer is no error here: ``/readyz`` names it, its routes say 503.
+    """
+    # Clients of servers are imported where they are opened: tests need none of them.
+    from sinks.open import open_profiles
+
+    async with AsyncExitStack() as opened:
+        writing, tail = _open_topics(settings)
+        opened.callback(tail.close)
+        opened.push_async_callback(writing.close)
+        clickhouse = ClickHouse(settings.clickhouse_url)
+        opened.push_async_callback(clickhouse.close)
+        buckets = MinuteBuckets(clickhouse)
+        store = open_profiles(settings)
+        opened.callback(store.close)
+        profiles = Profiles(store)
+        opened.callback(profiles.close)
+        live = _open_live(settings, clickhouse, tail, opened)
+        live.start()
+        opened.push_async_callback(live.close)
+        yield Services(
+            writing=writing,
+            profiles=profiles,
+            aggregates=buckets,
+            live=live,
+            checks={
+                "topics": writing.check,
+                "clickhouse": buckets.check,
+                "profiles": profiles.check,
+            },
+            metrics=ApiMetrics(),
+            request_log=RequestLog(settings.use_logger, settings.log_headers, settings.log_body),
+            limit_default=settings.default_limit,
+            debug_answers=settings.footfall_debug_answers,
+        )
+
+
+def _open_topics(settings: Settings) -> tuple[Writing, Tail]:
+    folder = settings.topics_folder
+    if folder is not None:
+        return GroupCommit(FileTopics(folder), partial(probe_folder, folder)), FileTail(folder)
+    from api.kafka_writing import KafkaWriting
+
+    assert settings.kafka_bootstrap is not None
+    names = [topic.name for topic in (USER_TAGS, STORE_EVENTS, VISITS, ACTIVITIES)]
+    return (
+        KafkaWriting(settings.kafka_bootstrap, names),
+        KafkaTail(settings.kafka_bootstrap),
+    )
+
+
+def _open_live(
+    settings: Settings, clickhouse: ClickHouse, tail: Tail, opened: AsyncExitStack
+) -> Live:
+    meter = WorkerMeter()
+    minutes = MinutesSource(clickhouse, partial(meter.watermark_ms, "minute_buckets"))
+    windows = WindowsSource(settings.postgres_url)
+    opened.callback(windows.close)
+    return Live(
+        LiveSources(
+            meter=meter,
+            statuses=partial(read_statuses, settings.footfall_home),
+            minutes=minutes.minutes,
+            top=minutes.top,
+            windows=windows.windows,
+            newest=tail.newest,
+        )
+    )
+
+
+def probe_folder(folder: Path) -> None:
+    """Write a small file and take it away. Raises OSError where the folder cannot be written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / ".writable"
+    try:
+        probe.write_bytes(b"\0" * PROBE_BYTES)
+    finally:
+        probe.unlink(missing_ok=True)

@@ -1,0 +1,150 @@
+"""From the bytes of a request to records of a topic. Pure: no network, no clock.
+
+A record is stored as the bytes that were sent. Only newlines between its tokens become spaces
+(a record is one line of an embedded topic); inside a string JSON has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from schemas import topics
+from schemas.client_reports import ClientReport
+from schemas.store_events import StoreEvent, is_whole_cents
+from schemas.times import FUTURE_MAX_MS, BadTimeError, parse_time_ms
+from schemas.user_tags import UserTag
+from sinks import Record
+
+_NEWLINES = bytes.maketrans(b"\r\n", b"  ")
+_SPACE = b" \t\r\n"
+
+
+class BadRecordError(ValueError):
+    """A record that its topic cannot take; the message begins with the field that is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A topic that may be written from outside."""
+
+    topic: str
+    struct: type[msgspec.Struct]
+    _decode: Callable[[bytes], Any]
+    _time: str
+    _key: str
+
+    def record(self, data: bytes, now_ms: int) -> Record:
+        """The checked record, keyed by the topic's key field. Raises BadRecordError.
+
+        ``now_ms`` is the wall clock: the flows refuse what is far in the future, and what they
+        would refuse is not taken in.
+        """
+        value = _decoded(self._decode, data)
+        check_time(self._time, getattr(value, self._time), now_ms)
+        if type(value) is StoreEvent and not is_whole_cents(value.price):
+            raise BadRecordError(f"price: {value.price} is not a whole number of cents")
+        key = getattr(value, self._key)
+        return str(key).encode(), one_line(data)
+
+
+def _incoming(topic: topics.Topic, struct: type[msgspec.Struct], time: str) -> Incoming:
+    return Incoming(topic.name, struct, msgspec.json.Decoder(struct).decode, time, topic.key)
+
+
+INCOMING: dict[str, Incoming] = {
+    one.topic: one
+    for one in (
+        _incoming(topics.USER_TAGS, UserTag, "time"),
+        _incoming(topics.STORE_EVENTS, StoreEvent, "event_time"),
+        _incoming(topics.VISITS, ClientReport, "time"),
+        _incoming(topics.ACTIVITIES, ClientReport, "time"),
+    )
+}
+"""Topics that clients may write; the others are written by flows alone."""
+
+
+def one_line(data: bytes) -> bytes:
+    """The same JSON on one line."""
+    return data.translate(_NEWLINES) if b"\n" in data or b"\r" in data else data
+
+
+def check_time(field: str, text: str, now_ms: int) -> None:
+    """Raises BadRecordError naming the field."""
+    try:
+        time_ms = parse_time_ms(text)
+    except BadTimeError as error:
+        raise BadRecordError(f"{field}: {error}") from None
+    if time_ms > now_ms + FUTURE_MAX_MS:
+        raise BadRecordError(f"{field}: {text[:40]!r} is more than an hour in the future")
+
+
+def _decoded(decode: Callable[[bytes], Any], data: bytes) -> Any:
+    try:
+        if not data.isascii():
+            # The decoder does not look into text of fields that it skips.
+            data.decode()
+        return decode(data)
+    except msgspec.ValidationError as error:
+        raise BadRecordError(_naming_field(str(error))) from None
+    except UnicodeDecodeError as error:
+        raise BadRecordError(f"body: not UTF-8 at byte {error.start}") from None
+    except msgspec.DecodeError as error:
+        raise BadRecordError(f"body: {error}") from None
+    except RecursionError:
+        raise BadRecordError("body: nested too deeply") from None
+
+
+def _naming_field(text: str) -> str:
+    """``product_info.price: expected `int`, got `str``` from the decoder's own words."""
+    reason, _, path = text.partition(" - at `")
+    path = path.rstrip("`").removeprefix("$").lstrip(".")
+    if reason.startswith("Object missing required field `"):
+        missing = reason.split("`")[1]
+        return f"{path + '.' if path else ''}{missing}: required, and missing"
+    return f"{path or 'body'}: {reason[:1].lower()}{reason[1:]}"
+
+
+def split_records(body: bytes, content_type: str = "") -> list[bytes]:
+    """The records of a body: one JSON object, a JSON array of them, or NDJSON.
+
+    Raises BadRecordError for an array that is no JSON, and for a body without a record.
+    """
+    start = body.lstrip(_SPACE)[:1]
+    if start == b"[":
+        records = [bytes(raw) for raw in _decoded(_decode_array, body)]
+    elif "ndjson" not in content_type and _is_json(body):
+        records = [body]
+    else:
+        records = [line for line in body.split(b"\n") if line.strip(_SPACE)]
+    if not records:
+        raise BadRecordError("body: holds no record")
+    return records
+
+
+_decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        _decode_raw(body)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
+
+
+def read_records(
+    incoming: Incoming, body: bytes, now_ms: int, content_type: str = ""
+) -> list[Record]:
+    """All records of a body, or none: BadRecordError names the first that is bad, from 0."""
+    found = []
+    for index, data in enumerate(split_records(body, content_type)):
+        try:
+            found.append(incoming.record(data, now_ms))
+        except BadRecordError as error:
+            raise BadRecordError(f"record {index}: {error}") from None
+    return found

@@ -1,0 +1,60 @@
+"""A value that is asked for again from time to time, and never holds up who reads it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from sinks import SinkError
+
+COST_SHARE_MAX = 0.1
+"""A slow question is asked less often: it is under way this share of the time at most."""
+
+T = TypeVar("T")
+
+log = logging.getLogger("footfall.api")
+
+
+class Refreshed(Generic[T]):
+    """The last answer to a question, and why there is no newer one."""
+
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[T]],
+        first: T,
+        every_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self.value = first
+        self.problem: str | None = None
+        self._ask = ask
+        self._every_s = every_s
+        self._clock = clock
+        self._due_s = clock()
+        self._asking: asyncio.Task[None] | None = None
+
+    def refresh(self) -> asyncio.Task[None] | None:
+        """Ask again if it is due; the task of the question that is under way, if one is."""
+        if self._asking is not None and self._asking.done():
+            self._asking = None
+        if self._asking is None and self._clock() >= self._due_s:
+            self._asking = asyncio.create_task(self._run())
+        return self._asking
+
+    async def _run(self) -> None:
+        started_s = self._clock()
+        try:
+            self.value = await self._ask()
+            self.problem = None
+        except (SinkError, SQLAlchemyError, OSError) as error:
+            self.problem = str(error).split("\n")[0][:300]
+        except Exception as error:
+            log.exception("the live page could not be refreshed")
+            self.problem = f"{type(error).__name__}: {error}"[:300]
+        ended_s = self._clock()
+        rest_s = (ended_s - started_s) * (1 / COST_SHARE_MAX - 1)
+        self._due_s = ended_s + max(self._every_s, rest_s)

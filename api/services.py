@@ -1,0 +1,30 @@
+"""What the HTTP side stands on, all of it passed in: tests pass their own, start-up the real."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from api.aggregates import AggregatesSource
+from api.endpoint import RequestLog
+from api.health import Check
+from api.live import Live
+from api.metrics import ApiMetrics
+from api.profiles import Profiles
+from api.writing import Writing
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts of a running server."""
+
+    writing: Writing
+    profiles: Profiles
+    aggregates: AggregatesSource
+    live: Live
+    checks: Mapping[str, Check]
+    """What ``/readyz`` asks, by the name it shows."""
+    metrics: ApiMetrics = field(default_factory=ApiMetrics)
+    request_log: RequestLog = field(default_factory=RequestLog)
+    limit_default: int = 200
+    debug_answers: bool = False

@@ -1,0 +1,172 @@
+// Charts over uPlot: one look, a legend that tells the values, colours of the page's scheme.
+
+import { el, say, sentence } from "./elements.js";
+import { NOTHING } from "./format.js";
+
+const AXIS_FONT = "12px system-ui, sans-serif";
+const made = new Set();
+
+function colour(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+}
+
+const inUtc = (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC");
+
+/**
+ * A chart in `box`.
+ *
+ *   series   [{ label, colour, kind: "line" | "left bar" | "right bar" | "bar", format }]
+ *   height   pixels, fixed, so that nothing moves when data come
+ *   empty    what to say where there are none
+ *   sync     charts of one name share their cursor
+ *   small    fewer marks on the axes
+ *   marks    { milliseconds before the end of the range: text } in place of times of day
+ *
+ * draw(xs, columns, range, caption) takes times in ms and a list of numbers for each series.
+ */
+export function chart(box, { label, series, height = 220, empty, sync, small = false, marks }) {
+  const legend = el("ul", { class: "legend" });
+  const values = series.map((one) => {
+    const value = el("span", { class: "value", text: NOTHING });
+    legend.append(
+      el("li", {}, el("i", { class: `swatch ${one.colour}` }), `${one.label} `, value),
+    );
+    return value;
+  });
+  const captionBox = el("span", { class: "caption" });
+  const canvasBox = el("div", { class: "chart", role: "img", "aria-label": label });
+  canvasBox.style.height = `${height}px`;
+  const nothing = sentence({ class: "empty" }, empty);
+  canvasBox.append(nothing, captionBox);
+  box.append(legend, canvasBox);
+
+  let plot = null;
+  let shown = [[], ...series.map(() => [])];
+  let limits = [0, 1];
+
+  function tell(index) {
+    series.forEach((one, place) => {
+      const column = shown[place + 1];
+      const at = index ?? lastKnown(column);
+      say(values[place], column.length ? one.format(column[at]) : NOTHING);
+    });
+  }
+
+  function options() {
+    const grid = { stroke: colour("line"), width: 1 };
+    const axis = { stroke: colour("muted"), font: AXIS_FONT, ticks: { show: false } };
+    return {
+      width: canvasBox.clientWidth,
+      height,
+      tzDate: inUtc,
+      legend: { show: false },
+      padding: [10, 16, 0, 0],
+      cursor: {
+        y: false,
+        drag: { x: false, y: false },
+        ...(sync ? { sync: { key: sync } } : {}),
+      },
+      scales: { x: { range: () => limits }, y: { range: (_plot, _low, high) => [0, top(high)] } },
+      axes: [
+        {
+          ...axis,
+          grid: { show: false },
+          space: small ? 70 : 60,
+          size: 28,
+          ...(marks ? fixedMarks(marks) : { values: timesOfDay }),
+        },
+        {
+          ...axis,
+          grid,
+          size: 48,
+          space: small ? 34 : 40,
+          values: (_plot, splits) => splits.map((value) => series[0].axis(value)),
+        },
+      ],
+      series: [{}, ...series.map(look)],
+      hooks: { setCursor: [(plotted) => tell(plotted.cursor.idx)] },
+    };
+  }
+
+  function look(one) {
+    const stroke = colour(one.colour);
+    const bars = { "left bar": -1, "right bar": 1, bar: 0 };
+    if (one.kind in bars) {
+      const align = bars[one.kind];
+      return {
+        stroke,
+        fill: stroke,
+        width: 0,
+        points: { show: false },
+        paths: uPlot.paths.bars({ size: [align ? 0.38 : 0.7, 28], align, radius: 0.15 }),
+      };
+    }
+    return {
+      stroke,
+      fill: `${stroke}22`,
+      width: 2,
+      points: { show: false },
+      spanGaps: true,
+    };
+  }
+
+  function build() {
+    plot?.destroy();
+    plot = new uPlot(options(), shown, canvasBox);
+  }
+
+  const self = {
+    draw(xs, columns, range, caption = "") {
+      say(captionBox, caption);
+      shown = [xs.map((ms) => ms / 1000), ...columns];
+      nothing.hidden = xs.length > 0;
+      limits = xs.length ? range.map((ms) => ms / 1000) : [0, 1];
+      canvasBox.classList.toggle("blank", xs.length === 0);
+      if (plot === null) build();
+      else plot.setData(shown);
+      tell(plot.cursor.idx ?? null);
+    },
+    rebuild() {
+      if (plot !== null) build();
+    },
+  };
+  new ResizeObserver(() => {
+    if (plot !== null && canvasBox.clientWidth > 0 && canvasBox.clientWidth !== plot.width) {
+      plot.setSize({ width: canvasBox.clientWidth, height });
+    }
+  }).observe(canvasBox);
+  made.add(self);
+  return self;
+}
+
+function lastKnown(column) {
+  let at = column.length - 1;
+  while (at > 0 && column[at] == null) at -= 1;
+  return at;
+}
+
+/** A round number a little above, so that the scale does not tremble with every value. */
+function top(high) {
+  if (!high || high <= 0) return 1;
+  const step = 10 ** Math.floor(Math.log10(high)) / 2;
+  return Math.ceil((high * 1.05) / step) * step;
+}
+
+function timesOfDay(plot, splits) {
+  const days = (plot.scales.x.max - plot.scales.x.min) / 86400;
+  const seconds = splits.some((second) => second % 60 !== 0);
+  const [from, to] = days > 3 ? [5, 10] : [11, seconds ? 19 : 16];
+  return splits.map((second) => new Date(second * 1000).toISOString().slice(from, to));
+}
+
+function fixedMarks(marks) {
+  const places = Object.keys(marks).map(Number);
+  return {
+    splits: (plot) => places.map((before) => plot.scales.x.max - before / 1000),
+    values: () => places.map((before) => marks[before]),
+  };
+}
+
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  for (const one of made) one.rebuild();
+});

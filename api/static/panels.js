@@ -1,0 +1,337 @@
+// The panels, in the order they stand. A new one is one object:
+//
+//   id, title, about   what it is called, and a few words beside
+//   size               "full", "half" or "strip" of the page's width
+//   parts              names in snapshot.problems that concern it
+//   make(body)         fills the body once and returns update(snapshot), called each second
+
+import { chart } from "./charts.js";
+import { el, keep, say, sentence } from "./elements.js";
+import * as format from "./format.js";
+import { profile } from "./profile.js";
+
+const MINUTE_MS = 60_000;
+const MINUTES_FIRST = 8;
+const MINUTES_SHOWN = 20;
+const RATES_SHOWN_MS = 180_000;
+const TOP_ROWS = 8;
+const START = "start the generator, for example `footfall generate tags`";
+
+const last = (list) => (list.length ? list[list.length - 1] : null);
+const sum = (list, of) => list.reduce((total, one) => total + of(one), 0);
+
+function tile(body, label) {
+  const value = el("strong", { class: "number", text: format.NOTHING });
+  const note = el("span", { class: "note", text: " " });
+  const box = el("div", { class: "tile" }, el("span", { class: "label", text: label }), value, note);
+  body.append(box);
+  return (text, noteText = " ", tone = "") => {
+    say(value, text);
+    say(note, noteText);
+    box.dataset.tone = tone;
+  };
+}
+
+const eventTime = (snapshot, topic) => {
+  const reading = { user_tags: ["minute_buckets", "user_profiles"], store_events: ["store_metrics"] };
+  const flow = snapshot.flows.find((one) => reading[topic].includes(one.flow));
+  return flow?.watermark_ms == null ? "no events yet" : `event time ${format.clock(flow.watermark_ms)}`;
+};
+
+const numbers = {
+  id: "numbers",
+  title: "Now",
+  size: "strip",
+  make(body) {
+    const tags = tile(body, "Tags a second");
+    const events = tile(body, "Store events a second");
+    const lag = tile(body, "Lag");
+    const late = tile(body, "Late events");
+    const dead = tile(body, "Dead letters");
+    const workers = tile(body, "Workers");
+    return (snapshot) => {
+      const { flows, rates } = snapshot;
+      const rate = (topic) => format.rate(last(rates.topics[topic] ?? []));
+      tags(rate("user_tags"), eventTime(snapshot, "user_tags"));
+      events(rate("store_events"), eventTime(snapshot, "store_events"));
+      const read = sum(flows, (flow) => flow.read);
+      const all = flows.flatMap((flow) => flow.workers);
+      const gone = all.filter((worker) => worker.state === "gone").length;
+      const none = flows.length === 0;
+      const total = (of) => (none ? format.NOTHING : format.count(sum(flows, of)));
+      lag(total((flow) => flow.lag), "records not read yet");
+      const deads = sum(flows, (flow) => flow.dead);
+      late(total((flow) => flow.late), `of ${format.short(read)} read`);
+      dead(total((flow) => flow.dead), `of ${format.short(read)} read`, deads ? "warn" : "");
+      workers(
+        none ? format.NOTHING : `${all.length - gone} of ${all.length}`,
+        none ? "none started yet" : gone ? `${gone} gone` : "all well",
+        gone ? "bad" : "",
+      );
+    };
+  },
+};
+
+const rates = {
+  id: "rates",
+  title: "Read a second",
+  about: "last three minutes",
+  size: "half",
+  make(body) {
+    const topics = ["user_tags", "store_events"];
+    const drawn = chart(body, {
+      label: "Records read a second, by topic",
+      series: [
+        { label: "Tags", colour: "views", kind: "line", format: format.rate, axis: format.short },
+        { label: "Store events", colour: "cart", kind: "line", format: format.rate },
+      ],
+      empty: `No events yet: ${START}.`,
+      marks: { 180000: "−3 min", 120000: "−2 min", 60000: "−1 min", 0: "now" },
+    });
+    return ({ rates: { times_ms: times, topics: known }, now_ms: now }) => {
+      const some = topics.some((topic) => known[topic]?.some((value) => value > 0));
+      const xs = some ? times : [];
+      drawn.draw(
+        xs,
+        topics.map((topic) => (some ? (known[topic] ?? times.map(() => null)) : [])),
+        [now - RATES_SHOWN_MS, now],
+      );
+    };
+  },
+};
+
+/** The minutes shown: some room from the first one on, so that bars are wide, then all. */
+const span = (starts) => {
+  const end = last(starts) + MINUTE_MS;
+  const minutes = Math.min(Math.max((end - starts[0]) / MINUTE_MS, MINUTES_FIRST), MINUTES_SHOWN);
+  return [end - minutes * MINUTE_MS, end];
+};
+const middles = (starts) => starts.map((start) => start + MINUTE_MS / 2);
+
+const minutes = {
+  id: "minutes",
+  title: "Views against buys",
+  about: "by minute of event time",
+  size: "half",
+  parts: ["minutes"],
+  make(body) {
+    const drawn = chart(body, {
+      label: "Views and buys in each minute of event time",
+      series: [
+        { label: "Views", colour: "views", kind: "left bar", format: format.count, axis: format.short },
+        { label: "Buys", colour: "buys", kind: "right bar", format: format.count },
+      ],
+      empty: `No minutes yet: ${START}.`,
+    });
+    return ({ minutes: { start_ms: starts, views, buys } }) =>
+      drawn.draw(middles(starts), [views, buys], span(starts), format.date(last(starts)));
+  },
+};
+
+const revenue = {
+  id: "revenue",
+  title: "Revenue",
+  about: "by minute of event time",
+  size: "half",
+  parts: ["minutes"],
+  make(body) {
+    const drawn = chart(body, {
+      label: "Revenue in each minute of event time",
+      series: [
+        { label: "Bought for", colour: "revenue", kind: "bar", format: format.amount, axis: format.amountShort },
+      ],
+      empty: `No revenue yet: ${START}.`,
+    });
+    return ({ minutes: { start_ms: starts, revenue: sums } }) =>
+      drawn.draw(middles(starts), [sums], span(starts), format.date(last(starts)));
+  },
+};
+
+const top = {
+  id: "top",
+  title: "Top",
+  about: "by revenue of the last five minutes",
+  size: "half",
+  parts: ["top"],
+  make(body) {
+    const kinds = { brands: "Brands", origins: "Origins", categories: "Categories" };
+    let chosen = "brands";
+    let seen = null;
+    const buttons = Object.entries(kinds).map(([kind, text]) => {
+      const button = el("button", { type: "button", "aria-pressed": String(kind === chosen), text });
+      button.addEventListener("click", () => {
+        chosen = kind;
+        for (const one of buttons) one.setAttribute("aria-pressed", String(one === button));
+        if (seen) show(seen);
+      });
+      return button;
+    });
+    const nothing = sentence({ class: "empty" }, `Nothing sold yet: ${START}.`);
+    const rows = el("ol", { class: "ranking" });
+    const box = el("div", { class: "ranked" }, rows, nothing);
+    body.append(el("div", { class: "choice", role: "group", "aria-label": "Top what" }, ...buttons), box);
+
+    function row() {
+      const made = el(
+        "li",
+        {},
+        el("span", { class: "name" }),
+        el("span", { class: "sold" }),
+        el("span", { class: "value" }),
+        el("i", { class: "bar", "aria-hidden": "true" }),
+      );
+      return made;
+    }
+
+    function show(snapshot) {
+      seen = snapshot;
+      const list = snapshot.top[chosen].slice(0, TOP_ROWS);
+      const most = Math.max(1, ...list.map((one) => one.revenue));
+      nothing.hidden = list.length > 0;
+      keep(rows, list.length, row).forEach((element, place) => {
+        const one = list[place];
+        const [name, sold, value, bar] = element.children;
+        say(name, one.name);
+        name.title = one.name;
+        say(sold, `${format.short(one.buys)} buys, ${format.short(one.views)} views`);
+        say(value, format.amount(one.revenue));
+        bar.style.setProperty("--share", String(Math.max(0, one.revenue) / most));
+      });
+    }
+    return show;
+  },
+};
+
+const store = {
+  id: "store",
+  title: "Shop windows",
+  about: "each window of store metrics, newest at the right",
+  size: "full",
+  parts: ["windows"],
+  make(body) {
+    const measures = [
+      ["viewed", "Items viewed", "views", format.count, format.short],
+      ["put_in_cart", "Put in cart", "cart", format.count, format.short],
+      ["sold", "Items sold", "buys", format.count, format.short],
+      ["revenue_cents", "Sold for", "revenue", format.amount, format.amountShort],
+    ];
+    const grid = el("div", { class: "small-charts" });
+    body.append(grid);
+    const charts = measures.map(([, label, colour, shown, axis]) => {
+      const box = el("div", {});
+      grid.append(box);
+      return chart(box, {
+        label: `${label} in each window`,
+        series: [{ label, colour, kind: "line", format: shown, axis }],
+        height: 130,
+        empty: "No windows yet: replay a CSV, or `footfall generate store`.",
+        sync: "store",
+        small: true,
+      });
+    });
+    return ({ windows }) => {
+      const starts = windows.start_ms;
+      const range = [starts[0], Math.max(last(starts), starts[0] + 1000)];
+      const date = format.date(last(starts));
+      charts.forEach((one, place) =>
+        one.draw(starts, [windows[measures[place][0]]], range, date),
+      );
+    };
+  },
+};
+
+const workers = {
+  id: "flows",
+  title: "Flows",
+  about: "and their workers",
+  size: "half",
+  make(body) {
+    const columns = ["Flow", "Read/s", "Lag", "Late", "Dead", "Rows", "Event time"];
+    const rows = el("tbody", {});
+    const nothing = sentence(
+      { class: "empty" },
+      "No worker has reported yet: `footfall demo` starts all, `footfall run minute_buckets` one.",
+    );
+    const table = el(
+      "table",
+      {},
+      el("thead", {}, el("tr", {}, ...columns.map((text) => el("th", { scope: "col", text })))),
+      rows,
+    );
+    body.append(el("div", { class: "flows" }, table, nothing));
+
+    const row = () =>
+      el(
+        "tr",
+        {},
+        el("th", { scope: "row" }, el("span", { class: "name" }), el("ul", { class: "workers" })),
+        ...columns.slice(1).map(() => el("td", {})),
+      );
+
+    function tell(item, worker) {
+      const share = `${Math.round(worker.cpu_share * 100)}% of a core, ${format.bytes(worker.memory_bytes)}`;
+      const state = {
+        running: share,
+        finished: "finished",
+        gone: `gone, last seen ${format.ago(worker.age_s)} ago`,
+      };
+      item.dataset.state = worker.state;
+      say(item, `${worker.worker}: ${state[worker.state]}`);
+    }
+
+    return ({ flows }) => {
+      nothing.hidden = flows.length > 0;
+      table.hidden = flows.length === 0;
+      keep(rows, flows.length, row).forEach((line, place) => {
+        const flow = flows[place];
+        const [head, ...cells] = line.children;
+        say(head.children[0], flow.flow);
+        keep(head.children[1], flow.workers.length, () => el("li", {})).forEach((item, at) =>
+          tell(item, flow.workers[at]),
+        );
+        const values = [
+          format.rate(flow.read_per_s),
+          ...[flow.lag, flow.late, flow.dead, flow.rows_written].map(format.short),
+          flow.watermark_ms === null ? format.NOTHING : format.clock(flow.watermark_ms),
+        ];
+        cells.forEach((cell, at) => say(cell, values[at]));
+        cells[3].dataset.tone = flow.dead ? "warn" : "";
+      });
+    };
+  },
+};
+
+const letters = {
+  id: "letters",
+  title: "Newest dead letters",
+  about: "records that can never be processed, and why",
+  size: "full",
+  parts: ["dead_letters"],
+  make(body) {
+    const nothing = sentence({ class: "empty" }, "None: every record could be read.");
+    const list = el("ul", { class: "letters" });
+    body.append(el("div", { class: "letters-box" }, list, nothing));
+    const row = () =>
+      el(
+        "li",
+        {},
+        el("code", { class: "code" }),
+        el("span", { class: "reason" }),
+        el("span", { class: "place" }),
+        el("code", { class: "payload" }),
+      );
+    return ({ dead_letters: known }) => {
+      nothing.hidden = known.length > 0;
+      keep(list, known.length, row).forEach((element, place) => {
+        const one = known[place];
+        const [code, reason, from, payload] = element.children;
+        say(code, one.code);
+        say(reason, one.reason);
+        say(from, `${one.flow}, ${one.topic} ${one.partition} at ${one.offset}`);
+        say(payload, one.payload);
+      });
+    };
+  },
+};
+
+export const panels = [numbers, rates, minutes, revenue, top, store, profile, workers, letters];

@@ -1,0 +1,174 @@
+"""What the live page reads of the tables: minutes and top lists, windows of store metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import create_engine, event, inspect, select
+from sqlalchemy.engine import make_url
+
+from api.clickhouse import ClickHouse
+from api.parameters import MINUTE_MS
+from api.snapshot import Minutes, Top, TopRow, Windows
+from schemas.tables.minute_buckets import ROWS, VIEW
+from schemas.tables.store_metrics import EVENTS
+from sinks import SinkRefusedError
+
+MINUTES_SHOWN = 20
+MINUTES_OF_TOP = 5
+TOP_ROWS = 8
+NAME_CHARS_MAX = 120
+WINDOWS_SHOWN = 120
+STRAY_MS = 5 * MINUTE_MS
+"""Buckets further than this past the watermark come from stray events."""
+
+POSTGRES_LIMITS = {"connect_timeout": 2, "options": "-c statement_timeout=5000"}
+"""Seconds to connect, milliseconds to answer."""
+
+_RANGE = (
+    f" FROM {VIEW.name} WHERE bucket >= toDateTime({{from_s:UInt32}}, 'UTC')"
+    " AND bucket < toDateTime({to_s:UInt32}, 'UTC')"
+)
+
+
+class MinutesSource:
+    """Minutes up to the newest one. Whole ranges are read seldom, the newest minutes often."""
+
+    def __init__(
+        self,
+        clickhouse: ClickHouse,
+        watermark_ms: Callable[[], int | None],
+        *,
+        whole_every: int = 10,
+    ) -> None:
+        self._clickhouse = clickhouse
+        self._watermark_ms = watermark_ms
+        self._whole_every = whole_every
+        self._asked = 0
+        self._known: dict[int, tuple[int, int, int]] = {}
+
+    async def minutes(self) -> Minutes:
+        """The last minutes of event time. Raises SinkError."""
+        newest_ms = await self._newest_ms()
+        if newest_ms is None:
+            self._known = {}
+            return Minutes()
+        first_ms = newest_ms - (MINUTES_SHOWN - 1) * MINUTE_MS
+        whole = self._asked % self._whole_every == 0 or max(self._known, default=0) < (
+            newest_ms - 2 * MINUTE_MS
+        )
+        self._asked += 1
+        from_ms = first_ms if whole else newest_ms - 2 * MINUTE_MS
+        found = await self._sums(from_ms, newest_ms + MINUTE_MS)
+        kept = {
+            start_ms: sums
+            for start_ms, sums in self._known.items()
+            if first_ms <= start_ms < from_ms
+        }
+        self._known = kept | found
+        starts = sorted(self._known)
+        return Minutes(
+            starts,
+            *([self._known[start][column] for start in starts] for column in range(3)),
+        )
+
+    async def top(self) -> Top:
+        """The best of the last minutes of event time, by revenue. Raises SinkError."""
+        newest_ms = await self._newest_ms()
+        if newest_ms is None:
+            return Top()
+        from_ms = newest_ms - (MINUTES_OF_TOP - 1) * MINUTE_MS
+        to_ms = newest_ms + MINUTE_MS
+        rows = await self._clickhouse.rows(
+            "SELECT grouping(brand_id) AS no_brand, grouping(origin) AS no_origin,"
+            " brand_id, origin, category_id,"
+            " toString(sumIf(count, action = 'VIEW')), toString(sumIf(count, action = 'BUY')),"
+            " toString(sumIf(sum_price, action = 'BUY'))"
+            + _RANGE
+            + " GROUP BY GROUPING SETS ((brand_id), (origin), (category_id))"
+            " ORDER BY sumIf(sum_price, action = 'BUY') DESC, sum(count) DESC,"
+            " brand_id, origin, category_id"
+            f" LIMIT {TOP_ROWS} BY no_brand, no_origin",
+            {"from_s": from_ms // 1000, "to_s": to_ms // 1000},
+        )
+        lists: tuple[list[TopRow], ...] = ([], [], [])
+        for no_brand, no_origin, brand, origin, category, views, buys, revenue in rows:
+            place = 0 if not no_brand else 1 if not no_origin else 2
+            name = (brand, origin, category)[place][:NAME_CHARS_MAX]
+            lists[place].append(TopRow(name, int(views), int(buys), int(revenue)))
+        return Top(from_ms, to_ms, *lists)
+
+    async def _newest_ms(self) -> int | None:
+        rows = await self._clickhouse.rows(
+            f"SELECT count(), toUnixTimestamp(max(bucket)) FROM {ROWS.name}"
+        )
+        if not int(rows[0][0]):
+            return None
+        newest_ms = int(rows[0][1]) * 1000
+        watermark_ms = self._watermark_ms()
+        if watermark_ms is not None and newest_ms > watermark_ms + STRAY_MS:
+            return watermark_ms // MINUTE_MS * MINUTE_MS + MINUTE_MS
+        return newest_ms
+
+    async def _sums(self, from_ms: int, to_ms: int) -> dict[int, tuple[int, int, int]]:
+        rows = await self._clickhouse.rows(
+            "SELECT toUnixTimestamp(bucket), toString(sumIf(count, action = 'VIEW')),"
+            " toString(sumIf(count, action = 'BUY')),"
+            " toString(sumIf(sum_price, action = 'BUY'))" + _RANGE + " GROUP BY bucket",
+            {"from_s": max(0, from_ms // 1000), "to_s": to_ms // 1000},
+        )
+        return {row[0] * 1000: (int(row[1]), int(row[2]), int(row[3])) for row in rows}
+
+
+class WindowsSource:
+    """The newest rows of the table ``events``. Blocking: call it in a thread."""
+
+    def __init__(self, url: str) -> None:
+        parsed = make_url(url)
+        self._file: Path | None = None
+        if parsed.get_backend_name() == "sqlite":
+            if parsed.host:
+                raise SinkRefusedError(f"POSTGRES_URL={url!r} takes sqlite:///file, three slashes")
+            self._file = Path(parsed.database or "").absolute()
+            # mode=rw: to read must not make the file.
+            url = f"sqlite:///file:{quote(str(self._file))}?mode=rw&uri=true"
+            self._engine = create_engine(url, connect_args={"timeout": 2})
+            event.listen(self._engine, "connect", _read_only)
+        else:
+            parsed = parsed.set(drivername="postgresql+psycopg")
+            self._engine = create_engine(parsed, connect_args=POSTGRES_LIMITS, pool_pre_ping=True)
+
+    def windows(self) -> Windows:
+        """Oldest first; empty where the table was not made yet. Raises SQLAlchemyError."""
+        if self._file is not None and not self._file.exists():
+            return Windows()
+        newest = select(EVENTS).order_by(EVENTS.c.start_event_time.desc()).limit(WINDOWS_SHOWN)
+        with self._engine.connect() as connection:
+            if not inspect(connection).has_table(EVENTS.name):
+                return Windows()
+            rows = connection.execute(newest).all()[::-1]
+        return Windows(
+            start_ms=[_ms(row.start_event_time) for row in rows],
+            end_ms=[_ms(row.end_event_time) for row in rows],
+            events=[row.nr_of_events for row in rows],
+            viewed=[row.nr_items_viewed for row in rows],
+            put_in_cart=[row.nr_items_put_in_cart for row in rows],
+            sold=[row.nr_items_sold for row in rows],
+            revenue_cents=[row.value_items_sold_in_cent for row in rows],
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._engine.dispose()
+
+
+def _read_only(connection: Any, _record: object) -> None:
+    connection.execute("PRAGMA query_only = ON")
+
+
+def _ms(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)

@@ -1,0 +1,126 @@
+"""The newest records of a topic, for people to look at. Blocking: call it in a thread."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any, Protocol
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from schemas.topic_files import records_path
+
+TAIL_BYTES_FIRST = 65_536
+TAIL_BYTES_MAX = 2_097_152
+"""Holds at least one dead letter whose payload is as long as they get."""
+KAFKA_WITHIN_S = 2.0
+PARTITIONS_MAX = 256
+
+
+class Tail(Protocol):
+    """Reads the end of a topic."""
+
+    def newest(self, topic: str, records_max: int) -> list[bytes]:
+        """Up to that many records of each partition, newest first as far as can be told.
+
+        Empty for a topic that does not stand. Raises OSError.
+        """
+
+    def close(self) -> None:
+        """Release connections. Never raises."""
+
+
+class FileTail:
+    """The end of embedded topics. A file that did not change is not read again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read: dict[tuple[Path, int], tuple[int, list[bytes]]] = {}
+
+    def newest(self, topic: str, records_max: int) -> list[bytes]:
+        parts: list[tuple[float, list[bytes]]] = []
+        for partition in range(PARTITIONS_MAX):
+            path = records_path(self._folder, topic, partition)
+            try:
+                stat = path.stat()
+            except FileNotFoundError:
+                if partition == 0 and not path.parent.exists():
+                    return []
+                continue
+            size, found = self._read.get((path, records_max), (-1, []))
+            if size != stat.st_size:
+                found = _last_lines(path, stat.st_size, records_max)
+                self._read[path, records_max] = (stat.st_size, found)
+            parts.append((stat.st_mtime, found))
+        parts.sort(key=lambda part: -part[0])
+        return [record for _, found in parts for record in reversed(found)]
+
+    def close(self) -> None:
+        self._read.clear()
+
+
+def _last_lines(path: Path, size: int, lines_max: int) -> list[bytes]:
+    """The last whole lines of a file, oldest first; a line that is still written is left out."""
+    length = TAIL_BYTES_FIRST
+    with path.open("rb") as file:
+        while True:
+            start = max(0, size - length)
+            file.seek(start)
+            data = file.read(size - start)
+            lines = data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]
+            if start > 0:
+                lines = lines[1:]  # its beginning was not read
+            if len(lines) >= lines_max or start == 0 or length >= TAIL_BYTES_MAX:
+                return lines[-lines_max:]
+            length *= 4
+
+
+class KafkaTail:
+    """The end of Kafka's topics, through a consumer that belongs to no group's offsets."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": bootstrap,
+                "group.id": "footfall-live-page",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "latest",
+                "log_level": 0,
+            }
+        )
+
+    def newest(self, topic: str, records_max: int) -> list[bytes]:
+        try:
+            return self._newest(topic, records_max)
+        except KafkaException as error:
+            raise OSError(f"Kafka: {error}") from None
+
+    def _newest(self, topic: str, records_max: int) -> list[bytes]:
+        described = self._consumer.list_topics(topic, timeout=KAFKA_WITHIN_S).topics[topic]
+        if described.error is not None:
+            return []  # no such topic yet
+        wanted = 0
+        starts = []
+        for partition in sorted(described.partitions)[:PARTITIONS_MAX]:
+            place = TopicPartition(topic, partition)
+            low, high = self._consumer.get_watermark_offsets(place, timeout=KAFKA_WITHIN_S)
+            place.offset = max(low, high - records_max)
+            if high > place.offset:
+                wanted += high - place.offset
+                starts.append(place)
+        if not starts:
+            return []
+        self._consumer.assign(starts)
+        messages: list[Any] = []
+        while len(messages) < wanted:
+            got = self._consumer.consume(wanted - len(messages), timeout=KAFKA_WITHIN_S)
+            if not got:
+                break
+            messages += [message for message in got if message.error() is None]
+        self._consumer.unassign()
+        messages.sort(key=lambda message: message.timestamp()[1], reverse=True)
+        return [message.value() or b"" for message in messages]
+
+    def close(self) -> None:
+        with contextlib.suppress(KafkaException, RuntimeError):
+            self._consumer.close()

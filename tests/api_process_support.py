@@ -1,0 +1,104 @@
+"""The real server as a process of its own, and what it takes to wait for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+WAIT_S = 20.0
+
+
+def eventually(holds: Callable[[], bool], within_s: float = WAIT_S) -> None:
+    """Wait until it holds."""
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {within_s:g} s"
+        time.sleep(0.005)
+
+
+def project_root() -> Path:
+    return Path(__file__).resolve().parent.parent
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+LIMITED = """
+import resource, runpy
+def run(most):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    runpy.run_module("api.server", run_name="__main__")
+run"""
+
+
+class Process:
+    """``python -m api.server`` on embedded topics in a folder, as its user would start it."""
+
+    def __init__(
+        self,
+        home: Path,
+        port: int,
+        *,
+        wait: bool = True,
+        file_bytes_max: int | None = None,
+        **environ: str,
+    ) -> None:
+        self.port = port
+
+        limited = ["-c", f"{LIMITED}({file_bytes_max})"]
+        plain = {name: value for name, value in os.environ.items() if "_URL" not in name}
+        self.process = subprocess.Popen(
+            [sys.executable, *(["-m", "api.server"] if file_bytes_max is None else limited)],
+            cwd=project_root(),
+            env=plain | {"FOOTFALL_HOME": str(home), "FRONTEND_PORT": str(port)} | environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if wait:
+            try:
+                eventually(self._answers)
+            except BaseException:
+                self.kill()
+                raise
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, self.process.communicate()
+        try:
+            socket.create_connection(("127.0.0.1", self.port), WAIT_S).close()
+        except OSError:
+            return False
+        return True
+
+    def stop(self, number: int = signal.SIGTERM) -> tuple[int, str, str]:
+        """(exit code, stdout, stderr) after a signal."""
+        self.process.send_signal(number)
+        return self.ended()
+
+    def ended(self) -> tuple[int, str, str]:
+        """The same once it ends by itself."""
+        out, err = self.process.communicate(timeout=WAIT_S)
+        return self.process.returncode, out, err
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate(timeout=WAIT_S)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.kill()
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,391 @@
+"""The live page in headless Chromium, against a real server whose data change."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from api.snapshot import Minutes, Top, TopRow, Windows
+from schemas.times import datetime_of
+from sinks import SinkUnavailableError
+from tests.api_process_support import WAIT_S, eventually
+from tests.api_support import Served, Shop, encoded, status, tag
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+START_MS = 1_647_951_300_000
+WAIT_MS = WAIT_S * 1000
+HOSTILE = '<img src=x onerror="window.hurt=1"><script>window.hurt=1</script>"\'`${window.hurt=1}'
+CHARTS = 7
+NOTHING = "\u2013"
+"""What stands in place of a number that is not known."""
+
+
+@dataclasses.dataclass
+class Moving:
+    """A shop that goes on: ``step`` is one second of it."""
+
+    shop: Shop
+    name: str = "BRAND_7"
+    seconds: int = 0
+
+    def step(self) -> None:
+        self.seconds += 1
+        live, at = self.shop.live, self.seconds
+        now_ms = time.time_ns() // 1_000_000
+        minutes = [START_MS + 60_000 * minute for minute in range(10)]
+        growing = [1000 + 10 * at] * 10
+        live.minutes = Minutes(minutes, growing, [at] * 10, [100 * at] * 10)
+        rows = [TopRow(self.name, 100 + at, at, 5000 + at), TopRow("other", 9, 1, 10)]
+        live.top = Top(START_MS, START_MS + 300_000, rows, rows[::-1], rows)
+        starts = [START_MS + 1000 * (at + second) for second in range(60)]
+        ends = [start + 1000 for start in starts]
+        live.windows = Windows(
+            starts, ends, growing * 6, growing * 6, [at] * 60, [at] * 60, [at] * 60
+        )
+        live.statuses = [
+            status(
+                read=1000 * at, updated_ms=now_ms, late=at, dead=3, lag=at, watermark_ms=START_MS
+            ),
+            status("store_metrics", read=50 * at, topic="store_events", updated_ms=now_ms),
+            status("user_profiles", read=900 * at, updated_ms=now_ms - 60_000, pid=7),
+        ]
+        letter: dict[str, Any] = {
+            "flow": "minute_buckets",
+            "topic": "user_tags",
+            "partition": 1,
+            "offset": at,
+            "code": "not_json",
+            "reason": self.name,
+            "payload_bytes": 1,
+            "payload": self.name,
+        }
+        cookies = [encoded(tag(cookie=cookie)) for cookie in (self.name, "cookie-2")]
+        live.topics = {"user_tags": cookies, "dead_letters": [encoded(letter)]}
+        self.shop.profiles.tags = [
+            (
+                START_MS + second * 1000,
+                "BUY" if second % 5 == 0 else "VIEW",
+                cookie,
+                encoded(
+                    tag(
+                        time=datetime_of(START_MS + second * 1000).isoformat(),
+                        action="BUY" if second % 5 == 0 else "VIEW",
+                        product_info={"product_id": self.name, "brand_id": cookie},
+                    )
+                ),
+            )
+            for second in range(at)
+            for cookie in (self.name, "cookie-2")
+        ]
+
+
+@pytest.fixture
+def moving() -> Moving:
+    moving = Moving(Shop())
+    for _ in range(3):
+        moving.step()
+    return moving
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """An open page, and everything it complained of or asked elsewhere for."""
+
+    def __init__(self, browser: Any, served: Served, width: int = 1280, **more: Any) -> None:
+        self.page = browser.new_page(viewport={"width": width, "height": 900}, **more)
+        self.complaints: list[str] = []
+        self.elsewhere: list[str] = []
+        self.page.set_default_timeout(WAIT_MS)
+        self.page.on("console", self._heard)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.origin = f"http://127.0.0.1:{served.port}/"
+        self.page.on("request", self._asked)
+        self.page.goto(self.origin)
+
+    def _heard(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
+
+    def _asked(self, request: Any) -> None:
+        if not request.url.startswith((self.origin, "data:")):
+            self.elsewhere.append(request.url)
+
+    def text(self, selector: str) -> str:
+        return str(self.page.inner_text(selector))
+
+    def until(self, script: str) -> None:
+        """Wait until an expression is true; asked from outside, as the page forbids eval."""
+        deadline = time.monotonic() + WAIT_S
+        while not self.page.evaluate(script):
+            assert time.monotonic() < deadline, script
+            self.page.wait_for_timeout(50)
+
+    def close(self) -> None:
+        self.page.close()
+
+
+@pytest.fixture
+def served(moving: Moving) -> Iterator[Served]:
+    served = Served(moving.shop.services)
+    yield served
+    served.stop()
+
+
+@pytest.fixture
+def opened(browser: Any, served: Served) -> Iterator[Watched]:
+    watched = Watched(browser, served)
+    yield watched
+    watched.close()
+
+
+DRAWN = """() => [...document.querySelectorAll("canvas")].filter((canvas) => {
+  const context = canvas.getContext("2d");
+  const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
+  const colours = new Set();
+  for (let at = 0; at < data.length; at += 4) {
+    if (data[at + 3] > 200) colours.add((data[at] << 16) | (data[at + 1] << 8) | data[at + 2]);
+  }
+  return colours.size > 3;
+}).length"""
+PICTURE = """() => [...document.querySelectorAll("canvas")].map((canvas) => canvas.toDataURL())"""
+
+
+def test_charts_are_drawn_and_move_with_the_numbers(moving: Moving, opened: Watched) -> None:
+    opened.until(f"({DRAWN})() === {CHARTS}")
+    before, picture = opened.text("#numbers"), opened.page.evaluate(PICTURE)
+    views = opened.text("#minutes .legend")
+    moving.step()
+    opened.until("/Late events\\s+4/i.test(document.querySelector('#numbers').innerText)")
+    opened.until("/1,040/.test(document.querySelector('#minutes .legend').innerText)")
+    assert opened.text("#numbers") != before
+    assert opened.text("#minutes .legend") != views
+    moved = opened.page.evaluate(PICTURE)
+    assert all(one != other for one, other in zip(picture, moved, strict=True))
+    assert opened.complaints == []
+    assert opened.elsewhere == []
+
+
+def test_the_numbers_are_those_of_the_snapshot(moving: Moving, opened: Watched) -> None:
+    opened.until(
+        "document.querySelector('#numbers .number').textContent !== NOTHING".replace(
+            "NOTHING", repr(NOTHING)
+        )
+    )
+    numbers = opened.text("#numbers")
+    assert "2 of 3" in numbers
+    assert "1 gone" in numbers
+    assert "1,030" in opened.text("#minutes .legend")
+    assert "gone, last seen 60 s ago" in opened.text("#flows")
+    assert "2022-03-22 UTC" in opened.text("#minutes")
+    assert "BRAND_7" in opened.text("#top .ranking li:first-child")
+    opened.page.click("text=Origins")
+    assert "other" in opened.text("#top .ranking li:first-child")
+    assert opened.complaints == []
+
+
+def test_a_profile_is_shown_of_a_cookie_that_was_typed_or_offered(
+    moving: Moving, opened: Watched
+) -> None:
+    opened.until("document.querySelectorAll('#profile tbody tr').length === 3")
+    assert "2 views, 1 buys for 1.00" in opened.text("#profile .summary")
+    opened.page.click("#profile .offers button:last-child")
+    opened.until("document.querySelector('#profile tbody').innerText.includes('cookie-2')")
+    moving.step()
+    opened.until("document.querySelectorAll('#profile tbody tr').length === 4")
+    opened.page.fill("#cookie", "no such/cookie?&#")
+    opened.page.press("#cookie", "Enter")
+    opened.until("/no tags/.test(document.querySelector('#profile .summary').innerText)")
+    assert opened.complaints == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_narrow_screen_needs_no_sideways_scroll(
+    scheme: str, browser: Any, served: Served
+) -> None:
+    watched = Watched(browser, served, width=390, color_scheme=scheme)
+    watched.until(f"({DRAWN})() === {CHARTS}")
+    widths = watched.page.evaluate(
+        "[document.documentElement.scrollWidth, document.body.scrollWidth, innerWidth]"
+    )
+    assert max(widths) == 390
+    sticking_out = """() => [...document.querySelectorAll("main *")].filter((one) => {
+      const box = one.getBoundingClientRect();
+      return box.width > 0 && box.right > innerWidth + 1 && !one.closest(".offers");
+    }).map((one) => one.className)"""
+    assert watched.page.evaluate(sticking_out) == []
+    assert watched.complaints == []
+    watched.close()
+
+
+def test_nothing_on_the_page_jumps(browser: Any, served: Served, moving: Moving) -> None:
+    watched = Watched(browser, served)
+    watched.until(f"({DRAWN})() === {CHARTS}")
+    moving.step()
+    watched.page.wait_for_timeout(1500)
+    shift = watched.page.evaluate(
+        """() => new Promise((resolve) => {
+          setTimeout(() => resolve(0), 500);
+          new PerformanceObserver((list) =>
+            resolve(list.getEntries().reduce((total, entry) => total + entry.value, 0)),
+          ).observe({ type: "layout-shift", buffered: true });
+        })"""
+    )
+    assert shift < 0.01
+    watched.close()
+
+
+def test_hostile_names_are_text(browser: Any) -> None:
+    moving = Moving(Shop(), name=HOSTILE)
+    moving.step()
+    served = Served(moving.shop.services)
+    watched = Watched(browser, served)
+    try:
+        for selector in ("#top .ranking", "#letters", "#profile .offers", "#profile tbody"):
+            watched.until(
+                f"document.querySelector('{selector}').textContent.includes('<img src=x')"
+            )
+        moving.step()
+        watched.page.wait_for_timeout(1200)
+        assert watched.page.evaluate("window.hurt") is None
+        assert (
+            watched.page.evaluate("document.querySelectorAll('main img, main script').length") == 0
+        )
+        assert watched.complaints == []
+        assert watched.elsewhere == []
+    finally:
+        watched.close()
+        served.stop()
+
+
+def test_a_silent_server_is_told_and_its_return_is_seen(
+    moving: Moving, opened: Watched, served: Served
+) -> None:
+    opened.until("document.querySelector('#state').dataset.state === 'live'")
+    assert not opened.page.is_visible("#notice")
+    served.stop()
+    opened.until("!document.querySelector('#notice').hidden")
+    assert "does not answer" in opened.text("#notice")
+    assert opened.text("#state") == "no answer"
+    served.start()
+    moving.step()
+    opened.until("document.querySelector('#notice').hidden")
+    opened.until("document.querySelector('#state').dataset.state === 'live'")
+    opened.until("/1,040/.test(document.querySelector('#minutes .legend').innerText)")
+
+
+def test_an_old_panel_says_why(moving: Moving, opened: Watched) -> None:
+    moving.shop.live.failure = SinkUnavailableError("ClickHouse at http://x does not answer")
+    opened.until("!document.querySelector('#minutes .problem').hidden")
+    assert "ClickHouse" in opened.text("#minutes .problem")
+    assert not opened.page.is_visible("#store .problem")
+    moving.shop.live.failure = None
+    opened.until("document.querySelector('#minutes .problem').hidden")
+
+
+def test_before_the_first_event_every_panel_says_what_to_do(browser: Any) -> None:
+    served = Served(Shop().services)
+    watched = Watched(browser, served)
+    try:
+        watched.until("document.querySelector('#state').dataset.state === 'live'")
+        for panel in (
+            "rates",
+            "minutes",
+            "revenue",
+            "top",
+            "store",
+            "profile",
+            "flows",
+            "letters",
+        ):
+            assert watched.page.is_visible(f"#{panel} .empty"), panel
+        assert "footfall generate tags" in watched.text("#rates .empty")
+        assert watched.complaints == []
+    finally:
+        watched.close()
+        served.stop()
+
+
+def test_every_control_has_a_name_and_the_text_can_be_read(opened: Watched) -> None:
+    opened.until(f"({DRAWN})() === {CHARTS}")
+    nameless = opened.page.evaluate(
+        """() => [...document.querySelectorAll("button, input, a, [role=img], section")].filter(
+             (one) => !(one.textContent.trim() || one.ariaLabel || one.labels?.length
+               || one.getAttribute("aria-labelledby"))).map((one) => one.outerHTML)"""
+    )
+    assert nameless == []
+    contrast = """(dark) => {
+      const style = getComputedStyle(document.documentElement);
+      const light = (name) => {
+        const hex = style.getPropertyValue(`--${name}`).trim().slice(1);
+        const [r, g, b] = [0, 2, 4].map((at) => parseInt(hex.slice(at, at + 2), 16) / 255)
+          .map((one) => one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+      };
+      const ratio = (one, other) => {
+        const [high, low] = [light(one), light(other)].sort((a, b) => b - a);
+        return (high + 0.05) / (low + 0.05);
+      };
+      return ["text", "muted", "views", "buys", "cart", "revenue", "warn", "bad"]
+        .filter((name) => ratio(name, "card") < 4.5 );
+    }"""
+    for scheme in ("light", "dark"):
+        opened.page.emulate_media(color_scheme=scheme)
+        assert opened.page.evaluate(contrast) == [], scheme
+
+
+def test_the_description_is_shown_without_internet(browser: Any, served: Served) -> None:
+    watched = Watched(browser, served)
+    watched.page.goto(watched.origin + "docs")
+    watched.page.wait_for_selector("text=The newest tags of a cookie")
+    assert watched.complaints == []
+    assert watched.elsewhere == []
+    watched.close()
+
+
+def test_a_page_that_nobody_sees_asks_nothing(opened: Watched, moving: Moving) -> None:
+    opened.until("document.querySelector('#state').dataset.state === 'live'")
+    opened.page.evaluate(
+        """() => {
+          Object.defineProperty(document, "hidden", { get: () => window.away ?? false });
+          window.away = true;
+        }"""
+    )
+    asked: list[str] = []
+    opened.page.wait_for_timeout(300)
+    opened.page.on("request", lambda request: asked.append(request.url))
+    opened.page.wait_for_timeout(1500)
+    assert asked == []
+    opened.page.evaluate(
+        "() => { window.away = false; document.dispatchEvent(new Event('visibilitychange')); }"
+    )
+    deadline = time.monotonic() + WAIT_S
+    while not asked and time.monotonic() < deadline:
+        opened.page.wait_for_timeout(50)
+    assert asked
+    eventually(lambda: moving.shop.live.asked > 0)
