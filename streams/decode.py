@@ -17,14 +17,13 @@ import numpy as np
 import polars as pl
 
 from schemas.dead_letters import Code, DeadLetter, payload_fields
-from schemas.times import BadTimeError, iso_ms, parse_time_ms
+from schemas.times import FUTURE_MAX_MS, BadTimeError, iso_ms, parse_time_ms
 from schemas.topics import RECORD_BYTES_MAX
 from streams.batch import TIME_MS, Batch, Int64s, Poll
-from streams.times import BAD_TIME, parse_times_ms
+from streams.times import BAD_TIME, parse_joined_ms, parse_times_ms
 
-SLICE_BYTES = 524_288
-"""About 2,000 records: their objects stay in the cache while the columns are lifted out."""
-FUTURE_MAX_MS = 3_600_000
+SLICE_BYTES = 131_072
+"""About 500 records: their objects stay in the cache while the columns are lifted out."""
 
 Lift = Callable[[list[Any]], list[Any]]
 """Takes one value out of each of many records: ``lambda tags: [tag.origin for tag in tags]``."""
@@ -68,7 +67,7 @@ def _ident_series(name: str, values: list[Any]) -> pl.Series:
 
 
 def _cents_series(name: str, values: list[Any]) -> pl.Series:
-    scaled = np.array(values, dtype=np.float64) * 100
+    scaled = pl.Series(values, dtype=pl.Float64).to_numpy() * 100
     rounded = np.rint(scaled)
     # Prices have at most 1e11 whole units, so that the error of the product stays below this.
     whole = np.abs(scaled - rounded) <= 1e-9 * np.maximum(rounded, 1000.0)
@@ -122,6 +121,7 @@ class Records:
         """Event times and columns of all records, or None where one of them is bad."""
         decode_lines = self._decoder.decode_lines
         texts: list[str] = []
+        count = 0
         values: dict[str, list[Any]] = {name: [] for name in self.columns}
         get_time = attrgetter(self.time)
         lifts = [(values[name], column.lift) for name, column in self.columns.items()]
@@ -131,15 +131,20 @@ class Records:
                 poll.data.decode()
             for piece in _slices(poll.data):
                 structs = decode_lines(piece)
-                texts.extend(map(get_time, structs))
+                count += len(structs)
+                # Joined, so that the texts need not be kept.
+                texts.append("\n".join(map(get_time, structs)))
                 for found, lift in lifts:
                     found.extend(lift(structs))
+                # The next slice takes the place of this one in the cache.
+                del structs
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, _TooLargeError):
             return None
         # Blank lines are skipped by the decoder, but they are records, and bad ones.
-        if len(texts) != poll.count:
+        if count != poll.count:
             return None
-        return parse_times_ms(texts), values, None
+        times = parse_joined_ms("\n".join(texts), count)
+        return None if times is None else (times, values, None)
 
     def _lift_each(self, poll: Poll, bad: dict[int, tuple[Code, str]]) -> _Lifted:
         """The same for the good records alone, noting in ``bad`` what is wrong with others."""

@@ -1,6 +1,7 @@
 """Event times of a whole batch at once: the columnar twin of ``schemas.times``.
 
-Texts of one fixed layout are read as a matrix of digits; days are counted from the civil
+Texts of one fixed layout are read as a matrix of characters: the minute that each begins with
+once for all that have it in a row, the rest of each on its own. Days are counted from the civil
 calendar by Howard Hinnant's ``days_from_civil`` (http://howardhinnant.github.io/date_algorithms.html).
 """
 
@@ -27,20 +28,29 @@ LAYOUTS = {
 BAD_TIME = -1
 
 _DIGITS = "YMDhmsf"
+_MINUTE_CHARS = 16
+"""Each layout begins with the minute, to which many texts in a row belong."""
 _MONTH_DAYS = np.array([31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], dtype=np.int64)
+
+Chars = npt.NDArray[np.uint8]
 
 
 def parse_times_ms(texts: Sequence[str]) -> Int64s:
     """Milliseconds since 1970 UTC of each text; BAD_TIME where a text is no time."""
-    if not texts:
-        return np.empty(0, dtype=np.int64)
-    lengths = set(map(len, texts))
-    if len(lengths) == 1:
-        layout = LAYOUTS.get(lengths.pop())
-        if layout is not None:
-            times = _parse_layout(texts, layout)
-            if times is not None:
-                return times
+    times = _parse_layout("\n".join(texts), len(texts))
+    return _parse_each(texts) if times is None else times
+
+
+def parse_joined_ms(joined: str, count: int) -> Int64s | None:
+    """The same of ``count`` texts joined by newlines; None where a text holds a newline."""
+    times = _parse_layout(joined, count)
+    if times is not None:
+        return times
+    texts = joined.split("\n")
+    return _parse_each(texts) if len(texts) == count else None
+
+
+def _parse_each(texts: Sequence[str]) -> Int64s:
     return np.fromiter(map(_parse_one, texts), dtype=np.int64, count=len(texts))
 
 
@@ -51,34 +61,81 @@ def _parse_one(text: str) -> int:
         return BAD_TIME
 
 
-def _parse_layout(texts: Sequence[str], layout: str) -> Int64s | None:
-    """The times if every text is a valid one of this layout, else None."""
+def _parse_layout(joined: str, count: int) -> Int64s | None:
+    """The times of ``count`` texts if all of them are valid ones of one layout, else None."""
+    if count == 0:
+        return np.empty(0, dtype=np.int64)
+    layout = LAYOUTS.get(len(joined) // count)
     try:
-        raw = "".join(texts).encode("ascii")
+        raw = (joined + "\n").encode("ascii")
     except UnicodeEncodeError:
         return None
-    chars = np.frombuffer(raw, dtype=np.uint8).reshape(len(texts), len(layout))
-    # One character of the layout a row: each is contiguous then.
-    by_place = np.ascontiguousarray(chars.T)
-    for place, mark in enumerate(layout):
-        if mark not in _DIGITS and (by_place[place] != ord(mark)).any():
+    if layout is None or len(raw) != count * (len(layout) + 1):
+        return None
+    # Each text is a row: its newline stands in the last place of the row, and no place before
+    # takes one.
+    layout += "\n"
+    chars = np.frombuffer(raw, dtype=np.uint8).reshape(count, len(layout))
+    starts, lengths = _runs_of_minutes(raw, count, len(layout))
+    minutes = _minutes(chars[starts, :_MINUTE_CHARS], layout[:_MINUTE_CHARS])
+    rest_ms = _rest_of_minute_ms(chars[:, _MINUTE_CHARS:], layout[_MINUTE_CHARS:])
+    if minutes is None or rest_ms is None:
+        return None
+    times: Int64s = np.repeat(minutes * 60_000, lengths)
+    times += rest_ms
+    return times
+
+
+def _runs_of_minutes(raw: bytes, count: int, width: int) -> tuple[Int64s, Int64s]:
+    """Where the minute differs from that of the text before, and how many texts follow it."""
+    first, second = (
+        np.ndarray((count,), dtype="<u8", buffer=raw, offset=at, strides=(width,)).copy()
+        for at in (0, 8)
+    )
+    differs = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
+    starts = np.concatenate(([0], np.flatnonzero(differs) + 1))
+    return starts, np.diff(starts, append=count)
+
+
+def _minutes(chars: Chars, layout: str) -> Int64s | None:
+    """Minutes since 1970 that the texts begin with; None where one is no minute of ours."""
+    digits = _digits(chars, layout)
+    if digits is None:
+        return None
+    hour, minute = (_number(digits, layout, mark) for mark in "hm")
+    if hour.max() > 23 or minute.max() > 59:
+        return None
+    days = _days(digits, layout)
+    return None if days is None else days * 1440 + hour * 60 + minute
+
+
+def _rest_of_minute_ms(chars: Chars, layout: str) -> npt.NDArray[np.int32] | None:
+    """Seconds and fractions in milliseconds; None where a text has something else there."""
+    digits = _digits(chars, layout)
+    if digits is None:
+        return None
+    second = _number(digits, layout, "s")
+    if second.max() > 59:
+        return None
+    return second * 1000 + (_number(digits, layout, "f") if "f" in layout else 0)
+
+
+def _digits(chars: Chars, layout: str) -> Chars | None:
+    """What stands in each place of the layout, less "0"; None if any is not as in the layout.
+
+    One place a row: each is contiguous then.
+    """
+    digits = np.ascontiguousarray(chars.T) - np.uint8(ord("0"))
+    for place, mark in zip(digits, layout, strict=True):
+        if mark in _DIGITS:
+            if place.max() > 9:
+                return None
+        elif (place != np.uint8((ord(mark) - ord("0")) % 256)).any():
             return None
-    digits = by_place - np.uint8(ord("0"))
-    is_digit = [mark in _DIGITS for mark in layout]
-    if digits[is_digit].max() > 9:
-        return None
-    hour, minute, second = (_number(digits, layout, mark) for mark in "hms")
-    if hour.max() > 23 or minute.max() > 59 or second.max() > 59:
-        return None
-    same_day = bool((by_place[:10] == by_place[:10, :1]).all())
-    days = _days(digits[:, :1] if same_day else digits, layout)
-    if days is None:
-        return None
-    seconds: Int64s = np.add(days * 86_400, (hour * 60 + minute) * 60 + second)
-    return seconds * 1000 + (_number(digits, layout, "f") if "f" in layout else 0)
+    return digits
 
 
-def _number(digits: npt.NDArray[np.uint8], layout: str, mark: str) -> npt.NDArray[np.int32]:
+def _number(digits: Chars, layout: str, mark: str) -> npt.NDArray[np.int32]:
     """The decimal number that the places marked ``mark`` spell, for each text."""
     first, last = layout.index(mark), layout.rindex(mark)
     total: npt.NDArray[np.int32] = digits[first].astype(np.int32)
@@ -88,7 +145,7 @@ def _number(digits: npt.NDArray[np.uint8], layout: str, mark: str) -> npt.NDArra
     return total
 
 
-def _days(digits: npt.NDArray[np.uint8], layout: str) -> Int64s | None:
+def _days(digits: Chars, layout: str) -> Int64s | None:
     """Days since 1970-01-01 of each text; None where one is no date within our years."""
     year, month, day = (_number(digits, layout, mark).astype(np.int64) for mark in "YMD")
     if year.min() < 1970 or year.max() > YEAR_MAX or month.min() < 1 or month.max() > 12:

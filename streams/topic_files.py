@@ -88,8 +88,7 @@ class FileReader:
 
     def poll(self, now_ms: int) -> Poll:
         """Whole lines from the position on, about ``poll_bytes_max`` bytes of them."""
-        data, width = self._read_lines()
-        count = _lines_of(data)
+        data, width, count = self._read_indexed() or self._read_and_count()
         left = self._end_offset - self._offset
         if count > left:
             data = _first_lines(data, left)
@@ -128,6 +127,27 @@ class FileReader:
             except FileNotFoundError:
                 return b""
         return os.pread(self._file, size, position)
+
+    def _read_indexed(self) -> tuple[bytes, int, int] | None:
+        """The lines up to an index entry, their bytes in the file, and how many they are.
+
+        They need not be counted, nor cut at the last newline. None where no entry is near the
+        end of a full poll.
+        """
+        size = self._topic.poll_bytes_max
+        with self._index() as index:
+            entry = START if index is None else index.before_position(self._position + size)
+        width = entry.position - self._position
+        if width < size // 2:
+            return None
+        data = self._read(width, self._position)
+        if len(data) != width or not data.endswith(b"\n"):
+            return None
+        return data, width, entry.record - self._offset
+
+    def _read_and_count(self) -> tuple[bytes, int, int]:
+        data, width = self._read_lines()
+        return data, width, _lines_of(data)
 
     def _read_lines(self) -> tuple[bytes, int]:
         """Whole lines, and how many bytes of the file they are."""

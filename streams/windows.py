@@ -63,6 +63,10 @@ class Tumbling:
         return (WINDOW, *self.by)
 
 
+class WindowSizeError(Exception):
+    """The windows that were kept are of another size; the message says what to do."""
+
+
 @dataclass(frozen=True, slots=True)
 class WindowRows:
     """What a batch led to."""
@@ -149,10 +153,10 @@ class WindowState:
         earliest_end_ms = int(times.min()) // spec.size_ms * spec.size_ms + spec.size_ms
         late, watermarks, corrections = NO_ROWS, NO_ROWS, None
         on_time = frame
-        if earliest_end_ms <= newest_ms - spec.delay_ms:
-            # Some window of the batch is passed within it: look at each row's own watermark.
+        reached = np.maximum(np.maximum.accumulate(times), self.newest_ms) - spec.delay_ms
+        if (times < reached).any():
+            # Some row is behind the watermark that it meets: its window may be passed already.
             ends = times // spec.size_ms * spec.size_ms + spec.size_ms
-            reached = np.maximum(np.maximum.accumulate(times), self.newest_ms) - spec.delay_ms
             is_late = ends + spec.lateness_ms <= reached
             is_correction = (ends <= reached) & ~is_late
             late = np.flatnonzero(is_late)
@@ -198,6 +202,7 @@ class WindowState:
         open_data = _packed(self._merge()) if self.open else b""
         header = np.array(
             [
+                self.spec.size_ms,
                 self.newest_ms,
                 self.polled_at_ms,
                 self.written_at_ms,
@@ -216,13 +221,18 @@ class WindowState:
 
     @staticmethod
     def restore(spec: Tumbling, snapshot: bytes) -> WindowState:
-        """The state that ``snapshot`` gave."""
+        """The state that ``snapshot`` gave. Raises WindowSizeError for windows of another size."""
         reader = io.BytesIO(snapshot)
 
         def numbers(count: int) -> list[int]:
             return [int(x) for x in np.frombuffer(reader.read(8 * count), dtype="<i8")]
 
-        newest, polled_at, written_at, quiet_to, earliest_end, chunks = numbers(6)
+        size_ms, newest, polled_at, written_at, quiet_to, earliest_end, chunks = numbers(7)
+        if size_ms != spec.size_ms:
+            raise WindowSizeError(
+                f"the flow has kept windows of {size_ms / 1000:g} s, and is asked for windows of "
+                f"{spec.size_ms / 1000:g} s: run it with those it has, or begin anew (--fresh)"
+            )
         (open_size,) = numbers(1)
         open_data = reader.read(open_size)
         opened = [pl.read_ipc_stream(open_data)] if open_data else []
@@ -265,32 +275,35 @@ class WindowState:
     def _merge(self) -> pl.DataFrame:
         """The open windows, with one row a group from here on. There must be some."""
         if not self.merged:
-            self.open = [self._grouped(pl.concat(self.open))]
+            self.open = [self._grouped(pl.concat(self.open, rechunk=True))]
             self.open_rows = len(self.open[0])
             self.merged = True
         return self.open[0]
 
-    def _grouped(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def _grouped(self, frame: pl.DataFrame, *, fresh: bool = True) -> pl.DataFrame:
+        """One row a group. The frame must be in one chunk: more take twice as long."""
+        is_fresh = [pl.col(FRESH).any()] if fresh else []
         return frame.group_by(self.spec.key).agg(
-            pl.col(EVENTS, *self.spec.sums).sum(),
-            pl.col(FRESH).any(),
+            pl.col(EVENTS, *self.spec.sums).sum(), *is_fresh
         )
 
     def _close(self, watermark_ms: int) -> list[pl.DataFrame]:
         """Move the windows that the watermark has passed to the closed ones; their rows."""
         if self.earliest_end_ms > watermark_ms:
             return []
-        opened = pl.concat(self.open)
+        opened = pl.concat(self.open, rechunk=True)
         is_passed = opened[WINDOW] <= watermark_ms - self.spec.size_ms
         closing = opened.filter(is_passed)
-        if not self.merged:
-            closing = self._grouped(closing)
+        if self.merged:
+            closing = closing.drop(FRESH)
+        else:
+            closing = self._grouped(closing, fresh=False)
         opened = opened.filter(~is_passed)
         self.open, self.open_rows = [opened], len(opened)
         first = opened[WINDOW].min()
         self.earliest_end_ms = 2**62 if first is None else int(first) + self.spec.size_ms  # type: ignore[arg-type]
         if self.spec.lateness_ms > 0:
-            self.closed.append(_Chunk.of(closing.drop(FRESH)))
+            self.closed.append(_Chunk.of(closing))
             if len(self.closed) > CLOSED_CHUNKS_MAX:
                 self._compact()
         return [self._versioned(closing, FINAL)]
@@ -299,7 +312,7 @@ class WindowState:
         """Put the smaller chunks together; windows never span chunks, so nothing is merged."""
         by_size = sorted(self.closed, key=lambda chunk: chunk.rows)
         small, large = by_size[: -CLOSED_CHUNKS_MAX // 4], by_size[-CLOSED_CHUNKS_MAX // 4 :]
-        self.closed = [*large, _Chunk.of(pl.concat([chunk.frame() for chunk in small]))]
+        self.closed = [*large, _Chunk.of(pl.concat([chunk.frame() for chunk in small], rechunk=True))]
 
     def _correct(self, events: pl.DataFrame) -> pl.DataFrame:
         """Count events of closed windows, and give the rows that they change."""
@@ -316,7 +329,8 @@ class WindowState:
             if not of_chunk.any():
                 continue
             both = pl.concat(
-                [kept.with_columns(pl.lit(False).alias(FRESH)), groups.filter(of_chunk)]
+                [kept.with_columns(pl.lit(False).alias(FRESH)), groups.filter(of_chunk)],
+                rechunk=True,
             )
             merged = self._grouped(both)
             revised.append(merged.filter(FRESH))

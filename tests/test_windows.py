@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from schemas.versions import FINAL, PROVISIONAL, REVISED, events_of, phase_of, version_of
-from streams.windows import EVENTS, VERSION, WINDOW, Tumbling, WindowState
+from streams.windows import EVENTS, VERSION, WINDOW, Tumbling, WindowSizeError, WindowState
 
 SPEC = Tumbling(
     size_ms=60_000,
@@ -177,3 +177,10 @@ def test_a_snapshot_restores_all_of_it() -> None:
     for event in more:
         assert add(again, event, wall_ms=6) == add(state, event, wall_ms=6)
     assert written(again.mark(7, end=True)) == written(state.mark(7, end=True))
+
+
+def test_windows_of_another_size_are_refused_not_mixed() -> None:
+    state = WindowState(Tumbling(1_000, 0, 0, (), {}))
+    state.add(events((0, "a", 1)), 0)
+    with pytest.raises(WindowSizeError, match=r"kept windows of 1 s.* asked for windows of 600 s"):
+        WindowState.restore(Tumbling(600_000, 0, 0, (), {}), state.snapshot())
