@@ -120,7 +120,7 @@ async def _respond(
 ) -> Response:
     if _is_foreign(request.headers.get("origin", "")):
         return PlainTextResponse("Web pages of other hosts are not answered.\n", 403)
-    path = request.url.path
+    path = request.scope["path"]
     query = request.scope["query_string"].decode("latin-1")
     params = dict(parse_qsl(query, keep_blank_values=True, errors="surrogateescape"))
     asks_nothing = request.method != "POST" and not params.get("query")

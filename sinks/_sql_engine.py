@@ -32,7 +32,7 @@ _POSTGRES_LIMITS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-_TRANSIENT_STATES = ("08", "40001", "40P01", "53", "55P03", "57P01", "57P02", "57P03")
+_TRANSIENT_STATES = ("08", "40001", "40P01", "53", "55P03", "57014", "57P01", "57P02", "57P03")
 _TRANSIENT_FATAL = ("starting up", "shutting down", "in recovery", "too many")
 
 

@@ -97,10 +97,19 @@ class SqlRollup:
         if rows.is_empty():
             return
         write_id = secrets.randbits(63)
-        changed = self._store.transaction(
-            self._total.name, lambda connection: self._merge(connection, rows, write_id)
-        )
+        attempts = 0
+
+        def merge(connection: Connection) -> list[TotalRow]:
+            nonlocal attempts
+            attempts += 1
+            return self._merge(connection, rows, write_id)
+
+        changed = self._store.transaction(self._total.name, merge)
         self._tell(changed, [write_id])
+        if attempts > 1:
+            # An attempt may have been committed though its answer was lost.
+            self._left_over_told = self._to_announce is None
+            self._tell_left_over()
 
     def close(self) -> None:
         """Release connections. Never raises."""

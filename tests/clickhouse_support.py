@@ -18,6 +18,7 @@ from urllib.parse import urlencode, urlsplit
 
 ROOT = Path(__file__).parent.parent
 PROCESS_TIMEOUT_S = 30
+ENDLESS = "SELECT count() FROM numbers(1000000000000) WHERE NOT ignore(sipHash64(number))"
 
 
 @dataclass
@@ -95,20 +96,20 @@ def serving(folder: Path, *args: str, port: int = 0) -> Iterator[Server]:
         assert found, process.stderr.read()
         yield Server(process, found.group(), line)
     finally:
-        process.kill() if process.poll() is None and _refuses_to_stop(process) else None
-        process.wait(PROCESS_TIMEOUT_S)
+        _stop(process)
         for pipe in (process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
 
 
-def _refuses_to_stop(process: subprocess.Popen[str]) -> bool:
-    process.terminate()
+def _stop(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.terminate()
     try:
         process.wait(PROCESS_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        return True
-    return False
+        process.kill()
+        process.wait(PROCESS_TIMEOUT_S)
 
 
 def refusal(folder: Path, *args: str, port: int = 0) -> tuple[int, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,8 +30,8 @@ MAY_IMPORT = {
     "benchmarks": set(ROOMS),
 }
 """What each room may import of this project."""
-MAY_READ_ENVIRONMENT = {"cli": None, "api": "server.py", "flows": None, "schemas": "settings.py"}
-"""Rooms whose modules may (None: all, or the one named); in flows only within ``main``."""
+READ_ENVIRONMENT = {"api/server.py", "schemas/settings.py"}
+"""Besides these, and all of ``cli``, only a ``main`` may."""
 
 
 def sources(room: str) -> list[Path]:
@@ -54,6 +55,16 @@ def parse(path: Path) -> ast.Module:
 def test_every_room_is_held_to_an_arrow() -> None:
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
     assert packages == set(MAY_IMPORT)
+
+
+def test_every_package_is_installed() -> None:
+    packages = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for room in ROOMS
+        for path in (ROOT / room).rglob("__init__.py")
+    }
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert set(declared["packages"]) == packages
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -93,22 +104,18 @@ def outside_main(tree: ast.Module) -> Iterator[ast.AST]:
 
 @pytest.mark.parametrize("room", [room for room in ROOMS if room not in ("cli", "benchmarks")])
 def test_only_entries_read_the_environment(room: str) -> None:
-    wrong = []
-    for path in sources(room):
-        if room in MAY_READ_ENVIRONMENT and MAY_READ_ENVIRONMENT[room] == path.name:
-            continue
-        tree = parse(path)
-        nodes = outside_main(tree) if room == "flows" else ast.walk(tree)
-        wrong += [
-            f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
-            for node in nodes
-            if reads_environment(node)
-        ]
+    wrong = [
+        f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+        for path in sources(room)
+        if str(path.relative_to(ROOT)) not in READ_ENVIRONMENT
+        for node in outside_main(parse(path))
+        if reads_environment(node)
+    ]
     assert wrong == []
 
 
 def tracked() -> list[Path]:
-    """Files of the project: what git tracks or would."""
+    """Files of the project: what git tracks or would, or all that is not hidden without git."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=ROOT,
@@ -116,10 +123,11 @@ def tracked() -> list[Path]:
         text=True,
         check=False,
     )
-    if listed.returncode != 0:
-        pytest.skip("this is no git checkout: its files cannot be listed")
-    names = filter(None, listed.stdout.split("\0"))
-    return [ROOT / name for name in names if (ROOT / name).is_file()]
+    if listed.returncode == 0:
+        paths = [ROOT / name for name in listed.stdout.split("\0") if name]
+    else:
+        paths = [path for room in (*ROOMS, "tests") for path in (ROOT / room).rglob("*")]
+    return [path for path in paths if path.is_file()]
 
 
 def test_no_source_file_is_long() -> None:
@@ -155,10 +163,16 @@ def readme() -> str:
     return (ROOT / "README.md").read_text()
 
 
+def readme_code() -> str:
+    """The README's code: fenced, indented, inline."""
+    text = readme()
+    indented = re.findall(r"^(?: {4}|\t).*$", text, re.MULTILINE)
+    return "\n".join([*re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL), *indented])
+
+
 def documented(tool: str) -> set[str]:
-    """Words that follow ``tool`` in the README's code, inline or in blocks."""
-    code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", readme(), re.DOTALL))
-    return set(re.findall(rf"(?<![\w-]){tool} ([a-z][\w-]*)", code))
+    """Words that follow ``tool`` in the README's code."""
+    return set(re.findall(rf"(?<![\w-]){tool} ([a-z][\w-]*)", readme_code()))
 
 
 def test_documented_commands_exist_and_commands_are_documented() -> None:
@@ -167,8 +181,7 @@ def test_documented_commands_exist_and_commands_are_documented() -> None:
 
 def test_documented_options_exist() -> None:
     parser = build_parser()
-    code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", readme(), re.DOTALL))
-    used = re.findall(r"footfall ([a-z]+)([^\n`]*)", code)
+    used = re.findall(r"footfall ([a-z]+)([^\n`]*)", readme_code())
     commands = next(
         action.choices for action in parser._actions if action.dest == "command" and action.choices
     )
@@ -177,6 +190,17 @@ def test_documented_options_exist() -> None:
         known = all_help(commands[command])
         for option in re.findall(r"(?<=\s)--[a-z-]+", rest.partition("#")[0]):
             assert re.search(rf"{option}\b", known), f"footfall {command} has no {option}"
+
+
+def test_documented_demos_have_options_that_exist() -> None:
+    demo = next(
+        action.choices["demo"]
+        for action in build_parser()._actions
+        if isinstance(action.choices, dict)
+    )
+    for arguments in re.findall(r'make demo ARGS="([^"]*)"', readme()):
+        for option in re.findall(r"--[a-z-]+", arguments):
+            assert re.search(rf"{option}\b", all_help(demo)), f"footfall demo has no {option}"
 
 
 def all_help(parser: object) -> str:

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from postgres_support import PASSWORD, PostgresServer, postgres
-from sqlalchemy import create_engine, select
+from sqlalchemy import Connection, create_engine, select
+from sqlalchemy.exc import OperationalError
 
 from schemas.tables.store_metrics import (
     EVENTS,
@@ -29,6 +30,7 @@ from schemas.tables.store_metrics import (
 )
 from schemas.versions import FINAL, REVISED, version_of
 from sinks import SinkRefusedError, SinkUnavailableError
+from sinks._sql_engine import _number
 from sinks.sql import SqlRollup, create_tables, query_rows
 
 __all__ = ["postgres"]
@@ -279,6 +281,27 @@ def test_what_could_not_be_told_is_told_by_the_next_writer(url: str) -> None:
     assert notices == []
 
 
+def test_a_commit_whose_answer_was_lost_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    notices: list[dict[str, Any]] = []
+    writer = rollup(url, notices)
+    writer.write([frame((9, 0, 1, 4))])
+    merge, lost = SqlRollup._merge, []
+
+    def merge_and_lose(self: SqlRollup, connection: Connection, *args: Any) -> Any:
+        changed = merge(self, connection, *args)
+        if not lost:
+            lost.append(True)
+            connection.commit()
+            raise OperationalError("COMMIT", None, Exception("lost"), connection_invalidated=True)
+        return changed
+
+    monkeypatch.setattr(SqlRollup, "_merge", merge_and_lose)
+    writer.write([frame((0, 0, 5, 20))])
+    writer.close()
+    assert told(notices) == [(0, 5), (9, 1)]
+    assert query_rows(url, "SELECT count(*) FROM events_to_announce")[1] == [[0]]
+
+
 def test_tables_made_by_several_at_once(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     for new in (f"sqlite:///{tmp_path / 'new' / 'store.sqlite'}", None):
         address = new or new_database(request.getfixturevalue("postgres"))
@@ -438,12 +461,13 @@ def test_a_session_that_the_server_ends_is_opened_anew(postgres: PostgresServer)
 def test_another_session_that_never_lets_go_is_given_up(postgres: PostgresServer) -> None:
     url = new_database(postgres)
     create_tables(url, METADATA)
-    with psycopg.connect(url) as holder:
-        holder.execute("LOCK TABLE events")
-        writer = rollup(url, give_up_after_s=0.5)
-        with pytest.raises(SinkUnavailableError, match="lock timeout"):
-            writer.write([frame((0, 0, 1, 4))])
-        writer.close()
+    for statement in ("LOCK TABLE events", f"SELECT pg_advisory_xact_lock({_number('events')})"):
+        with psycopg.connect(url) as holder:
+            holder.execute(statement)  # type: ignore[arg-type]
+            writer = rollup(url, give_up_after_s=0.5)
+            with pytest.raises(SinkUnavailableError, match="lock timeout"):
+                writer.write([frame((0, 0, 1, 4))])
+            writer.close()
 
 
 def test_a_server_that_is_not_there_is_an_error_without_the_password() -> None:

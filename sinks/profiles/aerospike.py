@@ -40,7 +40,7 @@ GENERATION_POLICIES = {
     "GT": aerospike.POLICY_GEN_GT,
 }
 
-_OK, _NOT_FOUND, _TOO_BIG = 0, 2, 13
+_OK, _TOO_BIG, _BATCH_FAILED = 0, 13, -16
 _AGAIN = {
     -15: "no response",
     -14: "too many errors",
@@ -60,7 +60,6 @@ _AGAIN = {
 }
 _KEY = struct.Struct(">QIQ")
 _INT64_MAX = 2**63 - 1
-_PARTITION_MAX, _OFFSET_MAX = 2**32 - 1, 2**64 - 1
 
 Tags = dict[bytes, bytes]
 """Tags by ``tag_key``."""
@@ -183,7 +182,8 @@ class AerospikeProfiles:
                         "batch_write": self._write_policy,
                         "operate": wait,
                         "read": wait,
-                        "batch": {**wait, "max_retries": 2},
+                        "batch": wait,
+                        "batch_parent_write": wait,
                     },
                 }
                 try:
@@ -211,7 +211,7 @@ class AerospikeProfiles:
                     for tags, meta in zip(call, metas, strict=True)
                 ]
             )
-            client.batch_write(records)
+            _batch_write(client, records)
         except exception.AerospikeError as error:
             if error.code in _AGAIN:
                 return list(call), [_text(error)]
@@ -219,7 +219,7 @@ class AerospikeProfiles:
         again: list[CookieTags] = []
         reasons: list[str] = []
         for tags, record in zip(call, records.batch_records, strict=True):
-            # The call raises nothing when records fail: each has its own result.
+            # Whatever the call says, each record has its own result.
             reason = why_not_written(record, tags.cookie, self._about)
             if reason is not None:
                 again.append(tags)
@@ -250,6 +250,14 @@ class AerospikeProfiles:
 
 class _TryAgainError(Exception):
     """Some was not written, or there is no connection; the message says why."""
+
+
+def _batch_write(client: Any, records: BatchRecords) -> None:
+    try:
+        client.batch_write(records)
+    except exception.AerospikeError as error:
+        if error.code != _BATCH_FAILED:
+            raise
 
 
 def _why_again(error: Exception) -> str | None:

@@ -1,0 +1,103 @@
+"""What the embedded ClickHouse knows of a request's text before the engine reads it."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from infra._clickhouse_bodies import BodyError, form_fields
+from infra._clickhouse_engine import engine_error
+from infra._clickhouse_sql import InsertWithData, insert_with_data, shape_of
+
+BINARY = st.binary(max_size=40)
+
+
+@given(data=BINARY, gap=st.sampled_from([b"\n", b" \n", b"\r\n", b"\t\r\n"]))
+@example(data=b"\n\n", gap=b"\n")
+@example(data=b"FORMAT CSV", gap=b"\n")
+def test_data_begins_after_one_line_end(data: bytes, gap: bytes) -> None:
+    head = b"INSERT INTO t (a, `b)`) SETTINGS x = 'FORMAT' FORMAT Native"
+    found = insert_with_data(head + gap + data)
+    assert found is not None
+    assert (head + gap + data)[found.data_starts :] == data
+    assert found.data_format == "Native"
+    assert found.statement == b"INSERT INTO t (a, `b)`) "
+    assert found.settings == b"SETTINGS x = 'FORMAT' "
+
+
+@pytest.mark.parametrize(
+    ("text", "data_format", "data"),
+    [
+        (b"insert into db.format format csv 1,2", "csv", b"1,2"),
+        (b"INSERT INTO TABLE t VALUES (1)", "Values", b" (1)"),
+        (b"INSERT INTO values VALUES (1)", "Values", b" (1)"),
+        (b"-- a comment; FORMAT\nINSERT /* x */ INTO t FORMAT CSV\n1", "CSV", b"1"),
+        (b"INSERT INTO FUNCTION null('a Int8') FORMAT CSV\n1", "CSV", b"1"),
+        (b"INSERT INTO {t:Identifier} FORMAT CSV\n1", "CSV", b"1"),
+        (b'INSERT INTO "my values" (a) FORMAT CSV\n', "CSV", b""),
+    ],
+)
+def test_an_insert_with_data_is_told_from_its_data(
+    text: bytes, data_format: str, data: bytes
+) -> None:
+    found = insert_with_data(text)
+    assert found is not None
+    assert (found.data_format, text[found.data_starts :]) == (data_format, data)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"SELECT 1 FORMAT CSV", b"INSERT INTO t SELECT 1 FORMAT CSV", b"INSERT INTO t",
+     b"INSERT INTO t WITH 1 AS x SELECT x", b"INSERT INTO t FORMAT", b"INSERT"],
+)  # fmt: skip
+def test_other_statements_carry_no_data(text: bytes) -> None:
+    assert insert_with_data(text) is None
+
+
+@given(BINARY)
+def test_no_text_is_too_odd(text: bytes) -> None:
+    shape_of(text)
+    assert isinstance(insert_with_data(b"INSERT INTO t " + text), InsertWithData | None)
+
+
+@pytest.mark.parametrize(
+    ("sql", "reads", "answer_format", "several"),
+    [
+        (b"SELECT 1", True, None, False),
+        (b"(SELECT 1) FORMAT JSON;", True, "JSON", False),
+        (b"SELECT ';', format('{}', 1) FORMAT CSV SETTINGS max_threads = 1", True, "CSV", False),
+        (b"SELECT format FROM t", True, None, False),
+        (b"SELECT 1;; SELECT 2", True, None, True),
+        (b"CREATE TABLE t (a Int8) ENGINE = Memory", False, None, False),
+    ],
+)
+def test_the_shape_of_a_statement(
+    sql: bytes, reads: bool, answer_format: str | None, several: bool
+) -> None:
+    shape = shape_of(sql)
+    assert (shape.reads, shape.answer_format, shape.several) == (reads, answer_format, several)
+
+
+def test_an_error_is_unwrapped() -> None:
+    inner = "Code: 27. DB::Exception: Cannot parse\nrow 2. (CANNOT_PARSE) (version 26.9)"
+    wrapped = f"Streaming insert failed: Code: 27. DB::Exception: {inner}. (CANNOT_PARSE)"
+    found = engine_error(RuntimeError(wrapped))
+    assert (found.code, found.text) == (27, inner)
+    assert engine_error(RuntimeError("odd")).code == 1002
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z_]{1,9}", fullmatch=True), BINARY, max_size=4))
+def test_form_fields_come_back_as_they_were_sent(fields: dict[str, bytes]) -> None:
+    boundary = b"b-0d9e2c"
+    body = io.BytesIO()
+    for name, value in fields.items():
+        head = b'Content-Disposition: form-data; name="%s"' % name.encode()
+        body.write(b"--%s\r\n%s\r\n\r\n%s\r\n" % (boundary, head, value))
+    body.write(b"--%s--\r\n" % boundary)
+    content_type = f"multipart/form-data; boundary={boundary.decode()}"
+    assert form_fields(body.getvalue(), content_type) == fields
+    with pytest.raises(BodyError):
+        form_fields(body.getvalue()[:-4], content_type)
