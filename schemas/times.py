@@ -8,8 +8,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-YEAR_MAX = 2261
-"""ClickHouse, Arrow and Polars all hold milliseconds well past this; nanoseconds end in 2262."""
+YEAR_MAX = 2105
+"""ClickHouse's DateTime ends early in 2106: an event past it could never be written."""
 
 FUTURE_MAX_MS = 3_600_000
 """An event further ahead of the wall clock than this is refused: it would drag the watermark
@@ -26,7 +26,7 @@ def parse_time_ms(text: str) -> int:
     """Milliseconds since the epoch of an ISO 8601 text or ``2019-10-01 00:00:00 UTC``.
 
     A time without a zone is UTC. Finer fractions than a millisecond are cut off.
-    Raises BadTimeError for anything else, and for years outside 1970 to 2261.
+    Raises BadTimeError for anything else, and for years outside 1970 to 2105.
     """
     plain = text.removesuffix(" UTC")
     if len(plain) < len("2019-10-01T00:00") or plain[10] not in "T ":

@@ -29,6 +29,7 @@ from streams.progress import Progress
 
 SNAPSHOT_EVERY_S = 2.0
 STATUS_EVERY_S = 1.0
+STOP_WITHIN_S = 4.0
 RECOVERY_PARTITIONS = 1
 """Fixed when the recovery store is made; one file serves any number of workers."""
 
@@ -67,7 +68,7 @@ def run_worker(
     recovery = home / "recovery" / flow
     recovery.mkdir(parents=True, exist_ok=True)
     tune_process()
-    with _owned(recovery, flow), _stopped_by_signals(run.stop), _reporting(flow, home, run):
+    with _owned(recovery, flow), _stopped_by_signals(run.stop, flow), _reporting(flow, home, run):
         if not any(recovery.glob("*.sqlite3")):
             init_db_dir(recovery, RECOVERY_PARTITIONS)
         dataflow = wire(run)
@@ -138,9 +139,25 @@ def _owned(recovery: Path, flow: str) -> Iterator[None]:
 
 
 @contextmanager
-def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
+def _stopped_by_signals(stop: threading.Event, flow: str) -> Iterator[None]:
+    """SIGTERM and SIGINT set ``stop``, and end a worker that a sink holds up all the same."""
+    ended = threading.Event()
+
+    def end_hard() -> None:
+        if not ended.wait(STOP_WITHIN_S):
+            print(
+                f"{flow}: told to stop, and a sink does not answer; what it did not take is read "
+                "again at the next start",
+                file=sys.stderr,
+                flush=True,
+            )
+            # Any moment is safe to die at; unwinding would wait for the sink.
+            os._exit(1)
+
     def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
+        if not stop.is_set():
+            stop.set()
+            threading.Thread(target=end_hard, daemon=True).start()
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -149,6 +166,7 @@ def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
     try:
         yield
     finally:
+        ended.set()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -145,6 +145,26 @@ def test_a_worker_stops_when_told_within_5_s_and_resumes(
     assert outcome(tmp_path)
 
 
+def test_a_worker_that_a_sink_holds_up_stops_all_the_same_and_loses_nothing(
+    tmp_path: Path,
+) -> None:
+    fill(tmp_path, 0, 3_000)
+    with worker(tmp_path, "--stuck") as process:
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "rows").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=6)
+    assert process.returncode == 1
+    assert "a sink does not answer" in errors
+    finish(tmp_path)
+    found = status(tmp_path)
+    assert found is not None
+    assert sum(part.read for part in found.partitions) == 3_000
+    assert outcome(tmp_path)
+
+
 def test_a_second_worker_of_the_same_flow_is_refused(tmp_path: Path) -> None:
     fill(tmp_path, 0, 1_000)
     with worker(tmp_path):

@@ -86,7 +86,7 @@ def test_two_texts_cannot_pass_for_one_of_the_other_length() -> None:
     assert parse_times_ms([good + good, ""]).tolist() == [BAD_TIME, BAD_TIME]
 
 
-@given(st.integers(0, 9_000_000_000_000))
+@given(st.integers(0, 4_280_000_000_000))
 def test_a_time_written_is_the_time_read(time_ms: int) -> None:
     assert parse_time_ms(iso_ms(time_ms)) == time_ms
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ class RowsFile:
         self._file = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
 
     def write(self, items: Sequence[Any]) -> None:
+        if "--stuck" in sys.argv:
+            time.sleep(60)
         lines = b""
         for item in items:
             if isinstance(item, pl.DataFrame):
