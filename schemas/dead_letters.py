@@ -23,7 +23,6 @@ Code = Literal[
     "bad_time",
     "future_time",
     "bad_row",
-    "refused",
 ]
 
 
