@@ -1,8 +1,9 @@
 """From the bytes of a poll to a frame: columnar, with a dead letter for each bad record.
 
-The fast path decodes all records of a slice that fits the processor's cache and lifts out the
-columns. Only where that fails are the records taken one by one, so that a bad record never
-costs a good one beside it.
+The fast path decodes all records of a slice and lifts the columns out of them, and after a few
+slices it makes series of what was lifted; the objects of either fit the processor's cache. Only
+where that fails are the records taken one by one, so that a bad record never costs a good one
+beside it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from streams.times import BAD_TIME, parse_joined_ms, parse_times_ms
 
 SLICE_BYTES = 131_072
 """About 500 records: their objects stay in the cache while the columns are lifted out."""
+BLOCK_BYTES = 1_048_576
+"""About 4,000 records: what was lifted stays in the cache until it is in series."""
 
 Lift = Callable[[list[Any]], list[Any]]
 """Takes one value out of each of many records: ``lambda tags: [tag.origin for tag in tags]``."""
@@ -83,10 +86,6 @@ def _bad_price(value: Any) -> str | None:
     return None
 
 
-_Lifted = tuple[Int64s, dict[str, list[Any]], Int64s | None]
-"""Event times, columns, and the places in the poll where not every record is good."""
-
-
 @dataclass(frozen=True, slots=True)
 class Records:
     """How a flow reads a topic's records: the struct, its event time, the columns it needs.
@@ -110,44 +109,54 @@ class Records:
     def decode(self, flow: str, poll: Poll) -> Batch:
         """The batch of a poll: every record is a row of the frame or a dead letter."""
         bad: dict[int, tuple[Code, str]] = {}
-        times, values, rows = self._lift_all(poll) or self._lift_each(poll, bad)
-        columns = [column.series(name, values[name]) for name, column in self.columns.items()]
-        frame = pl.DataFrame([pl.Series(TIME_MS, times), *columns])
+        frame, rows = self._decode_all(poll), None
+        if frame is None:
+            frame, rows = self._decode_each(poll, bad)
         frame, rows = self._drop_bad_values(poll, frame, rows, bad)
         dead = _letters(flow, poll, bad) if bad else []
         return Batch(poll, frame, rows, dead)
 
-    def _lift_all(self, poll: Poll) -> _Lifted | None:
-        """Event times and columns of all records, or None where one of them is bad."""
-        decode_lines = self._decoder.decode_lines
+    def _decode_all(self, poll: Poll) -> pl.DataFrame | None:
+        """The frame of all records, or None where one of them is bad."""
+        data, view = poll.data, memoryview(poll.data)
         texts: list[str] = []
+        columns = self._columns([[] for _ in self.columns])
         count = 0
-        values: dict[str, list[Any]] = {name: [] for name in self.columns}
-        get_time = attrgetter(self.time)
-        lifts = [(values[name], column.lift) for name, column in self.columns.items()]
         try:
-            if not poll.data.isascii():
-                # The decoder does not look into text that it skips.
-                poll.data.decode()
-            for piece in _slices(poll.data):
-                structs = decode_lines(piece)
-                count += len(structs)
-                # Joined, so that the texts need not be kept.
-                texts.append("\n".join(map(get_time, structs)))
-                for found, lift in lifts:
-                    found.extend(lift(structs))
-                # The next slice takes the place of this one in the cache.
-                del structs
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, _TooLargeError):
+            for start, stop in _cut(data, 0, len(data), BLOCK_BYTES):
+                values: list[list[Any]] = [[] for _ in self.columns]
+                for first, last in _cut(data, start, stop, SLICE_BYTES):
+                    count += self._lift(view[first:last], texts, values)
+                for column, more in zip(columns, self._columns(values), strict=True):
+                    column.append(more)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, _UnusualError):
             return None
         # Blank lines are skipped by the decoder, but they are records, and bad ones.
         if count != poll.count:
             return None
         times = parse_joined_ms("\n".join(texts), count)
-        return None if times is None else (times, values, None)
+        return None if times is None else _frame(times, [column.rechunk() for column in columns])
 
-    def _lift_each(self, poll: Poll, bad: dict[int, tuple[Code, str]]) -> _Lifted:
-        """The same for the good records alone, noting in ``bad`` what is wrong with others."""
+    def _lift(self, lines: memoryview, texts: list[str], values: list[list[Any]]) -> int:
+        """Add the times of records, joined by newlines, and their values; how many they are.
+
+        The records are gone on return: the next ones take their place in the cache.
+        """
+        records = self._decoder.decode_lines(lines)
+        # The decoder does not look into text that it skips. A copy of what has just been read
+        # is cheap; to look through the whole poll at once is not.
+        copy = bytes(lines)
+        if not copy.isascii():
+            copy.decode()
+        texts.append("\n".join(map(attrgetter(self.time), records)))
+        for found, column in zip(values, self.columns.values(), strict=True):
+            found.extend(column.lift(records))
+        return len(records)
+
+    def _decode_each(
+        self, poll: Poll, bad: dict[int, tuple[Code, str]]
+    ) -> tuple[pl.DataFrame, Int64s]:
+        """The frame of the good records and their places, noting in ``bad`` what others are."""
         structs = []
         rows = []
         for row, line in enumerate(poll.data.split(b"\n")[:-1]):
@@ -156,9 +165,15 @@ class Records:
                 rows.append(row)
             except _BadRecordError as error:
                 bad[row] = (error.code, error.reason)
-        values = {name: column.lift(structs) for name, column in self.columns.items()}
-        texts = [*map(attrgetter(self.time), structs)]
-        return parse_times_ms(texts), values, np.array(rows, dtype=np.int64)
+        values = [column.lift(structs) for column in self.columns.values()]
+        times = parse_times_ms([*map(attrgetter(self.time), structs)])
+        return _frame(times, self._columns(values)), np.array(rows, dtype=np.int64)
+
+    def _columns(self, values: list[list[Any]]) -> list[pl.Series]:
+        return [
+            column.series(name, found)
+            for (name, column), found in zip(self.columns.items(), values, strict=True)
+        ]
 
     def _decode_one(self, line: bytes) -> Any:
         if len(line) > RECORD_BYTES_MAX:
@@ -221,8 +236,12 @@ class Records:
         raise AssertionError("a row was dropped for no reason")
 
 
-class _TooLargeError(Exception):
-    pass
+def _frame(times: Int64s, columns: list[pl.Series]) -> pl.DataFrame:
+    return pl.DataFrame([pl.Series(TIME_MS, times, dtype=pl.Int64), *columns])
+
+
+class _UnusualError(Exception):
+    """Some record is not for the fast path."""
 
 
 class _BadRecordError(Exception):
@@ -232,16 +251,17 @@ class _BadRecordError(Exception):
         self.reason = reason
 
 
-def _slices(data: bytes) -> Iterator[memoryview]:
-    """Whole lines, about SLICE_BYTES at a time. Raises _TooLargeError for a longer line."""
-    view = memoryview(data)
-    start, size = 0, len(data)
-    while start < size:
-        end = data.rfind(b"\n", start, start + SLICE_BYTES) + 1
+def _cut(data: bytes, start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where whole lines begin and end, about ``size`` bytes at a time, from start to stop.
+
+    Raises _UnusualError for a longer line.
+    """
+    while start < stop:
+        end = data.rfind(b"\n", start, min(start + size, stop)) + 1
         if end == 0:
-            # Longer than a slice, if not than a record may be: the careful path measures it.
-            raise _TooLargeError
-        yield view[start:end]
+            # Longer than a piece, if not than a record may be: the careful path measures it.
+            raise _UnusualError
+        yield start, end
         start = end
 
 
