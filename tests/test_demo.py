@@ -97,7 +97,7 @@ def test_a_file_once_is_exact_and_a_second_time_changes_nothing(tmp_path: Path) 
     assert processes_of(home) == {}
 
 
-def test_tags_once_are_all_accounted_for(tmp_path: Path) -> None:
+def test_tags_once_are_all_accounted_for_until_begun_anew(tmp_path: Path) -> None:
     home = tmp_path / "home"
     shares = ["--late", "0.02", "--out-of-order", "0.1", "--duplicates", "0.05"]
     asked = ["--tags", "4,000", "--seed", str(SEED), *shares, "--malformed", "0.03", "--once"]
@@ -124,6 +124,18 @@ def test_tags_once_are_all_accounted_for(tmp_path: Path) -> None:
     assert "nothing new: all of this" in second.stdout
     assert summary(second.stdout) == told
     assert rows_of(home, *BUCKETS) == buckets
+
+    (home / "notes.txt").write_text("mine")
+    fresh = footfall(home, "demo", "--tags", "100", "--once", "--fresh")
+    assert fresh.returncode == 0, fresh.stderr
+    assert summary(fresh.stdout)["minute_buckets"] == "100 events read: 100 used"
+    assert (home / "notes.txt").read_text() == "mine"
+    elsewhere = footfall(
+        home, "demo", "--tags", "1", "--once", "--fresh", TOPICS_URL=f"file://{tmp_path}/topics"
+    )
+    assert elsewhere.returncode == 2
+    assert "TOPICS_URL points elsewhere" in one_line(elsewhere)
+    assert rows_of(home, "SELECT sum(count) AS n FROM minute_buckets") == [{"n": 100}]
 
 
 def pid_of(home: Path, flow: str) -> int:
@@ -218,23 +230,6 @@ def test_a_worker_that_cannot_run_stops_the_demo_with_its_reason(tmp_path: Path)
     assert "recovery/user_profiles" in result.stderr
     assert "Traceback" not in result.stderr
     assert processes_of(home) == {}
-
-
-def test_fresh_removes_what_is_ours_alone(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    first = footfall(home, "demo", "--tags", "300", "--once")
-    assert first.returncode == 0, first.stderr
-    (home / "notes.txt").write_text("mine")
-    second = footfall(home, "demo", "--tags", "100", "--seed", "5", "--once", "--fresh")
-    assert second.returncode == 0, second.stderr
-    assert summary(second.stdout)["minute_buckets"] == "100 events read: 100 used"
-    assert (home / "notes.txt").read_text() == "mine"
-    elsewhere = footfall(
-        home, "demo", "--tags", "1", "--once", "--fresh", TOPICS_URL=f"file://{tmp_path}/topics"
-    )
-    assert elsewhere.returncode == 2
-    assert "TOPICS_URL points elsewhere" in one_line(elsewhere)
-    assert rows_of(home, "SELECT sum(count) AS n FROM minute_buckets") == [{"n": 100}]
 
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:

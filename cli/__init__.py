@@ -1,0 +1,1 @@
+"""The ``footfall`` command: one module for each family of commands."""

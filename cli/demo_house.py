@@ -1,0 +1,199 @@
+"""What both kinds of demo share: the home held, servers started, tables made, flows started."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from cli.demo import world_arguments
+from cli.errors import UsageError
+from cli.home import (
+    ClickHouseNote,
+    Home,
+    clear_refusal,
+    free_port,
+    is_set,
+    need_file,
+    remove_note,
+    running_clickhouse,
+    write_note,
+)
+from cli.servers import engine_held, need_engine, start_clickhouse
+from cli.supervise import Child, Supervisor
+from schemas.settings import Settings, read_settings
+
+POLL_S = 0.1
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stopped(Exception):  # noqa: N818 - asked for, so no error
+    """The user ended the demo."""
+
+
+@dataclass(slots=True)
+class Stop:
+    """Set by SIGINT, SIGTERM and SIGHUP while a demo runs."""
+
+    asked: bool = False
+
+    def check(self) -> None:
+        """Raises Stopped once a signal came."""
+        if self.asked:
+            raise Stopped
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Note the signals for this while; a second one changes nothing: the end is bounded."""
+
+        def on_signal(_number: int, _frame: FrameType | None) -> None:
+            self.asked = True
+
+        # Under nohup a hang-up is ignored, and stays so.
+        wanted = [
+            number
+            for number in _SIGNALS
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+        ]
+        before = {number: signal.signal(number, on_signal) for number in wanted}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@dataclass(slots=True)
+class House:
+    """A demo's processes on one home."""
+
+    home: Home
+    settings: Settings
+    supervisor: Supervisor
+    stop: Stop
+    flows: tuple[str, ...] = ()
+    generators: list[Child] = field(default_factory=list)
+
+    def run_until(self, done: Callable[[], bool], tick: Callable[[], None]) -> None:
+        """Keep the house running, and ``tick`` many times a second, until it is done.
+
+        Raises FailureError of the supervisor, Stopped.
+        """
+        while not done():
+            self.stop.check()
+            self.supervisor.poll()
+            tick()
+            time.sleep(POLL_S)
+
+    def wait_for(self, children: Sequence[Child], tick: Callable[[], None]) -> None:
+        """Until these tasks are done."""
+        self.run_until(lambda: all(child.done for child in children), tick)
+
+    def start_flows(self, *, once: bool) -> list[Child]:
+        """A worker process for each flow of the catalogue."""
+        options = ("--once",) if once else ()
+        return [
+            self.supervisor.start(name, ("run", name, *options), service=not once)
+            for name in self.flows
+        ]
+
+    def generate(self, name: str, *arguments: str) -> Child:
+        """Start a generator as a task."""
+        child = self.supervisor.start(name, ("generate", *arguments), service=False)
+        self.generators.append(child)
+        return child
+
+
+@contextmanager
+def open_house(
+    args: argparse.Namespace,
+    environ: Mapping[str, str],
+    say: Callable[[str], None],
+    check: Callable[[], None] = lambda: None,
+) -> Iterator[House]:
+    """Hold the home, start the embedded servers, make topics and tables; end all at the end.
+
+    ``check`` may raise once the home is held, before anything is changed. Raises UsageError
+    where something stands in the way, FailureError where a server or the making of tables
+    fails, Stopped where the user ends it.
+    """
+    import flows
+
+    settings = read_settings(environ)
+    if args.csv:
+        need_file(args.csv)
+    home = Home(settings.footfall_home)
+    embedded = not is_set(environ, "CLICKHOUSE_URL")
+    if embedded:
+        need_engine()
+    home.make()
+    stop = Stop()
+    with home.lock(), stop.on_signals():
+        check()
+        if args.fresh:
+            _clear(home, settings)
+        for folder in (home.logs, home.clickhouse_note.parent):
+            folder.mkdir(exist_ok=True)
+        supervisor = Supervisor(home.logs, {**environ, "FOOTFALL_HOME": str(home.path)}, say=say)
+        house = House(home, settings, supervisor, stop, flows=tuple(flows.catalogue()))
+        try:
+            if embedded:
+                url = _clickhouse(house)
+                supervisor.environ = {**supervisor.environ, "CLICKHOUSE_URL": url}
+            house.wait_for([supervisor.start("init", ("init",), service=False)], lambda: None)
+            yield house
+        finally:
+            remove_note(home, os.getpid())
+            supervisor.stop()
+
+
+def _clickhouse(house: House) -> str:
+    """The address of the embedded ClickHouse: the one that runs on this home, or our own."""
+    home = house.home
+    url = running_clickhouse(home)
+    if url is None:
+        with engine_held(home):
+            url = start_clickhouse(house.supervisor, free_port(), house.stop.check)
+            write_note(home, ClickHouseNote(url, os.getpid()))
+    return url
+
+
+def _clear(home: Home, settings: Settings) -> None:
+    refusal = clear_refusal(settings)
+    if refusal:
+        raise UsageError(refusal)
+    if running_clickhouse(home):
+        raise UsageError("--fresh: `footfall clickhouse` runs on this home: stop it first")
+    for lock in sorted((home.path / "recovery").glob("*/lock")):
+        if _is_locked(lock):
+            raise UsageError(f"--fresh: a worker of {lock.parent.name} runs on this home: stop it")
+    with engine_held(home):
+        home.clear()
+
+
+def _is_locked(path: Path) -> bool:
+    with path.open("r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def tag_arguments(args: argparse.Namespace) -> list[str]:
+    """``generate tags``'s options for what the demo was asked."""
+    arguments = ["tags", *world_arguments(args)]
+    if args.tags is not None:
+        arguments += ["--total", str(args.tags)]
+    if args.rate is not None:
+        arguments += ["--rate", str(args.rate)]
+    elif args.once:
+        arguments += ["--fast"]
+    return arguments

@@ -1,0 +1,73 @@
+"""``footfall demo`` without ``--once``: runs until Ctrl-C and shows what moves."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+from collections.abc import Mapping
+
+from cli.demo_house import House, Stopped, open_house, tag_arguments
+from cli.home import need_file, need_free_port
+from cli.show import Show
+from schemas.settings import read_settings
+
+_CONNECT_TIMEOUT_S = 0.2
+
+
+def run_live(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Run until a signal; 0 then. Raises what ``open_house`` raises but Stopped."""
+    settings = read_settings(environ)
+    host, port = settings.frontend_hostname, args.port or settings.frontend_port
+    csv = args.csv or (settings.input_file_name if not args.no_generator else "")
+    if csv:
+        need_file(csv)
+    page = f"http://{_reachable(host)}:{port}/"
+
+    def begin() -> None:
+        need_free_port(host, port, "--port")
+        _print(f"starting servers, flows, page and shop; state lies in {settings.footfall_home}")
+
+    show = Show()
+    try:
+        with open_house(args, environ, show.tell, begin) as house:
+            house.start_flows(once=False)
+            house.supervisor.start("api", ("api", "--port", str(port)), service=True)
+            if not args.no_generator:
+                _start_generators(house, args, csv)
+            house.run_until(lambda: _listens(page), lambda: None)
+            _print(f"page: {page}")
+            show.page = page
+            with show:
+                house.run_until(lambda: False, lambda: show.tick(house))
+    except Stopped:
+        pass
+    _print("ended; `footfall demo` goes on from here, `footfall query` asks what there is")
+    return 0
+
+
+def _start_generators(house: House, args: argparse.Namespace, csv: str) -> None:
+    house.generate("tags", *tag_arguments(args))
+    if csv:
+        speed = ("--speed", str(args.speed)) if args.speed is not None else ()
+        house.generate("csv", "csv", csv, *speed)
+    else:
+        house.generate("store", "store", "--seed", str(args.seed))
+
+
+def _listens(page: str) -> bool:
+    host, _, port = page.removeprefix("http://").rstrip("/").rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def _reachable(host: str) -> str:
+    """An address that a browser on this machine can open."""
+    host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)

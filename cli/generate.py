@@ -1,0 +1,271 @@
+"""``footfall generate``: simulates the shop, or replays a CSV, into topics or over HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+from cli.errors import FailureError, UsageError
+from cli.home import Home, need_file
+from cli.options import add_world_options, count, rate, seed, speed
+from schemas.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from generator.http_lane import RequestCounts
+    from generator.sources import Record, Source, TopicView, TopicWriter
+    from generator.tags import TagWorld
+
+TAGS_PER_S = 1_000
+STORE_EVENTS_PER_S = 200
+
+
+def add_commands(commands: Any) -> None:
+    """Add ``generate`` to the command line."""
+    generate = commands.add_parser(
+        "generate",
+        help="simulate the shop, or replay a CSV, into topics or over HTTP",
+        description="Send records until all are sent, or until Ctrl-C. Started again it goes on "
+        "where it was, each row once (not over --http).",
+    )
+    worlds = generate.add_subparsers(metavar="WORLD", dest="world", required=True)
+
+    tags = worlds.add_parser("tags", help="views and buys, to topic user_tags or over HTTP")
+    _add_pace(tags, TAGS_PER_S)
+    tags.add_argument("--total", type=count, metavar="N", help="stop when N are sent")
+    add_world_options(tags)
+    tags.add_argument(
+        "--http", metavar="URL", help="send to a running api, such as http://127.0.0.1:8080"
+    )
+    tags.add_argument(
+        "--clients", type=_clients, metavar="N", default=8, help="connections of --http (8)"
+    )
+    tags.add_argument(
+        "--queries-per-s", type=_queries, metavar="Q", default=0.0,
+        help="profiles to ask for meanwhile, with --http (0)",
+    )  # fmt: skip
+    tags.set_defaults(handler=generate_tags)
+
+    store = worlds.add_parser("store", help="store events, to topic store_events")
+    _add_pace(store, STORE_EVENTS_PER_S)
+    store.add_argument("--total", type=count, metavar="N", help="stop when N are sent")
+    store.add_argument("--seed", type=seed, metavar="S", default=0, help="of the world (0)")
+    store.add_argument(
+        "--density", type=count, metavar="N", default=STORE_EVENTS_PER_S,
+        help=f"events in each second of event time ({STORE_EVENTS_PER_S})",
+    )  # fmt: skip
+    store.set_defaults(handler=generate_store)
+
+    replay = worlds.add_parser("csv", help="replay a CSV of store events (plain or .gz)")
+    replay.add_argument(
+        "file", metavar="FILE", nargs="?", help="INPUT_FILE_NAME where none is given"
+    )
+    replay.add_argument(
+        "--speed", type=speed, metavar="X",
+        help="event seconds a real second (PRODUCER_DATA_SEC_PER_REAL_SEC)",
+    )  # fmt: skip
+    replay.add_argument("--rate", type=rate, metavar="R", help="rows a second, instead")
+    _add_fast_and_fresh(replay)
+    replay.set_defaults(handler=generate_csv)
+
+
+def generate_tags(args: argparse.Namespace) -> int:
+    """Send tags to their topic, or over HTTP."""
+    from generator.tags import TagWorld
+
+    try:
+        world = TagWorld(
+            seed=args.seed,
+            late=args.late,
+            out_of_order=args.out_of_order,
+            duplicate=args.duplicates,
+            malformed=args.malformed,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if args.http:
+        return _over_http(world, args)
+    return _push(world, args, rate_per_s=_rate(args, TAGS_PER_S))
+
+
+def generate_store(args: argparse.Namespace) -> int:
+    """Send simulated store events."""
+    from generator.store import StoreWorld
+
+    try:
+        world = StoreWorld(seed=args.seed, events_per_s=args.density)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return _push(world, args, rate_per_s=_rate(args, STORE_EVENTS_PER_S))
+
+
+def generate_csv(args: argparse.Namespace) -> int:
+    """Replay a file of store events."""
+    from generator.csv_replay import CsvReplay
+
+    settings = read_settings(os.environ)
+    name = args.file or settings.input_file_name
+    if not name:
+        raise UsageError("generate csv: which FILE? (or set INPUT_FILE_NAME)")
+    args.total = None
+    factor: float | None = args.speed or settings.producer_data_sec_per_real_sec
+    if args.fast or args.rate is not None:
+        factor = None
+    source = CsvReplay(need_file(name))
+    return _push(source, args, rate_per_s=_rate(args, None), speed=factor)
+
+
+def _push(
+    source: Source,
+    args: argparse.Namespace,
+    *,
+    rate_per_s: float | None = None,
+    speed: float | None = None,
+) -> int:
+    from cli.topics import topic_view
+    from generator.drive import push
+    from generator.progress import ProgressFile
+    from sinks.open import open_topics
+
+    settings = read_settings(os.environ)
+    home = Home(settings.footfall_home)
+    home.make()
+    name = _rename(settings, source.topics)
+    progress = ProgressFile(
+        home.generator / f"{source.name}.json",
+        _renamed_view(topic_view(settings), name),
+        target=settings.topics_url,
+        fresh=args.fresh,
+    )
+    writer = open_topics(settings)
+    try:
+        result = push(
+            source,
+            _RenamedWriter(writer, name),
+            rate_per_s=rate_per_s,
+            speed=speed,
+            total=args.total,
+            progress=progress,
+            startup_delay_s=settings.producer_startup_delay_s,
+            stop=_stop_on_signals(),
+            report=lambda report: _progress_line(report.line()),
+            log=_log if settings.print_producer_logs else None,
+        )
+    finally:
+        writer.close()
+    _last_line(result.line())
+    return 0
+
+
+def _over_http(world: TagWorld, args: argparse.Namespace) -> int:
+    from generator.http_load import push_http
+
+    result = push_http(
+        world,
+        args.http,
+        rate_per_s=_rate(args, TAGS_PER_S),
+        clients=args.clients,
+        total=args.total,
+        profile_rate_per_s=args.queries_per_s,
+        stop=_stop_on_signals(),
+        report=lambda report: _progress_line(report.line()),
+    )
+    for name, counts in (("tags", result.tags), ("profiles", result.profiles)):
+        if counts.sent:
+            _last_line(f"{name}: {_counts_text(counts)}")
+    if result.ended_by == "no_server":
+        raise FailureError(f"the server at {args.http} went away")
+    return 0
+
+
+def _counts_text(counts: RequestCounts) -> str:
+    answers = ", ".join(f"{count:,} x {code}" for code, count in sorted(counts.by_status.items()))
+    latency = counts.latency
+    return (
+        f"{counts.sent:,} sent, {counts.rate_per_s:,.0f}/s, answers {answers or 'none'}, "
+        f"{counts.unanswered:,} without an answer; half within {latency.p50_ms:.1f} ms, "
+        f"99% within {latency.p99_ms:.1f} ms, slowest {latency.max_ms:.1f} ms"
+    )
+
+
+def _add_pace(parser: argparse.ArgumentParser, default_per_s: int) -> None:
+    parser.add_argument(
+        "--rate", type=rate, metavar="R", help=f"records a second ({default_per_s:,})"
+    )
+    _add_fast_and_fresh(parser)
+
+
+def _add_fast_and_fresh(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--fast", action="store_true", help="as fast as it goes, instead")
+    parser.add_argument(
+        "--fresh", action="store_true", help="from the beginning, whatever was sent before"
+    )
+
+
+def _rate(args: argparse.Namespace, default_per_s: float | None) -> float | None:
+    if args.fast and args.rate is not None:
+        raise UsageError("--fast and --rate: which of them?")
+    if args.fast:
+        return None
+    return args.rate if args.rate is not None else default_per_s
+
+
+def _clients(text: str) -> int:
+    return count(text, 10_000)
+
+
+def _queries(text: str) -> float:
+    return 0.0 if text.strip() == "0" else rate(text)
+
+
+def _stop_on_signals() -> Event:
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _rename(settings: Settings, topics: Sequence[str]) -> Callable[[str], str]:
+    """KAFKA_TOPIC takes the place of the topic that a source is about."""
+    about = topics[0]
+    return lambda topic: (settings.kafka_topic or topic) if topic == about else topic
+
+
+class _RenamedWriter:
+    def __init__(self, writer: TopicWriter, name: Callable[[str], str]) -> None:
+        self._writer = writer
+        self._name = name
+
+    def write(self, topic: str, records: Sequence[Record]) -> None:
+        self._writer.write(self._name(topic), records)
+
+
+def _renamed_view(view: TopicView, name: Callable[[str], str]) -> TopicView:
+    from generator.sources import TopicView
+
+    return TopicView(
+        end_offsets=lambda topic: view.end_offsets(name(topic)),
+        read_tail=lambda topic, partition, offset: view.read_tail(name(topic), partition, offset),
+        partition_of=lambda topic, key: view.partition_of(name(topic), key),
+    )
+
+
+def _progress_line(text: str) -> None:
+    if sys.stdout.isatty():
+        print(f"\r\x1b[K{text}", end="", flush=True)
+    else:
+        print(text, flush=True)
+
+
+def _last_line(text: str) -> None:
+    if sys.stdout.isatty():
+        print("\r\x1b[K", end="")
+    print(text, flush=True)
+
+
+def _log(text: str) -> None:
+    _last_line(text)

@@ -1,0 +1,202 @@
+"""FOOTFALL_HOME: what lies where, who holds it, and what ``--fresh`` removes."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from cli.errors import UsageError
+from schemas.settings import Settings
+
+STATE_FOLDERS = ("topics", "clickhouse", "recovery", "generator", "status", "logs", "run")
+STATE_FILES = ("store.sqlite", "profiles.sqlite")
+_SQLITE_SUFFIXES = ("", "-wal", "-shm", "-journal")
+_PING_TIMEOUT_S = 2.0
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The folder of one installation's embedded state."""
+
+    path: Path
+
+    @property
+    def clickhouse(self) -> Path:
+        """The data of the embedded ClickHouse."""
+        return self.path / "clickhouse"
+
+    @property
+    def clickhouse_note(self) -> Path:
+        """Where the running embedded ClickHouse can be reached."""
+        return self.path / "run" / "clickhouse.json"
+
+    @property
+    def logs(self) -> Path:
+        """What the processes of the demo print."""
+        return self.path / "logs"
+
+    @property
+    def generator(self) -> Path:
+        """Where each generator stood when it was stopped."""
+        return self.path / "generator"
+
+    def make(self) -> None:
+        """Make the folder and see that it can be written. Raises UsageError, OSError."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise UsageError(f"FOOTFALL_HOME={self.path} is a file, not a folder") from None
+        probe = self.path / f".probe-{os.getpid()}"
+        try:
+            # A byte, since a full disk still takes an empty file.
+            probe.write_bytes(b"\n")
+        finally:
+            probe.unlink(missing_ok=True)
+
+    def lock(self) -> IO[str]:
+        """Hold this home for one demo until the file is closed or the process ends.
+
+        Raises UsageError where another demo holds it.
+        """
+        file = (self.path / "demo.lock").open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            pid = file.read().strip() or "?"
+            file.close()
+            raise UsageError(
+                f"another demo (process {pid}) runs on {self.path}: stop it, or set FOOTFALL_HOME"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        return file
+
+    def clear(self) -> None:
+        """Remove the state this project made here, and nothing else."""
+        for name in STATE_FOLDERS:
+            folder = self.path / name
+            if folder.is_symlink():
+                raise UsageError(f"--fresh does not follow links: remove {folder} yourself")
+            if folder.exists():
+                shutil.rmtree(folder)
+        for name in STATE_FILES:
+            for suffix in _SQLITE_SUFFIXES:
+                (self.path / f"{name}{suffix}").unlink(missing_ok=True)
+
+
+def clear_refusal(settings: Settings) -> str | None:
+    """Why ``--fresh`` cannot begin anew: a store that is not under FOOTFALL_HOME. Or None."""
+    home = settings.footfall_home
+    for variable, url in (
+        ("TOPICS_URL", settings.topics_url),
+        ("POSTGRES_URL", settings.postgres_url),
+        ("PROFILES_URL", settings.profiles_url),
+    ):
+        path = Path(url.partition("://")[2].removeprefix("/" if url.startswith("sqlite") else ""))
+        local = url.startswith(("file:", "sqlite:"))
+        if not local or path.parent != home or path.name not in (*STATE_FOLDERS, *STATE_FILES):
+            return (
+                f"--fresh removes only what stands under FOOTFALL_HOME, and {variable} points "
+                "elsewhere: empty that yourself and leave --fresh out"
+            )
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class ClickHouseNote:
+    """``run/clickhouse.json``: the embedded ClickHouse that runs on this home."""
+
+    url: str
+    pid: int
+
+
+def write_note(home: Home, note: ClickHouseNote) -> None:
+    """Tell other commands where the embedded ClickHouse listens."""
+    path = home.clickhouse_note
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps({"url": note.url, "pid": note.pid}) + "\n")
+    part.replace(path)
+
+
+def remove_note(home: Home, pid: int) -> None:
+    """Take the note away that was written for this process."""
+    note = read_note(home)
+    if note is not None and note.pid == pid:
+        home.clickhouse_note.unlink(missing_ok=True)
+
+
+def read_note(home: Home) -> ClickHouseNote | None:
+    """The note, or None where there is none that can be read."""
+    try:
+        fields = json.loads(home.clickhouse_note.read_text())
+        return ClickHouseNote(url=str(fields["url"]), pid=int(fields["pid"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def answers(url: str, timeout_s: float = _PING_TIMEOUT_S) -> bool:
+    """Whether a ClickHouse answers its ping there."""
+    try:
+        with _direct.open(f"{url.rstrip('/')}/ping", timeout=timeout_s) as reply:
+            return bool(reply.status == 200)
+    except (OSError, ValueError):
+        return False
+
+
+def running_clickhouse(home: Home) -> str | None:
+    """The address of the embedded ClickHouse of this home, if it runs."""
+    note = read_note(home)
+    return note.url if note is not None and answers(note.url) else None
+
+
+def is_set(environ: Mapping[str, str], variable: str) -> bool:
+    """Whether the user chose a value, so that no embedded twin takes its place."""
+    return bool(environ.get(variable))
+
+
+def need_file(name: str) -> Path:
+    """The path of a file named by the user. Raises UsageError where it cannot be read."""
+    path = Path(name)
+    if not path.exists():
+        raise UsageError(f"no such file: {name}")
+    if not path.is_file():
+        raise UsageError(f"not a file: {name}")
+    if not os.access(path, os.R_OK):
+        raise UsageError(f"no permission to read {name}")
+    return path
+
+
+def need_free_port(host: str, port: int, option: str) -> None:
+    """Raises UsageError, naming the option, where this cannot be listened on."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen()
+        except OSError as error:
+            is_port = error.errno in (errno.EADDRINUSE, errno.EACCES)
+            remedy = f"choose another with {option}" if is_port else "check FRONTEND_HOSTNAME"
+            raise UsageError(
+                f"cannot listen on {host}:{port} ({error.strerror}): {remedy}"
+            ) from None
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that is free now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port

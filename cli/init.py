@@ -1,0 +1,124 @@
+"""``footfall init``: makes topics and tables where they do not stand, safely again and again."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import os
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from schemas.settings import Settings
+from schemas.topics import TOPICS, Topic
+
+T = TypeVar("T")
+
+
+def add_commands(commands: Any) -> None:
+    """Add ``init`` to the command line."""
+    init = commands.add_parser(
+        "init",
+        help="make topics and tables, safely again and again",
+        description="Make the topics and tables that do not stand yet, on the embedded or the "
+        "real servers, as the settings say. What stands is left as it is.",
+    )
+    init.set_defaults(handler=run_init)
+
+
+def run_init(_args: argparse.Namespace) -> int:
+    """Make what is missing, and say what was made and what stood."""
+    from cli.home import Home
+    from cli.servers import clickhouse_for_a_while
+    from schemas.settings import read_settings
+
+    Home(read_settings(os.environ).footfall_home).make()
+    with clickhouse_for_a_while(os.environ, make=True) as settings:
+        for what, name, made in [
+            *make_topics(settings),
+            *make_clickhouse_tables(settings),
+            *make_store_tables(settings),
+        ]:
+            print(f"{what} {name}: {'made' if made else 'stood'}", flush=True)
+    return 0
+
+
+Made = tuple[str, str, bool]
+"""(what it is, its name, whether it was made just now)"""
+
+
+def make_topics(settings: Settings) -> Iterator[Made]:
+    """The topics of the catalogue, and KAFKA_TOPIC where it names another."""
+    from sinks.open import open_topics
+    from sinks.topic_files import FileTopics
+
+    wanted = dict(TOPICS)
+    if settings.kafka_topic and settings.kafka_topic not in wanted:
+        wanted[settings.kafka_topic] = Topic(settings.kafka_topic, "KAFKA_TOPIC", key="")
+    writer = open_topics(settings)
+    try:
+        for topic in wanted.values():
+            standing = writer.partitions(topic.name)
+            if standing is None:
+                if isinstance(writer, FileTopics):
+                    writer.create(topic.name, topic.partitions)
+                else:
+                    writer.create(topic.name, topic.partitions, topic.retention_h)
+            yield (
+                "topic",
+                f"{topic.name} ({standing or topic.partitions} partitions)",
+                not standing,
+            )
+    finally:
+        writer.close()
+
+
+def make_clickhouse_tables(settings: Settings) -> Iterator[Made]:
+    """The tables and views of ClickHouse; a view that stands takes its newest form."""
+    from cli.databases import ask_clickhouse
+    from schemas.tables.clickhouse import Table, View
+    from sinks.clickhouse import create_tables
+
+    # Views last: they speak of tables.
+    wanted: list[Table | View] = [*described(Table), *described(View)]
+    create_tables(settings.clickhouse_url, [])
+    _, rows = ask_clickhouse(
+        settings, "SELECT name FROM system.tables WHERE database = currentDatabase()"
+    )
+    standing = {name for (name,) in rows}
+    create_tables(settings.clickhouse_url, wanted)
+    for item in wanted:
+        what = f"ClickHouse {type(item).__name__.lower()}"
+        yield what, item.name, item.name not in standing
+
+
+def make_store_tables(settings: Settings) -> Iterator[Made]:
+    """The tables of the store's database."""
+    import sqlalchemy
+
+    from cli.databases import ask_store
+    from sinks import SinkRefusedError
+    from sinks.sql import create_tables
+
+    for metadata in described(sqlalchemy.MetaData):
+        standing = set()
+        for table in metadata.sorted_tables:
+            with contextlib.suppress(SinkRefusedError):
+                ask_store(settings, f"SELECT 1 FROM {table.name} WHERE 1 = 0")
+                standing.add(table.name)
+        create_tables(settings.postgres_url, metadata)
+        for table in metadata.sorted_tables:
+            yield "store table", table.name, table.name not in standing
+
+
+def described(kind: type[T]) -> list[T]:
+    """What the modules of ``schemas.tables`` describe of a kind, each once, by module."""
+    import pkgutil
+
+    import schemas.tables
+
+    found: list[T] = []
+    for module in sorted(info.name for info in pkgutil.iter_modules(schemas.tables.__path__)):
+        values = vars(importlib.import_module(f"schemas.tables.{module}")).values()
+        found += [value for value in values if isinstance(value, kind) and value not in found]
+    return found

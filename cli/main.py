@@ -1,0 +1,95 @@
+"""The entry of ``footfall``: finds the command, runs it, turns an error into one line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+from cli.errors import CommandError, did_you_mean, line_and_code, say
+
+FAMILIES = ("demo", "flows", "generate", "init", "serve", "report", "query")
+"""Modules of ``cli``; each has ``add_commands(commands)``. They import what they need late."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong on one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"footfall: {message} (see `{self.prog} --help`)\n")
+
+
+def build_parser() -> Parser:
+    """The whole command line."""
+    parser = Parser(
+        prog="footfall",
+        description="Real-time analytics for an online shop.",
+        epilog="Settings are environment variables (FOOTFALL_HOME, TOPICS_URL, CLICKHOUSE_URL, "
+        "...): see the README. Start with `footfall demo`.",
+    )
+    parser.add_argument("--debug", action="store_true", help="on an error, show where it arose")
+    parser.add_argument("--tied", action="store_true", help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command")
+    for family in FAMILIES:
+        importlib.import_module(f"cli.{family}").add_commands(commands)
+    for command in commands.choices.values():
+        command.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
+    return parser
+
+
+def command_names(parser: Parser) -> list[str]:
+    """The commands of the parser, in the order of its help."""
+    return [
+        name
+        for action in parser._actions
+        if isinstance(action, argparse._SubParsersAction)
+        for name in action.choices
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (0 done, 1 failed, 2 wrongly asked)."""
+    parser = build_parser()
+    words = list(sys.argv[1:] if argv is None else argv)
+    _check_command(parser, words)
+    args = parser.parse_args(words)
+    if args.tied:
+        from cli.tied import tie_to_parent
+
+        tie_to_parent()
+    if args.command is None:
+        parser.print_help()
+        return 0
+    debug = args.debug or os.environ.get("FOOTFALL_DEBUG", "0") not in ("", "0")
+    try:
+        code: int = args.handler(args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader of our output has gone (`footfall query ... | head`): nothing to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (Exception, KeyboardInterrupt) as error:
+        if debug and not isinstance(error, CommandError | KeyboardInterrupt):
+            traceback.print_exc()
+        line, code = line_and_code(error)
+        say(line)
+        return code
+
+
+def _check_command(parser: Parser, words: list[str]) -> None:
+    """Options before the command take no value, so the first plain word is the command."""
+    typed = next((word for word in words if not word.startswith("-")), None)
+    names = command_names(parser)
+    if typed is not None and typed not in names:
+        parser.error(f"no such command: {typed}{did_you_mean(typed, names)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

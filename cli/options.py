@@ -1,0 +1,75 @@
+"""Values on the command line, and the options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+
+_PORT_MAX = 65_535
+
+
+def add_world_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the tag world, as ``generate tags`` has them too."""
+    parser.add_argument("--seed", type=seed, metavar="S", default=0, help="of the worlds (0)")
+    for option, about in (
+        ("--late", "older than any window is corrected for"),
+        ("--out-of-order", "some seconds old"),
+        ("--duplicates", "sent a second time"),
+        ("--malformed", "that cannot be read"),
+    ):
+        parser.add_argument(
+            option,
+            type=share,
+            metavar="SHARE",
+            default=0.0,
+            help=f"share of tags {about} (0 to 0.9)",
+        )
+
+
+def count(text: str, most: int = 10_000_000_000) -> int:
+    """A number of things from the command line; 1_000_000 and 1,000,000 are understood."""
+    return _whole(text, 1, most)
+
+
+def port_number(text: str) -> int:
+    """A port from the command line."""
+    return _whole(text, 1, _PORT_MAX)
+
+
+def seed(text: str) -> int:
+    """A seed from the command line."""
+    return _whole(text, 0, 2**63 - 1)
+
+
+def share(text: str) -> float:
+    """A share of all records from the command line."""
+    return _number(text, 0.0, 0.9)
+
+
+def speed(text: str) -> float:
+    """Event seconds a real second from the command line."""
+    return _number(text, 0.001, 1_000_000.0)
+
+
+def rate(text: str) -> float:
+    """Records a second from the command line."""
+    return _number(text, 0.1, 10_000_000.0)
+
+
+def _whole(text: str, low: int, high: int) -> int:
+    try:
+        value = int(text.replace(",", ""))
+    except ValueError:
+        value = low - 1
+    if not low <= value <= high:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} to {high}")
+    return value
+
+
+def _number(text: str, low: float, high: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = low - 1
+    if not low <= value <= high:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
+    return value

@@ -1,0 +1,83 @@
+"""``footfall api`` and ``footfall clickhouse``: the servers, each alone."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+from cli.errors import UsageError
+from cli.home import ClickHouseNote, Home, need_free_port, remove_note, write_note
+from cli.options import port_number
+
+CLICKHOUSE_PORT = 8123
+
+
+def add_commands(commands: Any) -> None:
+    """Add ``api`` and ``clickhouse`` to the command line."""
+    api = commands.add_parser("api", help="the HTTP side: collects events, answers, the live page")
+    api.add_argument(
+        "--port", type=port_number, metavar="N", help="in place of FRONTEND_PORT (8080)"
+    )
+    api.set_defaults(handler=serve_api)
+    clickhouse = commands.add_parser(
+        "clickhouse",
+        help="the embedded ClickHouse alone, over HTTP on loopback",
+        description="Serve the ClickHouse of FOOTFALL_HOME over HTTP on 127.0.0.1, for curl, "
+        "dashboards and the other commands, until it is stopped.",
+    )
+    clickhouse.add_argument(
+        "--port", type=port_number, metavar="N", default=CLICKHOUSE_PORT,
+        help=f"{CLICKHOUSE_PORT} by default",
+    )  # fmt: skip
+    clickhouse.set_defaults(handler=serve_clickhouse)
+
+
+def serve_api(args: argparse.Namespace) -> int:
+    """Serve HTTP until stopped."""
+    from cli.servers import settings_for_clients
+
+    settings = settings_for_clients(os.environ)
+    port = args.port or settings.frontend_port
+    option = "--port" if args.port else "FRONTEND_PORT or --port"
+    need_free_port(settings.frontend_hostname, port, option)
+    Home(settings.footfall_home).make()
+    from api.server import serve
+
+    return serve(settings, port)
+
+
+def serve_clickhouse(args: argparse.Namespace) -> int:
+    """Serve the embedded ClickHouse until stopped."""
+    from cli.servers import need_engine
+    from schemas.settings import read_settings
+
+    need_engine()
+    home = Home(read_settings(os.environ).footfall_home)
+    home.make()
+    need_free_port("127.0.0.1", args.port, "--port")
+    # DateTime columns without a zone and now() are in UTC on every machine.
+    os.environ["TZ"] = "UTC"
+    time.tzset()
+    from infra.embedded_clickhouse import EmbeddedClickHouse, EmbeddedClickHouseError
+
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    server = EmbeddedClickHouse(home.clickhouse, port=args.port)
+    try:
+        server.start()
+    except EmbeddedClickHouseError as error:
+        raise UsageError(str(error)) from None
+    if not args.tied:
+        # A parent that started this for itself tells of it, or keeps it to itself.
+        write_note(home, ClickHouseNote(server.url, os.getpid()))
+    print(f"ClickHouse at {server.url} (data in {home.clickhouse})", flush=True)
+    ended.wait()
+    remove_note(home, os.getpid())
+    server.stop()
+    # A query that could not be cancelled would hold the interpreter back at its exit.
+    os._exit(0)

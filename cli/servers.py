@@ -1,0 +1,127 @@
+"""Which servers a command talks to: those the user named, or the embedded ones of this home.
+
+Topics, profiles and the store are chosen by address alone. ClickHouse has one more case: the
+embedded server takes whatever port is free, and the home's note says which.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import importlib.util
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from cli.errors import FailureError, UsageError
+from cli.home import Home, answers, free_port, is_set, running_clickhouse
+from cli.supervise import Supervisor, last_line
+from schemas.settings import Settings, read_settings
+
+START_WAIT_S = 60.0
+ENGINE_WAIT_S = 60.0
+_POLL_S = 0.05
+
+
+def settings_for_clients(environ: Mapping[str, str]) -> Settings:
+    """The settings, with ``clickhouse_url`` of the running embedded server where none is set."""
+    settings = read_settings(environ)
+    if is_set(environ, "CLICKHOUSE_URL"):
+        return settings
+    url = running_clickhouse(Home(settings.footfall_home))
+    return dataclasses.replace(settings, clickhouse_url=url) if url else settings
+
+
+@contextmanager
+def clickhouse_for_a_while(environ: Mapping[str, str], *, make: bool) -> Iterator[Settings]:
+    """Settings whose ClickHouse answers: one that runs, or the embedded one for this while.
+
+    ``make`` starts an embedded server also where its folder does not stand yet. Raises
+    FailureError where there is none to ask.
+    """
+    settings = settings_for_clients(environ)
+    home = Home(settings.footfall_home)
+    if is_set(environ, "CLICKHOUSE_URL") or running_clickhouse(home):
+        yield settings
+        return
+    if not home.clickhouse.is_dir() and not make:
+        if not answers(settings.clickhouse_url):
+            raise FailureError(
+                f"no ClickHouse: none runs at {settings.clickhouse_url} and there is no data in "
+                f"{home.clickhouse}; start with `footfall demo`, or set CLICKHOUSE_URL"
+            )
+        yield settings
+        return
+    need_engine()
+    home.make()
+    home.logs.mkdir(exist_ok=True)
+    with engine_held(home):
+        url = running_clickhouse(home)
+        if url:
+            yield dataclasses.replace(settings, clickhouse_url=url)
+            return
+        supervisor = Supervisor(home.logs, environ, say=lambda _line: None)
+        try:
+            url = start_clickhouse(supervisor, free_port())
+            yield dataclasses.replace(settings, clickhouse_url=url)
+        finally:
+            supervisor.stop()
+
+
+@contextmanager
+def engine_held(home: Home) -> Iterator[None]:
+    """One command at a time starts the embedded engine on a home; another waits its turn.
+
+    Raises FailureError when the wait gets long.
+    """
+    until_s = time.monotonic() + ENGINE_WAIT_S
+    with (home.path / "engine.lock").open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until_s:
+                    raise FailureError(
+                        f"another command has used the embedded ClickHouse of {home.path} for "
+                        f"{ENGINE_WAIT_S:g} s: wait for it, or end it"
+                    ) from None
+                time.sleep(_POLL_S)
+        yield
+
+
+def need_engine() -> None:
+    """Raises UsageError where the embedded engine is not installed."""
+    if importlib.util.find_spec("chdb") is None:
+        raise UsageError(
+            "the embedded ClickHouse is not installed: pip install 'footfall[embedded]', "
+            "or set CLICKHOUSE_URL to a real server"
+        )
+
+
+def start_clickhouse(
+    supervisor: Supervisor, port: int, check: Callable[[], None] = lambda: None
+) -> str:
+    """Start the embedded server as a child and wait until it answers; returns its address.
+
+    ``check`` is called while waiting and may raise. Raises FailureError with the server's last
+    line where it ends or does not answer in time.
+    """
+    url = f"http://127.0.0.1:{port}"
+    child = supervisor.start(
+        "clickhouse", ("clickhouse", "--port", str(port)), service=True, last=True
+    )
+    until_s = time.monotonic() + START_WAIT_S
+    while time.monotonic() < until_s:
+        check()
+        process = child.process
+        if process is not None and process.poll() is not None:
+            raise FailureError(
+                f"the embedded ClickHouse did not start: {last_line(child.log) or 'no message'}"
+            )
+        if answers(url, timeout_s=1.0):
+            return url
+        time.sleep(_POLL_S)
+    raise FailureError(
+        f"the embedded ClickHouse does not answer after {START_WAIT_S:g} s; see {child.log}"
+    )

@@ -1,0 +1,99 @@
+"""Shows a demo while it runs: redrawn on a terminal, a line now and then where there is none."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from api.snapshot import Flow
+from api.workers import WorkerMeter, read_statuses
+from cli.demo_house import House
+from cli.errors import say
+from cli.live import RUNNING, FlowLine, Picture, plain_line, terminal_view
+from cli.supervise import Child, last_line
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+MEASURE_EVERY_S = 1.0
+PLAIN_EVERY_S = 5.0
+MESSAGES_MAX = 100
+
+
+class Show:
+    """What the user sees of a demo. A context: a terminal is its own while it is open."""
+
+    def __init__(self, *, plain_every_s: float = PLAIN_EVERY_S) -> None:
+        self.page = ""
+        self._messages: list[str] = []
+        self._meter = WorkerMeter()
+        self._plain_every_s = plain_every_s
+        self._begun_s = time.monotonic()
+        self._measure_s = 0.0
+        self._show_s = 0.0 if sys.stdout.isatty() else self._begun_s + plain_every_s
+        self._screen: Live | None = None
+
+    def __enter__(self) -> Show:
+        if sys.stdout.isatty():
+            from rich.live import Live
+
+            self._screen = Live(auto_refresh=False)
+            self._screen.start()
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None
+    ) -> None:
+        if self._screen is not None:
+            self._screen.stop()
+
+    def tell(self, text: str) -> None:
+        """Something happened that the user should know."""
+        self._messages.append(text)
+        del self._messages[:-MESSAGES_MAX]
+        if self._screen is None:
+            say(text)
+
+    def tick(self, house: House) -> None:
+        """Measure and draw where it is time to."""
+        now_s = time.monotonic()
+        if now_s >= self._measure_s:
+            self._measure_s = now_s + MEASURE_EVERY_S
+            self._meter.observe(read_statuses(house.home.path), time.time_ns() // 1_000_000)
+        if now_s < self._show_s:
+            return
+        picture = self._picture(house, now_s)
+        if self._screen is not None:
+            self._show_s = now_s + MEASURE_EVERY_S
+            self._screen.update(terminal_view(picture), refresh=True)
+        else:
+            self._show_s = now_s + self._plain_every_s
+            print(plain_line(picture), flush=True)
+
+    def _picture(self, house: House, now_s: float) -> Picture:
+        flows = {flow.flow: flow for flow in self._meter.flows()}
+        children = house.supervisor.children
+        return Picture(
+            page=self.page,
+            elapsed_s=now_s - self._begun_s,
+            flows=[
+                FlowLine(name, _state(children.get(name), flows.get(name)), flows.get(name))
+                for name in house.flows
+            ],
+            generators={child.name: last_line(child.log) for child in house.generators},
+            messages=self._messages,
+        )
+
+
+def _state(child: Child | None, flow: Flow | None) -> str:
+    if child is None:
+        return "waiting"
+    if child.done:
+        return "done"
+    if child.pid is None:
+        return "ended, to start again"
+    if flow is None or child.pid not in {worker.pid for worker in flow.workers}:
+        return "starting"
+    return RUNNING

@@ -1,0 +1,130 @@
+"""What ``footfall demo --once`` tells at its end, asked from the tables and topics themselves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from cli.databases import ask_clickhouse, ask_store
+from cli.money import money
+from cli.topics import polls, records
+from schemas.settings import Settings
+from schemas.topics import DEAD_LETTERS
+
+if TYPE_CHECKING:
+    from schemas.status import WorkerStatus
+
+_NAME_WIDTH = 18
+
+STORE_SQL = """
+    SELECT count(*), sum(nr_of_events), sum(nr_items_viewed), sum(nr_items_put_in_cart),
+           sum(nr_items_sold), sum(value_items_sold_in_cent)
+    FROM events
+"""
+BUCKETS_SQL = """
+    SELECT count(), sum(count), sumIf(count, action = 'VIEW'), sumIf(count, action = 'BUY'),
+           sum(sum_price), uniqExact(bucket)
+    FROM minute_buckets
+"""
+PROFILES_SQL = "SELECT count(DISTINCT cookie) FROM tags"
+"""Of the embedded profiles: Aerospike has no cheap count of its records."""
+
+
+def summary_lines(settings: Settings, statuses: Sequence[WorkerStatus]) -> list[str]:
+    """The lines, for each topic that had events, and for what was kept aside."""
+    from sinks.sql import query_rows
+
+    lines = [flow_line(status) for status in statuses]
+    if _read_by(statuses, "store_metrics"):
+        ((windows, events, viewed, carted, sold, cents),) = ask_store(settings, STORE_SQL)[1]
+        lines += [
+            line("store windows", f"{windows:,} of {events or 0:,} events"),
+            line("viewed", f"{viewed or 0:,}"),
+            line("put in cart", f"{carted or 0:,}"),
+            line("sold", f"{sold or 0:,} for {money(int(cents or 0))}"),
+        ]
+    if _read_by(statuses, "minute_buckets"):
+        ((groups, tags, views, buys, price, minutes),) = ask_clickhouse(settings, BUCKETS_SQL)[1]
+        lines += [
+            line("minute buckets", f"{groups:,} groups in {minutes:,} minutes"),
+            line("tags in them", f"{tags:,}: {views:,} views, {buys:,} buys"),
+            line("sum of prices", f"{price:,}"),
+        ]
+        if settings.profiles_url.startswith("sqlite:"):
+            ((profiles,),) = query_rows(settings.profiles_url, PROFILES_SQL)[1]
+            lines.append(line("profiles", f"{profiles:,} cookies"))
+    late = sum(partition.late for status in statuses for partition in status.partitions)
+    letters = dead_letters(settings)
+    lines += [line("late", f"{late:,}"), line("dead letters", f"{letters.total():,}")]
+    for flow in sorted({flow for flow, _ in letters}):
+        counts = sorted((code, count) for (of, code), count in letters.items() if of == flow)
+        text = ", ".join(f"{count:,} {code}" for code, count in counts)
+        lines.append(line(f"  {flow}", text))
+    return lines
+
+
+def flow_line(status: WorkerStatus) -> str:
+    """What became of all a flow has read."""
+    read, used, filtered, late, dead = totals(status)
+    parts = [f"{used:,} used"]
+    parts += [
+        f"{count:,} {name}"
+        for name, count in (("filtered", filtered), ("late", late), ("dead", dead))
+        if count
+    ]
+    return line(status.flow, f"{read:,} events read: {', '.join(parts)}")
+
+
+def totals(status: WorkerStatus) -> tuple[int, int, int, int, int]:
+    """(read, used, filtered, late, dead) over all partitions of a worker."""
+    parts = status.partitions
+    return (
+        sum(part.read for part in parts),
+        sum(part.used for part in parts),
+        sum(part.filtered for part in parts),
+        sum(part.late for part in parts),
+        sum(part.dead for part in parts),
+    )
+
+
+def accounts(statuses: Sequence[WorkerStatus], flows: Iterable[str]) -> list[str]:
+    """What does not add up, a line each: a flow not at the end, or an event unaccounted for."""
+    found = {status.flow: status for status in statuses}
+    wrong = []
+    for flow in flows:
+        status = found.get(flow)
+        if status is None:
+            wrong.append(f"{flow} said nothing of what it did")
+            continue
+        read, *parts = totals(status)
+        lag = sum(part.lag for part in status.partitions)
+        if not status.finished or lag:
+            wrong.append(f"{flow} did not reach the end: {lag:,} events are left")
+        if read != sum(parts):
+            wrong.append(f"{flow} read {read:,} events and accounts for {sum(parts):,}")
+    return wrong
+
+
+def dead_letters(settings: Settings) -> Counter[tuple[str, str]]:
+    """How many records are dead by (flow, code), each once, however often its letter stands."""
+    import msgspec
+
+    from schemas.dead_letters import DeadLetter
+
+    decode = msgspec.json.Decoder(DeadLetter).decode
+    codes: dict[tuple[str, str, int, int], str] = {}
+    for poll in polls(settings, DEAD_LETTERS.name):
+        for record in records(poll):
+            letter = decode(record)
+            codes[letter.flow, letter.topic, letter.partition, letter.offset] = letter.code
+    return Counter((flow, code) for (flow, *_), code in codes.items())
+
+
+def line(name: str, text: str) -> str:
+    """A line of the summary."""
+    return f"{name:<{_NAME_WIDTH}}{text}"
+
+
+def _read_by(statuses: Sequence[WorkerStatus], flow: str) -> int:
+    return sum(totals(status)[0] for status in statuses if status.flow == flow)

@@ -1,0 +1,201 @@
+"""Child processes of the demo: started apart, watched, started again, ended without a trace.
+
+Each child is a ``footfall --tied ...`` in a session of its own, so that Ctrl-C in the terminal
+reaches the supervisor alone, which then ends them in order. Must be used from the thread that
+lives longest: Linux ties a child to the thread that started it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cli.errors import FailureError
+
+BACKOFF_FIRST_S = 0.5
+BACKOFF_MAX_S = 10.0
+STEADY_S = 30.0
+"""A child that ran this long is not held to account for its earlier deaths."""
+QUICK_DEATHS_MAX = 5
+LOG_BYTES_MAX = 10_000_000
+LOG_TAIL_BYTES = 8_192
+TERM_WAIT_S = 3.5
+LAST_WAIT_S = 1.0
+_POLL_S = 0.02
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(slots=True)
+class Child:
+    """One process of the demo, through all its starts."""
+
+    name: str
+    arguments: tuple[str, ...]
+    service: bool
+    """A service must not end by itself; a task ends when its work is done."""
+    last: bool
+    """Ends after the others: they write to it."""
+    log: Path
+    environ: dict[str, str]
+    process: subprocess.Popen[bytes] | None = None
+    started_s: float = 0.0
+    start_again_s: float | None = None
+    quick_deaths: int = 0
+    restarts: int = 0
+    done: bool = False
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, or None while it does not run."""
+        return self.process.pid if self.process is not None else None
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """Starts children, keeps services alive, ends all of them."""
+
+    logs: Path
+    environ: Mapping[str, str]
+    say: Callable[[str], None]
+    clock: Callable[[], float] = time.monotonic
+    children: dict[str, Child] = field(default_factory=dict)
+
+    def start(
+        self, name: str, arguments: Sequence[str], *, service: bool, last: bool = False
+    ) -> Child:
+        """Start ``footfall <arguments>``; what it prints goes to ``<logs>/<name>.log``."""
+        path = os.pathsep.join(filter(None, (str(PROJECT), self.environ.get("PYTHONPATH"))))
+        child = Child(
+            name=name,
+            arguments=tuple(arguments),
+            service=service,
+            last=last,
+            log=self.logs / f"{name}.log",
+            environ={**self.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
+        )
+        self.children[name] = child
+        self._launch(child)
+        return child
+
+    def poll(self) -> None:
+        """Notice deaths, start services again when their back-off is over, bound the logs.
+
+        Raises FailureError where a task failed, or a service dies again and again.
+        """
+        now_s = self.clock()
+        for child in self.children.values():
+            if child.process is not None:
+                code = child.process.poll()
+                if code is not None:
+                    self._ended(child, code, now_s)
+                else:
+                    _bound_log(child.log)
+            elif child.start_again_s is not None and now_s >= child.start_again_s:
+                self._launch(child)
+
+    def stop(self) -> None:
+        """End every child within 5 seconds: asked first, killed if it does not."""
+        self._stop([child for child in self.children.values() if not child.last], TERM_WAIT_S)
+        self._stop([child for child in self.children.values() if child.last], LAST_WAIT_S)
+
+    def stop_one(self, name: str) -> None:
+        """End one child and forget it."""
+        self._stop([self.children.pop(name)], TERM_WAIT_S)
+
+    def _launch(self, child: Child) -> None:
+        command = [sys.executable, "-P", "-m", "cli.main", "--tied", *child.arguments]
+        with child.log.open("ab") as log:
+            child.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=child.environ,
+                start_new_session=True,
+            )
+        child.started_s = self.clock()
+        child.start_again_s = None
+
+    def _ended(self, child: Child, code: int, now_s: float) -> None:
+        process, child.process = child.process, None
+        assert process is not None
+        _close(process)
+        if not child.service and code == 0:
+            child.done = True
+            return
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        why = last_line(child.log)
+        if not child.service and code > 0:
+            raise FailureError(f"{child.name} failed: {why or how}")
+        if now_s - child.started_s >= STEADY_S:
+            child.quick_deaths = 0
+        child.quick_deaths += 1
+        if child.quick_deaths >= QUICK_DEATHS_MAX:
+            raise FailureError(
+                f"{child.name} ended {child.quick_deaths} times in a row ({how}); its last line "
+                f"in {child.log}: {why or '(nothing)'}"
+            )
+        wait_s = min(BACKOFF_FIRST_S * 2 ** (child.quick_deaths - 1), BACKOFF_MAX_S)
+        child.restarts += 1
+        child.start_again_s = now_s + wait_s
+        said = f": {why}" if why and code > 0 else ""
+        self.say(f"{child.name} ended ({how}){said}; starting it again in {wait_s:g} s")
+
+    def _stop(self, children: Sequence[Child], wait_s: float) -> None:
+        running = [child.process for child in children if child.process is not None]
+        for child in children:
+            child.process, child.start_again_s = None, None
+        for process in running:
+            _signal(process, signal.SIGTERM)
+        until_s = time.monotonic() + wait_s
+        while any(process.poll() is None for process in running) and time.monotonic() < until_s:
+            time.sleep(_POLL_S)
+        for process in running:
+            if process.poll() is None:
+                _signal(process, signal.SIGKILL)
+            process.wait()
+            _close(process)
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that is not empty, shortened; "" where there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    text = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return text.removeprefix("footfall: ")[:300]
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """To the child's whole group; only for a child not known to have ended."""
+    try:
+        os.killpg(process.pid, number)
+    except (ProcessLookupError, PermissionError):
+        # Nothing is left of the group (macOS says "not permitted" of one that is only a zombie).
+        return
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
+
+
+def _bound_log(log: Path) -> None:
+    """Children append, so a log can be cut under them; what was cut stands beside it."""
+    try:
+        if log.stat().st_size > LOG_BYTES_MAX:
+            log.with_suffix(".log.1").write_bytes(log.read_bytes())
+            os.truncate(log, 0)
+    except OSError:
+        # A log is a help, not a result: the demo goes on without.
+        return

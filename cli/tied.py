@@ -1,0 +1,30 @@
+"""A child of ``footfall demo`` that ends when its parent does, even by ``kill -9``.
+
+Twice over: Linux kills the child by PR_SET_PDEATHSIG, whatever it is doing; elsewhere, and
+where the parent was gone before that call, a thread sees the end of standard input, whose
+other end the parent alone holds. SIGKILL, since all state of a worker is safe at any moment
+and the next start must find ports and folders free.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+
+_PR_SET_PDEATHSIG = 1
+
+
+def tie_to_parent() -> None:
+    """Must be called early, by a process whose standard input is the parent's pipe."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    threading.Thread(target=_end_with_input, name="parent-watch", daemon=True).start()
+
+
+def _end_with_input() -> None:
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)

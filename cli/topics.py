@@ -1,0 +1,137 @@
+"""Topics as a command looks at them: all records to the end, or as they come; their ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from schemas.settings import Settings
+
+if TYPE_CHECKING:
+    from generator.sources import TopicView
+    from streams.batch import Poll
+    from streams.source import Position
+
+GROUP = "cli"
+IDLE_WAIT_S = 0.25
+KAFKA_TIMEOUT_S = 15.0
+
+
+def polls(
+    settings: Settings,
+    topic: str,
+    *,
+    start: Position | None = None,
+    follow: bool = False,
+    partitions: tuple[int, ...] | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[Poll]:
+    """The records of a topic from ``start`` (earliest): to its end as found, or followed.
+
+    Raises streams.source.SourceError where there is no such topic.
+    """
+    from streams.open import open_topic
+    from streams.source import EARLIEST, LATEST, wall_clock_ms
+
+    source = open_topic(
+        settings, topic, group=GROUP, start=start or EARLIEST, end=None if follow else LATEST
+    )
+    numbers = range(source.partitions()) if partitions is None else partitions
+    readers = [source.open(number, None) for number in numbers]
+    try:
+        while readers and not stopped():
+            found = False
+            for reader in list(readers):
+                poll = reader.poll(wall_clock_ms())
+                if poll.count:
+                    found = True
+                    yield poll
+                if reader.finished():
+                    reader.close()
+                    readers.remove(reader)
+            if follow and not found:
+                time.sleep(IDLE_WAIT_S)
+    finally:
+        for reader in readers:
+            reader.close()
+
+
+def records(poll: Poll) -> list[bytes]:
+    """The records of a poll."""
+    lines = poll.data.split(b"\n")
+    lines.pop()
+    return lines
+
+
+def topic_view(settings: Settings) -> TopicView:
+    """How a resumed push looks at the topics it writes to."""
+    from generator.sources import TopicView
+    from streams.source import Position
+
+    def read_tail(topic: str, partition: int, offset: int) -> Iterator[bytes]:
+        start = Position("offset", offset)
+        for poll in polls(settings, topic, start=start, partitions=(partition,)):
+            yield from records(poll)
+
+    ends, count = _file_ends(settings) if settings.topics_folder else _kafka_ends(settings)
+    counts: dict[str, int] = {}
+
+    def partitions(topic: str) -> int:
+        if topic not in counts:
+            counts[topic] = count(topic)
+        return counts[topic]
+
+    def place(topic: str, key: bytes | None) -> int:
+        return _partition_of(settings, key, partitions(topic))
+
+    return TopicView(
+        end_offsets=lambda topic: [ends(topic, number) for number in range(partitions(topic))],
+        read_tail=read_tail,
+        partition_of=place,
+    )
+
+
+Ends = tuple[Callable[[str, int], int], Callable[[str], int]]
+"""(the next offset of a topic's partition, how many partitions a topic has)"""
+
+
+def _file_ends(settings: Settings) -> Ends:
+    from schemas.topic_files import end_offset, partitions_of
+
+    folder = settings.topics_folder
+    assert folder is not None
+    return (
+        lambda topic, partition: end_offset(folder, topic, partition),
+        lambda topic: partitions_of(folder, topic) or 0,
+    )
+
+
+def _kafka_ends(settings: Settings) -> Ends:
+    from confluent_kafka import Consumer, TopicPartition
+
+    from streams.kafka import KafkaTopic
+    from streams.open import open_topic
+
+    consumers: dict[str, Consumer] = {}
+
+    def end(topic: str, partition: int) -> int:
+        if topic not in consumers:
+            found = open_topic(settings, topic, group=GROUP)
+            assert isinstance(found, KafkaTopic)
+            consumers[topic] = found.consumer()
+        place = TopicPartition(topic, partition)
+        return int(consumers[topic].get_watermark_offsets(place, timeout=KAFKA_TIMEOUT_S)[1])
+
+    return end, lambda topic: open_topic(settings, topic, group=GROUP).partitions()
+
+
+def _partition_of(settings: Settings, key: bytes | None, partitions: int) -> int:
+    if settings.topics_folder is not None:
+        from schemas.topic_files import partition_of
+
+        return partition_of(key, partitions)
+    from aiokafka.partitioner import murmur2
+
+    # As our producer and every Java client choose it; our records all have keys.
+    return int(murmur2(key or b"") & 0x7FFFFFFF) % partitions
