@@ -16,6 +16,9 @@ _CONNECT_TIMEOUT_S = 0.2
 
 def run_live(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Run until a signal; 0 then. Raises what ``open_house`` raises but Stopped."""
+    if args.speed is not None:
+        # The windows of store_metrics are as long as the replay is fast: a row a real second.
+        environ = {**environ, "PRODUCER_DATA_SEC_PER_REAL_SEC": str(args.speed)}
     settings = read_settings(environ)
     host, port = settings.frontend_hostname, args.port or settings.frontend_port
     csv = args.csv or (settings.input_file_name if not args.no_generator else "")

@@ -21,9 +21,8 @@ from streams.progress import Progress
 
 def letters(settings: Settings) -> tuple[BufferedSink[Any], BufferedSink[Any]]:
     """The sinks of dead letters and of late events."""
-    from sinks.open import open_topics
-
     from sinks.letters import LetterWriter
+    from sinks.open import open_topics
 
     def sink(topic: str) -> BufferedSink[Any]:
         return BufferedSink(lambda: LetterWriter(open_topics(settings), topic), rows_max=1_000)
@@ -66,11 +65,10 @@ def store_metrics_table(settings: Settings, progress: Progress) -> BufferedSink[
 
 
 def _open_store_metrics(settings: Settings) -> Any:
-    from sinks.open import open_topics
-    from sinks.sql import SqlRollup
-
     from schemas.tables import store_metrics as tables
     from sinks.letters import LetterWriter
+    from sinks.open import open_topics
+    from sinks.sql import SqlRollup
 
     notices = LetterWriter(open_topics(settings), STORE_METRICS_AVAILABLE.name)
     return SqlRollup(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 
 import pytest
 from confluent_kafka import Producer
@@ -58,7 +59,7 @@ def test_polls_give_every_record_to_the_end_as_found(settings: Settings) -> None
     writer.write(USER_TAGS.name, PAIRS)
     writer.close()
     found = [record for poll in polls(settings, USER_TAGS.name) for record in records(poll)]
-    assert set(value for _, value in PAIRS) <= set(found)
+    assert {value for _, value in PAIRS} <= set(found)
     end = topic_view(settings).end_offsets(USER_TAGS.name)[0]
     last = Position("offset", end - 1)
     rest = list(polls(settings, USER_TAGS.name, start=last, partitions=(0,)))
@@ -68,13 +69,15 @@ def test_polls_give_every_record_to_the_end_as_found(settings: Settings) -> None
 def test_polls_that_follow_end_when_stopped(tmp_path: Path) -> None:
     settings = read_settings({"FOOTFALL_HOME": str(tmp_path)})
     writer = open_topics(settings)
-    writer.write(USER_TAGS.name, PAIRS[:1])
+    writer.write(USER_TAGS.name, PAIRS[:80])
     found: list[bytes] = []
-    for poll in polls(
-        settings, USER_TAGS.name, follow=True, stopped=lambda: len(found) >= len(PAIRS)
-    ):
+    stop = Event()
+    for poll in polls(settings, USER_TAGS.name, follow=True, stopped=stop.is_set):
         found += records(poll)
-        writer.write(USER_TAGS.name, PAIRS[len(found) : len(found) + 60])
+        if len(found) == 80:
+            writer.write(USER_TAGS.name, PAIRS[80:])
+        if len(found) == len(PAIRS):
+            stop.set()
     writer.close()
     assert sorted(found) == sorted(value for _, value in PAIRS)
 
