@@ -47,7 +47,7 @@ def summary_lines(settings: Settings, statuses: Sequence[WorkerStatus]) -> list[
     if _read_by(statuses, "minute_buckets"):
         ((groups, tags, views, buys, price, minutes),) = ask_clickhouse(settings, BUCKETS_SQL)[1]
         lines += [
-            line("minute buckets", f"{groups:,} groups in {minutes:,} minutes"),
+            line("minute buckets", f"{groups:,} groups in {minutes:,} min"),
             line("tags in them", f"{tags:,}: {views:,} views, {buys:,} buys"),
             line("sum of prices", f"{price:,}"),
         ]

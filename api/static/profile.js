@@ -5,7 +5,7 @@ import * as format from "./format.js";
 
 const AGAIN_MS = 2000;
 const ROWS = 10;
-const ALL_TIME = "1970-01-01T00:00:00.000_2261-12-31T23:59:59.999";
+const ALL_TIME = "1970-01-01T00:00:00.000_2105-12-31T23:59:59.999";
 
 class Refused extends Error {}
 
