@@ -138,7 +138,7 @@ def open_house(
     with home.lock(), stop.on_signals():
         check()
         if args.fresh:
-            _clear(home, settings)
+            _clear(home, settings, embedded=embedded)
         for folder in (home.logs, home.clickhouse_note.parent):
             folder.mkdir(exist_ok=True)
         supervisor = Supervisor(home.logs, {**environ, "FOOTFALL_HOME": str(home.path)}, say=say)
@@ -165,8 +165,8 @@ def _clickhouse(house: House) -> str:
     return url
 
 
-def _clear(home: Home, settings: Settings) -> None:
-    refusal = clear_refusal(settings)
+def _clear(home: Home, settings: Settings, *, embedded: bool) -> None:
+    refusal = clear_refusal(settings, embedded=embedded)
     if refusal:
         raise UsageError(refusal)
     if running_clickhouse(home):

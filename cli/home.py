@@ -96,9 +96,18 @@ class Home:
                 (self.path / f"{name}{suffix}").unlink(missing_ok=True)
 
 
-def clear_refusal(settings: Settings) -> str | None:
-    """Why ``--fresh`` cannot begin anew: a store that is not under FOOTFALL_HOME. Or None."""
+def clear_refusal(settings: Settings, *, embedded: bool) -> str | None:
+    """Why ``--fresh`` cannot begin anew: a store that is not under FOOTFALL_HOME. Or None.
+
+    ``embedded`` tells whether ClickHouse is.
+    """
     home = settings.footfall_home
+    refusal = (
+        "--fresh removes only what stands under FOOTFALL_HOME, and {} points elsewhere: empty "
+        "that yourself and leave --fresh out"
+    )
+    if not embedded:
+        return refusal.format("CLICKHOUSE_URL")
     for variable, url in (
         ("TOPICS_URL", settings.topics_url),
         ("POSTGRES_URL", settings.postgres_url),
@@ -107,10 +116,7 @@ def clear_refusal(settings: Settings) -> str | None:
         path = Path(url.partition("://")[2].removeprefix("/" if url.startswith("sqlite") else ""))
         local = url.startswith(("file:", "sqlite:"))
         if not local or path.parent != home or path.name not in (*STATE_FOLDERS, *STATE_FILES):
-            return (
-                f"--fresh removes only what stands under FOOTFALL_HOME, and {variable} points "
-                "elsewhere: empty that yourself and leave --fresh out"
-            )
+            return refusal.format(variable)
     return None
 
 

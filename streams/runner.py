@@ -7,6 +7,7 @@ import fcntl
 import gc
 import os
 import resource
+import shutil
 import signal
 import sys
 import threading
@@ -69,8 +70,7 @@ def run_worker(
     recovery.mkdir(parents=True, exist_ok=True)
     tune_process()
     with _owned(recovery, flow), _stopped_by_signals(run.stop, flow), _reporting(flow, home, run):
-        if not any(recovery.glob("*.sqlite3")):
-            init_db_dir(recovery, RECOVERY_PARTITIONS)
+        _make_recovery_store(recovery)
         dataflow = wire(run)
         # What is loaded by now lives as long as the worker: no collection looks at it again.
         gc.freeze()
@@ -80,6 +80,19 @@ def run_worker(
                 epoch_interval=timedelta(seconds=snapshot_every_s),
                 recovery_config=RecoveryConfig(str(recovery), timedelta(0)),
             )
+
+
+def _make_recovery_store(folder: Path) -> None:
+    """Make it where there is none; it appears whole, whenever the process is killed."""
+    if any(folder.glob("*.sqlite3")):
+        return
+    draft = folder / "draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    init_db_dir(draft, RECOVERY_PARTITIONS)
+    for part in draft.iterdir():
+        part.replace(folder / part.name)
+    draft.rmdir()
 
 
 def tune_process() -> None:

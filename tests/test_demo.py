@@ -130,11 +130,13 @@ def test_tags_once_are_all_accounted_for_until_begun_anew(tmp_path: Path) -> Non
     assert fresh.returncode == 0, fresh.stderr
     assert summary(fresh.stdout)["minute_buckets"] == "100 events read: 100 used"
     assert (home / "notes.txt").read_text() == "mine"
-    elsewhere = footfall(
-        home, "demo", "--tags", "1", "--once", "--fresh", TOPICS_URL=f"file://{tmp_path}/topics"
-    )
-    assert elsewhere.returncode == 2
-    assert "TOPICS_URL points elsewhere" in one_line(elsewhere)
+    for variable, url in (
+        ("TOPICS_URL", f"file://{tmp_path}/topics"),
+        ("CLICKHOUSE_URL", "http://127.0.0.1:8123"),
+    ):
+        elsewhere = footfall(home, "demo", "--tags", "1", "--once", "--fresh", **{variable: url})
+        assert elsewhere.returncode == 2
+        assert f"{variable} points elsewhere" in one_line(elsewhere)
     assert rows_of(home, "SELECT sum(count) AS n FROM minute_buckets") == [{"n": 100}]
 
 

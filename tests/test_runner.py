@@ -183,6 +183,15 @@ def test_running_once_more_reads_nothing_and_changes_nothing(tmp_path: Path) -> 
     assert outcome(tmp_path) == before
 
 
+def test_a_recovery_store_that_a_kill_left_half_made_is_made_anew(tmp_path: Path) -> None:
+    fill(tmp_path, 0, 1_000)
+    draft = tmp_path / "recovery" / "minute_buckets" / "draft"
+    draft.mkdir(parents=True)
+    (draft / "part-0.sqlite3").write_bytes(b"half of it")
+    finish(tmp_path)
+    assert outcome(tmp_path)
+
+
 def test_what_goes_wrong_in_a_worker_is_said_in_one_line(tmp_path: Path) -> None:
     fill(tmp_path, 0, 1_000)
     (tmp_path / "rows").mkdir()
