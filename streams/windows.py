@@ -378,13 +378,10 @@ def _split(frame: pl.DataFrame, last_start_ms: int) -> tuple[pl.DataFrame, pl.Da
     """The rows of windows that start by ``last_start_ms``, and the others."""
     is_before = frame[WINDOW].to_numpy() <= last_start_ms
     count = int(np.count_nonzero(is_before))
-    if count in (0, len(frame)):
+    if is_before[:count].all():
+        # So are most streams: in order. Nothing is copied.
         return frame.head(count), frame.tail(len(frame) - count)
-    # Most streams are in order: then the rows before need no copy. The others are copied, so
-    # that they do not keep the whole frame in memory.
-    in_order = is_before[:count].all()
-    before = frame.head(count) if in_order else frame.filter(pl.Series(is_before))
-    return before, frame.filter(pl.Series(~is_before))
+    return frame.filter(pl.Series(is_before)), frame.filter(pl.Series(~is_before))
 
 
 def _concat(frames: Sequence[pl.DataFrame]) -> pl.DataFrame | None:
