@@ -48,17 +48,6 @@ def add_commands(commands: Any) -> None:
     demo.set_defaults(handler=run_demo)
 
 
-def world_arguments(args: argparse.Namespace) -> list[str]:
-    """The world's options again, for a child's command line."""
-    return [
-        *("--seed", str(args.seed)),
-        *("--late", str(args.late)),
-        *("--out-of-order", str(args.out_of_order)),
-        *("--duplicates", str(args.duplicates)),
-        *("--malformed", str(args.malformed)),
-    ]
-
-
 def run_demo(args: argparse.Namespace) -> int:
     """Check what was asked, then run it live or once."""
     check(args)

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from cli.demo import world_arguments
 from cli.errors import UsageError
 from cli.home import (
     ClickHouseNote,
@@ -26,6 +25,7 @@ from cli.home import (
     running_clickhouse,
     write_note,
 )
+from cli.options import world_arguments
 from cli.servers import engine_held, need_engine, start_clickhouse
 from cli.supervise import Child, Supervisor
 from schemas.settings import Settings, read_settings

@@ -73,3 +73,14 @@ def _number(text: str, low: float, high: float) -> float:
     if not low <= value <= high:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
     return value
+
+
+def world_arguments(args: argparse.Namespace) -> list[str]:
+    """The world's options again, for a child's command line."""
+    return [
+        *("--seed", str(args.seed)),
+        *("--late", str(args.late)),
+        *("--out-of-order", str(args.out_of_order)),
+        *("--duplicates", str(args.duplicates)),
+        *("--malformed", str(args.malformed)),
+    ]

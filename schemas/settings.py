@@ -153,24 +153,17 @@ def _variables(env: Mapping[str, str], home: Path) -> list[tuple[str, str, Any, 
 
 
 def _integer(low: int, high: int) -> Parser:
-    def parse(text: str) -> int:
-        wanted = f"takes a whole number from {low} to {high}"
-        try:
-            value = int(text)
-        except ValueError:
-            raise ValueError(wanted) from None
-        if not low <= value <= high:
-            raise ValueError(wanted)
-        return value
-
-    return parse
+    return _within(int, low, high, f"takes a whole number from {low} to {high}")
 
 
 def _number(low: float, high: float) -> Parser:
+    return _within(float, low, high, f"takes a number from {low:g} to {high:g}")
+
+
+def _within(kind: Callable[[str], float], low: float, high: float, wanted: str) -> Parser:
     def parse(text: str) -> float:
-        wanted = f"takes a number from {low:g} to {high:g}"
         try:
-            value = float(text)
+            value = kind(text)
         except ValueError:
             raise ValueError(wanted) from None
         if not low <= value <= high:
