@@ -104,7 +104,7 @@ def _date_out_of_range(value: bytes, chance: int) -> bytes:
 
 
 def _future_date(value: bytes, chance: int) -> bytes:
-    return _with_time(value, b"%d-03-22T12:15:00.000Z" % (2150 + chance % 100))
+    return _with_time(value, b"%d-03-22T12:15:00.000Z" % (2060 + chance % 40))
 
 
 def _deep_nesting(value: bytes, chance: int) -> bytes:

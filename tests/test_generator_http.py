@@ -53,7 +53,7 @@ class Shop:
                 await asyncio.wait_for(self.ending.wait(), self.slow_s)
         try:
             tag = decode(body)
-            if parse_time_ms(tag.time) > parse_time_ms("2149-01-01T00:00:00Z"):
+            if parse_time_ms(tag.time) > parse_time_ms("2059-01-01T00:00:00Z"):
                 raise BadTimeError("future")
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, BadTimeError) as error:
             return web.json_response({"error": str(error)}, status=400)
