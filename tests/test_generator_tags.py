@@ -73,7 +73,7 @@ def test_the_same_seed_gives_the_same_bytes_in_every_process_and_version() -> No
     for key, value in MIXED.batch(999_000, 2_000):
         digest.update((key or b"") + b"\n" + value + b"\n")
     assert digest.hexdigest() == (
-        "e4ad0591dc7b41dbd4ae87c8c97d6c7e92706b392d1284d5392d68627ad8b766"
+        "45dac8dc3575f35291daeed684711cf9cd9a243c3bb2c21aa4fe658a326f78c3"
     )
     assert MIXED.batch(0, 50) != TagWorld(seed=4).batch(0, 50)
 
@@ -155,7 +155,7 @@ def is_refused(value: bytes) -> bool:
         time_ms = parse_time_ms(decode(value).time)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, BadTimeError):
         return True
-    return time_ms > parse_time_ms("2149-01-01T00:00:00Z")
+    return time_ms > parse_time_ms("2059-01-01T00:00:00Z")
 
 
 def test_every_malformed_kind_appears_and_too_large_ones_are_rare() -> None:
