@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import polars as pl
 
 from schemas.dead_letters import StoreMetricsAvailable
 from schemas.settings import Settings
+from schemas.tables import minute_buckets as minute_tables
 from schemas.tables.clickhouse import Table
 from schemas.times import iso_ms
 from schemas.topics import DEAD_LETTERS, LATE_EVENTS, STORE_METRICS_AVAILABLE
+from sinks import RowWriter
 from sinks.buffered import BufferedSink
 from streams.progress import Progress
 
@@ -35,6 +38,48 @@ def table(settings: Settings, of: Table, progress: Progress) -> BufferedSink[pl.
     from sinks.clickhouse import ClickHouseTable
 
     return BufferedSink(lambda: ClickHouseTable(settings.clickhouse_url, of), wrote=progress.wrote)
+
+
+class TeeWriter:
+    """Writes rows to one writer and then to another."""
+
+    def __init__(self, first: RowWriter, second: RowWriter) -> None:
+        self._writers = (first, second)
+
+    def write(self, frames: Sequence[pl.DataFrame]) -> None:
+        """Return when the rows are durable in both; after an error the first may have them."""
+        for writer in self._writers:
+            writer.write(frames)
+
+    def close(self) -> None:
+        """Release both."""
+        for writer in self._writers:
+            writer.close()
+
+
+def minute_buckets(settings: Settings, progress: Progress) -> BufferedSink[pl.DataFrame]:
+    """The sink of the minute buckets: ClickHouse, and Aerospike where that is switched on."""
+    if not settings.aerospike_aggregates:
+        return table(settings, minute_tables.ROWS, progress)
+    return BufferedSink(lambda: _open_buckets_in_both(settings), wrote=progress.wrote)
+
+
+def _open_buckets_in_both(settings: Settings) -> TeeWriter:
+    from sinks.aerospike_aggregates import AerospikeAggregates
+    from sinks.clickhouse import ClickHouseTable
+    from sinks.open import AEROSPIKE_PORT
+
+    server = urlsplit(settings.profiles_url)
+    aggregates = AerospikeAggregates(
+        server.hostname or "127.0.0.1",
+        server.port or AEROSPIKE_PORT,
+        namespace=settings.aerospike_aggregates_namespace,
+        buckets_per_key=settings.aerospike_buckets_per_key,
+        commit_level=settings.aerospike_commit_level,
+        generation_policy=settings.aerospike_generation_policy,
+        max_parallel_writes=settings.max_parallel_writes,
+    )
+    return TeeWriter(ClickHouseTable(settings.clickhouse_url, minute_tables.ROWS), aggregates)
 
 
 def profiles(settings: Settings, progress: Progress) -> BufferedSink[pl.DataFrame]:

@@ -1,7 +1,8 @@
 """Count and revenue of every (action, origin, brand, category) in each minute.
 
 Reads    user_tags            JSON UserTag, keyed by cookie
-Writes   minute_buckets       ClickHouse, one row a (minute, group, topic partition)
+Writes   minute_buckets       ClickHouse, one row a (minute, group, topic partition);
+                              with AEROSPIKE_AGGREGATES in Aerospike as well
 Time     event time; the watermark trails by 5 s; corrected for 10 min after
 Replay   rows are upserts: reading the same events again changes nothing
 """
@@ -13,9 +14,8 @@ from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 
 from flows import FlowContract
-from flows._wiring import letters, table
+from flows._wiring import letters, minute_buckets
 from schemas.settings import Settings, read_settings
-from schemas.tables.minute_buckets import ROWS
 from schemas.topics import USER_TAGS
 from schemas.user_tags import UserTag
 from streams.batch import Poll
@@ -79,7 +79,7 @@ def build(source: Source[Poll], outputs: Outputs, progress: Progress | None = No
 def wire(settings: Settings, run: Run) -> Dataflow:
     """The flow on the servers that the settings name."""
     source = open_source(settings, settings.kafka_topic or USER_TAGS.name, CONTRACT.name, run)
-    rows = table(settings, ROWS, run.progress)
+    rows = minute_buckets(settings, run.progress)
     return build(source, Outputs(rows, *letters(settings)), run.progress)
 
 

@@ -32,6 +32,7 @@ class Settings:
     kafka_poll_timeout_ms: int
     kafka_max_poll_records: int
     aerospike_profiles_namespace: str
+    aerospike_aggregates: bool
     aerospike_aggregates_namespace: str
     aerospike_profiles_bin: str
     aerospike_commit_level: str
@@ -79,7 +80,13 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         except ValueError as error:
             raise SettingError(f"{variable}={text!r}: {error}") from None
     assert values.keys() == {field.name for field in fields(Settings)}
-    return Settings(**values)
+    settings = Settings(**values)
+    if settings.aerospike_aggregates and urlsplit(settings.profiles_url).scheme != "aerospike":
+        raise SettingError(
+            f"AEROSPIKE_AGGREGATES={env['AEROSPIKE_AGGREGATES']!r}: takes its server from "
+            f"PROFILES_URL, which must then be aerospike://... and is {settings.profiles_url!r}"
+        )
+    return settings
 
 
 Parser = Callable[[str], Any]
@@ -116,6 +123,7 @@ def _variables(env: Mapping[str, str], home: Path) -> list[tuple[str, str, Any, 
         ("kafka_poll_timeout_ms", "KAFKA_POLL_TIMEOUT", 100, _integer(1, 60_000)),
         ("kafka_max_poll_records", "KAFKA_MAX_POLL_RECORDS", 16_384, positive),
         ("aerospike_profiles_namespace", "AEROSPIKE_PROFILES_NAMESPACE", "profiles", str),
+        ("aerospike_aggregates", "AEROSPIKE_AGGREGATES", False, _switch),
         ("aerospike_aggregates_namespace", "AEROSPIKE_AGGREGATES_NAMESPACE", "aggregates", str),
         ("aerospike_profiles_bin", "AEROSPIKE_PROFILES_BIN", "tags", _bin_name),
         ("aerospike_commit_level", "AEROSPIKE_COMMIT_LEVEL", "ALL", _one_of("ALL", "MASTER")),

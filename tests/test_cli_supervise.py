@@ -161,7 +161,7 @@ def test_clearing_leaves_what_is_not_ours(tmp_path: Path) -> None:
 
 def test_fresh_is_refused_where_a_store_is_elsewhere() -> None:
     here = {"FOOTFALL_HOME": "/some/home"}
-    assert clear_refusal(read_settings(here)) is None
+    assert clear_refusal(read_settings(here), embedded=True) is None
     for variable, url in (
         ("TOPICS_URL", "kafka://host:9092"),
         ("TOPICS_URL", "file:///else/topics"),
@@ -169,7 +169,7 @@ def test_fresh_is_refused_where_a_store_is_elsewhere() -> None:
         ("POSTGRES_URL", "sqlite:////some/home/deeper/store.sqlite"),
         ("PROFILES_URL", "aerospike://host:3000"),
     ):
-        refusal = clear_refusal(read_settings({**here, variable: url}))
+        refusal = clear_refusal(read_settings({**here, variable: url}), embedded=True)
         assert refusal is not None
         assert f"{variable} points elsewhere" in refusal
 

@@ -20,6 +20,7 @@ NONSENSE = {
     "KAFKA_POLL_TIMEOUT": "-1",
     "KAFKA_MAX_POLL_RECORDS": "many",
     "AEROSPIKE_PROFILES_BIN": "a_name_of_more_than_15",
+    "AEROSPIKE_AGGREGATES": "maybe",
     "AEROSPIKE_COMMIT_LEVEL": "SOME",
     "AEROSPIKE_GENERATION_POLICY": "LT",
     "AEROSPIKE_BUCKETS_PER_KEY": "0",
@@ -76,6 +77,17 @@ def test_servers_are_chosen_by_address_alone() -> None:
     assert settings.kafka_bootstrap == "kafka:9092"
     assert settings.topics_folder is None
     assert settings.profiles_url == "aerospike://aero:3000"
+
+
+def test_aggregates_need_the_server_of_the_profiles() -> None:
+    on = {"AEROSPIKE_AGGREGATES": "1"}
+    for address in ({}, {"PROFILES_URL": "sqlite:///some.sqlite"}):
+        with pytest.raises(SettingError, match=r"AEROSPIKE_AGGREGATES='1': .*PROFILES_URL") as one:
+            read_settings({**on, **address})
+        assert "\n" not in str(one.value)
+    assert read_settings({**on, "PROFILES_URL": "aerospike://aero"}).aerospike_aggregates
+    assert read_settings({**on, "AEROSPIKE_HOSTNAME": "aero"}).aerospike_aggregates
+    assert not read_settings({"AEROSPIKE_HOSTNAME": "aero"}).aerospike_aggregates
 
 
 ARGUMENTS = {

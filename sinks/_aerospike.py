@@ -1,0 +1,283 @@
+"""What sinks on an Aerospike server share: the connection, batches of operates, trying again.
+
+A batch call raises nothing when single records fail, so each record's own result is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import aerospike
+from aerospike import exception
+from aerospike_helpers.batch.records import BatchRecord, BatchRecords, Write
+
+from sinks import SinkError, SinkRefusedError, SinkUnavailableError
+from sinks.retry import Backoff, call_with_retry
+
+BIN_NAME_MAX = 15
+"""Characters; Aerospike's limit."""
+RECORDS_PER_CALL = 500
+COMMIT_LEVELS = {
+    "ALL": aerospike.POLICY_COMMIT_LEVEL_ALL,
+    "MASTER": aerospike.POLICY_COMMIT_LEVEL_MASTER,
+}
+GENERATION_POLICIES = {
+    "NONE": aerospike.POLICY_GEN_IGNORE,
+    "EQ": aerospike.POLICY_GEN_EQ,
+    "GT": aerospike.POLICY_GEN_GT,
+}
+
+OK, NOT_FOUND = 0, 2
+_TOO_BIG, _BATCH_FAILED = 13, -16
+_AGAIN = {
+    -15: "no response",
+    -14: "too many errors",
+    -12: "tried too often",
+    -10: "connection lost",
+    -8: "node not usable",
+    -7: "no more connections",
+    -1: "client error",
+    3: "written by another at the same time",
+    7: "cluster is changing",
+    8: "server is full",
+    9: "timeout",
+    11: "partition is not available",
+    14: "record is busy",
+    18: "device is overloaded",
+    152: "batch queues are full",
+}
+
+RecordKey = tuple[str, str, str | bytearray]
+"""(namespace, set, key)"""
+Connect = Callable[[dict[str, Any]], Any]
+"""A client of the configuration that it is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operate:
+    """What one record is asked, all of it or nothing; a batch holds a record once."""
+
+    key: RecordKey
+    name: str
+    """Of the record, for errors."""
+    operations: list[dict[str, Any]]
+
+
+class AerospikeServer:
+    """A server, connected to at the first use; may be shared by threads."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        about: str,
+        too_big: str,
+        commit_level: str,
+        generation_policy: str,
+        max_parallel_writes: int,
+        give_up_after_s: float,
+        timeout_ms: int,
+        connect: Connect = aerospike.client,
+    ) -> None:
+        """``about`` begins each error; ``too_big`` says what to do where a record is.
+
+        ``timeout_ms`` bounds each attempt to connect, read or write a batch.
+        """
+        self._address = (host, port)
+        self._about = about
+        self._too_big = too_big
+        self._write_policy = {
+            "commit_level": COMMIT_LEVELS[commit_level],
+            "gen": GENERATION_POLICIES[generation_policy],
+        }
+        self._generations = generation_policy != "NONE"
+        self._timeout_ms = timeout_ms
+        self._backoff = Backoff(give_up_after_s=give_up_after_s)
+        self._pool = ThreadPoolExecutor(max_parallel_writes, thread_name_prefix="aerospike")
+        self._connect = connect
+        self._lock = Lock()
+        self._client: Any = None
+
+    def write(self, operates: Sequence[Operate], of: str) -> None:
+        """Return when all are durable; ``of`` says in errors what they are.
+
+        Raises SinkUnavailableError after bounded retries, and SinkRefusedError.
+        """
+        waiting = list(operates)
+
+        def attempt() -> None:
+            nonlocal waiting
+            client = self._connected()
+            calls = [
+                waiting[start : start + RECORDS_PER_CALL]
+                for start in range(0, len(waiting), RECORDS_PER_CALL)
+            ]
+            outcomes = list(self._pool.map(lambda call: self._write(client, call), calls))
+            waiting = [operate for again, _ in outcomes for operate in again]
+            if waiting:
+                reasons = dict.fromkeys(reason for _, found in outcomes for reason in found)
+                raise _TryAgainError(f"{len(waiting)} {of} not written: {', '.join(reasons)}")
+
+        if waiting:
+            call_with_retry(
+                attempt, why_again=_why_again, target=self._about, backoff=self._backoff
+            )
+
+    def operate(self, key: RecordKey, operations: list[dict[str, Any]]) -> dict[str, Any] | None:
+        """The bins that reading operations give; None without a record. Raises SinkError."""
+        try:
+            _, _, found = self._connected().operate(key, operations)
+        except exception.RecordNotFound:
+            return None
+        except exception.AerospikeError as error:
+            raise self._sink_error(error) from error
+        except _TryAgainError as error:
+            raise SinkUnavailableError(f"{self._about}: {error}") from error
+        assert isinstance(found, dict)
+        return found
+
+    def read(self, keys: Sequence[RecordKey]) -> list[dict[str, Any] | None]:
+        """The bins of each record, None where there is none. Raises SinkError."""
+        bins: list[dict[str, Any] | None] = []
+        try:
+            client = self._connected()
+            for start in range(0, len(keys), RECORDS_PER_CALL):
+                found = client.batch_read(list(keys[start : start + RECORDS_PER_CALL]))
+                bins += [self._bins(record) for record in found.batch_records]
+        except exception.AerospikeError as error:
+            raise self._sink_error(error) from error
+        except _TryAgainError as error:
+            raise SinkUnavailableError(f"{self._about}: {error}") from error
+        return bins
+
+    def close(self) -> None:
+        """Release the connection. Never raises."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _connected(self) -> Any:
+        with self._lock:
+            if self._client is None:
+                wait = {"total_timeout": self._timeout_ms, "socket_timeout": self._timeout_ms}
+                config = {
+                    "hosts": [self._address],
+                    "connect_timeout": self._timeout_ms,
+                    # A misspelt policy is an error, and not a default.
+                    "validate_keys": True,
+                    "policies": {
+                        "batch_write": self._write_policy,
+                        "operate": wait,
+                        "read": wait,
+                        "batch": wait,
+                        "batch_parent_write": wait,
+                    },
+                }
+                try:
+                    self._client = self._connect(config)
+                except exception.AerospikeError as error:
+                    if error.code in _AGAIN:
+                        raise _TryAgainError(f"cannot connect ({_text(error)})") from error
+                    raise self._sink_error(error) from error
+            return self._client
+
+    def _write(self, client: Any, call: Sequence[Operate]) -> tuple[list[Operate], list[str]]:
+        """Write a few records at once; those to try again, and why. Raises SinkRefusedError."""
+        try:
+            metas = self._metas(client, call)
+            records = BatchRecords(
+                [
+                    Write(
+                        operate.key,
+                        operate.operations,
+                        meta=meta,
+                        policy=self._write_policy,
+                    )
+                    for operate, meta in zip(call, metas, strict=True)
+                ]
+            )
+            _batch_write(client, records)
+        except exception.AerospikeError as error:
+            if error.code in _AGAIN:
+                return list(call), [_text(error)]
+            raise self._sink_error(error) from error
+        again: list[Operate] = []
+        reasons: list[str] = []
+        for operate, record in zip(call, records.batch_records, strict=True):
+            # Whatever the call says, each record has its own result.
+            reason = why_not_written(record, operate.name, self._about, self._too_big)
+            if reason is not None:
+                again.append(operate)
+                reasons.append(reason)
+        return again, reasons
+
+    def _metas(self, client: Any, call: Sequence[Operate]) -> list[dict[str, int] | None]:
+        """The generation each write expects, where a policy of generations asks for one."""
+        if not self._generations:
+            return [None] * len(call)
+        # GT wants one that is higher than the record's; without a record that is 0.
+        step = int(self._write_policy["gen"] == aerospike.POLICY_GEN_GT)
+        found = client.batch_read([operate.key for operate in call], [])
+        return [
+            {"gen": (record.record[1]["gen"] if record.result == OK else 0) + step}
+            for record in found.batch_records
+        ]
+
+    def _bins(self, record: BatchRecord) -> dict[str, Any] | None:
+        code = record.result
+        if code == NOT_FOUND:
+            return None
+        if code == OK:
+            bins = record.record[2]
+            assert isinstance(bins, dict)
+            return bins
+        if code in _AGAIN:
+            raise SinkUnavailableError(f"{self._about}: not read: {_AGAIN[code]}, code {code}")
+        raise SinkRefusedError(f"{self._about}: not read: code {code}")
+
+    def _sink_error(self, error: exception.AerospikeError) -> SinkError:
+        text = f"{self._about}: {_text(error)}"
+        return SinkUnavailableError(text) if error.code in _AGAIN else SinkRefusedError(text)
+
+
+class _TryAgainError(Exception):
+    """Some was not written, or there is no connection; the message says why."""
+
+
+def why_not_written(record: BatchRecord, name: str, about: str, too_big: str) -> str | None:
+    """None where it was, why where it may be tried again. Raises SinkRefusedError."""
+    code = record.result
+    if code == OK:
+        return None
+    if code in _AGAIN:
+        return f"{_AGAIN[code]}, code {code}"
+    if code == _TOO_BIG:
+        raise SinkRefusedError(
+            f"{about}: the record of {name} is larger than a record may be: "
+            f"{too_big}, or raise the namespace's max-record-size"
+        )
+    reason = getattr(record, "message", None) or "refused"
+    raise SinkRefusedError(f"{about}: {name}: {reason}, code {code}")
+
+
+def _batch_write(client: Any, records: BatchRecords) -> None:
+    try:
+        client.batch_write(records)
+    except exception.AerospikeError as error:
+        if error.code != _BATCH_FAILED:
+            raise
+
+
+def _why_again(error: Exception) -> str | None:
+    return str(error) if isinstance(error, _TryAgainError) else None
+
+
+def _text(error: exception.AerospikeError) -> str:
+    return f"{error.msg or type(error).__name__}, code {error.code}"

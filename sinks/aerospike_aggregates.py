@@ -1,0 +1,238 @@
+"""Minute buckets in Aerospike: one record a (group, span of minutes), in it a bin a minute.
+
+Record      key: the group, the first minute of its span and how many minutes the span has
+Bin         an ordered map: topic partition -> [version, count, sum_price]; partitions add up
+Delivery    one operate a record and write: atomic, and writing again changes nothing; the last
+            write of a partition wins, so each partition has one writer
+Durability  as AEROSPIKE_COMMIT_LEVEL asks: in all replicas, or in the master alone
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+import aerospike
+import polars as pl
+from aerospike_helpers.operations import map_operations
+
+from schemas.tables.minute_buckets import ROWS
+from sinks import SinkRefusedError
+from sinks._aerospike import AerospikeServer, Connect, Operate, RecordKey
+from sinks._clickhouse_rows import RowsError, rows_for
+
+SET_NAME = "minute_buckets"
+MINUTES_READ_MAX = 31 * 1440
+"""Of one ``get``: it reads no more records than that."""
+TOO_BIG = "lower AEROSPIKE_BUCKETS_PER_KEY"
+
+_GROUP = ("action", "origin", "brand_id", "category_id")
+_ROW = ("bucket", *_GROUP, "topic_partition")
+"""What identifies a row."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MINUTE = timedelta(minutes=1)
+
+Sums = dict[int, list[int]]
+"""topic partition -> [version, count, sum_price] of one minute."""
+
+
+class Group(NamedTuple):
+    """What a bucket counts."""
+
+    action: str
+    origin: str
+    brand_id: str
+    category_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class BucketSum:
+    """A bucket with its partitions added up."""
+
+    bucket: datetime
+    """The start of its minute, in UTC."""
+    count: int
+    sum_price: int
+
+
+@dataclass(slots=True)
+class SpanRows:
+    """The rows of one record."""
+
+    group: Group
+    start_minute: int
+    """Of the span, since 1970."""
+    bins: dict[str, Sums] = field(default_factory=dict)
+
+
+class AerospikeAggregates:
+    """A RowWriter of ``minute_buckets`` on a server. Connects at the first use."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        namespace: str,
+        buckets_per_key: int,
+        set_name: str = SET_NAME,
+        commit_level: str = "ALL",
+        generation_policy: str = "NONE",
+        max_parallel_writes: int = 6,
+        give_up_after_s: float = 120.0,
+        timeout_ms: int = 2_000,
+        connect: Connect = aerospike.client,
+    ) -> None:
+        """``timeout_ms`` bounds each attempt to connect, read or write a batch."""
+        self._about = f"aggregates in Aerospike at {host}:{port}, namespace {namespace}"
+        self._server = AerospikeServer(
+            host,
+            port,
+            about=self._about,
+            too_big=TOO_BIG,
+            commit_level=commit_level,
+            generation_policy=generation_policy,
+            max_parallel_writes=max_parallel_writes,
+            give_up_after_s=give_up_after_s,
+            timeout_ms=timeout_ms,
+            connect=connect,
+        )
+        self._namespace = namespace
+        self._set = set_name
+        self._width = buckets_per_key
+
+    def write(self, frames: Sequence[pl.DataFrame]) -> None:
+        """Return when the rows are durable; of a row that is there twice the higher version is.
+
+        The frames have the columns of ``schemas.tables.minute_buckets.ROWS``. Raises
+        SinkUnavailableError after bounded retries, and SinkRefusedError; some of the rows may
+        be there then.
+        """
+        try:
+            rows = fitted(frames)
+        except RowsError as error:
+            raise SinkRefusedError(f"{self._about}: {error}") from None
+        spans = list(by_span(rows, self._width))
+        self._server.write(
+            [
+                Operate(
+                    self._record_key(span.group, span.start_minute),
+                    f"group {'|'.join(span.group)[:100]!r}",
+                    operations(span),
+                )
+                for span in spans
+            ],
+            of="records",
+        )
+
+    def get(self, group: Group, from_minute: datetime, to_minute: datetime) -> list[BucketSum]:
+        """The buckets of a group in order of time; minutes without a tag are left out.
+
+        ``from_minute`` is inclusive, ``to_minute`` exclusive; both have a time zone, and only
+        buckets that start within are given. Raises SinkError.
+        """
+        first, end = -((_EPOCH - from_minute) // _MINUTE), -((_EPOCH - to_minute) // _MINUTE)
+        if end - first > MINUTES_READ_MAX:
+            raise SinkRefusedError(
+                f"{self._about}: {end - first} minutes are more than can be read at once: "
+                f"ask for at most {MINUTES_READ_MAX}"
+            )
+        starts = range(first - first % self._width, end, self._width) if first < end else ()
+        records = self._server.read([self._record_key(group, start) for start in starts])
+        return [
+            found
+            for start, bins in zip(starts, records, strict=True)
+            if bins is not None
+            for found in read_sums(start, bins)
+            if from_minute <= found.bucket < to_minute
+        ]
+
+    def close(self) -> None:
+        """Release the connection. Never raises."""
+        self._server.close()
+
+    def _record_key(self, group: Group, start_minute: int) -> RecordKey:
+        return self._namespace, self._set, record_key(group, start_minute, self._width)
+
+
+def record_key(group: Group, start_minute: int, width: int) -> str:
+    """Two records never share it, whatever their texts hold; ASCII without control characters.
+
+    The width of the span is in it because a minute is in another bin when that changes.
+    """
+    return json.dumps([*group, start_minute, width], separators=(",", ":"))
+
+
+def bin_name(offset: int) -> str:
+    """The bin of a minute, by its offset from the start of its span."""
+    return f"b{offset:02d}"
+
+
+def fitted(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Rows in order of the table, each once and at its highest version; ``bucket`` is a minute.
+
+    Raises RowsError for another shape, and a bucket that does not start at a minute.
+    """
+    given = [rows_for(ROWS, frame) for frame in frames if frame.height]
+    if not given:
+        return pl.DataFrame(schema=list(ROWS.columns))
+    whole = pl.Int64
+    try:
+        rows = pl.concat(given).with_columns(
+            pl.col("bucket", "topic_partition", "count", "version").cast(whole),
+            pl.col(*_GROUP).cast(pl.String),
+        )
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).partition("\n")[0]
+        raise RowsError(f"a value does not fit 64 bits with a sign: {reason}") from None
+    odd = rows.filter(pl.col("bucket") % 60 != 0)
+    if odd.height:
+        raise RowsError(f"a bucket starts at a minute, and one at second {odd['bucket'][0]}")
+    return (
+        rows.with_columns(pl.col("bucket") // 60)
+        .sort("version", maintain_order=True)
+        .unique(_ROW, keep="last")
+        .sort(*_GROUP, "bucket", "topic_partition")
+    )
+
+
+def by_span(rows: pl.DataFrame, width: int) -> Iterator[SpanRows]:
+    """The records of ``fitted`` rows, ``width`` minutes in each; each record once."""
+    columns = (*_GROUP, "bucket", "topic_partition", "version", "count", "sum_price")
+    current: SpanRows | None = None
+    for *texts, minute, partition, version, count, sum_price in rows.select(columns).iter_rows():
+        group, offset = Group(*texts), minute % width
+        start = minute - offset
+        if current is None or (current.group, current.start_minute) != (group, start):
+            if current is not None:
+                yield current
+            current = SpanRows(group, start)
+        sums = current.bins.setdefault(bin_name(offset), {})
+        sums[partition] = [version, count, sum_price]
+    if current is not None:
+        yield current
+
+
+def operations(span: SpanRows) -> list[dict[str, Any]]:
+    """What one record is asked: in each minute to put the partitions that there are rows of."""
+    return [
+        map_operations.map_put_items(
+            name, sums, map_policy={"map_order": aerospike.MAP_KEY_ORDERED}
+        )
+        for name, sums in span.bins.items()
+    ]
+
+
+def read_sums(start_minute: int, bins: Mapping[str, Any]) -> list[BucketSum]:
+    """The buckets of a record in order of time, its partitions added up; bins as they are read."""
+    return [
+        BucketSum(
+            _EPOCH + (start_minute + offset) * _MINUTE,
+            sum(count for _, count, _ in sums.values()),
+            sum(sum_price for _, _, sum_price in sums.values()),
+        )
+        for offset, sums in sorted((int(name[1:]), sums) for name, sums in bins.items())
+    ]
