@@ -21,7 +21,7 @@ from schemas.dead_letters import Code, DeadLetter, payload_fields
 from schemas.times import FUTURE_MAX_MS, BadTimeError, iso_ms, parse_time_ms
 from schemas.topics import RECORD_BYTES_MAX
 from streams.batch import TIME_MS, Batch, Int64s, Poll
-from streams.times import BAD_TIME, parse_joined_ms, parse_times_ms
+from streams.times import BAD_TIME, parse_lines_ms, parse_times_ms
 
 SLICE_BYTES = 131_072
 """About 500 records: their objects stay in the cache while the columns are lifted out."""
@@ -134,7 +134,7 @@ class Records:
         # Blank lines are skipped by the decoder, but they are records, and bad ones.
         if count != poll.count:
             return None
-        times = parse_joined_ms("\n".join(texts), count)
+        times = parse_lines_ms("\n".join([*texts, ""]), count)
         return None if times is None else _frame(times, [column.rechunk() for column in columns])
 
     def _lift(self, lines: memoryview, texts: list[str], values: list[list[Any]]) -> int:

@@ -37,16 +37,16 @@ Chars = npt.NDArray[np.uint8]
 
 def parse_times_ms(texts: Sequence[str]) -> Int64s:
     """Milliseconds since 1970 UTC of each text; BAD_TIME where a text is no time."""
-    times = _parse_layout("\n".join(texts), len(texts))
+    times = _parse_layout("\n".join([*texts, ""]), len(texts))
     return _parse_each(texts) if times is None else times
 
 
-def parse_joined_ms(joined: str, count: int) -> Int64s | None:
-    """The same of ``count`` texts joined by newlines; None where a text holds a newline."""
-    times = _parse_layout(joined, count)
+def parse_lines_ms(lines: str, count: int) -> Int64s | None:
+    """The same of ``count`` texts, each ended by a newline; None where a text holds another."""
+    times = _parse_layout(lines, count)
     if times is not None:
         return times
-    texts = joined.split("\n")
+    texts = lines.split("\n")[:-1]
     return _parse_each(texts) if len(texts) == count else None
 
 
@@ -61,22 +61,20 @@ def _parse_one(text: str) -> int:
         return BAD_TIME
 
 
-def _parse_layout(joined: str, count: int) -> Int64s | None:
+def _parse_layout(lines: str, count: int) -> Int64s | None:
     """The times of ``count`` texts if all of them are valid ones of one layout, else None."""
     if count == 0:
         return np.empty(0, dtype=np.int64)
-    layout = LAYOUTS.get(len(joined) // count)
-    try:
-        raw = (joined + "\n").encode("ascii")
-    except UnicodeEncodeError:
-        return None
-    if layout is None or len(raw) != count * (len(layout) + 1):
+    width, rest = divmod(len(lines), count)
+    layout = LAYOUTS.get(width - 1)
+    if layout is None or rest or not lines.isascii():
         return None
     # Each text is a row: its newline stands in the last place of the row, and no place before
     # takes one.
     layout += "\n"
-    chars = np.frombuffer(raw, dtype=np.uint8).reshape(count, len(layout))
-    starts, lengths = _runs_of_minutes(raw, count, len(layout))
+    raw = lines.encode()
+    chars = np.frombuffer(raw, dtype=np.uint8).reshape(count, width)
+    starts, lengths = _runs_of_minutes(raw, count, width)
     minutes = _minutes(chars[starts, :_MINUTE_CHARS], layout[:_MINUTE_CHARS])
     rest_ms = _rest_of_minute_ms(chars[:, _MINUTE_CHARS:], layout[_MINUTE_CHARS:])
     if minutes is None or rest_ms is None:

@@ -25,6 +25,7 @@ import polars as pl
 
 from schemas.versions import EVENTS_SHIFT, FINAL, GENERATION_SHIFT, PROVISIONAL, REVISED
 from streams.batch import TIME_MS, Int64s
+from streams.window_chunks import Chunk, packed, unpacked
 
 WINDOW = "window_ms"
 """Start of the row's window, milliseconds since 1970 UTC."""
@@ -36,9 +37,6 @@ FRESH = "fresh"
 OPEN_ROWS_MAX = 65_536
 """Unmerged rows are merged when there are more."""
 CLOSED_CHUNKS_MAX = 32
-PARQUET_ROWS_MIN = 1_000
-"""From here on Parquet is smaller than Arrow, a quarter of it where groups are many, and no
-slower to write; a few rows take it ten times as long."""
 NEVER = -1
 
 
@@ -86,41 +84,6 @@ NO_ROWS = np.empty(0, dtype=np.int64)
 
 
 @dataclass(slots=True)
-class _Chunk:
-    """Groups of closed windows; packed once a snapshot has asked for them."""
-
-    first_ms: int
-    last_ms: int
-    rows: int
-    _frame: pl.DataFrame | None
-    _data: bytes | None
-
-    @staticmethod
-    def of(frame: pl.DataFrame) -> _Chunk:
-        starts = frame[WINDOW]
-        first_ms, last_ms = starts.min(), starts.max()
-        return _Chunk(first_ms, last_ms, len(frame), frame, None)  # type: ignore[arg-type]
-
-    @staticmethod
-    def packed(first_ms: int, last_ms: int, rows: int, data: bytes) -> _Chunk:
-        return _Chunk(first_ms, last_ms, rows, None, data)
-
-    def frame(self) -> pl.DataFrame:
-        if self._frame is not None:
-            return self._frame
-        assert self._data is not None
-        return _unpacked(self._data)
-
-    def data(self) -> bytes:
-        """The frame as bytes, far smaller than itself: from here on it is kept so."""
-        if self._data is None:
-            assert self._frame is not None
-            self._data = _packed(self._frame)
-            self._frame = None
-        return self._data
-
-
-@dataclass(slots=True)
 class WindowState:
     """The windows of one partition. Bounded by the events of size + delay + lateness."""
 
@@ -139,7 +102,7 @@ class WindowState:
     """``open`` is one frame at most, with one row a group."""
     earliest_end_ms: int = 2**62
     """End of the earliest open window."""
-    closed: list[_Chunk] = field(default_factory=list)
+    closed: list[Chunk] = field(default_factory=list)
 
     @property
     def watermark_ms(self) -> int:
@@ -202,7 +165,7 @@ class WindowState:
 
     def snapshot(self) -> bytes:
         """The state as bytes; ``restore`` takes it back."""
-        open_data = _packed(self._merge()) if self.open else b""
+        open_data = packed(self._merge()) if self.open else b""
         header = np.array(
             [
                 self.spec.size_ms,
@@ -238,7 +201,7 @@ class WindowState:
             )
         (open_size,) = numbers(1)
         open_data = reader.read(open_size)
-        opened = [_unpacked(open_data)] if open_data else []
+        opened = [unpacked(open_data)] if open_data else []
         state = WindowState(
             spec,
             newest,
@@ -251,18 +214,22 @@ class WindowState:
         )
         for _ in range(chunks):
             first, last, rows, size = numbers(4)
-            state.closed.append(_Chunk.packed(first, last, rows, reader.read(size)))
+            state.closed.append(Chunk.of_packed(first, last, rows, reader.read(size)))
         return state
 
     def _summands(self, frame: pl.DataFrame) -> pl.DataFrame:
         """One row an event: its window and group, 1, and the summands; all fresh."""
         spec = self.spec
-        return frame.select(
-            (pl.col(TIME_MS) // spec.size_ms * spec.size_ms).alias(WINDOW),
-            *spec.by,
-            pl.lit(1, dtype=pl.Int64).alias(EVENTS),
-            *(summand.cast(pl.Int64).alias(name) for name, summand in spec.sums.items()),
-            pl.lit(True).alias(FRESH),
+        starts = frame[TIME_MS].to_numpy() // spec.size_ms * spec.size_ms
+        ones = np.ones(len(frame), dtype=np.int64)
+        return pl.DataFrame(
+            [
+                pl.Series(WINDOW, starts),
+                *(frame[name] for name in spec.by),
+                pl.Series(EVENTS, ones),
+                *_evaluated(frame, spec.sums),
+                pl.Series(FRESH, ones.astype(np.bool_)),
+            ]
         )
 
     def _append(self, frame: pl.DataFrame, earliest_end_ms: int) -> None:
@@ -302,7 +269,7 @@ class WindowState:
         first_ms = min(int(frame[WINDOW].to_numpy().min()) for frame in self.open)
         self.earliest_end_ms = first_ms + self.spec.size_ms
         if self.spec.lateness_ms > 0:
-            self.closed.append(_Chunk.of(closing))
+            self.closed.append(_chunk(closing))
             if len(self.closed) > CLOSED_CHUNKS_MAX:
                 self._compact()
         return [self._versioned(closing, FINAL)]
@@ -313,7 +280,7 @@ class WindowState:
         small, large = by_size[: -CLOSED_CHUNKS_MAX // 4], by_size[-CLOSED_CHUNKS_MAX // 4 :]
         self.closed = [
             *large,
-            _Chunk.of(pl.concat([chunk.frame() for chunk in small], rechunk=True)),
+            _chunk(pl.concat([chunk.frame() for chunk in small], rechunk=True)),
         ]
 
     def _correct(self, events: pl.DataFrame) -> pl.DataFrame:
@@ -336,11 +303,11 @@ class WindowState:
             )
             merged = self._grouped(both)
             revised.append(merged.filter(FRESH))
-            self.closed[index] = _Chunk.of(merged.drop(FRESH))
+            self.closed[index] = _chunk(merged.drop(FRESH))
             groups = groups.filter(~of_chunk)
         if len(groups):
             # Windows that had no event before they closed.
-            self.closed.append(_Chunk.of(groups.drop(FRESH)))
+            self.closed.append(_chunk(groups.drop(FRESH)))
             revised.append(groups)
         return self._versioned(pl.concat(revised), REVISED)
 
@@ -374,6 +341,23 @@ class WindowState:
         return pl.DataFrame([*(groups[name] for name in kept), version.alias(VERSION)])
 
 
+def _chunk(frame: pl.DataFrame) -> Chunk:
+    return Chunk.of(frame, frame[WINDOW])
+
+
+def _evaluated(frame: pl.DataFrame, sums: Mapping[str, pl.Expr]) -> list[pl.Series]:
+    """The summands of each row as whole numbers."""
+    if all(summand.meta.is_column() for summand in sums.values()):
+        # A query, however short, takes as long as a thousand rows.
+        return [
+            frame[summand.meta.output_name()].cast(pl.Int64).alias(name)
+            for name, summand in sums.items()
+        ]
+    return frame.select(
+        summand.cast(pl.Int64).alias(name) for name, summand in sums.items()
+    ).get_columns()
+
+
 def _split(frame: pl.DataFrame, last_start_ms: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The rows of windows that start by ``last_start_ms``, and the others."""
     is_before = frame[WINDOW].to_numpy() <= last_start_ms
@@ -386,16 +370,3 @@ def _split(frame: pl.DataFrame, last_start_ms: int) -> tuple[pl.DataFrame, pl.Da
 
 def _concat(frames: Sequence[pl.DataFrame]) -> pl.DataFrame | None:
     return pl.concat(frames) if frames else None
-
-
-def _packed(frame: pl.DataFrame) -> bytes:
-    buffer = io.BytesIO()
-    if len(frame) < PARQUET_ROWS_MIN:
-        frame.write_ipc_stream(buffer, compression="lz4")
-    else:
-        frame.write_parquet(buffer, compression="lz4", statistics=False)
-    return buffer.getvalue()
-
-
-def _unpacked(data: bytes) -> pl.DataFrame:
-    return pl.read_parquet(data) if data.startswith(b"PAR1") else pl.read_ipc_stream(data)

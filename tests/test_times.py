@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from schemas.times import YEAR_MAX, BadTimeError, iso_ms, parse_time_ms
-from streams.times import BAD_TIME, parse_joined_ms, parse_times_ms
+from streams.times import BAD_TIME, parse_lines_ms, parse_times_ms
 
 moments = st.datetimes(datetime(1970, 1, 1), datetime(YEAR_MAX, 12, 31, 23, 59, 59))
 
@@ -92,9 +92,9 @@ def test_a_time_written_is_the_time_read(time_ms: int) -> None:
 
 
 @given(st.lists(st.text(alphabet="0123456789-:TZ. UC\n", max_size=26), max_size=5))
-def test_joined_texts_are_the_texts_or_refused(texts: list[str]) -> None:
+def test_lines_are_the_texts_or_refused(texts: list[str]) -> None:
     drawn = [*texts, "2022-03-22T12:15:00.000Z"]
-    times = parse_joined_ms("\n".join(drawn), len(drawn))
+    times = parse_lines_ms("".join(f"{text}\n" for text in drawn), len(drawn))
     if any("\n" in text for text in drawn):
         assert times is None
     else:

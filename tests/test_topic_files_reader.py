@@ -98,7 +98,10 @@ def test_reading_goes_on_exactly_where_its_state_says(
 
 
 @pytest.mark.parametrize("keep_index", [True, False])
-def test_reading_starts_and_ends_at_an_offset(tmp_path: Path, keep_index: bool) -> None:
+@pytest.mark.parametrize("poll_bytes_max", [64, 150_000])
+def test_reading_starts_and_ends_at_an_offset(
+    tmp_path: Path, keep_index: bool, poll_bytes_max: int
+) -> None:
     records = [b"%04d" % number + b"x" * 1_000 for number in range(500)]
     for start in range(0, 500, 50):
         write(tmp_path, *records[start : start + 50])
@@ -107,7 +110,12 @@ def test_reading_starts_and_ends_at_an_offset(tmp_path: Path, keep_index: bool) 
     if not keep_index:
         index.unlink()
     for first, last in ((0, 500), (123, 456), (70, 71), (499, 500), (500, 500)):
-        found = reader(tmp_path, start=Position("offset", first), end=Position("offset", last))
+        found = reader(
+            tmp_path,
+            start=Position("offset", first),
+            end=Position("offset", last),
+            poll_bytes_max=poll_bytes_max,
+        )
         assert [offset for offset, _ in read(found)] == list(range(first, last))
         assert found.finished()
     assert reader(tmp_path, start=LATEST).state()[0] == 500

@@ -184,3 +184,14 @@ def test_windows_of_another_size_are_refused_not_mixed() -> None:
     state.add(events((0, "a", 1)), 0)
     with pytest.raises(WindowSizeError, match=r"kept windows of 1 s.* asked for windows of 600 s"):
         WindowState.restore(Tumbling(600_000, 0, 0, (), {}), state.snapshot())
+
+
+def test_a_snapshot_of_many_groups_restores_all_of_them() -> None:
+    state = WindowState(SPEC)
+    crowd = [(1.0 + n / 1_000, f"kind{n}", n) for n in range(3_000)]
+    assert add(state, *crowd, (64.0, "other", 1), *crowd) == []
+    assert len(add(state, (71.0, "other", 1))) == 3_000
+    again = WindowState.restore(SPEC, state.snapshot())
+    assert add(again, (2.0, "kind7", 5)) == [(0, "kind7", 3, 19, REVISED)]
+    assert add(state, (2.0, "kind7", 5)) == [(0, "kind7", 3, 19, REVISED)]
+    assert written(again.mark(0, end=True)) == [(60, "other", 2, 2, FINAL)]
