@@ -5,9 +5,11 @@ A batch call raises nothing when single records fail, so each record's own resul
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
@@ -16,7 +18,10 @@ from aerospike import exception
 from aerospike_helpers.batch.records import BatchRecord, BatchRecords, Write
 
 from sinks import SinkError, SinkRefusedError, SinkUnavailableError
+from sinks._aerospike_recent import RecentWrites
 from sinks.retry import Backoff, call_with_retry
+
+log = logging.getLogger(__name__)
 
 BIN_NAME_MAX = 15
 """Characters; Aerospike's limit."""
@@ -33,6 +38,11 @@ GENERATION_POLICIES = {
 
 OK, NOT_FOUND = 0, 2
 _TOO_BIG, _BATCH_FAILED = 13, -16
+_REFUSED = {
+    12: "a bin holds something of another kind, as another program or version writes it: "
+    "empty the set, or name another namespace",
+    22: "forbidden by the namespace's configuration",
+}
 _AGAIN = {
     -15: "no response",
     -14: "too many errors",
@@ -41,6 +51,7 @@ _AGAIN = {
     -8: "node not usable",
     -7: "no more connections",
     -1: "client error",
+    1: "server error, or no node is left",
     3: "written by another at the same time",
     7: "cluster is changing",
     8: "server is full",
@@ -65,6 +76,22 @@ class Operate:
     name: str
     """Of the record, for errors."""
     operations: list[dict[str, Any]]
+
+
+Batches = Callable[[], list[list[Operate]]]
+"""Makes the operates of a write, the same each time; a record is once in a batch."""
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """Of one call, what was not written."""
+
+    again: list[Operate] = field(default_factory=list)
+    """To be tried again."""
+    reasons: list[str] = field(default_factory=list)
+    """Of those."""
+    refused: list[str] = field(default_factory=list)
+    """A line for each that never will be."""
 
 
 class AerospikeServer:
@@ -102,31 +129,35 @@ class AerospikeServer:
         self._connect = connect
         self._lock = Lock()
         self._client: Any = None
+        self._recent = RecentWrites[Batches]()
 
-    def write(self, operates: Sequence[Operate], of: str) -> None:
-        """Return when all are durable; ``of`` says in errors what they are.
+    def write(self, batches: Batches, of: str) -> None:
+        """Return when all are acknowledged; ``of`` says in errors what they are.
 
-        Raises SinkUnavailableError after bounded retries, and SinkRefusedError.
+        What was written in the seconds before a node ended is written again once it is back, by
+        another call of the function. Raises SinkUnavailableError after bounded retries, and
+        SinkRefusedError.
         """
-        waiting = list(operates)
+        waiting = batches()
 
         def attempt() -> None:
-            nonlocal waiting
-            client = self._connected()
-            calls = [
-                waiting[start : start + RECORDS_PER_CALL]
-                for start in range(0, len(waiting), RECORDS_PER_CALL)
-            ]
-            outcomes = list(self._pool.map(lambda call: self._write(client, call), calls))
-            waiting = [operate for again, _ in outcomes for operate in again]
-            if waiting:
-                reasons = dict.fromkeys(reason for _, found in outcomes for reason in found)
-                raise _TryAgainError(f"{len(waiting)} {of} not written: {', '.join(reasons)}")
+            try:
+                client = self._connected()
+                self._write_what_was_lost(client, of)
+                while waiting:
+                    self._write_batch(client, waiting[0], of)
+                    del waiting[0]
+            except _TryAgainError:
+                with self._lock:
+                    self._recent.failed(batches)
+                raise
 
-        if waiting:
+        if any(waiting):
             call_with_retry(
                 attempt, why_again=_why_again, target=self._about, backoff=self._backoff
             )
+            with self._lock:
+                self._recent.acknowledged(batches)
 
     def operate(self, key: RecordKey, operations: list[dict[str, Any]]) -> dict[str, Any] | None:
         """The bins that reading operations give; None without a record. Raises SinkError."""
@@ -147,8 +178,8 @@ class AerospikeServer:
         try:
             client = self._connected()
             for start in range(0, len(keys), RECORDS_PER_CALL):
-                found = client.batch_read(list(keys[start : start + RECORDS_PER_CALL]))
-                bins += [self._bins(record) for record in found.batch_records]
+                found = _read(client, keys[start : start + RECORDS_PER_CALL])
+                bins += [self._bins(record) for record in found]
         except exception.AerospikeError as error:
             raise self._sink_error(error) from error
         except _TryAgainError as error:
@@ -188,8 +219,45 @@ class AerospikeServer:
                     raise self._sink_error(error) from error
             return self._client
 
-    def _write(self, client: Any, call: Sequence[Operate]) -> tuple[list[Operate], list[str]]:
-        """Write a few records at once; those to try again, and why. Raises SinkRefusedError."""
+    def _write_what_was_lost(self, client: Any, of: str) -> None:
+        with self._lock:
+            if not self._recent.in_doubt():
+                return
+        ages_s = _ages_s(client)
+        with self._lock:
+            lost = self._recent.lost(ages_s)
+        if not lost:
+            return
+        for batches in lost:
+            for batch in batches():
+                self._write_batch(client, batch, of)
+        with self._lock:
+            self._recent.made_again()
+        log.warning(
+            "%s: a node has started anew, and the %s of the seconds before were written again; "
+            "what it held in memory alone is gone: `footfall replay` brings it back",
+            self._about,
+            of,
+        )
+
+    def _write_batch(self, client: Any, waiting: list[Operate], of: str) -> None:
+        """Write all of a batch; what was not stays in it, and raises _TryAgainError."""
+        calls = [
+            waiting[start : start + RECORDS_PER_CALL]
+            for start in range(0, len(waiting), RECORDS_PER_CALL)
+        ]
+        outcomes = list(self._pool.map(lambda call: self._write(client, call), calls))
+        refused = [reason for outcome in outcomes for reason in outcome.refused]
+        if refused:
+            others = f"; {len(refused) - 1} more {of} are refused" if refused[1:] else ""
+            raise SinkRefusedError(f"{refused[0]}{others}")
+        waiting[:] = [operate for outcome in outcomes for operate in outcome.again]
+        if waiting:
+            reasons = dict.fromkeys(why for outcome in outcomes for why in outcome.reasons)
+            raise _TryAgainError(f"{len(waiting)} {of} not written: {', '.join(reasons)}")
+
+    def _write(self, client: Any, call: Sequence[Operate]) -> _Outcome:
+        """Write a few records at once. Raises SinkRefusedError where none can be."""
         try:
             metas = self._metas(client, call)
             records = BatchRecords(
@@ -203,20 +271,29 @@ class AerospikeServer:
                     for operate, meta in zip(call, metas, strict=True)
                 ]
             )
-            _batch_write(client, records)
+            client.batch_write(records)
         except exception.AerospikeError as error:
             if error.code in _AGAIN:
-                return list(call), [_text(error)]
+                return _Outcome(again=list(call), reasons=[_text(error)])
             raise self._sink_error(error) from error
-        again: list[Operate] = []
-        reasons: list[str] = []
+        except _TryAgainError as error:
+            return _Outcome(again=list(call), reasons=[str(error)])
+        outcome, lost = _Outcome(), _call_error(records)
         for operate, record in zip(call, records.batch_records, strict=True):
-            # Whatever the call says, each record has its own result.
-            reason = why_not_written(record, operate.name, self._about, self._too_big)
+            if record.result == OK and lost is not None:
+                outcome.again.append(operate)
+                outcome.reasons.append(lost)
+                continue
+            # Whatever the call says, each record that failed has its own result.
+            try:
+                reason = why_not_written(record, operate.name, self._about, self._too_big)
+            except SinkRefusedError as error:
+                outcome.refused.append(str(error))
+                continue
             if reason is not None:
-                again.append(operate)
-                reasons.append(reason)
-        return again, reasons
+                outcome.again.append(operate)
+                outcome.reasons.append(reason)
+        return outcome
 
     def _metas(self, client: Any, call: Sequence[Operate]) -> list[dict[str, int] | None]:
         """The generation each write expects, where a policy of generations asks for one."""
@@ -224,10 +301,10 @@ class AerospikeServer:
             return [None] * len(call)
         # GT wants one that is higher than the record's; without a record that is 0.
         step = int(self._write_policy["gen"] == aerospike.POLICY_GEN_GT)
-        found = client.batch_read([operate.key for operate in call], [])
+        found = _read(client, [operate.key for operate in call], [])
         return [
             {"gen": (record.record[1]["gen"] if record.result == OK else 0) + step}
-            for record in found.batch_records
+            for record in found
         ]
 
     def _bins(self, record: BatchRecord) -> dict[str, Any] | None:
@@ -263,16 +340,46 @@ def why_not_written(record: BatchRecord, name: str, about: str, too_big: str) ->
             f"{about}: the record of {name} is larger than a record may be: "
             f"{too_big}, or raise the namespace's max-record-size"
         )
-    reason = getattr(record, "message", None) or "refused"
+    reason = _REFUSED.get(code, "refused")
     raise SinkRefusedError(f"{about}: {name}: {reason}, code {code}")
 
 
-def _batch_write(client: Any, records: BatchRecords) -> None:
+def _call_error(records: BatchRecords) -> str | None:
+    """Why a call as a whole did not get through; its records then say nothing of themselves.
+
+    Where no node is left, a client raises nothing: the result of each record that was to be
+    written stays 0, which is that of success, and of reads there is no record at all.
+    """
+    code = records.result
+    if code in (OK, _BATCH_FAILED):
+        return None
+    return f"{_AGAIN.get(code, 'the call failed')}, code {code}"
+
+
+def _read(client: Any, keys: Sequence[RecordKey], *bins: list[str]) -> list[BatchRecord]:
+    """A record for each key. Raises _TryAgainError where no node was asked."""
+    found = client.batch_read(list(keys), *bins)
+    if len(found.batch_records) != len(keys):
+        raise _TryAgainError(_call_error(found) or "not all were read")
+    records: list[BatchRecord] = found.batch_records
+    return records
+
+
+def _ages_s(client: Any) -> list[float]:
+    """How long each node has been up. Raises _TryAgainError where one does not say."""
     try:
-        client.batch_write(records)
+        answers = client.info_all("statistics").values()
     except exception.AerospikeError as error:
-        if error.code != _BATCH_FAILED:
-            raise
+        raise _TryAgainError(f"no node says how long it is up ({_text(error)})") from error
+    if not answers:
+        raise _TryAgainError("no node is left")
+    ages_s = []
+    for why, answer in answers:
+        found = re.search(r"\buptime=(\d+)", answer or "")
+        if found is None:
+            raise _TryAgainError(f"a node does not say how long it is up ({why})")
+        ages_s.append(float(found[1]))
+    return ages_s
 
 
 def _why_again(error: Exception) -> str | None:

@@ -1,9 +1,10 @@
 """Minute buckets in Aerospike: one record a (group, span of minutes), in it a bin a minute.
 
 Record      key: the group, the first minute of its span and how many minutes the span has
-Bin         an ordered map: topic partition -> [version, count, sum_price]; partitions add up
-Delivery    one operate a record and write: atomic, and writing again changes nothing; the last
-            write of a partition wins, so each partition has one writer
+Bin         an ordered map: topic partition -> {version: [count, sum_price]}; partitions add up
+Delivery    one operate a record and write adds its versions and keeps the highest of each
+            partition: atomic, writing again changes nothing, and the order of writes does not
+            matter, so that a late write of an older version does not win
 Durability  as AEROSPIKE_COMMIT_LEVEL asks: in all replicas, or in the master alone
 """
 
@@ -13,10 +14,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import aerospike
 import polars as pl
+from aerospike_helpers import cdt_ctx
 from aerospike_helpers.operations import map_operations
 
 from schemas.tables.minute_buckets import ROWS
@@ -27,6 +30,8 @@ from sinks._clickhouse_rows import RowsError, rows_for
 SET_NAME = "minute_buckets"
 MINUTES_READ_MAX = 31 * 1440
 """Of one ``get``: it reads no more records than that."""
+OPERATIONS_MAX = 4_000
+"""Of one operate; an even number. The protocol counts them in 16 bits."""
 TOO_BIG = "lower AEROSPIKE_BUCKETS_PER_KEY"
 
 _GROUP = ("action", "origin", "brand_id", "category_id")
@@ -34,6 +39,7 @@ _ROW = ("bucket", *_GROUP, "topic_partition")
 """What identifies a row."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MINUTE = timedelta(minutes=1)
+_ORDERED = {"map_order": aerospike.MAP_KEY_ORDERED}
 
 Sums = dict[int, list[int]]
 """topic partition -> [version, count, sum_price] of one minute."""
@@ -115,18 +121,7 @@ class AerospikeAggregates:
             rows = fitted(frames)
         except RowsError as error:
             raise SinkRefusedError(f"{self._about}: {error}") from None
-        spans = list(by_span(rows, self._width))
-        self._server.write(
-            [
-                Operate(
-                    self._record_key(span.group, span.start_minute),
-                    f"group {'|'.join(span.group)[:100]!r}",
-                    operations(span),
-                )
-                for span in spans
-            ],
-            of="records",
-        )
+        self._server.write(lambda: self._operates(rows), of="records")
 
     def get(self, group: Group, from_minute: datetime, to_minute: datetime) -> list[BucketSum]:
         """The buckets of a group in order of time; minutes without a tag are left out.
@@ -153,6 +148,18 @@ class AerospikeAggregates:
     def close(self) -> None:
         """Release the connection. Never raises."""
         self._server.close()
+
+    def _operates(self, rows: pl.DataFrame) -> list[list[Operate]]:
+        # A batch holds a record once: what is too much for one operate comes in the next batch.
+        batches: list[list[Operate]] = []
+        for span in by_span(rows, self._width):
+            key = self._record_key(span.group, span.start_minute)
+            name = f"group {'|'.join(span.group)[:100]!r}"
+            for number, part in enumerate(parts(operations(span))):
+                if number == len(batches):
+                    batches.append([])
+                batches[number].append(Operate(key, name, part))
+        return batches
 
     def _record_key(self, group: Group, start_minute: int) -> RecordKey:
         return self._namespace, self._set, record_key(group, start_minute, self._width)
@@ -217,13 +224,38 @@ def by_span(rows: pl.DataFrame, width: int) -> Iterator[SpanRows]:
 
 
 def operations(span: SpanRows) -> list[dict[str, Any]]:
-    """What one record is asked: in each minute to put the partitions that there are rows of."""
-    return [
-        map_operations.map_put_items(
-            name, sums, map_policy={"map_order": aerospike.MAP_KEY_ORDERED}
-        )
-        for name, sums in span.bins.items()
-    ]
+    """What one record is asked: to add each row's version, then to keep the highest of its row."""
+    asked: list[dict[str, Any]] = []
+    for name, sums in span.bins.items():
+        for partition, (version, *values) in sums.items():
+            made, trim = _of_row(name, partition)
+            asked.append(
+                map_operations.map_put(name, version, values, map_policy=_ORDERED, ctx=made)
+            )
+            asked.append(trim)
+    return asked
+
+
+@lru_cache(maxsize=4_096)
+def _of_row(name: str, partition: int) -> tuple[list[Any], dict[str, Any]]:
+    """Where a row's versions are put, and the operation that keeps the highest of them."""
+    made = cdt_ctx.cdt_ctx_map_key_create(partition, aerospike.MAP_KEY_ORDERED)
+    # By name, for other helpers order these otherwise.
+    trim = map_operations.map_remove_by_index_range(
+        bin_name=name,
+        index_start=-1,
+        remove_amt=1,
+        return_type=aerospike.MAP_RETURN_NONE,
+        inverted=True,
+        ctx=[cdt_ctx.cdt_ctx_map_key(partition)],
+    )
+    return [made], trim
+
+
+def parts(asked: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Operations that one operate can hold; what adds a row and what trims it stay together."""
+    for start in range(0, len(asked), OPERATIONS_MAX):
+        yield asked[start : start + OPERATIONS_MAX]
 
 
 def read_sums(start_minute: int, bins: Mapping[str, Any]) -> list[BucketSum]:
@@ -231,8 +263,11 @@ def read_sums(start_minute: int, bins: Mapping[str, Any]) -> list[BucketSum]:
     return [
         BucketSum(
             _EPOCH + (start_minute + offset) * _MINUTE,
-            sum(count for _, count, _ in sums.values()),
-            sum(sum_price for _, _, sum_price in sums.values()),
+            sum(count for count, _ in newest),
+            sum(sum_price for _, sum_price in newest),
         )
-        for offset, sums in sorted((int(name[1:]), sums) for name, sums in bins.items())
+        for offset, newest in sorted(
+            (int(name[1:]), [versions[max(versions)] for versions in partitions.values()])
+            for name, partitions in bins.items()
+        )
     ]

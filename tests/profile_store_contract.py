@@ -152,6 +152,31 @@ class ProfileStoreContract:
         expected = [repr(place).encode() for place in sorted(places, reverse=True)]
         assert store.get("c1", 5, 6, 200) == (expected, [])
 
+    def test_of_one_millisecond_the_last_by_place_are_kept(self, open_store: OpenStore) -> None:
+        store = open_store(2)
+        for place in [(1, 5), (0, 9), (2, 1), (1, 6), (0, 10)]:
+            store.put(frame([("c1", "VIEW", 5, *place, repr(place).encode())]))
+        store.put(frame([("c1", "BUY", 5, 0, 1, b"buy"), ("c1", "BUY", 5, 0, 0, b"before")]))
+        assert store.get("c1", 5, 6, 200) == ([b"(2, 1)", b"(1, 6)"], [b"buy", b"before"])
+
+    def test_a_batch_that_comes_back_late_changes_nothing(self, open_store: OpenStore) -> None:
+        store = open_store(KEEP)
+        batches = [
+            [tag(n, action=action) for n in range(start, start + 4) for action in ("VIEW", "BUY")]
+            for start in (0, 4, 8)
+        ]
+        for batch in (*batches, batches[0], batches[1]):
+            store.put(frame(batch))
+        assert store.get("c1", 0, FOREVER, 200) == (names(11, 10, 9, 8, 7),) * 2
+
+    def test_a_range_and_a_limit_of_what_is_kept(self, open_store: OpenStore) -> None:
+        store = open_store(KEEP)
+        store.put(frame([tag(n) for n in range(20)]))
+        store.put(frame([tag(n, action="BUY") for n in (0, 2, 16, 17)]))
+        assert store.get("c1", 0, 18, 2) == (names(17, 16), names(17, 16))
+        assert store.get("c1", 0, 15, 200) == ([], names(2, 0))
+        assert store.get("c1", 16, 17, 200) == (names(16), names(16))
+
     def test_the_same_batch_twice_is_as_once(self, open_store: OpenStore) -> None:
         store = open_store(KEEP)
         batch = frame([tag(n) for n in (1, 2, 3, 3, 2)])
@@ -170,6 +195,15 @@ class ProfileStoreContract:
         store.put(frame(others + [tag(n) for n in range(1000)] + [tag(5, action="BUY")]))
         assert store.get("c1", 0, FOREVER, 300) == (names(*range(999, 799, -1)), names(5))
         assert store.get("other-42", 0, FOREVER, 300) == (names(42), [])
+
+    def test_a_thousand_tags_of_one_cookie_in_any_cut(self, open_store: OpenStore) -> None:
+        store = open_store(200)
+        tags = [tag(n, action=action) for n in range(500) for action in ("VIEW", "BUY")]
+        for start in (700, 0, 300, 650, 150, 900):
+            store.put(frame(tags[start : start + 350]))
+        kept = names(*range(499, 299, -1))
+        assert store.get("c1", 0, FOREVER, 300) == (kept, kept)
+        assert store.get("c1", 310, 490, 3) == (names(489, 488, 487),) * 2
 
     @pytest.mark.parametrize(
         "cookie", ["kéks 🍪", "a\0b", "a", "'; DROP TABLE tags; --", "%", "x" * 512, "\n"]

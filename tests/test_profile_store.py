@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import sqlite3
@@ -12,7 +11,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import uuid
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -20,9 +18,11 @@ from pathlib import Path
 import aerospike
 import pytest
 
-pytest.register_assert_rewrite("profile_store_contract")
+pytest.register_assert_rewrite("profile_store_contract", "aerospike_contract")
 
+from aerospike_contract import AerospikeProfilesContract
 from aerospike_helpers.batch.records import BatchRecords, Write
+from aerospike_support import Interposed, ModelServer, Place, model_place
 from profile_store_contract import (
     FOREVER,
     KEEP,
@@ -35,6 +35,7 @@ from profile_store_contract import (
 
 from schemas.settings import read_settings
 from sinks import SinkRefusedError, SinkUnavailableError
+from sinks._aerospike_recent import RecentWrites
 from sinks.open import open_profiles, open_topics
 from sinks.profiles import ProfileStore
 from sinks.profiles.aerospike import (
@@ -52,7 +53,6 @@ from sinks.profiles.sqlite import SqliteProfiles
 from sinks.topic_files import FileTopics
 
 ROOT = Path(__file__).parent.parent
-NO_AEROSPIKE = "AEROSPIKE_HOSTNAME is not set: no Aerospike server to test against"
 
 
 class TestSqlite(ProfileStoreContract):
@@ -71,40 +71,14 @@ class TestSqlite(ProfileStoreContract):
             store.close()
 
 
-@pytest.mark.skipif(not os.environ.get("AEROSPIKE_HOSTNAME"), reason=NO_AEROSPIKE)
-class TestAerospike(ProfileStoreContract):
-    @pytest.fixture(params=["NONE", "EQ"])
-    def open_store(self, request: pytest.FixtureRequest) -> Iterator[OpenStore]:
-        host = os.environ["AEROSPIKE_HOSTNAME"]
-        port = int(os.environ.get("AEROSPIKE_PORT") or 3000)
-        namespace = os.environ.get("AEROSPIKE_PROFILES_NAMESPACE") or "profiles"
-        sets: list[str] = []
-        opened: list[ProfileStore] = []
+@pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
+    with model_place(ModelServer()) as place:
+        yield place
 
-        def open_one(keep: int) -> ProfileStore:
-            # A set of its own each time: a namespace takes some thousands of them.
-            sets.append(f"test_{uuid.uuid4().hex[:12]}")
-            opened.append(
-                AerospikeProfiles(
-                    host,
-                    port,
-                    namespace=namespace,
-                    set_name=sets[-1],
-                    bin_name="tags",
-                    keep=keep,
-                    generation_policy=request.param,
-                    give_up_after_s=10,
-                )
-            )
-            return opened[-1]
 
-        yield open_one
-        for store in opened:
-            store.close()
-        client = aerospike.client({"hosts": [(host, port)]})
-        for name in sets:
-            client.truncate(namespace, name, 0)
-        client.close()
+class TestAerospikeOfModel(AerospikeProfilesContract):
+    pass
 
 
 PUT_FOR_EVER = """
@@ -308,6 +282,100 @@ def test_what_will_never_be_written_is_refused_by_cookie(code: int, reason: str)
     record.result = code
     with pytest.raises(SinkRefusedError, match=f"here: .*'c1'.*{reason}"):
         why_not_written(record, "c1", "here")
+
+
+def test_what_a_killed_node_had_not_on_its_disk_is_written_again() -> None:
+    model = ModelServer()
+    with model_place(model) as place:
+        store = place.profiles(KEEP)
+        store.put(frame([tag(1), tag(2, cookie="c2")]))
+        on_disk = dict(model.records)
+        store.put(frame([tag(3), tag(4)]))
+        store.put(frame([tag(5, cookie="c3")]))
+        model.records, model.uptime_s, model.results = on_disk, 0, [-10]
+        store.put(frame([tag(6)]))
+        assert store.get("c1", 0, FOREVER, 9) == (names(6, 4, 3, 1), [])
+        assert store.get("c2", 0, FOREVER, 9) == (names(2), [])
+        assert store.get("c3", 0, FOREVER, 9) == (names(5), [])
+
+
+@pytest.mark.parametrize("policy", ["NONE", "EQ", "GT"])
+def test_nothing_counts_as_written_where_no_node_is_left(policy: str) -> None:
+    model = ModelServer()
+    with model_place(model) as place:
+        store = place.profiles(KEEP, generation_policy=policy, give_up_after_s=0.2)
+        store.put(frame([tag(1)]))
+        model.nodes = False
+        with pytest.raises(SinkUnavailableError, match="no node is left"):
+            store.put(frame([tag(2)]))
+        with pytest.raises(SinkUnavailableError, match="code -8"):
+            store.get("c1", 0, FOREVER, 9)
+        model.nodes = True
+        store.put(frame([tag(3)]))
+        assert store.get("c1", 0, FOREVER, 9) == (names(3, 1), [])
+
+
+def test_a_node_that_stayed_up_is_not_written_to_again() -> None:
+    model = ModelServer()
+    with model_place(model) as place:
+        store = place.profiles(KEEP)
+        store.put(frame([tag(1)]))
+        model.results = [9]
+        store.put(frame([tag(2)]))
+        assert model.sizes == [1, 1, 1]
+
+
+def test_the_part_of_a_write_that_a_killed_node_had_taken_is_written_again() -> None:
+    model = ModelServer(results=[0] * 500 + [-10] * 100)
+
+    def after_write() -> None:
+        if len(model.sizes) == 2:
+            model.records, model.uptime_s = {}, 0
+
+    with model_place(model) as place:
+        store = place.profiles(
+            KEEP,
+            max_parallel_writes=1,
+            connect=lambda _: Interposed(model, lambda: None, after_write),
+        )
+        store.put(frame([tag(n, cookie=f"c{n:03}") for n in range(600)]))
+        for n in (0, 499, 500, 599):
+            assert store.get(f"c{n:03}", 0, FOREVER, 9) == (names(n), [])
+
+
+def test_the_writes_of_the_last_seconds_are_those_that_may_be_lost() -> None:
+    now = 1_000.0
+    recent = RecentWrites[str](lambda: now)
+    assert not recent.in_doubt()
+    assert recent.lost([0.0]) == []
+    for name in ("a", "b", "c", "d"):
+        now += 1.0
+        recent.acknowledged(name)
+        assert not recent.in_doubt()
+    now += 4.0
+    # After a pause nodes are asked; one that is older than that has kept all.
+    assert recent.in_doubt()
+    assert recent.lost([9.0, 5.1]) == []
+    assert recent.lost([9.0, 5.0]) == ["a", "b", "c", "d"]
+    recent.acknowledged("e")
+    assert not recent.in_doubt()
+    assert recent.lost([0.0]) == ["e"]
+
+
+def test_a_node_that_came_back_long_ago_is_still_younger_than_what_was_there() -> None:
+    now = 1_000.0
+    recent = RecentWrites[str](lambda: now)
+    recent.acknowledged("a")
+    for _ in range(5):
+        now += 2.0
+        # Partitions that are not there yet fail for some seconds after a start.
+        recent.failed("b")
+        assert recent.in_doubt()
+    assert recent.lost([7.0]) == ["a", "b"]
+    recent.made_again()
+    assert not recent.in_doubt()
+    recent.acknowledged("b")
+    assert recent.lost([0.0]) == ["a", "b"]
 
 
 def test_no_aerospike_is_an_error_within_the_bound() -> None:

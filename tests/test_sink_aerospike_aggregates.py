@@ -1,11 +1,10 @@
 """Minute buckets in Aerospike: rows in, records of bins out, and sums read back."""
 
+# ruff: noqa: E402  (the contract's asserts are rewritten only if that is asked for first)
+
 from __future__ import annotations
 
-import os
 import socket
-import uuid
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,7 +12,24 @@ from typing import Any
 import aerospike
 import polars as pl
 import pytest
-from aerospike_helpers.batch.records import BatchRecords
+
+pytest.register_assert_rewrite("profile_store_contract", "aerospike_contract")
+
+from aerospike_contract import (
+    GROUP,
+    NOON,
+    WIDTHS,
+    AggregatesContract,
+    Identity,
+    OneWidthContract,
+    Row,
+    at,
+    newest,
+    row,
+    sums,
+)
+from aerospike_contract import rows_frame as frame
+from aerospike_support import ModelServer, Place, model_place
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +40,7 @@ from schemas.times import iso_ms
 from sinks import SinkRefusedError, SinkUnavailableError
 from sinks._clickhouse_rows import RowsError
 from sinks.aerospike_aggregates import (
+    OPERATIONS_MAX,
     AerospikeAggregates,
     BucketSum,
     Group,
@@ -31,129 +48,37 @@ from sinks.aerospike_aggregates import (
     by_span,
     fitted,
     operations,
+    parts,
     read_sums,
     record_key,
 )
 from streams.progress import Progress
 from streams.testing import run_flow
 
-NO_AEROSPIKE = "AEROSPIKE_HOSTNAME is not set: no Aerospike server to test against"
-NOON = datetime(2022, 3, 22, 12, tzinfo=UTC)
-GROUP = Group("VIEW", "phone", "brand", "shoes")
-WIDTHS = (1, 30, 60)
 
-SCHEMA = {
-    "bucket": pl.Datetime("ms", "UTC"),
-    "action": pl.String(),
-    "origin": pl.String(),
-    "brand_id": pl.String(),
-    "category_id": pl.String(),
-    "topic_partition": pl.UInt16(),
-    "count": pl.UInt64(),
-    "sum_price": pl.Int64(),
-    "version": pl.UInt64(),
-}
-Row = tuple[Any, ...]
-Identity = tuple[Any, ...]
+@pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
+    with model_place(ModelServer()) as place:
+        yield place
 
 
-def at(minute: int) -> datetime:
-    return NOON + timedelta(minutes=minute)
+class TestOfModel(AggregatesContract):
+    pass
 
 
-def row(
-    minute: int = 0,
-    *,
-    group: Group = GROUP,
-    partition: int = 0,
-    count: int = 1,
-    sum_price: int = 10,
-    version: int = 1,
-) -> Row:
-    return (at(minute), *group, partition, count, sum_price, version)
+class TestOfModelOfOneWidth(OneWidthContract):
+    pass
 
 
-def frame(rows: Sequence[Row]) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
-
-
-class Model:
-    """A client whose server is a dictionary; it knows the one operation that buckets need."""
-
-    def __init__(self) -> None:
-        self.records: dict[Any, dict[str, dict[int, Any]]] = {}
-        self.generations: Counter[Any] = Counter()
-        self.results: list[int] = []
-        """Of the next records to be written; all are written when it is empty."""
-        self.sizes: list[int] = []
-        """Records in each call."""
-
-    def batch_write(self, batch: BatchRecords) -> None:
-        keys = [record.key for record in batch.batch_records]
-        assert len(set(keys)) == len(keys), "a record is asked once"
-        self.sizes.append(len(keys))
-        for record in batch.batch_records:
-            record.result = self.results.pop(0) if self.results else 0
-            expected = record.meta["gen"] if record.meta else None
-            if record.result == 0 and expected not in (None, self.generations[record.key]):
-                record.result = 3
-            if record.result == 0:
-                self.generations[record.key] += 1
-                apply(record.ops, self.records.setdefault(record.key, {}))
-
-    def batch_read(self, keys: list[Any], bins: list[str] | None = None) -> BatchRecords:
-        from aerospike_helpers.batch.records import Read
-
-        found = BatchRecords([Read(key, ops=None) for key in keys])
-        for record in found.batch_records:
-            record.result = 0 if record.key in self.records else 2
-            if record.result == 0:
-                read = self.records[record.key] if bins is None else {}
-                record.record = (record.key, {"gen": self.generations[record.key]}, read)
-        return found
-
-    def close(self) -> None:
-        self.records = {}
-
-
-def apply(asked: list[dict[str, Any]], bins: dict[str, dict[int, Any]]) -> None:
-    for operation in asked:
-        assert operation["op"] == aerospike.OP_MAP_PUT_ITEMS
-        assert operation["map_policy"] == {"map_order": aerospike.MAP_KEY_ORDERED}
-        assert len(operation["bin"]) <= 15
-        bins.setdefault(operation["bin"], {}).update(operation["val"])
-
-
-def writer(model: Model, width: int = 60, **others: Any) -> AerospikeAggregates:
+def writer(model: ModelServer, width: int = 60, **others: Any) -> AerospikeAggregates:
     return AerospikeAggregates(
         "model",
         3000,
         namespace="aggregates",
         buckets_per_key=width,
-        connect=lambda config: model,
+        connect=model.connect,
         **others,
     )
-
-
-def newest(rows: Sequence[Row]) -> dict[Identity, tuple[int, int, int]]:
-    """(version, count, sum_price) of each row; of equal versions the last."""
-    best: dict[Identity, tuple[int, int, int]] = {}
-    for *identity, count, sum_price, version in rows:
-        key = tuple(identity)
-        if key not in best or version >= best[key][0]:
-            best[key] = (version, count, sum_price)
-    return best
-
-
-def sums(rows: Sequence[Row], group: Group) -> list[BucketSum]:
-    """What a reader must find of a group."""
-    counts: Counter[datetime] = Counter()
-    prices: Counter[datetime] = Counter()
-    for (bucket, *texts, _), (_, count, sum_price) in newest(rows).items():
-        if Group(*texts) == group:
-            counts[bucket] += count
-            prices[bucket] += sum_price
-    return [BucketSum(bucket, counts[bucket], prices[bucket]) for bucket in sorted(counts)]
 
 
 TEXTS = st.sampled_from(["a", "b", "a|b", "", "|", '"', 'a","b', "\0", "a\0b", "ą", "1"])
@@ -183,13 +108,13 @@ def test_every_row_is_in_one_place_and_is_read_back(width: int, rows: list[Row])
             for partition, values in span.bins.get(bin_name(offset), {}).items():
                 minute = span.start_minute + offset
                 bucket = datetime.fromtimestamp(minute * 60, UTC)
-                place = (bucket, *span.group, partition)
-                assert place not in places
-                places[place] = values
+                identity = (bucket, *span.group, partition)
+                assert identity not in places
+                places[identity] = values
     assert len(set(keys)) == len(keys)
-    assert places == {place: list(values) for place, values in newest(rows).items()}
+    assert places == {one: list(values) for one, values in newest(rows).items()}
 
-    model = Model()
+    model = ModelServer()
     aggregates = writer(model, width)
     aggregates.write([frame(rows)])
     for group in {GROUP, *(Group(*found[1:5]) for found in rows)}:
@@ -200,11 +125,10 @@ def test_every_row_is_in_one_place_and_is_read_back(width: int, rows: list[Row])
 @pytest.mark.parametrize("width", WIDTHS)
 @given(rows=ROWS)
 def test_writing_again_changes_nothing(width: int, rows: list[Row]) -> None:
-    model = Model()
+    model = ModelServer()
     aggregates = writer(model, width)
     aggregates.write([frame(rows)])
-    before = {key: {name: dict(bin) for name, bin in bins.items()} for key, bins in
-              model.records.items()}  # fmt: skip
+    before = dict(model.records)
     aggregates.write([frame(rows[:20]), frame([]), frame(rows[20:])])
     assert model.records == before
     aggregates.close()
@@ -222,14 +146,38 @@ def test_a_record_has_a_bin_a_minute_and_puts_in_each() -> None:
     first, second = by_span(fitted([frame(rows)]), 60)
     assert second.start_minute - first.start_minute == 60
     asked = operations(first)
-    assert [operation["bin"] for operation in asked] == ["b00", "b01", "b59"]
-    assert [operation["val"] for operation in asked] == [
-        {0: [1, 1, 10]},
-        {1: [1, 1, 10], 2: [4, 1, 10]},
-        {0: [1, 1, 10]},
+    puts, trims = asked[::2], asked[1::2]
+    assert [(put["bin"], put["key"], put["val"]) for put in puts] == [
+        ("b00", 1, [1, 10]),
+        ("b01", 1, [1, 10]),
+        ("b01", 4, [1, 10]),
+        ("b59", 1, [1, 10]),
     ]
+    for put, trim, partition in zip(puts, trims, (0, 1, 2, 0), strict=True):
+        assert put["op"] == aerospike.OP_MAP_PUT
+        assert put["map_policy"]["map_order"] == aerospike.MAP_KEY_ORDERED
+        assert [step.value for step in put["ctx"] + trim["ctx"]] == [partition, partition]
+        # Where index and amount are swapped, or it is not inverted, it loses what it must keep.
+        assert (trim["bin"], trim["index"], trim["val"]) == (put["bin"], -1, 1)
+        assert trim["inverted"] is True
     assert len(list(by_span(fitted([frame(rows)]), 1))) == 4
     assert len({bin_name(offset) for offset in range(1440)}) == 1440
+
+
+def test_what_is_too_much_for_one_operate_comes_in_parts() -> None:
+    rows = [row(m, partition=p, count=p) for m in range(60) for p in range(50)]
+    (span,) = by_span(fitted([frame(rows)]), 60)
+    cut = list(parts(operations(span)))
+    assert [len(part) for part in cut] == [OPERATIONS_MAX, 6_000 - OPERATIONS_MAX]
+    assert all(
+        put["bin"] == trim["bin"] for p in cut for put, trim in zip(*[iter(p)] * 2, strict=True)
+    )
+    model = ModelServer()
+    aggregates = writer(model)
+    aggregates.write([frame([*rows, row(60)])])
+    assert model.sizes == [2, 1]
+    assert aggregates.get(GROUP, at(0), at(60)) == sums(rows, GROUP)
+    aggregates.close()
 
 
 def test_keys_of_other_groups_spans_and_widths_differ() -> None:
@@ -241,7 +189,7 @@ def test_keys_of_other_groups_spans_and_widths_differ() -> None:
 
 
 def test_a_reader_gets_the_minutes_it_asked_for() -> None:
-    aggregates = writer(Model(), 30)
+    aggregates = writer(ModelServer(), 30)
     aggregates.write([frame([row(minute, partition=p) for minute in range(100) for p in (0, 1)])])
     found = aggregates.get(GROUP, at(29), at(61))
     assert found == [BucketSum(at(minute), 2, 20) for minute in range(29, 61)]
@@ -256,7 +204,7 @@ def test_a_reader_gets_the_minutes_it_asked_for() -> None:
 
 
 def test_bins_are_read_in_order_of_time() -> None:
-    assert read_sums(0, {"b100": {0: [1, 2, 3]}, "b02": {1: [9, 1, -5], 0: [1, 2, 3]}}) == [
+    assert read_sums(0, {"b100": {0: {1: [2, 3]}}, "b02": {1: {9: [1, -5]}, 0: {1: [2, 3]}}}) == [
         BucketSum(datetime(1970, 1, 1, 0, 2, tzinfo=UTC), 3, -2),
         BucketSum(datetime(1970, 1, 1, 1, 40, tzinfo=UTC), 2, 3),
     ]
@@ -264,7 +212,7 @@ def test_bins_are_read_in_order_of_time() -> None:
 
 
 def test_only_what_was_not_written_is_written_again() -> None:
-    model = Model()
+    model = ModelServer()
     model.results = [0, 9, 0, 14]
     aggregates = writer(model, 1)
     aggregates.write([frame([row(minute) for minute in range(5)])])
@@ -274,8 +222,31 @@ def test_only_what_was_not_written_is_written_again() -> None:
     aggregates.close()
 
 
+def test_what_a_killed_node_had_not_on_its_disk_is_written_again() -> None:
+    model = ModelServer()
+    aggregates = writer(model)
+    aggregates.write([frame([row(0), row(60)])])
+    on_disk = dict(model.records)
+    aggregates.write([frame([row(0, count=5, version=5), row(120)])])
+    model.records, model.uptime_s, model.results = on_disk, 0, [-15]
+    aggregates.write([frame([row(60, count=2, version=2)])])
+    found = aggregates.get(GROUP, at(0), at(121))
+    assert [bucket.count for bucket in found] == [5, 2, 1]
+    aggregates.close()
+
+
+def test_nothing_counts_as_written_or_read_where_no_node_is_left() -> None:
+    model = ModelServer(nodes=False)
+    aggregates = writer(model, give_up_after_s=0.2)
+    with pytest.raises(SinkUnavailableError, match="no node is left"):
+        aggregates.write([frame([row()])])
+    with pytest.raises(SinkUnavailableError, match="no node is left"):
+        aggregates.get(GROUP, at(0), at(1))
+    aggregates.close()
+
+
 def test_many_records_go_in_calls_of_500() -> None:
-    model = Model()
+    model = ModelServer()
     aggregates = writer(model, 1, max_parallel_writes=2)
     aggregates.write([frame([row(minute) for minute in range(1_201)])])
     assert sorted(model.sizes) == [201, 500, 500]
@@ -284,7 +255,7 @@ def test_many_records_go_in_calls_of_500() -> None:
 
 
 def test_a_policy_of_generations_is_kept_to() -> None:
-    model = Model()
+    model = ModelServer()
     aggregates = writer(model, generation_policy="EQ")
     for version in (1, 2):
         aggregates.write([frame([row(count=version, version=version), row(60)])])
@@ -294,7 +265,7 @@ def test_a_policy_of_generations_is_kept_to() -> None:
 
 
 def test_a_record_that_is_too_big_is_refused_with_what_to_do() -> None:
-    model = Model()
+    model = ModelServer()
     model.results = [13]
     aggregates = writer(model)
     with pytest.raises(SinkRefusedError, match=r"VIEW\|phone.*lower AEROSPIKE_BUCKETS_PER_KEY"):
@@ -316,7 +287,7 @@ def test_a_record_that_is_too_big_is_refused_with_what_to_do() -> None:
 def test_rows_of_another_shape_are_refused(wrong: pl.DataFrame, reason: str) -> None:
     with pytest.raises(RowsError, match=reason):
         fitted([wrong])
-    aggregates = writer(Model())
+    aggregates = writer(ModelServer())
     with pytest.raises(SinkRefusedError, match=f"model:3000, namespace aggregates: .*{reason}"):
         aggregates.write([wrong])
     aggregates.close()
@@ -365,7 +336,7 @@ def test_what_the_flow_writes_is_read_back() -> None:
         }  # fmt: skip
 
     result = run_flow(flow.build, [[tag(0, 5), tag(70, 7)], [tag(59, 11)]])
-    aggregates = writer(Model())
+    aggregates = writer(ModelServer())
     aggregates.write([result.rows])
     assert aggregates.get(GROUP, at(0), at(60)) == [
         BucketSum(at(0), 2, 16),
@@ -420,45 +391,3 @@ def test_the_flow_writes_to_aerospike_where_that_is_switched_on() -> None:
     assert "127.0.0.1:3999, namespace aggregates" in aggregates._about
     both.close()
     assert type(opened(**server)).__name__ == "ClickHouseTable"
-
-
-@pytest.mark.skipif(not os.environ.get("AEROSPIKE_HOSTNAME"), reason=NO_AEROSPIKE)
-class TestServer:
-    @pytest.fixture(params=[("NONE", 1), ("NONE", 60), ("EQ", 60), ("NONE", 1440)])
-    def aggregates(self, request: pytest.FixtureRequest) -> Iterator[AerospikeAggregates]:
-        host = os.environ["AEROSPIKE_HOSTNAME"]
-        port = int(os.environ.get("AEROSPIKE_PORT") or 3000)
-        namespace = os.environ.get("AEROSPIKE_AGGREGATES_NAMESPACE") or "aggregates"
-        policy, width = request.param
-        name = f"test_{uuid.uuid4().hex[:12]}"
-        opened = AerospikeAggregates(
-            host,
-            port,
-            namespace=namespace,
-            buckets_per_key=width,
-            set_name=name,
-            generation_policy=policy,
-            give_up_after_s=10,
-        )
-        yield opened
-        opened.close()
-        client = aerospike.client({"hosts": [(host, port)]})
-        client.truncate(namespace, name, 0)
-        client.close()
-
-    def test_sums_are_read_back(self, aggregates: AerospikeAggregates) -> None:
-        groups = [GROUP, Group("BUY", "a|b", "", "\0ą")]
-        rows = [
-            row(minute, group=group, partition=partition, sum_price=minute - 50)
-            for minute in range(0, 130, 3)
-            for group in groups
-            for partition in range(10)
-        ]
-        for _ in range(2):
-            aggregates.write([frame(rows)])
-            for group in groups:
-                assert aggregates.get(group, at(0), at(130)) == sums(rows, group)
-        newer = row(3, partition=4, count=7, sum_price=-8, version=2**48)
-        aggregates.write([frame([newer, row(3, partition=4, count=5, version=2)])])
-        assert aggregates.get(GROUP, at(0), at(130)) == sums([*rows, newer], GROUP)
-        assert aggregates.get(GROUP, at(200), at(300)) == []

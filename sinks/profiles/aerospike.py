@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import aerospike
@@ -19,7 +20,7 @@ from aerospike_helpers.operations import map_operations
 
 from schemas.profiles import NUM_TAGS_TO_KEEP_DEFAULT, SET_NAME
 from sinks import _aerospike
-from sinks._aerospike import BIN_NAME_MAX, AerospikeServer, Operate, RecordKey
+from sinks._aerospike import BIN_NAME_MAX, AerospikeServer, Connect, Operate, RecordKey
 from sinks.profiles.frames import checked, newest
 
 SUFFIXES = ("_v", "_b")
@@ -28,6 +29,7 @@ TOO_BIG = "lower NUM_TAGS_TO_KEEP"
 
 _KEY = struct.Struct(">QIQ")
 _INT64_MAX = 2**63 - 1
+_ORDERED = {"map_order": aerospike.MAP_KEY_ORDERED}
 
 Tags = dict[bytes, bytes]
 """Tags by ``tag_key``."""
@@ -59,6 +61,7 @@ class AerospikeProfiles:
         max_parallel_writes: int = 6,
         give_up_after_s: float = 120.0,
         timeout_ms: int = 2_000,
+        connect: Connect = aerospike.client,
     ) -> None:
         """``timeout_ms`` bounds each attempt to connect, read or write a batch."""
         self._server = AerospikeServer(
@@ -71,6 +74,7 @@ class AerospikeProfiles:
             max_parallel_writes=max_parallel_writes,
             give_up_after_s=give_up_after_s,
             timeout_ms=timeout_ms,
+            connect=connect,
         )
         self._namespace = namespace
         self._set = set_name
@@ -79,17 +83,8 @@ class AerospikeProfiles:
 
     def put(self, tags: pl.DataFrame) -> None:
         """See ProfileStore."""
-        self._server.write(
-            [
-                Operate(
-                    self._record_key(tags_of.cookie),
-                    name_of(tags_of.cookie),
-                    operations(tags_of, self._bins, self._keep),
-                )
-                for tags_of in by_cookie(newest(checked(tags), self._keep))
-            ],
-            of="cookies",
-        )
+        kept = newest(checked(tags), self._keep)
+        self._server.write(lambda: [self._operates(kept)], of="cookies")
 
     def get(
         self, cookie: str, from_ms: int, to_ms: int, limit: int
@@ -118,6 +113,16 @@ class AerospikeProfiles:
     def close(self) -> None:
         """See ProfileStore."""
         self._server.close()
+
+    def _operates(self, tags: pl.DataFrame) -> list[Operate]:
+        return [
+            Operate(
+                self._record_key(tags_of.cookie),
+                name_of(tags_of.cookie),
+                operations(tags_of, self._bins, self._keep),
+            )
+            for tags_of in by_cookie(tags)
+        ]
 
     def _record_key(self, cookie: str) -> RecordKey:
         encoded = cookie.encode()
@@ -156,19 +161,23 @@ def operations(tags: CookieTags, bins: tuple[str, str], keep: int) -> list[dict[
     for name, items in zip(bins, (tags.views, tags.buys), strict=True):
         if items:
             asked += [
-                map_operations.map_put_items(
-                    name, items, map_policy={"map_order": aerospike.MAP_KEY_ORDERED}
-                ),
-                # All but the last by key; by name, for other helpers order these otherwise.
-                map_operations.map_remove_by_index_range(
-                    bin_name=name,
-                    index_start=-keep,
-                    remove_amt=keep,
-                    return_type=aerospike.MAP_RETURN_NONE,
-                    inverted=True,
-                ),
+                map_operations.map_put_items(name, items, map_policy=_ORDERED),
+                _trim(name, keep),
             ]
     return asked
+
+
+@lru_cache
+def _trim(name: str, keep: int) -> dict[str, Any]:
+    # All but the last by key; by name, for other helpers order these otherwise.
+    operation: dict[str, Any] = map_operations.map_remove_by_index_range(
+        bin_name=name,
+        index_start=-keep,
+        remove_amt=keep,
+        return_type=aerospike.MAP_RETURN_NONE,
+        inverted=True,
+    )
+    return operation
 
 
 def name_of(cookie: str) -> str:
