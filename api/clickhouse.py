@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -23,6 +24,8 @@ ANSWER_BYTES_MAX = 8 * 1_048_576
 DATETIME_S_MAX = 2**32 - 1
 """ClickHouse's DateTime ends here, in 2106: no bucket stands beyond."""
 
+_ERROR = re.compile(r"Code: \d+[.,] [^\n]*[^\n\",]")
+_TAGS = re.compile(r"<[^>]*>")
 _decode_rows = msgspec.json.Decoder(list[list[Any]]).decode
 _ESCAPES = {ord("\\"): "\\\\", ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\\r", 0: "\\0"}
 
@@ -39,7 +42,10 @@ class ClickHouse:
             headers["X-ClickHouse-User"] = unquote(parts.username)
             headers["X-ClickHouse-Key"] = unquote(parts.password or "")
         database = parts.path.strip("/")
-        self._settings = {"database": database} if database else {}
+        # The status then speaks of the whole query, and not of its beginning.
+        self._settings = {"wait_end_of_query": "1"}
+        if database:
+            self._settings["database"] = database
         self._session = aiohttp.ClientSession(
             headers=headers,
             timeout=aiohttp.ClientTimeout(total=ANSWER_WITHIN_S, sock_connect=CONNECT_WITHIN_S),
@@ -61,13 +67,17 @@ class ClickHouse:
             raise SinkUnavailableError(
                 f"ClickHouse at {self._url} does not answer: {_reason(error)}"
             ) from None
-        if status != 200:
-            reason = body.decode("utf-8", "replace").strip().split("\n")[0][:500]
-            raise SinkRefusedError(f"ClickHouse at {self._url} refuses: {reason}")
-        try:
-            return _decode_rows(msgspec.json.decode(body, type=_Answer).data)
-        except msgspec.DecodeError:
-            raise SinkRefusedError(f"what answers at {self._url} is no ClickHouse") from None
+        rows = _rows_of(body) if status == 200 else None
+        if rows is not None:
+            return rows
+        text = body.decode("utf-8", "replace")
+        found = _ERROR.search(text)
+        if status == 200 and found is None:
+            raise SinkRefusedError(f"what answers at {self._url} is no ClickHouse")
+        reason = " ".join((found.group() if found else _TAGS.sub(" ", text)).split())[:500]
+        raise SinkRefusedError(
+            f"ClickHouse at {self._url} refuses: {reason or f'HTTP status {status}'}"
+        )
 
     async def _post(self, query: bytes, bound: Mapping[str, str]) -> tuple[int, bytes]:
         parameters = self._settings | dict(bound)
@@ -76,7 +86,12 @@ class ClickHouse:
                 async with self._session.post(
                     self._url, params=parameters, data=query
                 ) as response:
-                    return response.status, await _read(response)
+                    # Without a body a failed query has its code in the header alone.
+                    code = response.headers.get("X-ClickHouse-Exception-Code")
+                    body = await _read(response)
+                    if response.status == 200 and code:
+                        return 500, body or f"Code: {code}. DB::Exception".encode()
+                    return response.status, body
             except aiohttp.ServerDisconnectedError:
                 # The server closed a kept connection just then; to ask again is harmless.
                 if last:
@@ -92,6 +107,17 @@ class ClickHouse:
 
 class _Answer(msgspec.Struct):
     data: msgspec.Raw
+    exception: str = ""
+
+
+def _rows_of(body: bytes) -> list[list[Any]] | None:
+    """The rows of a result, None where it is not whole: it may have begun and ended in an
+    error."""
+    try:
+        answer = msgspec.json.decode(body, type=_Answer)
+        return None if answer.exception else _decode_rows(answer.data)
+    except msgspec.DecodeError:
+        return None
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
@@ -106,6 +132,8 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "its answer broke off"
     number = error.errno if isinstance(error, OSError) else None
     if number is not None and number > 0:
         return os.strerror(number)

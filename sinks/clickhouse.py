@@ -20,22 +20,17 @@ from urllib.parse import unquote, urlsplit
 import clickhouse_connect
 import msgspec
 import polars as pl
-from clickhouse_connect.driver.exceptions import (
-    DatabaseError,
-    DataError,
-    NotSupportedError,
-    ProgrammingError,
-)
-from clickhouse_connect.driver.httputil import get_pool_manager
-from urllib3.exceptions import HTTPError
+from clickhouse_connect.driver.exceptions import DatabaseError
+from clickhouse_connect.driver.httputil import check_env_proxy, get_pool_manager
 
-from schemas.tables.clickhouse import Table, View
+from schemas.tables.clickhouse import DELETED, Table, View
 from sinks import SinkRefusedError
+from sinks._clickhouse_errors import INIT, error_in_body, holds_error, reason, remedy_of, why_again
 from sinks._clickhouse_rows import RowsError, rows_for
 from sinks.retry import Backoff, call_with_retry
 
 INSERT_ROWS_MAX = 1_000_000
-CONNECT_TIMEOUT_S = 5
+CONNECT_TIMEOUT_S = 10
 ANSWER_TIMEOUT_S = 60
 
 _INSERT_SETTINGS = {
@@ -43,29 +38,12 @@ _INSERT_SETTINGS = {
     "max_partitions_per_insert_block": "0",
     # The answer means "on disk", with no buffer of the server in between.
     "async_insert": "0",
+    # No word of the answer before the insert is done: what has said 200 can no longer say 500.
+    "wait_end_of_query": "1",
+    "send_progress_in_http_headers": "0",
 }
-_INIT, _LOGIN = "run `footfall init`", "check the user and password in CLICKHOUSE_URL"
-_REMEDIES = {
-    **dict.fromkeys((8, 10, 16, 20, 47, 60, 81), _INIT),
-    **dict.fromkeys((164, 192, 193, 194, 497, 516), _LOGIN),
-}
-_NEVER_CODES = frozenset(_REMEDIES) | {
-    # Values that cannot be read as the column's type, and statements that are wrong.
-    *(6, 15, 25, 26, 27, 36, 38, 41, 42, 43, 44, 46, 48, 50, 53, 56, 57, 62, 63, 69, 70, 72, 73),
-    *(115, 117, 128, 131, 321, 349, 390, 395, 396, 456, 457, 469),
-}
-"""Codes of ClickHouse that the same request gets for ever. All others may pass: a table in a
-moment of too many parts (252), memory (241), time (159), a full disk (243), replicas."""
-_PASSING_STATUSES = frozenset({408, 425, 429})
+_FORMAT = re.compile(r"\bformat\b", re.IGNORECASE)
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-
-_REASON = re.compile(
-    r"DB::Exception: (.*?)(?: \(version [^)]*\)+)?\s*(?:\(for url .*)?$", re.DOTALL
-)
-_SYSTEM_ERROR = re.compile(r"\[Errno -?\d+\] ([^\"')]+)")
-"""Of a connection that failed, deep within what the client makes of it."""
-_STATUS = re.compile(r"HTTP status (\d{3})")
-REASON_CHARS_MAX = 400
 
 
 class ClickHouseTable:
@@ -117,9 +95,15 @@ class ClickHouseTable:
 class ClickHouseReader:
     """Queries over one kept connection. It connects at its first query; threads may share it."""
 
-    def __init__(self, url: str, *, give_up_after_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        give_up_after_s: float = 0.0,
+        answer_timeout_s: int = ANSWER_TIMEOUT_S,
+    ) -> None:
         """``url`` as of ClickHouseTable. By default a query that fails is not tried again."""
-        self._link = _Link(url, Backoff(give_up_after_s))
+        self._link = _Link(url, Backoff(give_up_after_s), answer_timeout_s=answer_timeout_s)
 
     def rows(
         self, sql: str, parameters: Mapping[str, object] | None = None
@@ -129,24 +113,33 @@ class ClickHouseReader:
         ``parameters`` are bound to ``{name:Type}`` in the query. A statement without a result
         gives two empty lists. Raises SinkUnavailableError and SinkRefusedError.
         """
-        answer = self._link.call(
-            lambda client: client.raw_query(
-                sql,
-                parameters=dict(parameters or {}),
-                settings={"output_format_json_quote_64bit_integers": "0"},
-                transport_settings={"X-ClickHouse-Format": "JSONCompact"},
-            ),
-            self._link.where,
+        found: tuple[list[str], list[list[Any]]] = self._link.call(
+            partial(self._ask, sql, dict(parameters or {})), self._link.where
+        )
+        return found
+
+    def _ask(
+        self, sql: str, parameters: dict[str, object], client: Any
+    ) -> tuple[list[str], list[list[Any]]]:
+        answer = client.raw_query(
+            sql,
+            parameters=parameters,
+            settings={"output_format_json_quote_64bit_integers": "0"},
+            transport_settings={"X-ClickHouse-Format": "JSONCompact"},
         )
         if not answer.strip():
             return [], []
         try:
             result = msgspec.json.decode(answer)
-            return [column["name"] for column in result["meta"]], result["data"]
+            if "exception" not in result:
+                return [column["name"] for column in result["meta"]], result["data"]
         except (msgspec.DecodeError, KeyError, TypeError):
-            raise SinkRefusedError(
-                f"{self._link.where}: the query chooses its own FORMAT; leave that clause out"
-            ) from None
+            if _FORMAT.search(sql) and not holds_error(answer):
+                raise SinkRefusedError(
+                    f"{self._link.where}: the query chooses its own FORMAT; leave that clause out"
+                ) from None
+        # A result that was begun and not ended, of which there may be rows; or a web page.
+        raise error_in_body(answer)
 
     def close(self) -> None:
         """Release connections. Never raises."""
@@ -206,13 +199,13 @@ def _check_columns(link: _Link, table: Table, target: str) -> None:
     standing = {name: kind.replace(" ", "") for name, kind in found}
     differing = [
         f"{name} is {standing.get(name, 'missing')}, not {kind}"
-        for name, kind in table.columns.items()
+        for name, kind in {**table.columns, DELETED: "UInt8"}.items()
         if standing.get(name) != kind.replace(" ", "")
     ]
     if differing:
         raise SinkRefusedError(
             f"{target}: stands there with other columns ({'; '.join(differing)}): move it away "
-            f"(RENAME TABLE {table.name} TO {table.name}_old) and {_INIT} again"
+            f"(RENAME TABLE {table.name} TO {table.name}_old) and {INIT} again"
         )
 
 
@@ -248,6 +241,7 @@ class _Link:
         self.database = unquote(parts.path.strip("/"))
         self._backoff = backoff
         self._client: Any = None
+        self._pool = _Pool(parts.scheme, parts.hostname, port)
         self._options: dict[str, Any] = {
             "interface": parts.scheme,
             "host": parts.hostname,
@@ -270,24 +264,21 @@ class _Link:
         try:
             return call_with_retry(
                 lambda: action(self._connected()),
-                why_again=_why_again,
+                why_again=why_again,
                 target=target,
                 backoff=self._backoff,
             )
         except DatabaseError as error:
-            remedy = _REMEDIES.get(error.code or 0)
+            remedy = remedy_of(error)
             ending = f"; {remedy}" if remedy else ""
-            raise SinkRefusedError(f"{target}: {_reason(error)}{ending}") from error
+            raise SinkRefusedError(f"{target}: {reason(error)}{ending}") from error
 
     def _connected(self) -> Any:
         if self._client is None:
             # The client logs every failed attempt; the retry says it once.
             for noisy in ("clickhouse_connect", "urllib3.connectionpool"):
                 logging.getLogger(noisy).setLevel(logging.ERROR)
-            if self._options["host"] in _LOOPBACK:
-                # A proxy of the environment does not reach this machine's loopback.
-                self._options["pool_mgr"] = get_pool_manager()
-            self._client = clickhouse_connect.get_client(**self._options)
+            self._client = clickhouse_connect.get_client(**self._options, pool_mgr=self._pool)
         return self._client
 
     def close(self) -> None:
@@ -295,43 +286,41 @@ class _Link:
         if client is not None:
             try:
                 client.close()
+                self._pool.clear()
             except Exception:
                 logging.getLogger(__name__).debug("closing a client failed", exc_info=True)
 
 
+class _Pool:
+    """The connections of a client. It sends inserts piece by piece and reads their answers.
+
+    The client itself takes a 200 for a success, and a server, or a balancer before it, may say
+    200 and then that the insert failed. An insert that succeeded has nothing to say.
+    """
+
+    def __init__(self, interface: str, host: str, port: int) -> None:
+        # A proxy of the environment does not reach this machine's loopback.
+        proxy = None if host in _LOOPBACK else check_env_proxy(interface, host, port)
+        self._pool = get_pool_manager(**({f"{interface}_proxy": proxy} if proxy else {}))
+
+    def request(self, method: str, url: str, **options: Any) -> Any:
+        """As of urllib3.PoolManager. Raises DatabaseError for an insert that failed after all."""
+        body = options.get("body")
+        if not (isinstance(body, bytes) and body.startswith(b"INSERT INTO ")):
+            return self._pool.request(method, url, **options)
+        # Sent piece by piece: the time to connect is also the time that one sending may take,
+        # too short for a large block to a server that reads as fast as it can insert.
+        options["headers"] = {**options["headers"], "Content-Length": str(len(body))}
+        options["body"] = io.BytesIO(body)
+        response = self._pool.request(method, url, **options)
+        if response.status == 200 and response.data:
+            raise error_in_body(response.data)
+        return response
+
+    def clear(self) -> None:
+        """Close the connections that are idle."""
+        self._pool.clear()
+
+
 def _without_password(url: str) -> str:
     return re.sub(r"[^/@]*@", "", url)
-
-
-def _why_again(error: Exception) -> str | None:
-    """The reason of an error that may pass, or None."""
-    if isinstance(error, DatabaseError):
-        return _reason(error) if _may_pass(error) else None
-    return _one_line(str(error)) if isinstance(error, HTTPError | OSError) else None
-
-
-def _may_pass(error: DatabaseError) -> bool:
-    if isinstance(error, ProgrammingError | NotSupportedError | DataError):
-        return False
-    if error.code is not None:
-        return error.code not in _NEVER_CODES
-    found = _STATUS.search(str(error))
-    status = int(found.group(1)) if found else 0
-    if 400 <= status < 500:
-        return status in _PASSING_STATUSES
-    # That is said of what answers at this address and is no ClickHouse.
-    return "Unexpected response" not in str(error)
-
-
-def _reason(error: DatabaseError) -> str:
-    text = str(error)
-    found = _REASON.search(text) if error.code is not None else None
-    return _one_line(found.group(1) if found else text)
-
-
-def _one_line(text: str) -> str:
-    system = _SYSTEM_ERROR.search(text)
-    if system:
-        return system.group(1).lower()
-    line = " ".join(text.split())
-    return line if len(line) <= REASON_CHARS_MAX else line[:REASON_CHARS_MAX] + " ..."

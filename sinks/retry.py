@@ -70,8 +70,10 @@ def call_with_retry(
             started_at = now if failures == 1 else started_at
             left_s = started_at + backoff.give_up_after_s - now
             if left_s <= 0:
-                tried = f"tried {failures} times in {now - started_at:.0f} s"
-                raise SinkUnavailableError(f"{target}: {reason} ({tried})") from error
+                tried = f" (tried {failures} times in {now - started_at:.0f} s)"
+                raise SinkUnavailableError(
+                    f"{target}: {reason}{tried if failures > 1 else ''}"
+                ) from error
             if failures == 1:
                 log.warning("%s: %s; trying again for %g s", target, reason, left_s)
             backoff.sleep(min(backoff.delay_s(failures), left_s))

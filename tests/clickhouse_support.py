@@ -1,20 +1,19 @@
-"""An embedded ClickHouse as a process of its own, and a server in front of it that fails."""
+"""An embedded ClickHouse as a process of its own, or the server that CLICKHOUSE_URL names."""
 
 from __future__ import annotations
 
 import http.client
+import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import unquote, urlencode, urlsplit
 
 ROOT = Path(__file__).parent.parent
 PROCESS_TIMEOUT_S = 30
@@ -23,11 +22,24 @@ ENDLESS = "SELECT count() FROM numbers(1000000000000) WHERE NOT ignore(sipHash64
 
 @dataclass
 class Server:
-    """A running process and where it listens."""
+    """A running process and where it listens; no process for a server that is not ours."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | None
     url: str
+    """With the user and the database, if any."""
     line: str
+
+    @property
+    def base(self) -> str:
+        """The address with the user and without the database."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc}"
+
+    @property
+    def address(self) -> str:
+        """The address alone."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
     def ask(
         self,
@@ -41,7 +53,16 @@ class Server:
     ) -> Reply:
         """One request over a connection of its own."""
         query = {"query": sql, **params} if sql else params
-        return request(self.url, method, f"{path}?{urlencode(query)}", body, headers or {})
+        parts = urlsplit(self.url)
+        if parts.path.strip("/"):
+            query = {"database": unquote(parts.path.strip("/")), **query}
+        if parts.username:
+            user = {
+                "X-ClickHouse-User": unquote(parts.username),
+                "X-ClickHouse-Key": unquote(parts.password or ""),
+            }
+            headers = {**user, **(headers or {})}
+        return request(self.address, method, f"{path}?{urlencode(query)}", body, headers or {})
 
     def rows(self, sql: str) -> list[str]:
         reply = self.ask("", sql.encode())
@@ -49,6 +70,7 @@ class Server:
         return reply.body.decode().splitlines()
 
     def stop(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(PROCESS_TIMEOUT_S)
@@ -102,6 +124,24 @@ def serving(folder: Path, *args: str, port: int = 0) -> Iterator[Server]:
                 pipe.close()
 
 
+@contextmanager
+def any_server(folder: Path) -> Iterator[Server]:
+    """The server that CLICKHOUSE_URL names, in a database of its own that is dropped in the end;
+    an embedded one over the folder where it names none."""
+    named = os.environ.get("CLICKHOUSE_URL")
+    if not named:
+        with serving(folder) as embedded:
+            yield embedded
+        return
+    outside = Server(None, named, "")
+    name = f"footfall_test_{uuid.uuid4().hex[:12]}"
+    outside.rows(f"CREATE DATABASE {name}")
+    try:
+        yield Server(None, f"{outside.base}/{name}", "")
+    finally:
+        outside.rows(f"DROP DATABASE {name}")
+
+
 def _stop(process: subprocess.Popen[str]) -> None:
     if process.poll() is None:
         process.terminate()
@@ -118,87 +158,3 @@ def refusal(folder: Path, *args: str, port: int = 0) -> tuple[int, str]:
     out, err = process.communicate(timeout=PROCESS_TIMEOUT_S)
     assert out == ""
     return process.returncode, err
-
-
-RESET, LOST_ANSWER, HANG = "reset", "lost answer", "hang"
-Fault = str | tuple[int, int | None, str]
-"""One of the three above, or the status, ClickHouse's code and the text of an error answer."""
-
-
-@dataclass
-class Faulty:
-    """A server that answers inserts with its faults, in turn, and then passes all on."""
-
-    url: str
-    faults: list[Fault] = field(default_factory=list)
-    inserts: int = 0
-    """All that were asked for, failed ones too."""
-
-
-@contextmanager
-def faulty(behind_url: str, *faults: Fault) -> Iterator[Faulty]:
-    """A Faulty in front of a real server, until the block ends."""
-    state = Faulty("", list(faults))
-    ended = threading.Event()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-        def do_GET(self) -> None:
-            self._pass_on("GET", None)
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            if not body.startswith(b"INSERT"):
-                return self._pass_on("POST", body)
-            state.inserts += 1
-            fault = state.faults.pop(0) if state.faults else None
-            if fault is None:
-                return self._pass_on("POST", body)
-            if fault == LOST_ANSWER:
-                request(behind_url, "POST", self.path, body, {})
-            if fault == HANG:
-                ended.wait(PROCESS_TIMEOUT_S)
-            if isinstance(fault, str):
-                self.close_connection = True
-                linger = (1).to_bytes(4, sys.byteorder) + bytes(4)
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-                return self.connection.close()
-            status, code, text = fault
-            headers = {} if code is None else {"X-ClickHouse-Exception-Code": str(code)}
-            return self._answer(Reply(status, headers, text.encode()))
-
-        def _pass_on(self, method: str, body: bytes | None) -> None:
-            headers = {n: v for n, v in self.headers.items() if n.lower() != "host"}
-            reply = request(behind_url, method, self.path, body, headers)
-            reply.headers = {n: v for n, v in reply.headers.items() if n.startswith("x-")}
-            self._answer(reply)
-
-        def _answer(self, reply: Reply) -> None:
-            self.send_response(reply.status)
-            for name, value in reply.headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(reply.body)))
-            self.end_headers()
-            self.wfile.write(reply.body)
-
-    class QuietServer(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, request: object, client_address: object) -> None:
-            pass
-
-    http_server = QuietServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=http_server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    state.url = f"http://127.0.0.1:{http_server.server_address[1]}"
-    try:
-        yield state
-    finally:
-        ended.set()
-        http_server.shutdown()
-        thread.join(PROCESS_TIMEOUT_S)
-        http_server.server_close()

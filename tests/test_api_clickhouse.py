@@ -21,6 +21,7 @@ from sinks import SinkRefusedError, SinkUnavailableError
 from tests.api_process_support import WAIT_S, free_port
 from tests.clickhouse_support import serving
 
+INSERT = f"INSERT INTO {ROWS.name} (* EXCEPT (is_deleted)) VALUES"
 START_S = 1_647_951_300
 """2022-03-22T12:15:00"""
 ODD = 'it\'s \\ a\ttab "and" a\nline {x:String} ü %41'
@@ -66,7 +67,7 @@ def rows(url: str) -> list[Row]:
             for count in [chance.randrange(1, 50) if not last else 60]
         ]
         values = ", ".join("(" + ", ".join(map(_literal, row)) + ")" for row in last)
-        run_statement(url, f"INSERT INTO {ROWS.name} VALUES {values}")
+        run_statement(url, f"{INSERT} {values}")
     return last
 
 
@@ -127,7 +128,7 @@ def test_the_page_sees_the_newest_minutes_and_no_stray_one(url: str, rows: list[
     stray_s = newest_s + 86_400
     run_statement(
         url,
-        f"INSERT INTO {ROWS.name} VALUES ({stray_s}, 'BUY', 'o', 'stray', 'c', 0, 1, 1, 1)",
+        f"{INSERT} ({stray_s}, 'BUY', 'o', 'stray', 'c', 0, 1, 1, 1)",
     )
 
     async def ask() -> None:

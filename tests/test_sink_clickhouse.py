@@ -25,22 +25,16 @@ from schemas.versions import FINAL, PROVISIONAL, version_of
 from sinks import SinkRefusedError, SinkUnavailableError
 from sinks._clickhouse_rows import RowsError, rows_for
 from sinks.clickhouse import ClickHouseReader, ClickHouseTable, create_tables, query_rows
-from tests.clickhouse_support import (
-    HANG,
-    LOST_ANSWER,
-    RESET,
-    Fault,
-    Server,
-    faulty,
-    serving,
-)
+from tests.clickhouse_faults import answer, close_after_body, exception, hang, reset_in_body
+from tests.clickhouse_support import Server, any_server, serving
+from tests.fault_proxy import Fault, FaultProxy
 
 NOON = datetime(2022, 3, 22, 12, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("sink") / "data") as running:
+    with any_server(tmp_path_factory.mktemp("sink") / "data") as running:
         yield running
 
 
@@ -99,7 +93,7 @@ def test_rows_are_written_in_their_types(made: str) -> None:
 
 
 def test_one_write_is_one_insert(server: Server, made: str) -> None:
-    with faulty(made) as between:
+    with FaultProxy(made) as between:
         write(between.url, *[frame_of(bucket_row(minute)) for minute in range(50)])
         write(between.url, frame_of(bucket_row()).clear())
         write(between.url)
@@ -109,7 +103,7 @@ def test_one_write_is_one_insert(server: Server, made: str) -> None:
 
 def test_a_long_write_is_cut_into_inserts(made: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sinks.clickhouse.INSERT_ROWS_MAX", 20)
-    with faulty(made) as between:
+    with FaultProxy(made) as between:
         write(between.url, frame_of(*map(bucket_row, range(50))))
     assert between.inserts == 3
     assert totals(made) == [[50, 50, 5_000]]
@@ -141,6 +135,7 @@ EVERY_KIND = Table(
     },
     order_by=("id",),
     partition_by="id % 4",
+    start="id",
 )
 
 
@@ -170,7 +165,7 @@ def test_every_kind_of_column(server: Server) -> None:
     writer = ClickHouseTable(server.url, EVERY_KIND)
     writer.write([frame, shuffled])
     writer.close()
-    sql = "SELECT * EXCEPT (yes), yes FROM every_kind FINAL"
+    sql = "SELECT * EXCEPT (yes, is_deleted), yes FROM every_kind FINAL"
     assert query_rows(server.url, sql)[1] == [
         [-7, 255, 2**64 - 1, "a\x00b", "w", 2, "2019-10-01", "2019-10-01 00:00:01",
          "2019-10-01 00:00:01.123", "2019-10-01 00:00:01.123000", None, None, ["x", "y"], 1, True]
@@ -194,9 +189,12 @@ REFUSED_ROWS = [
 def test_rows_that_do_not_fit_are_refused_before_they_are_sent(
     made: str, changes: dict[str, Any], reason: str
 ) -> None:
-    with faulty(made) as between, pytest.raises(SinkRefusedError, match=re.escape(reason)) as e:
+    with (
+        FaultProxy(made) as between,
+        pytest.raises(SinkRefusedError, match=re.escape(reason)) as e,
+    ):
         write(between.url, frame_of(bucket_row()), frame_of(bucket_row(**changes)))
-    assert str(e.value).startswith(f"ClickHouse at {between.url}, table minute_buckets_rows: ")
+    assert str(e.value).startswith(f"ClickHouse at {between.address}, table minute_buckets_rows: ")
     assert (between.inserts, totals(made)) == (0, [[0, 0, 0]])
 
 
@@ -265,7 +263,7 @@ def test_the_view_gives_each_row_once_in_its_highest_version(
 def test_a_few_minutes_are_found_without_reading_all(server: Server, made: str) -> None:
     for version in (4, 8):
         reply = server.ask(
-            "INSERT INTO minute_buckets_rows SELECT"
+            "INSERT INTO minute_buckets_rows (* EXCEPT (is_deleted)) SELECT"
             " toDateTime('2022-03-22 12:00:00', 'UTC') + 60 * intDiv(number, 10000),"
             " if(number % 10 = 0, 'BUY', 'VIEW'), toString(number % 1000), toString(number % 250),"
             f" toString(number % 67), number % 10, 1, 100, {version} FROM numbers(1000000)"
@@ -288,15 +286,15 @@ def test_a_few_minutes_are_found_without_reading_all(server: Server, made: str) 
 
 
 def error_answer(status: int, code: int, name: str) -> Fault:
-    return status, code, f"Code: {code}. DB::Exception: Words of the server. ({name}) (version 1)"
+    return exception(code, name, "Words of the server", status=status)
 
 
 PASSING: list[Fault] = [
-    RESET,
-    LOST_ANSWER,
-    (503, None, "Service unavailable"),
-    (502, None, "<html>Bad gateway</html>"),
-    (429, None, "Too many requests"),
+    reset_in_body(),
+    close_after_body(done=True),
+    answer(503, "Service unavailable"),
+    answer(502, "<html>Bad gateway</html>"),
+    answer(429, "Too many requests"),
     error_answer(500, 252, "TOO_MANY_PARTS"),
     error_answer(500, 241, "MEMORY_LIMIT_EXCEEDED"),
     error_answer(408, 159, "TIMEOUT_EXCEEDED"),
@@ -312,12 +310,12 @@ def test_what_passes_is_tried_again_until_the_rows_are_there(
     slept_s: list[float] = []
     # A reset is tried once more by the client itself.
     faults = [fault] * 4
-    with faulty(made, *faults) as between, caplog.at_level(logging.INFO, "sinks"):
+    with FaultProxy(made, *faults) as between, caplog.at_level(logging.INFO, "sinks"):
         write(between.url, frame_of(bucket_row(), bucket_row(1)), sleep=slept_s.append)
     assert totals(made) == [[2, 2, 200]]
     assert between.inserts == 5
     assert len(slept_s) >= 2
-    target = f"ClickHouse at {between.url}, table minute_buckets_rows"
+    target = f"ClickHouse at {between.address}, table minute_buckets_rows"
     began, ended = caplog.messages
     assert began.startswith(f"{target}: ")
     assert began.endswith("; trying again for 120 s")
@@ -325,7 +323,7 @@ def test_what_passes_is_tried_again_until_the_rows_are_there(
 
 
 def test_a_server_that_does_not_answer_is_asked_again(made: str) -> None:
-    with faulty(made, HANG) as between:
+    with FaultProxy(made, hang()) as between:
         write(between.url, frame_of(bucket_row()), answer_timeout_s=1, sleep=lambda _: None)
     assert (between.inserts, totals(made)) == (2, [[1, 1, 100]])
 
@@ -337,12 +335,12 @@ def test_a_lasting_outage_ends_in_one_clear_line(made: str) -> None:
         now_s[0] += seconds
 
     with (
-        faulty(made, *[error_answer(500, 252, "TOO_MANY_PARTS")] * 1_000) as between,
+        FaultProxy(made, *[error_answer(500, 252, "TOO_MANY_PARTS")] * 1_000) as between,
         pytest.raises(SinkUnavailableError) as raised,
     ):
         write(between.url, frame_of(bucket_row()), sleep=sleep, clock=lambda: now_s[0])
     assert re.fullmatch(
-        f"ClickHouse at {between.url}, table minute_buckets_rows: "
+        f"ClickHouse at {between.address}, table minute_buckets_rows: "
         r"Words of the server\. \(TOO_MANY_PARTS\) \(tried \d+ times in 120 s\)",
         str(raised.value),
     )
@@ -364,11 +362,11 @@ def test_no_server_at_all_is_an_outage() -> None:
         (error_answer(400, 53, "TYPE_MISMATCH"), "Words of the server. (TYPE_MISMATCH)"),
         (error_answer(403, 516, "AUTHENTICATION_FAILED"), "; check the user and password"),
         (error_answer(500, 164, "READONLY"), "; check the user and password"),
-        ((404, None, "No such page"), "HTTP status 404"),
+        (answer(404, "No such page"), "HTTP status 404: No such page"),
     ],
 )
 def test_what_can_never_succeed_is_refused_at_once(made: str, fault: Fault, reason: str) -> None:
-    with faulty(made, fault) as between, pytest.raises(SinkRefusedError) as raised:
+    with FaultProxy(made, fault) as between, pytest.raises(SinkRefusedError) as raised:
         write(between.url, frame_of(bucket_row()), sleep=lambda _: pytest.fail("it waited"))
     assert reason in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -380,9 +378,9 @@ def test_refusals_of_the_real_server(server: Server) -> None:
     with pytest.raises(SinkRefusedError, match=r"missing_rows.*run `footfall init`$"):
         ClickHouseTable(server.url, replace(ROWS, name="missing_rows")).write([frame])
     with pytest.raises(SinkRefusedError, match=r"no_such_shop.*run `footfall init`$"):
-        write(f"{server.url}/no_such_shop", frame)
+        write(f"{server.base}/no_such_shop", frame)
     with pytest.raises(SinkRefusedError, match=r"user and password in CLICKHOUSE_URL$") as raised:
-        write(server.url.replace("//", "//bob:secret@"), frame)
+        write(server.address.replace("//", "//bob:secret@"), frame)
     assert "secret" not in str(raised.value)
 
 
@@ -422,11 +420,12 @@ def test_tables_are_made_again_and_again_at_once(server: Server, made: str) -> N
 
 
 def test_a_database_in_the_address_is_made(server: Server) -> None:
-    url = f"{server.url}/shop%2D1"
+    url = f"{server.base}/shop%2D1"
     create_tables(url, [ROWS, VIEW])
     write(url, frame_of(bucket_row()))
     assert totals(url) == [[1, 1, 100]]
     assert query_rows(url, "SELECT currentDatabase()")[1] == [["shop-1"]]
+    server.rows("DROP DATABASE `shop-1`")
 
 
 def test_a_table_with_other_columns_is_not_taken_for_ours(server: Server) -> None:

@@ -23,6 +23,8 @@ ROWS = Table(
     },
     order_by=("bucket", "action", "origin", "brand_id", "category_id", "topic_partition"),
     partition_by="toYYYYMMDD(bucket)",
+    start="bucket",
+    sums=("count", "sum_price"),
 )
 
 VIEW = View(

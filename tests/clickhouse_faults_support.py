@@ -1,0 +1,202 @@
+"""Rows to insert through a FaultProxy, and minute_buckets as a worker process behind one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from generator.tags import TagWorld
+from schemas.status import PartitionStatus, WorkerStatus, status_folder
+from schemas.tables.minute_buckets import ROWS, VIEW
+from schemas.topic_files import records_path
+from schemas.topics import DEAD_LETTERS, LATE_EVENTS, USER_TAGS
+from schemas.versions import FINAL, version_of
+from sinks.clickhouse import create_tables, query_rows
+from sinks.topic_files import FileTopics
+from tests.cli_support import ROOT, environment
+
+NOON = datetime(2022, 3, 22, 12, tzinfo=UTC)
+PARTITIONS = 3
+FINISH_S = 60.0
+WORLD = TagWorld(seed=11, late=0.002, out_of_order=0.05, duplicate=0.01, malformed=0.002)
+
+
+def until(holds: Callable[[], bool], within_s: float = FINISH_S) -> None:
+    """Wait until it holds; asked seldom, as it may cost queries."""
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {within_s:g} s"
+        time.sleep(0.1)
+
+
+def some_rows(first: int, count: int) -> pl.DataFrame:
+    """Rows of different keys; 20,000 are a block of some 300 kB, more than a reset leaves."""
+    number = pl.int_range(first, first + count, eager=True)
+    return pl.select(
+        bucket=pl.lit(NOON).cast(pl.Datetime("ms", "UTC")) + pl.duration(minutes=number % 60),
+        action=pl.lit("VIEW"),
+        origin=pl.lit("o") + number.cast(pl.String),
+        brand_id=pl.lit("b") + number.hash(1).cast(pl.String),
+        category_id=pl.lit("c"),
+        topic_partition=pl.lit(0),
+        count=pl.lit(1),
+        sum_price=number,
+        version=pl.lit(version_of(0, 1, FINAL)),
+    )
+
+
+def held(url: str) -> list[Any]:
+    """[rows that the view gives, sum of their counts, of their prices, different rows stored]"""
+    (view,) = query_rows(url, "SELECT count(), sum(count), sum(sum_price) FROM minute_buckets")[1]
+    (stored,) = query_rows(url, "SELECT uniqExact(*) FROM minute_buckets_rows")[1]
+    return [*view, *stored]
+
+
+def expected(count: int) -> list[int]:
+    """What ``held`` gives of ``some_rows(0, count)``."""
+    return [count, count, count * (count - 1) // 2, count]
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A home with its topics, and a database of its own."""
+
+    home: Path
+    url: str
+    """Of the database, past any proxy."""
+
+    @classmethod
+    def made(cls, folder: Path, server_url: str) -> Shop:
+        """An empty one; the folder's name is its database's as well."""
+        shop = cls(folder, f"{server_url}/{folder.name}")
+        create_tables(shop.url, [ROWS, VIEW])
+        topics = FileTopics(folder / "topics")
+        for topic in (USER_TAGS, DEAD_LETTERS, LATE_EVENTS):
+            topics.create(topic.name, PARTITIONS)
+        topics.close()
+        return shop
+
+    def fill(self, first: int, count: int) -> None:
+        """Append events of the world."""
+        topics = FileTopics(self.home / "topics")
+        for start in range(first, first + count, 10_000):
+            batch = WORLD.batch(start, min(10_000, first + count - start))
+            topics.write("user_tags", [one for one in batch if len(one[1]) < 100_000])
+        topics.close()
+
+    def rows(self) -> list[list[Any]]:
+        """The table's rows in their newest version, but for whether a window was revised."""
+        sql = (
+            "SELECT * EXCEPT (version), bitShiftRight(version, 2) AS events"
+            " FROM minute_buckets_rows FINAL ORDER BY ALL"
+        )
+        return query_rows(self.url, sql)[1]
+
+    def events(self) -> int:
+        """How many events the view counts."""
+        ((count,),) = query_rows(self.url, "SELECT sum(count) FROM minute_buckets")[1]
+        return int(count)
+
+    def letters(self) -> list[set[tuple[Any, ...]]]:
+        """Dead letters and late events, each once."""
+        found = []
+        for topic in (DEAD_LETTERS, LATE_EVENTS):
+            letters = set()
+            for partition in range(PARTITIONS):
+                path = records_path(self.home / "topics", topic.name, partition)
+                for line in path.read_bytes().splitlines() if path.exists() else ():
+                    letter = json.loads(line[line.index(b"{") :])
+                    letters.add((letter["partition"], letter["offset"]))
+            found.append(letters)
+        return found
+
+    def status(self) -> list[PartitionStatus]:
+        """The worker's partitions as it reported them last."""
+        found = sorted(status_folder(self.home).glob("minute_buckets.*.json"))
+        return [
+            partition
+            for path in found
+            for partition in msgspec.json.decode(path.read_bytes(), type=WorkerStatus).partitions
+        ]
+
+    def outcome(self) -> tuple[Any, ...]:
+        """All that a run leaves; each event is accounted for."""
+        status = self.status()
+        for part in status:
+            assert part.read == part.used + part.filtered + part.late + part.dead
+        dead, late = self.letters()
+        assert sum(part.dead for part in status) == len(dead)
+        assert sum(part.late for part in status) == len(late)
+        assert self.events() == sum(part.used for part in status)
+        return self.rows(), dead, late
+
+    @contextmanager
+    def worker(
+        self,
+        url: str,
+        *options: str,
+        give_up_after_s: float | None = 30.0,
+        answer_timeout_s: int = 60,
+    ) -> Iterator[Worker]:
+        """minute_buckets writing to ``url``; give-up None is the command as it is."""
+        waits = [str(give_up_after_s), str(answer_timeout_s)]
+        command = ["tests.clickhouse_worker_child", *waits]
+        if give_up_after_s is None:
+            command = ["cli.main", "run", "minute_buckets"]
+        log = self.home / "worker.log"
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *command, *options],
+                cwd=ROOT,
+                env=environment(self.home, {"CLICKHOUSE_URL": url}),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        try:
+            yield Worker(process, log)
+        finally:
+            process.kill()
+            process.wait()
+
+    def finish(self, url: str = "") -> None:
+        """Run to the end of the topic as it stands."""
+        with self.worker(url or self.url, "--once") as worker:
+            assert worker.process.wait(FINISH_S) == 0, worker.lines()
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker process and what it says."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def lines(self) -> list[str]:
+        """Of all workers of this home, in order."""
+        return self.log.read_text().splitlines()
+
+    def waits(self) -> bool:
+        """True once it has said that it waits for its server."""
+        assert self.process.poll() is None, self.lines()
+        return any("trying again" in line for line in self.lines())
+
+    def wait_until_it_waits(self) -> None:
+        until(self.waits)
+
+    def memory_bytes(self) -> int:
+        """Resident, now."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,28 @@
+"""``footfall run minute_buckets`` with short waits, as a process for tests.
+
+python -m tests.clickhouse_worker_child GIVE_UP_AFTER_S ANSWER_TIMEOUT_S [--once]
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from functools import partial
+
+import sinks.clickhouse
+from cli.main import main
+from flows import minute_buckets
+
+SNAPSHOT_EVERY_S = 0.1
+
+if __name__ == "__main__":
+    # The one thing that is not as its user would have it: it waits shorter, and so has more
+    # inserts.
+    sinks.clickhouse.ClickHouseTable = partial(  # type: ignore[assignment,misc]
+        sinks.clickhouse.ClickHouseTable,
+        give_up_after_s=float(sys.argv[1]),
+        answer_timeout_s=int(sys.argv[2]),
+    )
+    minute_buckets.CONTRACT = replace(minute_buckets.CONTRACT, snapshot_every_s=SNAPSHOT_EVERY_S)
+    minute_buckets.MINUTES = replace(minute_buckets.MINUTES, write_every_ms=100)
+    sys.exit(main(["run", "minute_buckets", *sys.argv[3:]]))
