@@ -1,4 +1,5 @@
 # make demo [ARGS="..."]   set up .venv and run the main job on this machine
+# make kafka [ARGS="..."]  a real Kafka on this machine, until Ctrl-C (needs Java 17 and Maven)
 # make test                set up .venv, check and test everything
 # make check | bench | lock | clean
 
@@ -9,7 +10,7 @@ LOCK := $(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --no-em
 	--python-version 3.11 --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench lock clean
+.PHONY: help demo kafka test check bench lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -17,6 +18,9 @@ help:
 
 demo: $(VENV)/runtime.lock
 	@exec $(VENV)/bin/footfall demo $(ARGS)
+
+kafka: $(VENV)/runtime.lock
+	@exec $(VENV)/bin/python -m infra.kafka $(ARGS)
 
 test: check
 	@$(VENV)/bin/python -m pytest $(ARGS)

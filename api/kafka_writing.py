@@ -14,21 +14,22 @@ import logging
 from collections.abc import Sequence
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import (
     KafkaError,
     OutOfOrderSequenceNumber,
     ProducerFenced,
-    TopicAlreadyExistsError,
 )
 
 from api.writing import BusyError, NotStoredError
-from schemas.topics import TOPICS
-from sinks import Record
+from schemas.topics import RECORD_BYTES_TAKEN_MAX, TOPICS
+from sinks import Record, SinkRefusedError, SinkUnavailableError
+from sinks.kafka import KafkaTopics
 
 RECORDS_IN_FLIGHT_MAX = 20_000
 WRITE_WITHIN_S = 10.0
 CHECK_WITHIN_S = 2.0
+MAKE_WITHIN_S = 2.0
+"""For one question about topics; a stop of the server may have to wait for it."""
 RETRY_AFTER_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Waits between attempts to reach the brokers at start; the last is repeated."""
 
@@ -118,9 +119,9 @@ class KafkaWriting:
         attempt = 0
         while self._producer is None:
             try:
-                await self._make_topics()
+                await asyncio.to_thread(self._make_topics)
                 self._producer = await self._started()
-            except (KafkaError, OSError) as error:
+            except (KafkaError, OSError, SinkUnavailableError) as error:
                 wait_s = RETRY_AFTER_S[min(attempt, len(RETRY_AFTER_S) - 1)]
                 attempt += 1
                 log.warning("Kafka at %s: %s (again in %g s)", self._bootstrap, error, wait_s)
@@ -133,7 +134,7 @@ class KafkaWriting:
             enable_idempotence=True,
             acks="all",
             linger_ms=2,
-            max_request_size=2 * 1_048_576,
+            max_request_size=RECORD_BYTES_TAKEN_MAX,
             request_timeout_ms=int(WRITE_WITHIN_S * 1000),
         )
         try:
@@ -143,18 +144,17 @@ class KafkaWriting:
             raise
         return producer
 
-    async def _make_topics(self) -> None:
-        """Create what is absent; brokers that refuse to are left to make topics themselves."""
-        admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap, client_id="footfall-api")
+    def _make_topics(self) -> None:
+        """Create what is absent. Blocking; brokers that refuse are left to make topics themselves.
+
+        Raises SinkUnavailableError.
+        """
+        topics = KafkaTopics(self._bootstrap, give_up_after_s=MAKE_WITHIN_S)
         try:
-            await admin.start()
-            present = set(await admin.list_topics())
-            absent = [name for name in self._topics_made if name not in present]
-            if absent:
-                await admin.create_topics(
-                    [NewTopic(name, TOPICS[name].partitions, -1) for name in absent]
-                )
-        except TopicAlreadyExistsError:
-            pass
+            for topic in (TOPICS[name] for name in self._topics_made):
+                if topics.partitions(topic.name) is None:
+                    topics.create(topic.name, topic.partitions, topic.retention_h)
+        except SinkRefusedError as error:
+            log.warning("%s", error)
         finally:
-            await admin.close()
+            topics.close()

@@ -43,6 +43,11 @@ class Incoming:
         ``now_ms`` is the wall clock: the flows refuse what is far in the future, and what they
         would refuse is not taken in.
         """
+        bytes_max = topics.TOPICS[self.topic].record_bytes_max
+        if len(data) > bytes_max:
+            raise BadRecordError(
+                f"body: a record of {len(data)} bytes; {self.topic} takes at most {bytes_max}"
+            )
         value = _decoded(self._decode, data)
         check_time(self._time, getattr(value, self._time), now_ms)
         if type(value) is StoreEvent and not is_whole_cents(value.price):

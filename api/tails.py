@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from schemas.topic_files import records_path
 
@@ -15,6 +17,8 @@ TAIL_BYTES_MAX = 2_097_152
 """Holds at least one dead letter whose payload is as long as they get."""
 KAFKA_WITHIN_S = 2.0
 PARTITIONS_MAX = 256
+_ROUND_S = 0.05
+"""A call returns with all that was asked for, or after this."""
 
 
 class Tail(Protocol):
@@ -79,11 +83,14 @@ class KafkaTail:
     """The end of Kafka's topics, through a consumer that belongs to no group's offsets."""
 
     def __init__(self, bootstrap: str) -> None:
+        # Panels ask at once, each in a thread, and an assignment is of the whole consumer.
+        self._lock = Lock()
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap,
                 "group.id": "footfall-live-page",
                 "enable.auto.commit": False,
+                "enable.partition.eof": True,
                 "auto.offset.reset": "latest",
                 "log_level": 0,
             }
@@ -91,7 +98,8 @@ class KafkaTail:
 
     def newest(self, topic: str, records_max: int) -> list[bytes]:
         try:
-            return self._newest(topic, records_max)
+            with self._lock:
+                return self._newest(topic, records_max)
         except KafkaException as error:
             raise OSError(f"Kafka: {error}") from None
 
@@ -112,10 +120,12 @@ class KafkaTail:
             return []
         self._consumer.assign(starts)
         messages: list[Any] = []
-        while len(messages) < wanted:
-            got = self._consumer.consume(wanted - len(messages), timeout=KAFKA_WITHIN_S)
-            if not got:
-                break
+        # Transactions leave gaps, so that there may be fewer than the offsets promise.
+        unread = {place.partition for place in starts}
+        until_s = time.monotonic() + KAFKA_WITHIN_S
+        while unread and len(messages) < wanted and time.monotonic() < until_s:
+            got = self._consumer.consume(wanted - len(messages), timeout=_ROUND_S)
+            unread -= {message.partition() for message in got if _is_end(message.error())}
             messages += [message for message in got if message.error() is None]
         self._consumer.unassign()
         messages.sort(key=lambda message: message.timestamp()[1], reverse=True)
@@ -124,3 +134,7 @@ class KafkaTail:
     def close(self) -> None:
         with contextlib.suppress(KafkaException, RuntimeError):
             self._consumer.close()
+
+
+def _is_end(error: KafkaError | None) -> bool:
+    return error is not None and error.code() == KafkaError._PARTITION_EOF

@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 from typing import Any
 
 from cli.errors import UsageError, did_you_mean
 from cli.home import Home
+from cli.options import count
+
+WORKERS_MAX = 256
+"""Of one flow; more than a topic has partitions have nothing to do."""
 
 
 def add_commands(commands: Any) -> None:
@@ -19,7 +24,7 @@ def add_commands(commands: Any) -> None:
         "run",
         help="one flow as a worker",
         description="Run one flow as a worker until it is stopped (SIGTERM, Ctrl-C). "
-        "It resumes where it was.",
+        "It resumes where it was, also with another number of processes than before.",
     )
     run.add_argument("flow", metavar="FLOW", help="a name from `footfall flows`")
     run.add_argument(
@@ -27,7 +32,40 @@ def add_commands(commands: Any) -> None:
         action="store_true",
         help="read to the end of the topic as found, write every window as final, and stop",
     )
+    processes = run.add_mutually_exclusive_group()
+    processes.add_argument(
+        "--workers", type=workers, metavar="N",
+        help="run N processes, each with its share of the partitions, and start again those that "
+        "end (one process)",
+    )  # fmt: skip
+    processes.add_argument(
+        "--worker", type=worker, metavar="I/N", default=(0, 1),
+        help="run the one process I of N, counted from 0: 0/3, 1/3 and 2/3 read everything",
+    )  # fmt: skip
+    run.add_argument(
+        "--skip-removed",
+        action="store_true",
+        help="where retention has removed records that were not read, go on from the oldest left "
+        "and say what is missing (it stops otherwise)",
+    )
     run.set_defaults(handler=run_flow)
+
+
+def workers(text: str) -> int:
+    """A number of processes from the command line."""
+    return count(text, WORKERS_MAX)
+
+
+def worker(text: str) -> tuple[int, int]:
+    """(index, number of processes) from the command line: "0/3"."""
+    found = re.fullmatch(r"(\d{1,4})/(\d{1,4})", text)
+    index, of = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not index < of <= WORKERS_MAX:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not one of N processes, counted from 0, such as 0/3, 1/3 and 2/3 "
+            f"(at most {WORKERS_MAX})"
+        )
+    return index, of
 
 
 def list_flows(_args: argparse.Namespace) -> int:
@@ -44,7 +82,7 @@ def list_flows(_args: argparse.Namespace) -> int:
 
 
 def run_flow(args: argparse.Namespace) -> int:
-    """Run a worker of one flow in this process until it is stopped or at its end."""
+    """Run one flow, in this process or in several, until it is stopped or at its end."""
     # One worker is one core: more threads in each would only wait for another. Polars reads
     # this once, when it is imported.
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
@@ -53,8 +91,16 @@ def run_flow(args: argparse.Namespace) -> int:
     contracts = flows.catalogue()
     if args.flow not in contracts:
         raise UsageError(f"no such flow: {args.flow}{did_you_mean(args.flow, contracts)}")
+    if args.workers is not None:
+        from cli.workers import run_workers
+
+        return run_workers(
+            args.flow, args.workers, os.environ, once=args.once, skip_removed=args.skip_removed
+        )
+    from cli.errors import say
     from cli.servers import settings_for_clients
     from streams.runner import run_worker
+    from streams.source import Share
 
     settings = settings_for_clients(os.environ)
     Home(settings.footfall_home).make()
@@ -65,5 +111,8 @@ def run_flow(args: argparse.Namespace) -> int:
         settings.footfall_home,
         once=args.once,
         snapshot_every_s=contracts[args.flow].snapshot_every_s,
+        share=Share(*args.worker),
+        skip_removed=args.skip_removed,
+        say=say,
     )
     return 0

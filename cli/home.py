@@ -116,7 +116,8 @@ def clear_refusal(settings: Settings, *, embedded: bool) -> str | None:
         path = Path(url.partition("://")[2].removeprefix("/" if url.startswith("sqlite") else ""))
         local = url.startswith(("file:", "sqlite:"))
         if not local or path.parent != home or path.name not in (*STATE_FOLDERS, *STATE_FILES):
-            return refusal.format(variable)
+            also = "KAFKA_BOOTSTRAP_SERVERS or " if url.startswith("kafka:") else ""
+            return refusal.format(f"{also}{variable}")
     return None
 
 

@@ -21,13 +21,14 @@ def add_commands(commands: Any) -> None:
         "init",
         help="make topics and tables, safely again and again",
         description="Make the topics and tables that do not stand yet, on the embedded or the "
-        "real servers, as the settings say. What stands is left as it is.",
+        "real servers, as the settings say. What stands is left as it is; a topic that has fewer "
+        "partitions than the catalogue says gets more.",
     )
     init.set_defaults(handler=run_init)
 
 
 def run_init(_args: argparse.Namespace) -> int:
-    """Make what is missing, and say what was made and what stood."""
+    """Make what is missing, and say what was made, what was grown and what stood."""
     from cli.home import Home
     from cli.servers import clickhouse_for_a_while
     from schemas.settings import read_settings
@@ -39,16 +40,20 @@ def run_init(_args: argparse.Namespace) -> int:
             *make_clickhouse_tables(settings),
             *make_store_tables(settings),
         ]:
-            print(f"{what} {name}: {'made' if made else 'stood'}", flush=True)
+            print(f"{what} {name}: {made}", flush=True)
     return 0
 
 
-Made = tuple[str, str, bool]
-"""(what it is, its name, whether it was made just now)"""
+Made = tuple[str, str, str]
+"""(what it is, its name, MADE, STOOD, or how it was grown)"""
+MADE, STOOD = "made", "stood"
 
 
 def make_topics(settings: Settings) -> Iterator[Made]:
-    """The topics of the catalogue, and KAFKA_TOPIC where it names another."""
+    """The topics of the catalogue, and KAFKA_TOPIC where it names another.
+
+    One of the catalogue that has fewer partitions gets more; any other is left as it is.
+    """
     from sinks.open import open_topics
     from sinks.topic_files import FileTopics
 
@@ -59,16 +64,15 @@ def make_topics(settings: Settings) -> Iterator[Made]:
     try:
         for topic in wanted.values():
             standing = writer.partitions(topic.name)
-            if standing is None:
+            if standing is None or (standing < topic.partitions and topic.name in TOPICS):
                 if isinstance(writer, FileTopics):
                     writer.create(topic.name, topic.partitions)
                 else:
                     writer.create(topic.name, topic.partitions, topic.retention_h)
-            yield (
-                "topic",
-                f"{topic.name} ({standing or topic.partitions} partitions)",
-                not standing,
-            )
+                partitions, made = topic.partitions, f"grown from {standing}" if standing else MADE
+            else:
+                partitions, made = standing, STOOD
+            yield "topic", f"{topic.name} ({partitions} partitions)", made
     finally:
         writer.close()
 
@@ -89,7 +93,7 @@ def make_clickhouse_tables(settings: Settings) -> Iterator[Made]:
     create_tables(settings.clickhouse_url, wanted)
     for item in wanted:
         what = f"ClickHouse {type(item).__name__.lower()}"
-        yield what, item.name, item.name not in standing
+        yield what, item.name, STOOD if item.name in standing else MADE
 
 
 def make_store_tables(settings: Settings) -> Iterator[Made]:
@@ -108,7 +112,7 @@ def make_store_tables(settings: Settings) -> Iterator[Made]:
                 standing.add(table.name)
         create_tables(settings.postgres_url, metadata)
         for table in metadata.sorted_tables:
-            yield "store table", table.name, table.name not in standing
+            yield "store table", table.name, STOOD if table.name in standing else MADE
 
 
 def described(kind: type[T]) -> list[T]:

@@ -12,7 +12,19 @@ from typing import NoReturn
 
 from cli.errors import CommandError, did_you_mean, line_and_code, say
 
-FAMILIES = ("demo", "flows", "generate", "init", "serve", "report", "query")
+FAMILIES = (
+    "demo",
+    "flows",
+    "generate",
+    "init",
+    "serve",
+    "report",
+    "query",
+    "replay",
+    "verify",
+    "letters.command",
+    "doctor.command",
+)
 """Modules of ``cli``; each has ``add_commands(commands)``. They import what they need late."""
 
 

@@ -69,6 +69,18 @@ def clickhouse_for_a_while(environ: Mapping[str, str], *, make: bool) -> Iterato
 
 
 @contextmanager
+def servers_of_flow(environ: Mapping[str, str], flow: str) -> Iterator[Settings]:
+    """Settings of a command that looks at a flow's tables; ClickHouse answers if it has some."""
+    import flows
+
+    if any(where.startswith("ClickHouse") for where in flows.catalogue()[flow].writes):
+        with clickhouse_for_a_while(environ, make=False) as settings:
+            yield settings
+    else:
+        yield read_settings(environ)
+
+
+@contextmanager
 def engine_held(home: Home) -> Iterator[None]:
     """One command at a time starts the embedded engine on a home; another waits its turn.
 

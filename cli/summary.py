@@ -35,7 +35,7 @@ def summary_lines(settings: Settings, statuses: Sequence[WorkerStatus]) -> list[
     """The lines, for each topic that had events, and for what was kept aside."""
     from sinks.sql import query_rows
 
-    lines = [flow_line(status) for status in statuses]
+    lines = [flow_line(flow, found) for flow, found in by_flow(statuses).items()]
     if _read_by(statuses, "store_metrics"):
         ((windows, events, viewed, carted, sold, cents),) = ask_store(settings, STORE_SQL)[1]
         lines += [
@@ -64,21 +64,29 @@ def summary_lines(settings: Settings, statuses: Sequence[WorkerStatus]) -> list[
     return lines
 
 
-def flow_line(status: WorkerStatus) -> str:
-    """What became of all a flow has read."""
-    read, used, filtered, late, dead = totals(status)
+def by_flow(statuses: Iterable[WorkerStatus]) -> dict[str, list[WorkerStatus]]:
+    """The workers of each flow."""
+    found: dict[str, list[WorkerStatus]] = {}
+    for status in statuses:
+        found.setdefault(status.flow, []).append(status)
+    return found
+
+
+def flow_line(flow: str, workers: Sequence[WorkerStatus]) -> str:
+    """What became of all that a flow's workers have read."""
+    read, used, filtered, late, dead = totals(workers)
     parts = [f"{used:,} used"]
     parts += [
         f"{count:,} {name}"
         for name, count in (("filtered", filtered), ("late", late), ("dead", dead))
         if count
     ]
-    return line(status.flow, f"{read:,} events read: {', '.join(parts)}")
+    return line(flow, f"{read:,} events read: {', '.join(parts)}")
 
 
-def totals(status: WorkerStatus) -> tuple[int, int, int, int, int]:
-    """(read, used, filtered, late, dead) over all partitions of a worker."""
-    parts = status.partitions
+def totals(workers: Iterable[WorkerStatus]) -> tuple[int, int, int, int, int]:
+    """(read, used, filtered, late, dead) over all partitions of some workers."""
+    parts = [partition for status in workers for partition in status.partitions]
     return (
         sum(part.read for part in parts),
         sum(part.used for part in parts),
@@ -90,16 +98,16 @@ def totals(status: WorkerStatus) -> tuple[int, int, int, int, int]:
 
 def accounts(statuses: Sequence[WorkerStatus], flows: Iterable[str]) -> list[str]:
     """What does not add up, a line each: a flow not at the end, or an event unaccounted for."""
-    found = {status.flow: status for status in statuses}
+    found = by_flow(statuses)
     wrong = []
     for flow in flows:
-        status = found.get(flow)
-        if status is None:
+        workers = found.get(flow)
+        if workers is None or len(workers) < workers[0].workers:
             wrong.append(f"{flow} said nothing of what it did")
             continue
-        read, *parts = totals(status)
-        lag = sum(part.lag for part in status.partitions)
-        if not status.finished or lag:
+        read, *parts = totals(workers)
+        lag = sum(part.lag for status in workers for part in status.partitions)
+        if lag or not all(status.finished for status in workers):
             wrong.append(f"{flow} did not reach the end: {lag:,} events are left")
         if read != sum(parts):
             wrong.append(f"{flow} read {read:,} events and accounts for {sum(parts):,}")
@@ -108,16 +116,14 @@ def accounts(statuses: Sequence[WorkerStatus], flows: Iterable[str]) -> list[str
 
 def dead_letters(settings: Settings) -> Counter[tuple[str, str]]:
     """How many records are dead by (flow, code), each once, however often its letter stands."""
-    import msgspec
+    from schemas.dead_letters import dead_letter_of
 
-    from schemas.dead_letters import DeadLetter
-
-    decode = msgspec.json.Decoder(DeadLetter).decode
     codes: dict[tuple[str, str, int, int], str] = {}
     for poll in polls(settings, DEAD_LETTERS.name):
         for record in records(poll):
-            letter = decode(record)
-            codes[letter.flow, letter.topic, letter.partition, letter.offset] = letter.code
+            letter = dead_letter_of(record)
+            if letter is not None:
+                codes[letter.flow, letter.topic, letter.partition, letter.offset] = letter.code
     return Counter((flow, code) for (flow, *_), code in codes.items())
 
 
@@ -127,4 +133,4 @@ def line(name: str, text: str) -> str:
 
 
 def _read_by(statuses: Sequence[WorkerStatus], flow: str) -> int:
-    return sum(totals(status)[0] for status in statuses if status.flow == flow)
+    return totals(status for status in statuses if status.flow == flow)[0]

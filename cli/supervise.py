@@ -1,4 +1,4 @@
-"""Child processes of the demo: started apart, watched, started again, ended without a trace.
+"""Child processes of a command: started apart, watched, started again, ended without a trace.
 
 Each child is a ``footfall --tied ...`` in a session of its own, so that Ctrl-C in the terminal
 reaches the supervisor alone, which then ends them in order. Must be used from the thread that
@@ -25,7 +25,8 @@ STEADY_S = 30.0
 QUICK_DEATHS_MAX = 5
 LOG_BYTES_MAX = 10_000_000
 LOG_TAIL_BYTES = 8_192
-TERM_WAIT_S = 3.5
+TERM_WAIT_S = 8.5
+"""A little more than a worker takes at most (streams.process.STOP_WITHIN_S)."""
 LAST_WAIT_S = 1.0
 _POLL_S = 0.02
 
@@ -34,7 +35,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 @dataclass(slots=True)
 class Child:
-    """One process of the demo, through all its starts."""
+    """One process of a command, through all its starts."""
 
     name: str
     arguments: tuple[str, ...]
@@ -100,10 +101,16 @@ class Supervisor:
             elif child.start_again_s is not None and now_s >= child.start_again_s:
                 self._launch(child)
 
-    def stop(self) -> None:
-        """End every child within 5 seconds: asked first, killed if it does not."""
-        self._stop([child for child in self.children.values() if not child.last], TERM_WAIT_S)
-        self._stop([child for child in self.children.values() if child.last], LAST_WAIT_S)
+    def stop(self) -> list[str]:
+        """End every child within 10 seconds: asked first, killed if it does not.
+
+        Returns the names of those that ran and did not end well.
+        """
+        children = self.children.values()
+        return [
+            *self._stop([child for child in children if not child.last], TERM_WAIT_S),
+            *self._stop([child for child in children if child.last], LAST_WAIT_S),
+        ]
 
     def stop_one(self, name: str) -> None:
         """End one child and forget it."""
@@ -148,20 +155,21 @@ class Supervisor:
         said = f": {why}" if why and code > 0 else ""
         self.say(f"{child.name} ended ({how}){said}; starting it again in {wait_s:g} s")
 
-    def _stop(self, children: Sequence[Child], wait_s: float) -> None:
-        running = [child.process for child in children if child.process is not None]
+    def _stop(self, children: Sequence[Child], wait_s: float) -> list[str]:
+        running = [(child.name, child.process) for child in children if child.process is not None]
         for child in children:
             child.process, child.start_again_s = None, None
-        for process in running:
+        for _, process in running:
             _signal(process, signal.SIGTERM)
         until_s = time.monotonic() + wait_s
-        while any(process.poll() is None for process in running) and time.monotonic() < until_s:
+        while any(process.poll() is None for _, process in running) and time.monotonic() < until_s:
             time.sleep(_POLL_S)
-        for process in running:
+        for _, process in running:
             if process.poll() is None:
                 _signal(process, signal.SIGKILL)
             process.wait()
             _close(process)
+        return [name for name, process in running if process.returncode != 0]
 
 
 def last_line(log: Path) -> str:

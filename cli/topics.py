@@ -23,20 +23,20 @@ def polls(
     topic: str,
     *,
     start: Position | None = None,
+    end: Position | None = None,
     follow: bool = False,
     partitions: tuple[int, ...] | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Poll]:
-    """The records of a topic from ``start`` (earliest): to its end as found, or followed.
+    """The records of a topic from ``start`` (earliest): to ``end`` (as found), or followed.
 
     Raises streams.source.SourceError where there is no such topic.
     """
     from streams.open import open_topic
     from streams.source import EARLIEST, LATEST, wall_clock_ms
 
-    source = open_topic(
-        settings, topic, group=GROUP, start=start or EARLIEST, end=None if follow else LATEST
-    )
+    to = None if follow else end or LATEST
+    source = open_topic(settings, topic, group=GROUP, start=start or EARLIEST, end=to)
     numbers = range(source.partitions()) if partitions is None else partitions
     readers = [source.open(number, None) for number in numbers]
     try:
@@ -90,6 +90,11 @@ def topic_view(settings: Settings) -> TopicView:
         read_tail=read_tail,
         partition_of=place,
     )
+
+
+def end_of(settings: Settings) -> Callable[[str, int], int]:
+    """Tells the next offset of a topic's partition; keeps its connections for the next time."""
+    return (_file_ends(settings) if settings.topics_folder else _kafka_ends(settings))[0]
 
 
 Ends = tuple[Callable[[str, int], int], Callable[[str], int]]

@@ -6,7 +6,7 @@ Clients of servers are imported where they are opened: a flow needs none of them
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import polars as pl
@@ -20,6 +20,33 @@ from schemas.topics import DEAD_LETTERS, LATE_EVENTS, STORE_METRICS_AVAILABLE
 from sinks import RowWriter
 from sinks.buffered import BufferedSink
 from streams.progress import Progress
+
+if TYPE_CHECKING:
+    from sinks.replay import ReplayTarget
+    from sinks.sql import AfterWrite
+
+
+def minute_buckets_replay(settings: Settings) -> ReplayTarget:
+    """The minute buckets as the target of a replay."""
+    from sinks.clickhouse_replay import ClickHouseReplay
+
+    return ClickHouseReplay(settings.clickhouse_url, minute_tables.ROWS)
+
+
+def store_metrics_replay(settings: Settings) -> ReplayTarget:
+    """The store metrics as the target of a replay, which is told like every write."""
+    from schemas.tables.store_metrics import ROLLUP
+    from sinks.sql_replay import SqlReplay
+
+    return SqlReplay(settings.postgres_url, ROLLUP, after_write=_store_notices(settings))
+
+
+def profiles_replay(settings: Settings) -> ReplayTarget:
+    """The profile store as the target of a replay."""
+    from sinks.open import open_profiles
+    from sinks.profiles.replay import ProfileReplay
+
+    return ProfileReplay(open_profiles(settings), settings.num_tags_to_keep)
 
 
 def letters(settings: Settings) -> tuple[BufferedSink[Any], BufferedSink[Any]]:
@@ -110,21 +137,18 @@ def store_metrics_table(settings: Settings, progress: Progress) -> BufferedSink[
 
 
 def _open_store_metrics(settings: Settings) -> Any:
-    from schemas.tables import store_metrics as tables
-    from sinks.letters import LetterWriter
-    from sinks.open import open_topics
+    from schemas.tables.store_metrics import ROLLUP
     from sinks.sql import SqlRollup
 
+    return SqlRollup(settings.postgres_url, ROLLUP, after_write=_store_notices(settings))
+
+
+def _store_notices(settings: Settings) -> AfterWrite:
+    from sinks.letters import LetterWriter
+    from sinks.open import open_topics
+
     notices = LetterWriter(open_topics(settings), STORE_METRICS_AVAILABLE.name)
-    return SqlRollup(
-        settings.postgres_url,
-        tables.EVENTS_BY_PARTITION,
-        tables.EVENTS,
-        tables.KEY,
-        tables.SUMS,
-        to_announce=tables.EVENTS_TO_ANNOUNCE,
-        after_write=lambda rows: notices.write([notice_of(row) for row in rows]),
-    )
+    return lambda rows: notices.write([notice_of(row) for row in rows])
 
 
 def notice_of(row: Mapping[str, Any]) -> StoreMetricsAvailable:

@@ -4,7 +4,8 @@ Reads    user_tags            JSON UserTag, keyed by cookie
 Writes   minute_buckets       ClickHouse, one row a (minute, group, topic partition);
                               with AEROSPIKE_AGGREGATES in Aerospike as well
 Time     event time; the watermark trails by 5 s; corrected for 10 min after
-Replay   rows are upserts: reading the same events again changes nothing
+Replay   rows are upserts: reading the same events again changes nothing; `footfall replay`
+         writes the minutes of a range anew
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 
 from flows import FlowContract
-from flows._wiring import letters, minute_buckets
+from flows._replay import Replayable, windows
+from flows._wiring import letters, minute_buckets, minute_buckets_replay
 from schemas.settings import Settings, read_settings
 from schemas.topics import USER_TAGS
 from schemas.user_tags import UserTag
@@ -44,6 +46,7 @@ TAGS = Records(
         "category_id": ident(lambda tags: [tag.product_info.category_id for tag in tags]),
         "price": integer(lambda tags: [tag.product_info.price for tag in tags]),
     },
+    bytes_max=USER_TAGS.record_bytes_max,
 )
 
 MINUTES = Tumbling(
@@ -55,9 +58,9 @@ MINUTES = Tumbling(
 )
 
 
-def buckets(windows: pl.DataFrame, partition: int) -> pl.DataFrame:
+def buckets(found: pl.DataFrame, partition: int) -> pl.DataFrame:
     """Rows of ``minute_buckets_rows`` from the windows of one partition."""
-    return windows.select(
+    return found.select(
         pl.col(WINDOW).cast(pl.Datetime("ms", "UTC")).alias("bucket"),
         *MINUTES.by,
         pl.lit(partition, dtype=pl.UInt16).alias("topic_partition"),
@@ -81,6 +84,21 @@ def wire(settings: Settings, run: Run) -> Dataflow:
     source = open_source(settings, settings.kafka_topic or USER_TAGS.name, CONTRACT.name, run)
     rows = minute_buckets(settings, run.progress)
     return build(source, Outputs(rows, *letters(settings)), run.progress)
+
+
+def replay(settings: Settings) -> Replayable:
+    """The same rows for a range of event time."""
+    return windows(
+        CONTRACT.name,
+        settings.kafka_topic or USER_TAGS.name,
+        TAGS,
+        MINUTES,
+        buckets,
+        start="bucket",
+        sums={EVENTS: "count", "sum_price": "sum_price"},
+        target=lambda: minute_buckets_replay(settings),
+        left_out="the aggregates in Aerospike" if settings.aerospike_aggregates else "",
+    )
 
 
 def main() -> Dataflow:

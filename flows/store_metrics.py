@@ -6,17 +6,21 @@ Writes   events               PostgreSQL, one row a window, corrected in place
 Time     event time; windows of PRODUCER_DATA_SEC_PER_REAL_SEC seconds, so that a replay at
          that speed gives one row a real second; the watermark trails by 5 s (or a window);
          corrected for 10 min (or 10 windows) after
-Replay   rows are upserts: reading the same events again changes nothing
+Replay   rows are upserts: reading the same events again changes nothing; `footfall replay`
+         writes the windows of a range anew
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import polars as pl
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 
 from flows import FlowContract
-from flows._wiring import letters, store_metrics_table
+from flows._replay import Replayable, windows
+from flows._wiring import letters, store_metrics_replay, store_metrics_table
 from schemas.settings import Settings, read_settings
 from schemas.store_events import StoreEvent
 from schemas.tables.store_metrics import SUMS
@@ -69,10 +73,10 @@ def windows_of(size_s: float) -> Tumbling:
     )
 
 
-def metrics(windows: pl.DataFrame, partition: int, size_ms: int) -> pl.DataFrame:
+def metrics(found: pl.DataFrame, partition: int, size_ms: int) -> pl.DataFrame:
     """Rows of ``events_by_partition`` from the windows of one partition."""
     moment = pl.Datetime("ms", "UTC")
-    return windows.select(
+    return found.select(
         pl.col(WINDOW).cast(moment).alias("start_event_time"),
         (pl.col(WINDOW) + size_ms).cast(moment).alias("end_event_time"),
         pl.lit(partition, dtype=pl.Int64).alias("topic_partition"),
@@ -91,9 +95,7 @@ def build(
 ) -> Dataflow:
     """Wire the flow between a source and its sinks."""
     spec = windows_of(window_s)
-
-    def finish(windows: pl.DataFrame, partition: int) -> pl.DataFrame:
-        return metrics(windows, partition, spec.size_ms)
+    finish = partial(metrics, size_ms=spec.size_ms)
 
     def step(partition: int, snapshot: bytes | None) -> WindowStep:
         return WindowStep(CONTRACT.name, spec, finish, partition, snapshot)
@@ -107,6 +109,21 @@ def wire(settings: Settings, run: Run) -> Dataflow:
     outputs = Outputs(store_metrics_table(settings, run.progress), *letters(settings))
     window_s = settings.producer_data_sec_per_real_sec
     return build(source, outputs, run.progress, window_s=window_s)
+
+
+def replay(settings: Settings) -> Replayable:
+    """The same rows for a range of event time."""
+    spec = windows_of(settings.producer_data_sec_per_real_sec)
+    return windows(
+        CONTRACT.name,
+        settings.kafka_topic or STORE_EVENTS.name,
+        ROWS_OF_STORE,
+        spec,
+        partial(metrics, size_ms=spec.size_ms),
+        start="start_event_time",
+        sums={EVENTS: SUMS[0], **{name: name for name in SUMS[1:]}},
+        target=lambda: store_metrics_replay(settings),
+    )
 
 
 def main() -> Dataflow:

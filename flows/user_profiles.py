@@ -15,16 +15,18 @@ from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 
 from flows import FlowContract
-from flows._wiring import letters, profiles
+from flows._replay import Replayable
+from flows._wiring import letters, profiles, profiles_replay
 from schemas.profiles import COLUMNS, NUM_TAGS_TO_KEEP_DEFAULT
 from schemas.settings import Settings, read_settings
 from schemas.topics import USER_TAGS
 from schemas.user_tags import UserTag
 from streams.batch import Batch, Poll
 from streams.decode import Records, text
-from streams.engine import Outputs, StatelessStep, dataflow
+from streams.engine import MakeStep, Outputs, StatelessStep, dataflow
 from streams.open import open_source
 from streams.progress import Progress
+from streams.replay import Rules
 from streams.runner import Run
 
 CONTRACT = FlowContract(
@@ -42,6 +44,7 @@ TAGS = Records(
         "cookie": text(lambda tags: [tag.cookie for tag in tags]),
         "action": text(lambda tags: [tag.action for tag in tags]),
     },
+    bytes_max=USER_TAGS.record_bytes_max,
 )
 
 
@@ -91,6 +94,25 @@ def wire(settings: Settings, run: Run) -> Dataflow:
     source = open_source(settings, settings.kafka_topic or USER_TAGS.name, CONTRACT.name, run)
     outputs = Outputs(profiles(settings, run.progress), *letters(settings))
     return build(source, outputs, run.progress, keep=settings.num_tags_to_keep)
+
+
+def replay(settings: Settings) -> Replayable:
+    """The same tags for a range of event time; each replaces itself."""
+
+    def make_step(_generation: int, _any_order: bool) -> MakeStep:
+        keep = settings.num_tags_to_keep
+        return lambda _partition, _snapshot: StatelessStep(partial(profile_rows, keep=keep), None)
+
+    return Replayable(
+        topic=settings.kafka_topic or USER_TAGS.name,
+        records=TAGS,
+        rules=Rules(size_ms=1, reach_ms=None),
+        start_of=pl.col("time_ms"),
+        make_step=make_step,
+        target=lambda: profiles_replay(settings),
+        has_shadow=False,
+        known_by_offset=True,
+    )
 
 
 def main() -> Dataflow:

@@ -23,6 +23,7 @@ Code = Literal[
     "bad_time",
     "future_time",
     "bad_row",
+    "sent_again",
 ]
 
 
@@ -53,6 +54,37 @@ class LateEvent(Struct, frozen=True, omit_defaults=True):
     payload_bytes: int
     payload: str | None = None
     payload_base64: str | None = None
+
+
+RetryStep = Literal["intent", "sent", "not_sent"]
+
+
+class RetryNote(Struct, frozen=True):
+    """A step of sending the record of a dead letter again; it holds for the letters of all flows.
+
+    ``intent``    it is about to be appended to its partition, which ends at ``end_offset`` now
+    ``sent``      it stands there again: never send it another time
+    ``not_sent``  the intent was broken off, and it does not stand there
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    """Of the record as it was first read."""
+    step: RetryStep
+    end_offset: int
+    noted_ms: int
+
+
+class Retry(Struct, frozen=True):
+    """A note as it stands among the dead letters: ``{"retry": {...}}``, which is no letter."""
+
+    retry: RetryNote
+
+    @property
+    def topic(self) -> str:
+        """It is keyed as the letters that it speaks of, so that it stands after them."""
+        return self.retry.topic
 
 
 class StoreMetricsAvailable(Struct, frozen=True):
@@ -86,3 +118,37 @@ def payload_of(letter: DeadLetter | LateEvent) -> bytes:
 
 
 encode = msgspec.json.Encoder().encode
+
+_NOTE_BEGINS = b'{"retry":'
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_decode_letter = msgspec.json.Decoder(DeadLetter).decode
+_decode_late = msgspec.json.Decoder(LateEvent).decode
+_decode_retry = msgspec.json.Decoder(Retry).decode
+
+
+def dead_letter_of(record: bytes) -> DeadLetter | None:
+    """The letter, or None where the record is a note or of another version."""
+    if record.startswith(_NOTE_BEGINS):
+        return None
+    try:
+        return _decode_letter(record)
+    except _UNREADABLE:
+        return None
+
+
+def late_event_of(record: bytes) -> LateEvent | None:
+    """The late event, or None where the record is of another version."""
+    try:
+        return _decode_late(record)
+    except _UNREADABLE:
+        return None
+
+
+def retry_note_of(record: bytes) -> RetryNote | None:
+    """The note, or None where the record is a letter or of another version."""
+    if not record.startswith(_NOTE_BEGINS):
+        return None
+    try:
+        return _decode_retry(record).retry
+    except _UNREADABLE:
+        return None

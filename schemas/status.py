@@ -42,8 +42,15 @@ class WorkerStatus(Struct, frozen=True):
     finished: bool
     """It read to the end it was given (`--once`), wrote everything, and stopped."""
     partitions: list[PartitionStatus]
+    workers: int = 1
+    """How many processes share the flow; this is number ``worker`` of them, counted from 0."""
 
 
 def status_folder(home: Path) -> Path:
     """Where workers leave their status files."""
     return home / "status"
+
+
+def status_path(home: Path, flow: str, worker: int) -> Path:
+    """The status file of one worker process."""
+    return status_folder(home) / f"{flow}.{worker}.json"

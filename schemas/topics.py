@@ -7,6 +7,8 @@ from dataclasses import dataclass
 PARTITIONS_DEFAULT = 10
 RECORD_BYTES_MAX = 1_048_576
 """The largest record a flow reads (Kafka's own default limit); a larger one is a dead letter."""
+RECORD_BYTES_TAKEN_MAX = 2 * RECORD_BYTES_MAX
+"""The largest that a topic of ours takes, so that one too large is told of and not refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +21,31 @@ class Topic:
     """Field whose value decides the partition, so that all of one user meets in one place."""
     partitions: int = PARTITIONS_DEFAULT
     retention_h: int = 168
+    record_bytes_max: int = RECORD_BYTES_MAX
+    """A larger record is a dead letter, and the api does not take it."""
+
+    @property
+    def kafka_config(self) -> dict[str, str]:
+        """What the topic is made with in Kafka."""
+        return kafka_config(self.retention_h)
 
 
-USER_TAGS = Topic("user_tags", "views and buys with product data", key="cookie")
+def kafka_config(retention_h: int) -> dict[str, str]:
+    """What a topic that keeps its records so long is made with in Kafka."""
+    return {
+        "retention.ms": str(retention_h * 3_600_000),
+        "max.message.bytes": str(RECORD_BYTES_TAKEN_MAX),
+    }
+
+
+USER_TAGS = Topic(
+    "user_tags",
+    "views and buys with product data",
+    key="cookie",
+    # A profile of 200 views and 200 buys must fit a record of Aerospike (1 MiB): otherwise one
+    # cookie could stop the flow for all. Tags are about 250 bytes.
+    record_bytes_max=2_048,
+)
 STORE_EVENTS = Topic("store_events", "rows of a shop's CSV export", key="user_id")
 DEAD_LETTERS = Topic(
     "dead_letters", "records that can never be processed, with the reason", key="topic"

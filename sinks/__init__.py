@@ -47,3 +47,10 @@ class TopicWriter(Protocol):
 
     def close(self) -> None:
         """Release connections. Never raises."""
+
+
+class PartitionWriter(TopicWriter, Protocol):
+    """A TopicWriter that can also be told the partition."""
+
+    def write_to(self, topic: str, partition: int, values: Sequence[bytes]) -> None:
+        """Append records without a key to one partition, in order. As ``write``."""

@@ -17,14 +17,18 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
-from schemas.topics import RECORD_BYTES_MAX
+from schemas.topics import RECORD_BYTES_TAKEN_MAX, kafka_config
 from sinks import Record, SinkError, SinkRefusedError, SinkUnavailableError
 
 GIVE_UP_AFTER_S = 60.0
 RECORDS_QUEUED_MAX = 100_000
 """Records waiting in the client; a larger write waits for room."""
 _REPORTS_GRACE_S = 5.0
+_ADMIN_WITHIN_S_MAX = 20.0
+"""For questions about topics, which somebody waits for in front of a terminal."""
 _ADMIN_ROUND_S = 5.0
+_UNKNOWN_TOPIC_S = 3.0
+_ANY_PARTITION = -1
 
 _REFUSED = {
     KafkaError.MSG_SIZE_TOO_LARGE: "the record is larger than the topic takes",
@@ -48,6 +52,7 @@ class KafkaTopics:
         """``bootstrap``: ``host:port``, or several with commas."""
         self._bootstrap = bootstrap
         self._give_up_after_s = give_up_after_s
+        self._answer_within_s = min(give_up_after_s, _ADMIN_WITHIN_S_MAX)
         self._lock = Lock()
         self._trouble = ""
         self._producer: Producer | None = None
@@ -63,11 +68,17 @@ class KafkaTopics:
         with self._lock:
             self._write(topic, records)
 
+    def write_to(self, topic: str, partition: int, values: Sequence[bytes]) -> None:
+        """Send records to one partition, in order, without a key. Raises as ``write`` does."""
+        if values:
+            with self._lock:
+                self._write(topic, [(None, value) for value in values], partition)
+
     def create(self, topic: str, partitions: int, retention_h: int) -> None:
         """Make a topic, or give it more partitions; harmless where it has as many.
 
         An existing topic keeps its retention. Raises SinkRefusedError for fewer partitions than
-        it has, SinkUnavailableError when no broker answers within ``give_up_after_s``.
+        it has, SinkUnavailableError when no broker answers in time.
         """
         existing = self.partitions(topic)
         admin = self._admin()
@@ -76,9 +87,9 @@ class KafkaTopics:
                 topic,
                 num_partitions=partitions,
                 replication_factor=-1,
-                config={"retention.ms": str(retention_h * 3_600_000)},
+                config=kafka_config(retention_h),
             )
-            made = admin.create_topics([new], request_timeout=self._give_up_after_s)
+            made = admin.create_topics([new], request_timeout=self._answer_within_s)
             if self._finish(topic, made[topic], KafkaError.TOPIC_ALREADY_EXISTS):
                 return
             # Another process made it in the meantime, perhaps with other partitions.
@@ -90,14 +101,14 @@ class KafkaTopics:
             )
         if existing < partitions:
             grown = admin.create_partitions(
-                [NewPartitions(topic, partitions)], request_timeout=self._give_up_after_s
+                [NewPartitions(topic, partitions)], request_timeout=self._answer_within_s
             )
             # Refused as invalid where another process has just done it.
             self._finish(topic, grown[topic], KafkaError.INVALID_PARTITIONS)
 
     def partitions(self, topic: str) -> int | None:
         """How many partitions a topic has, or None where it does not exist."""
-        deadline = time.monotonic() + self._give_up_after_s
+        deadline = time.monotonic() + self._answer_within_s
         admin = self._admin()
         while True:
             left_s = deadline - time.monotonic()
@@ -106,7 +117,7 @@ class KafkaTopics:
                 found = admin.list_topics(timeout=max(0.1, min(_ADMIN_ROUND_S, left_s))).topics
             except KafkaException as raised:
                 if left_s <= 0:
-                    raise self._sink_error(topic, raised.args[0]) from None
+                    raise self._no_answer(topic, raised.args[0]) from None
             else:
                 return len(found[topic].partitions) if topic in found else None
 
@@ -115,7 +126,9 @@ class KafkaTopics:
         with self._lock:
             self._forget_producer()
 
-    def _write(self, topic: str, records: Sequence[Record]) -> None:
+    def _write(
+        self, topic: str, records: Sequence[Record], partition: int = _ANY_PARTITION
+    ) -> None:
         deadline = time.monotonic() + self._give_up_after_s + _REPORTS_GRACE_S
         producer = self._open_producer()
         reports = _Reports()
@@ -123,7 +136,7 @@ class KafkaTopics:
         while sent < len(records) and reports.error is None:
             key, value = records[sent]
             try:
-                producer.produce(topic, value, key, on_delivery=reports.take)
+                producer.produce(topic, value, key, partition, on_delivery=reports.take)
             except BufferError:
                 full = True
             except KafkaException as raised:
@@ -155,8 +168,10 @@ class KafkaTopics:
                     "partitioner": "murmur2_random",
                     "delivery.timeout.ms": max(1, round(self._give_up_after_s * 1000)),
                     "queue.buffering.max.messages": RECORDS_QUEUED_MAX,
-                    "message.max.bytes": RECORD_BYTES_MAX,
+                    "message.max.bytes": RECORD_BYTES_TAKEN_MAX,
                     "linger.ms": 5,
+                    # How long a topic that nobody knows may be one that was just made.
+                    "topic.metadata.propagation.max.ms": round(_UNKNOWN_TOPIC_S * 1000),
                 }
             )
         return self._producer
@@ -185,24 +200,34 @@ class KafkaTopics:
     def _finish(self, topic: str, future: Any, harmless: int) -> bool:
         """True when done, False for the ``harmless`` error."""
         try:
-            future.result(timeout=self._give_up_after_s + _REPORTS_GRACE_S)
+            future.result(timeout=self._answer_within_s + _REPORTS_GRACE_S)
         except (KafkaException, TimeoutError) as raised:
             error = raised.args[0] if isinstance(raised, KafkaException) else None
             if error is not None and error.code() == harmless:
                 return False
-            raise self._sink_error(topic, error) from None
+            raise self._no_answer(topic, error) from None
         return True
 
     def _sink_error(self, topic: str, error: KafkaError | None) -> SinkError:
+        """Of records that were not all acknowledged."""
+        return self._error(topic, error, "acknowledge", self._give_up_after_s)
+
+    def _no_answer(self, topic: str, error: KafkaError | None) -> SinkError:
+        """Of a question about a topic."""
+        return self._error(topic, error, "answer", self._answer_within_s)
+
+    def _error(
+        self, topic: str, error: KafkaError | None, what: str, within_s: float
+    ) -> SinkError:
         if error is not None and error.code() in _REFUSED:
             return SinkRefusedError(
                 f"topic {topic} of Kafka at {self._bootstrap}: {_REFUSED[error.code()]} "
                 f"({error.str()})"
             )
-        reasons = dict.fromkeys([error.str() if error else "no answer", self._trouble])
+        reasons = dict.fromkeys([error.str() if error else "nothing was said", self._trouble])
         return SinkUnavailableError(
-            f"topic {topic}: Kafka at {self._bootstrap} did not acknowledge within "
-            f"{self._give_up_after_s:g} s ({'; '.join(filter(None, reasons))}): is it running?"
+            f"topic {topic}: Kafka at {self._bootstrap} did not {what} within {within_s:g} s "
+            f"({'; '.join(filter(None, reasons))}): is it running?"
         )
 
 

@@ -34,6 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateTable
 
+from schemas.tables.rollup import Rollup
 from schemas.tables.sql_types import sql_time
 from schemas.versions import GENERATION_SHIFT
 from sinks import SinkRefusedError
@@ -49,36 +50,31 @@ AfterWrite = Callable[[list[TotalRow]], None]
 class SqlRollup:
     """Writes partial rows and keeps one total row a key.
 
-    ``partial`` has the columns ``key``, a partition, ``sums`` and ``version``; ``total`` the same
-    without the partition. The version of a total grows with each of its parts: the highest
-    generation among them, and the sum of the rest.
+    The version of a total grows with each of its parts: the highest generation among them, and
+    the sum of the rest.
     """
 
     def __init__(
         self,
         url: str,
-        partial: Table,
-        total: Table,
-        key: tuple[str, ...],
-        sums: tuple[str, ...],
+        rollup: Rollup,
         *,
         after_write: AfterWrite | None = None,
-        to_announce: Table | None = None,
         give_up_after_s: float = GIVE_UP_AFTER_S,
     ) -> None:
         """``after_write`` is given the total rows that a write changed, once they stand.
 
-        ``to_announce`` (``key`` and ``write_id``) remembers those it was not given yet.
+        ``rollup.to_announce`` remembers those it was not given yet.
         """
         self._store = Store(url, give_up_after_s=give_up_after_s)
-        self._partial = partial
-        self._total = total
-        self._key = key
-        self._sums = sums
+        self._partial = rollup.partial
+        self._total = rollup.total
+        self._key = rollup.key
+        self._sums = rollup.sums
         self._after_write = after_write
-        self._to_announce = to_announce if after_write is not None else None
+        self._to_announce = rollup.to_announce if after_write is not None else None
         self._left_over_told = self._to_announce is None
-        self._put_partial = _Upsert(self._store, partial, newer_only=True)
+        self._put_partial = _Upsert(self._store, self._partial, newer_only=True)
         self._put_to_announce = (
             _Upsert(self._store, self._to_announce, newer_only=False)
             if self._to_announce is not None
@@ -102,10 +98,10 @@ class SqlRollup:
         def merge(connection: Connection) -> list[TotalRow]:
             nonlocal attempts
             attempts += 1
-            return self._merge(connection, rows, write_id)
+            return self.merge(connection, rows, write_id)
 
         changed = self._store.transaction(self._total.name, merge)
-        self._tell(changed, [write_id])
+        self.tell(changed, [write_id])
         if attempts > 1:
             # An attempt may have been committed though its answer was lost.
             self._left_over_told = self._to_announce is None
@@ -115,9 +111,14 @@ class SqlRollup:
         """Release connections. Never raises."""
         self._store.close()
 
-    def _merge(self, connection: Connection, rows: pl.DataFrame, write_id: int) -> list[TotalRow]:
+    def merge(self, connection: Connection, rows: pl.DataFrame, write_id: int) -> list[TotalRow]:
+        """Upsert partial rows and their totals in a transaction; the totals that changed."""
         self._put_partial.put(self._store, connection, rows)
-        changed = [dict(row) for row in connection.execute(self._sum_up).mappings()]
+        found = [dict(row) for row in connection.execute(self._sum_up).mappings()]
+        changed = [row for row in found if row[self._sums[0]]]
+        if len(changed) < len(found):
+            # A window without events has no row.
+            connection.execute(delete(self._total).where(self._total.c[self._sums[0]] == 0))
         if changed and self._put_to_announce is not None:
             keys = pl.DataFrame({name: [row[name] for row in changed] for name in self._key})
             keys = keys.with_columns(pl.lit(write_id, dtype=pl.Int64).alias("write_id"))
@@ -148,7 +149,8 @@ class SqlRollup:
         ).returning(*total.c)
         return statement
 
-    def _tell(self, changed: list[TotalRow], write_ids: list[int]) -> None:
+    def tell(self, changed: list[TotalRow], write_ids: list[int]) -> None:
+        """Tell of totals that stand, and note that they were told."""
         if not changed or self._after_write is None:
             return
         self._after_write(changed)
@@ -169,7 +171,7 @@ class SqlRollup:
         rows = self._store.transaction(
             total.name, lambda found: [dict(row) for row in found.execute(left).mappings()]
         )
-        self._tell(rows, list({row.pop("write_id") for row in rows}))
+        self.tell(rows, list({row.pop("write_id") for row in rows}))
         self._left_over_told = True
 
 

@@ -120,6 +120,11 @@ class FileTopics:
                 if values:
                     self._file(topic, partition).append(_lines(values))
 
+    def write_to(self, topic: str, partition: int, values: Sequence[bytes]) -> None:
+        """Append records to one partition, in order. Raises as ``write`` does."""
+        if values:
+            self.append(topic, partition, _lines(list(values)), len(values))
+
     def append(self, topic: str, partition: int, payloads: bytes, count: int) -> int:
         """Append ``count`` lines, each ended by a newline, to one partition.
 

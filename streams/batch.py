@@ -37,6 +37,8 @@ class Poll:
     end: bool = False
     offsets: Int64s | None = None
     """Offset of each record, where they are not first_offset, first_offset + 1, ..."""
+    sent_again: tuple[int, ...] = ()
+    """Places in the poll of records that were sent again later: those count, these do not."""
 
     @property
     def next_offset(self) -> int:

@@ -98,19 +98,28 @@ class Records:
     columns: Mapping[str, Column]
     future_max_ms: int | None = FUTURE_MAX_MS
     """An event further ahead of the wall clock is a dead letter; None accepts any."""
+    bytes_max: int = RECORD_BYTES_MAX
+    """A larger record is a dead letter."""
     _decoder: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_decoder", msgspec.json.Decoder(self.struct))
 
     def __reduce__(self) -> Any:
-        return Records, (self.struct, self.time, self.columns, self.future_max_ms)
+        return Records, (
+            self.struct,
+            self.time,
+            self.columns,
+            self.future_max_ms,
+            self.bytes_max,
+        )
 
     def decode(self, flow: str, poll: Poll) -> Batch:
         """The batch of a poll: every record is a row of the frame or a dead letter."""
         bad: dict[int, tuple[Code, str]] = {}
-        frame, rows = self._decode_all(poll), None
+        frame, rows = None if poll.sent_again else self._decode_all(poll), None
         if frame is None:
+            bad = dict.fromkeys(poll.sent_again, _SENT_AGAIN)
             frame, rows = self._decode_each(poll, bad)
         frame, rows = self._drop_bad_values(poll, frame, rows, bad)
         dead = _letters(flow, poll, bad) if bad else []
@@ -119,6 +128,8 @@ class Records:
     def _decode_all(self, poll: Poll) -> pl.DataFrame | None:
         """The frame of all records, or None where one of them is bad."""
         data, view = poll.data, memoryview(poll.data)
+        if self.bytes_max < SLICE_BYTES and _may_be_longer(data, self.bytes_max):
+            return None
         texts: list[str] = []
         columns = self._columns([[] for _ in self.columns])
         count = 0
@@ -160,6 +171,8 @@ class Records:
         structs = []
         rows = []
         for row, line in enumerate(poll.data.split(b"\n")[:-1]):
+            if row in bad:
+                continue
             try:
                 structs.append(self._decode_one(line))
                 rows.append(row)
@@ -176,9 +189,9 @@ class Records:
         ]
 
     def _decode_one(self, line: bytes) -> Any:
-        if len(line) > RECORD_BYTES_MAX:
+        if len(line) > self.bytes_max:
             raise _BadRecordError(
-                "too_large", f"the record is over the limit of {RECORD_BYTES_MAX} bytes"
+                "too_large", f"the record is over the limit of {self.bytes_max} bytes"
             )
         if not line.strip():
             raise _BadRecordError("empty", "the record is empty")
@@ -240,6 +253,9 @@ def _frame(times: Int64s, columns: list[pl.Series]) -> pl.DataFrame:
     return pl.DataFrame([pl.Series(TIME_MS, times, dtype=pl.Int64), *columns])
 
 
+_SENT_AGAIN: tuple[Code, str] = ("sent_again", "the record was sent again, and counts there")
+
+
 class _UnusualError(Exception):
     """Some record is not for the fast path."""
 
@@ -263,6 +279,19 @@ def _cut(data: bytes, start: int, stop: int, size: int) -> Iterator[tuple[int, i
             raise _UnusualError
         yield start, end
         start = end
+
+
+def _may_be_longer(lines: bytes, bytes_max: int) -> bool:
+    """False where no line is longer; true where one may be.
+
+    A longer line leaves some block of half its length without a newline, and to look for one in
+    each block is far cheaper than to find them all.
+    """
+    block = bytes_max // 2
+    return any(
+        lines.find(b"\n", start, start + block) < 0
+        for start in range(0, len(lines) - block + 1, block)
+    )
 
 
 def _letters(flow: str, poll: Poll, bad: dict[int, tuple[Code, str]]) -> list[DeadLetter]:

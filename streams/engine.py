@@ -68,6 +68,10 @@ class Outputs:
     late_events: Sink[Any]
 
 
+STATEFUL_STEPS = ("read", "step")
+"""The steps of a flow that keep a state a partition, under the partition's number."""
+
+
 def dataflow(
     name: str,
     source: Source[Poll],

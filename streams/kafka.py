@@ -7,21 +7,31 @@ Offsets are committed to the consumer group as well, for the eyes of lag tools a
 from __future__ import annotations
 
 import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from streams.batch import Poll
-from streams.source import EARLIEST, Position, SourceError
+from streams.source import EARLIEST, NoTopicError, Position, SourceError
 
 REQUEST_TIMEOUT_S = 15.0
 QUEUE_KIB_MAX = 16_384
 """What librdkafka may hold of one partition before it is asked for."""
+CHUNK_RECORDS = 1_024
+"""Taken from the client at once: more of its objects than the processor's cache holds are dear."""
 
 
 class KafkaTopic:
-    """A Kafka topic that can be read. ``end`` None follows what is appended."""
+    """A Kafka topic that can be read. ``end`` None follows what is appended.
+
+    ``flow`` names who reads, for the remedies in errors. Where retention has removed the record
+    to go on from, reading stops with SourceError or, with ``skipped``, goes on from the oldest
+    one left; ``skipped`` is given a line that says which offsets are missing.
+    """
 
     def __init__(
         self,
@@ -34,6 +44,8 @@ class KafkaTopic:
         poll_records_max: int = 16_384,
         start: Position = EARLIEST,
         end: Position | None = None,
+        flow: str = "",
+        skipped: Callable[[str], None] | None = None,
     ) -> None:
         self.bootstrap = bootstrap
         self.name = name
@@ -41,6 +53,9 @@ class KafkaTopic:
         self.poll_records_max = poll_records_max
         self.start = start
         self.end = end
+        self.flow = flow
+        self.skipped = skipped
+        self._admin: AdminClient | None = None
         self._config = {
             "bootstrap.servers": bootstrap,
             "group.id": group,
@@ -62,17 +77,17 @@ class KafkaTopic:
 
     def partitions(self) -> int:
         """How many partitions there are. Raises SourceError for no topic or no broker."""
-        consumer = self.consumer()
+        if self._admin is None:
+            self._admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 2})
         try:
-            found = consumer.list_topics(self.name, timeout=REQUEST_TIMEOUT_S).topics[self.name]
+            listed = self._admin.list_topics(self.name, timeout=REQUEST_TIMEOUT_S)
+            found = listed.topics[self.name]
         except KafkaException as error:
             raise SourceError(
                 f"Kafka at {self.bootstrap} does not answer: {_text(error)}"
             ) from None
-        finally:
-            consumer.close()
         if found.error is not None or not found.partitions:
-            raise SourceError(
+            raise NoTopicError(
                 f"there is no topic {self.name} at {self.bootstrap}: `footfall init` makes it"
             )
         return len(found.partitions)
@@ -91,12 +106,10 @@ class KafkaReader:
         self._consumer = topic.consumer()
         self._name = f"{topic.name}/{partition}"
         try:
-            low, high = self._consumer.get_watermark_offsets(
-                TopicPartition(topic.name, partition), timeout=REQUEST_TIMEOUT_S
-            )
+            low, high = self._watermarks()
             self._offset = state if state is not None else self._find(topic.start, low, high)
             self._end = 2**62 if topic.end is None else self._find(topic.end, low, high)
-            self._check_retained(low, high)
+            self._offset = self._retained(self._offset, low, high)
             self._consumer.assign([TopicPartition(topic.name, partition, self._offset)])
         except KafkaException as error:
             self._consumer.close()
@@ -112,20 +125,20 @@ class KafkaReader:
         behind = self._offset < self._high
         payloads: list[bytes] = []
         offsets: list[int] = []
-        for message in self._consume(topic.poll_timeout_s if behind else 0.0):
-            error = message.error()
-            if error is None:
-                if message.offset() >= self._end:
-                    break
-                payloads.append(message.value() or b"")
-                offsets.append(message.offset())
-            elif error.code() == KafkaError._PARTITION_EOF:
-                self._offset = max(self._offset, message.offset())
-            else:
-                self._raise_unless_passing(error)
+        at_end = False
+        for chunk in self._chunks(topic.poll_timeout_s if behind else 0.0):
+            if self._is_plain(chunk):
+                payloads += [message.value() or b"" for message in chunk]
+                offsets += _offsets(chunk)
+                continue
+            at_end = self._take(chunk, payloads, offsets)
+            # What follows is asked for by the next poll.
+            break
         first = offsets[0] if offsets else self._offset
         if offsets:
             self._offset = max(self._offset, offsets[-1] + 1)
+        if at_end:
+            self._offset = max(self._offset, self._end)
         cached = self._consumer.get_watermark_offsets(
             TopicPartition(topic.name, self._partition), cached=True
         )
@@ -161,16 +174,53 @@ class KafkaReader:
             )
         return self._offset
 
+    def bounds(self) -> tuple[int, int]:
+        """The offset of the record that comes next, and the end that was asked for."""
+        return self._offset, self._end
+
     def close(self) -> None:
         """Close the consumer."""
         self._consumer.close()
 
-    def _consume(self, timeout_s: float) -> list[Any]:
-        try:
-            found: list[Any] = self._consumer.consume(self._topic.poll_records_max, timeout_s)
-        except KafkaException as error:
-            raise SourceError(f"{self._name}: {_text(error)}") from None
-        return found
+    def _chunks(self, timeout_s: float) -> Iterator[list[Any]]:
+        """What has arrived or arrives in time, at most ``poll_records_max`` in all."""
+        left = self._topic.poll_records_max
+        until_s = time.monotonic() + timeout_s
+        while left > 0:
+            asked = min(left, CHUNK_RECORDS)
+            try:
+                found = self._consumer.consume(asked, max(0.0, until_s - time.monotonic()))
+            except KafkaException as error:
+                raise SourceError(f"{self._name}: {_text(error)}") from None
+            if found:
+                yield found
+            if len(found) < asked:
+                return
+            left -= asked
+
+    def _is_plain(self, chunk: Sequence[Any]) -> bool:
+        """True where all are records that stand before the end."""
+        wrong = [message for message in chunk if message.error() is not None]
+        return not wrong and chunk[-1].offset() < self._end
+
+    def _take(self, chunk: Sequence[Any], payloads: list[bytes], offsets: list[int]) -> bool:
+        """Add the records of a chunk that is not plain; True where the end was met."""
+        for message in chunk:
+            error = message.error()
+            if error is None:
+                if message.offset() >= self._end:
+                    # What stands between the last record and the end is no record.
+                    return True
+                payloads.append(message.value() or b"")
+                offsets.append(message.offset())
+            elif error.code() == KafkaError._PARTITION_EOF:
+                self._offset = max(self._offset, message.offset())
+            elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+                self._go_on_from_retained(offsets[-1] + 1 if offsets else self._offset)
+                return False
+            else:
+                self._raise_unless_passing(error)
+        return False
 
     def _find(self, position: Position, low: int, high: int) -> int:
         if position.at == "earliest":
@@ -183,33 +233,89 @@ class KafkaReader:
         (found,) = self._consumer.offsets_for_times([asked], timeout=REQUEST_TIMEOUT_S)
         return high if found.offset < 0 else int(found.offset)
 
-    def _check_retained(self, low: int, high: int) -> None:
-        if low <= self._offset <= high:
-            return
-        where = f"{self._name}: offset {self._offset}"
-        if self._offset > high:
-            raise SourceError(f"{where} is past the topic's end at {high}: was it made anew?")
-        raise SourceError(
-            f"{where} was removed by retention, the oldest left is {low}. Nothing was skipped: "
-            "start the flow anew from the earliest offset, or restore the records first"
+    def _watermarks(self) -> tuple[int, int]:
+        """The oldest offset left, and the end; asked again while a broker goes and comes."""
+        where = TopicPartition(self._topic.name, self._partition)
+        until_s = time.monotonic() + REQUEST_TIMEOUT_S
+        while True:
+            left_s = until_s - time.monotonic()
+            try:
+                low, high = self._consumer.get_watermark_offsets(where, timeout=max(0.1, left_s))
+            except KafkaException as error:
+                if left_s <= 0 or not _is_passing(error.args[0]):
+                    raise
+                time.sleep(0.1)
+            else:
+                return low, high
+
+    def _go_on_from_retained(self, offset: int) -> None:
+        """Read on after the broker had no record at an offset. Raises SourceError."""
+        where = TopicPartition(self._topic.name, self._partition)
+        try:
+            low, high = self._watermarks()
+            self._offset = self._retained(offset, low, high)
+            where.offset = self._offset
+            self._consumer.assign([where])
+        except KafkaException as error:
+            raise SourceError(f"{self._name}: {_text(error)}") from None
+
+    def _retained(self, offset: int, low: int, high: int) -> int:
+        """The offset to read from, where ``low`` to ``high`` are there. Raises SourceError."""
+        if low <= offset <= high:
+            return offset
+        topic = self._topic
+        if offset > high:
+            raise SourceError(
+                f"{self._name}: the next offset {offset} is past the topic's end at {high}: it "
+                "was made anew, or this is another Kafka"
+                + (topic.flow and _MADE_ANEW.format(topic))
+            )
+        if topic.skipped is None:
+            raise SourceError(
+                f"{self._name}: the next offset {offset} was removed by retention, the oldest "
+                f"left is {low}; nothing was skipped" + (topic.flow and _REMOVED.format(topic))
+            )
+        topic.skipped(
+            f"{self._name}: skipped offsets {offset} to {low - 1}, which retention removed: "
+            f"{low - offset} offsets; goes on at {low}"
         )
+        return low
 
     def _raise_unless_passing(self, error: KafkaError) -> None:
-        if error.code() == KafkaError._AUTO_OFFSET_RESET:
-            raise SourceError(f"{self._name}: offset {self._offset} was removed by retention")
         # The client itself connects again after these.
-        if not (error.retriable() or error.code() in _PASSING):
+        if not _is_passing(error):
             raise SourceError(f"{self._name}: {error.str()}")
 
 
+def _offsets(chunk: Sequence[Any]) -> Sequence[int]:
+    first, last = chunk[0].offset(), chunk[-1].offset()
+    if last - first == len(chunk) - 1:
+        return range(first, last + 1)
+    return [message.offset() for message in chunk]
+
+
+_REMOVED = (
+    ". `footfall run {0.flow} --skip-removed` goes on from there with the state it has, and says "
+    "what it skipped"
+)
+_MADE_ANEW = (
+    ". Point TOPICS_URL at the one that has the records; or, to read this one from its beginning, "
+    "stop the workers of {0.flow} and move FOOTFALL_HOME/recovery/{0.flow} away"
+)
 _PASSING = (
     KafkaError._ALL_BROKERS_DOWN,
     KafkaError._TRANSPORT,
     KafkaError._TIMED_OUT,
     KafkaError._RESOLVE,
+    # The connection went while something was asked over it.
+    KafkaError._DESTROY_BROKER,
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.NOT_LEADER_FOR_PARTITION,
 )
+
+
+def _is_passing(error: KafkaError) -> bool:
+    return bool(error.retriable()) or error.code() in _PASSING
 
 
 def _text(error: KafkaException) -> str:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 from schemas.settings import Settings
-from streams.runner import Run
-from streams.source import EARLIEST, LATEST, Position, Topic, TopicSource
+from schemas.topics import DEAD_LETTERS
+from streams.run import Run
+from streams.sent_again import MarkedTopic, Offsets, find_sent_again
+from streams.source import EARLIEST, LATEST, NoTopicError, Position, Topic, TopicSource
 from streams.topic_files import FileTopic
 
 
@@ -15,8 +20,15 @@ def open_topic(
     group: str,
     start: Position = EARLIEST,
     end: Position | None = None,
+    flow: str = "",
+    skipped: Callable[[str], None] | None = None,
 ) -> Topic:
-    """The topic named, embedded or in Kafka as the settings say."""
+    """The topic named, embedded or in Kafka as the settings say.
+
+    ``flow`` names who reads, for the remedies in errors. With ``skipped`` reading goes on from
+    the oldest record left where retention removed the next one, and ``skipped`` is given a line
+    that tells which offsets are missing.
+    """
     folder = settings.topics_folder
     if folder is not None:
         return FileTopic(folder, name, start=start, end=end)
@@ -32,10 +44,33 @@ def open_topic(
         poll_records_max=settings.kafka_max_poll_records,
         start=start,
         end=end,
+        flow=flow,
+        skipped=skipped,
     )
 
 
 def open_source(settings: Settings, name: str, flow: str, run: Run) -> TopicSource:
-    """The source of a flow: the whole topic, followed, or read once to its end."""
-    topic = open_topic(settings, name, group=flow, end=LATEST if run.once else None)
-    return TopicSource(topic, run.stop)
+    """The source of a flow: its share of the topic, followed, or read once to its end."""
+    topic = open_topic(
+        settings,
+        name,
+        group=flow,
+        end=LATEST if run.once else None,
+        flow=flow,
+        skipped=run.say if run.skip_removed else None,
+    )
+    return run.source(MarkedTopic(topic, sent_again_in(settings, name)))
+
+
+def sent_again_in(settings: Settings, topic: str) -> Callable[[], Offsets]:
+    """Finds which records of a topic were sent again, once, when it is first called."""
+
+    @cache
+    def find() -> Offsets:
+        try:
+            letters = open_topic(settings, DEAD_LETTERS.name, group="cli", end=LATEST)
+            return find_sent_again(letters, topic)
+        except NoTopicError:
+            return {}
+
+    return find

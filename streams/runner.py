@@ -2,54 +2,41 @@
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
 import gc
 import os
 import resource
-import shutil
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from types import FrameType
 
 import msgspec
 from bytewax.dataflow import Dataflow
 from bytewax.errors import BytewaxRuntimeError
-from bytewax.recovery import RecoveryConfig, init_db_dir
+from bytewax.recovery import RecoveryConfig
 from bytewax.testing import run_main
 
-from schemas.status import WorkerStatus, status_folder
-from streams.progress import Progress
+from schemas.status import WorkerStatus, status_folder, status_path
+from streams.process import (
+    STOP_WITHIN_S,
+    native_messages_in,
+    resident_bytes,
+    stopped_by_signals,
+    tune_process,
+)
+from streams.recovery import held_store, recovery_folder
+from streams.run import Run, WorkerError, say_on_stderr
+from streams.source import WHOLE, Share, SourceError
+
+__all__ = ["Run", "WorkerError", "run_worker", "tune_process"]
 
 SNAPSHOT_EVERY_S = 2.0
 STATUS_EVERY_S = 1.0
-STOP_WITHIN_S = 4.0
-RECOVERY_PARTITIONS = 1
-"""Fixed when the recovery store is made; one file serves any number of workers."""
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_KEEP_BYTES = 1 << 30
-
-
-class WorkerError(Exception):
-    """The worker cannot run; the message says why and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What a flow is wired with: how far it reads, how it is stopped, what it reports."""
-
-    once: bool = False
-    """Read to the end of the topic as it stands at the start, write all as final, and end."""
-    stop: threading.Event = field(default_factory=threading.Event)
-    progress: Progress = field(default_factory=Progress)
+LOOK_EVERY_S = 5.0
+"""How often a worker looks whether its topics have more partitions."""
 
 
 def run_worker(
@@ -59,76 +46,87 @@ def run_worker(
     *,
     once: bool = False,
     snapshot_every_s: float = SNAPSHOT_EVERY_S,
+    share: Share = WHOLE,
+    skip_removed: bool = False,
+    look_every_s: float = LOOK_EVERY_S,
+    stop_within_s: float = STOP_WITHIN_S,
+    say: Callable[[str], None] = say_on_stderr,
 ) -> None:
     """Run the flow until it is stopped or, with ``once``, until it has read all there is.
 
-    State lies under ``home``. Returns when everything read is written and snapshotted. Raises
-    WorkerError where another worker runs this flow on the same home.
+    State lies under ``home``. ``wire`` is called again whenever a topic that came by
+    ``Run.source`` has got more partitions. Returns when everything read is written and
+    snapshotted. Raises WorkerError where another worker runs this share of the flow, or another
+    layout of it, on the same home.
     """
-    run = Run(once=once)
-    recovery = home / "recovery" / flow
-    recovery.mkdir(parents=True, exist_ok=True)
+    run = Run(once=once, share=share, skip_removed=skip_removed, say=say)
     tune_process()
-    with _owned(recovery, flow), _stopped_by_signals(run.stop, flow), _reporting(flow, home, run):
-        _make_recovery_store(recovery)
-        dataflow = wire(run)
-        # What is loaded by now lives as long as the worker: no collection looks at it again.
-        gc.freeze()
-        with _native_messages_in(home / "logs" / f"{flow}.native.log"), _causes_alone():
-            run_main(
-                dataflow,
-                epoch_interval=timedelta(seconds=snapshot_every_s),
-                recovery_config=RecoveryConfig(str(recovery), timedelta(0)),
-            )
+    name = flow if share == WHOLE else f"{flow} {share.index}/{share.count}"
+    with (
+        native_messages_in(home / "logs" / f"{flow}.native.log"),
+        _causes_alone(recovery_folder(home, flow)),
+        held_store(home, flow, share) as store,
+        stopped_by_signals(run.stop, name, stop_within_s=stop_within_s),
+        _reporting(flow, home, run),
+    ):
+        config = RecoveryConfig(str(store), timedelta(0))
+        while True:
+            dataflow = wire(run)
+            # What is loaded by now lives as long as the worker: no collection looks at it again.
+            gc.freeze()
+            with _looking_for_growth(run, look_every_s):
+                if _has_parts(run):
+                    run_main(
+                        dataflow,
+                        epoch_interval=timedelta(seconds=snapshot_every_s),
+                        recovery_config=config,
+                    )
+                elif not once:
+                    _wait_for_parts(run)
+            if run.stop.is_set() or not run.grown.is_set():
+                return
+            run.grown.clear()
+            run.sources.clear()
 
 
-def _make_recovery_store(folder: Path) -> None:
-    """Make it where there is none; it appears whole, whenever the process is killed."""
-    if any(folder.glob("*.sqlite3")):
-        return
-    draft = folder / "draft"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    init_db_dir(draft, RECOVERY_PARTITIONS)
-    for part in draft.iterdir():
-        part.replace(folder / part.name)
-    draft.rmdir()
+def _has_parts(run: Run) -> bool:
+    """False where all partitions are others' share: the engine takes no source without any."""
+    if run.share == WHOLE or not run.sources:
+        return True
+    return any(source.list_parts() for source in run.sources)
 
 
-def tune_process() -> None:
-    """Let the allocator keep what it has, so that read buffers are not paged in anew."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return  # Not glibc: nothing to tune.
-    mallopt(_M_MMAP_THRESHOLD, _KEEP_BYTES)
-    mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)
+def _wait_for_parts(run: Run) -> None:
+    while not run.grown.wait(0.1) and not run.stop.is_set():
+        pass
 
 
 @contextmanager
-def _native_messages_in(path: Path) -> Iterator[None]:
-    """Put aside what native code writes to standard error, where Python's own goes on as it was.
+def _looking_for_growth(run: Run, every_s: float) -> Iterator[None]:
+    """Set ``run.grown`` when a source's topic has got more partitions."""
+    if run.once or not run.sources:
+        yield
+        return
+    done = threading.Event()
 
-    The engine tells of every exception by a panic of several lines before it hands it on.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sys.stderr.flush()
-    kept = os.dup(2)
-    before = sys.stderr
+    def look() -> None:
+        while not done.wait(every_s):
+            # Whether the topic can be read at all is for the source to say.
+            with suppress(SourceError):
+                if any(source.has_grown() for source in run.sources):
+                    run.grown.set()
+                    return
+
+    # Not waited for: a broker that is away holds it up.
+    threading.Thread(target=look, name="growth", daemon=True).start()
     try:
-        with path.open("ab") as file:
-            os.dup2(file.fileno(), 2)
-        sys.stderr = os.fdopen(kept, "w", buffering=1, closefd=False)
         yield
     finally:
-        sys.stderr.flush()
-        sys.stderr = before
-        os.dup2(kept, 2)
-        os.close(kept)
+        done.set()
 
 
 @contextmanager
-def _causes_alone() -> Iterator[None]:
+def _causes_alone(recovery: Path) -> Iterator[None]:
     """Raise what went wrong in a source, step or sink, without the engine's wrapping."""
     try:
         yield
@@ -136,62 +134,38 @@ def _causes_alone() -> Iterator[None]:
         cause: BaseException = error
         while isinstance(cause, BytewaxRuntimeError) and cause.__cause__ is not None:
             cause = cause.__cause__
-        raise cause from None
+        raise _in_words(cause, recovery) from None
+    except RuntimeError as error:
+        raise _in_words(error, recovery) from None
 
 
-@contextmanager
-def _owned(recovery: Path, flow: str) -> Iterator[None]:
-    with (recovery / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise WorkerError(
-                f"another worker runs {flow} on {recovery}: stop it, or set another FOOTFALL_HOME"
-            ) from None
-        yield
-
-
-@contextmanager
-def _stopped_by_signals(stop: threading.Event, flow: str) -> Iterator[None]:
-    """SIGTERM and SIGINT set ``stop``, and end a worker that a sink holds up all the same."""
-    ended = threading.Event()
-
-    def end_hard() -> None:
-        if not ended.wait(STOP_WITHIN_S):
-            print(
-                f"{flow}: told to stop, and a sink does not answer; what it did not take is read "
-                "again at the next start",
-                file=sys.stderr,
-                flush=True,
-            )
-            # Any moment is safe to die at; unwinding would wait for the sink.
-            os._exit(1)
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        if not stop.is_set():
-            stop.set()
-            threading.Thread(target=end_hard, daemon=True).start()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        ended.set()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+def _in_words(error: BaseException, recovery: Path) -> BaseException:
+    """What the engine says of its recovery store in its own terms, for a person."""
+    text = str(error)
+    if not isinstance(error, RuntimeError) or "(src/" not in text:
+        return error
+    if "DiskFull" in text:
+        return WorkerError(
+            f"the disk of {recovery} is full, so the state could not be kept: free some space and "
+            "start again; what was not kept is read again"
+        )
+    if "SqliteFailure" in text:
+        return WorkerError(
+            f"the state in {recovery} could not be written: {text.partition('SqliteFailure')[2]}"
+        )
+    if "is not in this worker's routing map" in text:
+        return WorkerError(
+            f"{recovery} has states of partitions that the topic does not have: it was made anew. "
+            f"To read it from its beginning, stop the flow's workers and move {recovery} away"
+        )
+    return error
 
 
 @contextmanager
 def _reporting(flow: str, home: Path, run: Run) -> Iterator[None]:
-    folder = status_folder(home)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{flow}.0.json"
+    path = status_path(home, flow, run.share.index)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_other_layouts(home, flow, run.share.count)
     done = threading.Event()
 
     def report(*, finished: bool = False) -> None:
@@ -199,14 +173,15 @@ def _reporting(flow: str, home: Path, run: Run) -> Iterator[None]:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         status = WorkerStatus(
             flow=flow,
-            worker=0,
+            worker=run.share.index,
             pid=os.getpid(),
             updated_ms=time.time_ns() // 1_000_000,
             cpu_s=round(usage.ru_utime + usage.ru_stime, 3),
-            memory_bytes=_resident_bytes(),
+            memory_bytes=resident_bytes(),
             rows_written=rows_written,
             finished=finished,
             partitions=partitions,
+            workers=run.share.count,
         )
         partial = path.with_suffix(".part")
         try:
@@ -232,9 +207,15 @@ def _reporting(flow: str, home: Path, run: Run) -> Iterator[None]:
         report(finished=ended and run.once and not run.stop.is_set())
 
 
-def _resident_bytes() -> int:
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, IndexError, ValueError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def _remove_other_layouts(home: Path, flow: str, count: int) -> None:
+    """Of the flow's status files those of a time with another number of processes.
+
+    None of them runs: this process holds the flow's layout.
+    """
+    for path in status_folder(home).glob(f"{flow}.*.json"):
+        try:
+            status = msgspec.json.decode(path.read_bytes(), type=WorkerStatus)
+        except (OSError, msgspec.DecodeError):
+            continue
+        if status.flow == flow and status.workers != count:
+            path.unlink(missing_ok=True)

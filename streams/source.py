@@ -23,6 +23,10 @@ class SourceError(Exception):
     """A topic cannot be read; the message says why and what to do."""
 
 
+class NoTopicError(SourceError):
+    """There is no such topic."""
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """Where reading starts or ends: earliest, latest, an offset, or a wall-clock time.
@@ -40,6 +44,25 @@ EARLIEST = Position("earliest")
 LATEST = Position("latest")
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The partitions of one process among ``count``: every ``count``-th, from ``index`` on."""
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise ValueError(f"no share {self.index} of {self.count}")
+
+    def has(self, partition: int) -> bool:
+        """True if this process reads the partition."""
+        return partition % self.count == self.index
+
+
+WHOLE = Share()
+
+
 class Reader(Protocol):
     """Reads one partition in order."""
 
@@ -51,6 +74,9 @@ class Reader(Protocol):
 
     def state(self) -> Any:
         """What ``Topic.open`` needs to go on after the last poll; plain data."""
+
+    def bounds(self) -> tuple[int, int]:
+        """The offset of the record that comes next, and the end that was asked for."""
 
     def close(self) -> None:
         """Release the file or connection."""
@@ -74,7 +100,10 @@ def wall_clock_ms() -> int:
 
 
 class TopicSource(FixedPartitionedSource[Poll, Any]):
-    """Hands over the polls of a topic's partitions until it is stopped or at its end."""
+    """Hands over the polls of a topic's partitions until it is stopped or at its end.
+
+    Setting ``grown`` ends it as ``stop`` does: its snapshot is taken, and another source goes on.
+    """
 
     def __init__(
         self,
@@ -83,15 +112,30 @@ class TopicSource(FixedPartitionedSource[Poll, Any]):
         *,
         clock_ms: Callable[[], int] = wall_clock_ms,
         poll_every_s: float = POLL_EVERY_S,
+        share: Share = WHOLE,
+        grown: threading.Event | None = None,
     ) -> None:
         self.topic = topic
-        self.stop = stop
+        self.share = share
+        self._stop = stop
+        self._grown = grown or threading.Event()
         self.clock_ms = clock_ms
         self.poll_every = timedelta(seconds=poll_every_s)
         self._round = _Round()
+        self._partitions: int | None = None
 
     def list_parts(self) -> list[str]:
-        return [str(partition) for partition in range(self.topic.partitions())]
+        self._partitions = self.topic.partitions()
+        return [str(part) for part in range(self._partitions) if self.share.has(part)]
+
+    def has_grown(self) -> bool:
+        """True if the topic has more partitions than were listed. Raises SourceError."""
+        return self._partitions is not None and self.topic.partitions() > self._partitions
+
+    @property
+    def ending(self) -> bool:
+        """True once it was told to end."""
+        return self._stop.is_set() or self._grown.is_set()
 
     def build_part(
         self, step_id: str, for_part: str, resume_state: Any | None
@@ -144,7 +188,7 @@ class _Partition(StatefulSourcePartition[Poll, Any]):
         self._awake: datetime | None = None
 
     def next_batch(self) -> list[Poll]:
-        if self._source.stop.is_set() or self._ended:
+        if self._source.ending or self._ended:
             raise StopIteration
         if not self._round.may_give(self._part):
             self._awake = datetime.now(UTC)
@@ -156,7 +200,13 @@ class _Partition(StatefulSourcePartition[Poll, Any]):
             # The end is a mark of its own, so that the poll is counted first.
             self._ended = True
             end = replace(
-                poll, first_offset=poll.next_offset, data=b"", count=0, end=True, offsets=None
+                poll,
+                first_offset=poll.next_offset,
+                data=b"",
+                count=0,
+                end=True,
+                offsets=None,
+                sent_again=(),
             )
             return [poll, end] if poll.count else [end]
         if poll.lag > 0:

@@ -104,6 +104,10 @@ class MemoryReader:
         """The next offset."""
         return self._offset
 
+    def bounds(self) -> tuple[int, int]:
+        """The next offset, and how many records there are."""
+        return self._offset, len(self._topic.records[self._partition])
+
     def close(self) -> None:
         """Nothing is open."""
 

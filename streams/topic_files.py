@@ -26,7 +26,7 @@ from schemas.topic_files import (
 )
 from schemas.topics import RECORD_BYTES_MAX
 from streams.batch import Poll
-from streams.source import EARLIEST, POLL_BYTES_MAX, Position, SourceError
+from streams.source import EARLIEST, POLL_BYTES_MAX, NoTopicError, Position, SourceError
 
 LINE_BYTES_MAX = 8 * 1_048_576
 """Of a longer line only the beginning is given, which is over the limit of a record too."""
@@ -59,7 +59,7 @@ class FileTopic:
         except ValueError as error:
             raise SourceError(str(error)) from None
         if count is None:
-            raise SourceError(
+            raise NoTopicError(
                 f"there is no topic {self.name} in {self.folder}: `footfall init` makes it"
             )
         return count
@@ -113,6 +113,10 @@ class FileReader:
     def state(self) -> tuple[int, int]:
         """(offset, byte position) of the next record."""
         return self._offset, self._position
+
+    def bounds(self) -> tuple[int, int]:
+        """The offset of the record that comes next, and the end that was asked for."""
+        return self._offset, self._end_offset
 
     def close(self) -> None:
         """Close the file."""

@@ -35,7 +35,7 @@ FRESH = "fresh"
 """The group has changed since it was last written."""
 
 OPEN_ROWS_MAX = 65_536
-"""Unmerged rows are merged when there are more."""
+"""Unmerged rows are merged when there are more, and twice as many as there are groups."""
 CLOSED_CHUNKS_MAX = 32
 NEVER = -1
 
@@ -98,6 +98,8 @@ class WindowState:
     """Windows that end by this were written as final while the partition was quiet."""
     open: list[pl.DataFrame] = field(default_factory=list)
     open_rows: int = 0
+    group_rows: int = 0
+    """Groups of the open windows when they were last merged."""
     merged: bool = True
     """``open`` is one frame at most, with one row a group."""
     earliest_end_ms: int = 2**62
@@ -143,7 +145,7 @@ class WindowState:
         if self.written_at_ms == NEVER:
             self.written_at_ms = polled_at_ms
         rows += self._write_early(polled_at_ms)
-        if self.open_rows > OPEN_ROWS_MAX and not self.merged:
+        if self.open_rows > max(OPEN_ROWS_MAX, 2 * self.group_rows) and not self.merged:
             self._merge()
         return WindowRows(_concat(rows), late, watermarks)
 
@@ -210,6 +212,7 @@ class WindowState:
             quiet_to,
             opened,
             sum(map(len, opened)),
+            sum(map(len, opened)),
             earliest_end_ms=earliest_end,
         )
         for _ in range(chunks):
@@ -246,7 +249,7 @@ class WindowState:
         """The open windows, with one row a group from here on. There must be some."""
         if not self.merged:
             self.open = [self._grouped(pl.concat(self.open, rechunk=True))]
-            self.open_rows = len(self.open[0])
+            self.open_rows = self.group_rows = len(self.open[0])
             self.merged = True
         return self.open[0]
 

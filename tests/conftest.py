@@ -13,6 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.kafka_support import (  # noqa: F401
+    _kafka_folder,
+    _killable_kafka,
+    fresh_kafka,
+    kafka,
+    own_kafka,
+)
+
 KNOWN_SKIPS = Path(__file__).parent / "known_skips.txt"
 
 _skips: Counter[str] = Counter()

@@ -101,15 +101,24 @@ def test_a_wrong_tag_is_refused_by_its_field_and_nothing_is_stored(
     assert client.post("/user_tags", encoded(tag())).status == 204
 
 
-def test_a_body_over_1_mib_is_refused_and_one_of_1_mib_is_not(shop: Shop, client: Client) -> None:
-    small = encoded(tag(padding=""))
-    room = 1_048_576 - len(small)
+def test_a_tag_that_no_profile_could_hold_is_refused(shop: Shop, client: Client) -> None:
+    room = 2_048 - len(encoded(tag(padding="")))
     assert client.post("/user_tags", encoded(tag(padding="x" * room))).status == 204
-    for size in (room + 1, 3_000_000):
-        reply = client.post("/user_tags", encoded(tag(padding="x" * size)))
+    reply = client.post("/user_tags", encoded(tag(padding="x" * (room + 1))))
+    assert reply.status == 400
+    assert reply.error == "body: a record of 2049 bytes; user_tags takes at most 2048"
+
+
+def test_a_body_over_1_mib_is_refused_and_one_of_1_mib_is_not(shop: Shop, client: Client) -> None:
+    one = encoded(tag()) + b"\n"
+    lines = one * (1_048_576 // len(one))
+    body = lines + b"\n" * (1_048_576 - len(lines))
+    assert client.post("/events/user_tags", body).status == 200
+    for path, longer in (("/events/user_tags", body + b"\n"), ("/user_tags", b"x" * 3_000_000)):
+        reply = client.post(path, longer)
         assert reply.status == 413
         assert "1048576" in reply.error
-    assert len(shop.topics.records["user_tags"]) == 1
+    assert len(shop.topics.records["user_tags"]) == 1_048_576 // len(one)
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])

@@ -107,6 +107,20 @@ def test_a_bad_record_is_a_dead_letter_with_a_reason(name: str) -> None:
     assert msgspec.json.decode(msgspec.json.encode(letter), type=DeadLetter) == letter
 
 
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=6), st.integers(120, 150))
+def test_a_limit_of_its_own_is_exact_to_the_byte(overs: list[int], bytes_max: int) -> None:
+    by = Records(ROWS_OF_STORE.struct, "event_time", {}, bytes_max=2 * bytes_max)
+    room = 2 * bytes_max - len(event(brand=""))
+    records = [event(brand="x" * (room + over)) if room + over > 0 else b"{" for over in overs]
+    batch = decode(*records, by=by)
+    expected = [
+        "not_json" if record == b"{" else "too_large"
+        for record in records
+        if record == b"{" or len(record) > 2 * bytes_max
+    ]
+    assert [letter.code for letter in batch.dead] == expected
+
+
 @given(st.randoms(use_true_random=False))
 def test_bad_records_among_good_ones_are_told_apart(chance: random.Random) -> None:
     kinds = [None, None, *BAD]

@@ -181,7 +181,7 @@ def test_documented_commands_exist_and_commands_are_documented() -> None:
 
 def test_documented_options_exist() -> None:
     parser = build_parser()
-    used = re.findall(r"footfall ([a-z]+)([^\n`]*)", readme_code())
+    used = re.findall(r"footfall ([a-z][\w-]*)([^\n`]*)", readme_code())
     commands = next(
         action.choices for action in parser._actions if action.dest == "command" and action.choices
     )
@@ -232,3 +232,13 @@ def test_each_flow_has_its_file_and_its_line_in_the_readme() -> None:
         assert contract.name == name
         assert (ROOT / "flows" / f"{name}.py").is_file()
         assert re.search(rf"^.*`{name}`.*$", readme(), re.MULTILINE), f"README: {name}"
+
+
+def test_every_guarantee_is_shown_by_a_test() -> None:
+    page = (ROOT / "docs" / "guarantees.md").read_text()
+    named = re.findall(r"`([\w/]+\.py)::(test_\w+)`", page)
+    assert len(named) > 30
+    for path, test in named:
+        assert f"def {test}(" in (ROOT / "tests" / path).read_text(), f"{path}::{test}"
+    rows = [line for line in page.splitlines() if line.startswith("|") and line.count("| |") < 2]
+    assert all("::test_" in row for row in rows[2:]), "a row without a test"

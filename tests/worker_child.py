@@ -1,7 +1,15 @@
-"""A worker process for tests: minute_buckets from a folder of topics to files of rows."""
+"""A worker process for tests: minute_buckets from a folder of topics to files of rows.
+
+    python -m tests.worker_child HOME [--data FOLDER] [--once] [--share I/N] [--look S] [--slow S]
+
+Topics and rows lie in FOLDER (HOME by default), the state in HOME. ``--look``: seconds between
+two looks for new partitions. ``--slow``: seconds that each write of a sink takes.
+``--stop-within``: seconds from a signal to the end at most.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import time
@@ -15,20 +23,22 @@ import polars as pl
 from flows import minute_buckets
 from sinks.buffered import BufferedSink
 from streams.engine import Outputs
+from streams.process import STOP_WITHIN_S
 from streams.runner import Run, WorkerError, run_worker
-from streams.source import LATEST, TopicSource
+from streams.source import LATEST, Share
 from streams.topic_files import FileTopic
 
 
 class RowsFile:
     """Appends rows, or letters, as JSON lines; each write is one append."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, write_s: float) -> None:
         self._file = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+        self._write_s = write_s
 
     def write(self, items: Sequence[Any]) -> None:
-        if "--stuck" in sys.argv:
-            time.sleep(60)
+        """Append all of them."""
+        time.sleep(self._write_s)
         lines = b""
         for item in items:
             if isinstance(item, pl.DataFrame):
@@ -38,25 +48,46 @@ class RowsFile:
         os.write(self._file, lines)
 
     def close(self) -> None:
-        pass
+        """The process ends soon."""
 
 
-def main(home: Path, *, once: bool) -> None:
+def main(args: argparse.Namespace) -> None:
+    """Run the worker."""
+    folder = args.data or args.home
+
     def sink(name: str) -> BufferedSink[Any]:
-        return BufferedSink(lambda: RowsFile(home / name), rows_max=2_000)
+        write_s = args.slow if name == "rows" else 0.0
+        return BufferedSink(lambda: RowsFile(folder / name, write_s), rows_max=2_000)
 
     def wire(run: Run) -> Any:
-        topic = FileTopic(
-            home / "topics", "user_tags", end=LATEST if once else None, poll_bytes_max=100_000
-        )
+        end = LATEST if run.once else None
+        topic = FileTopic(folder / "topics", "user_tags", end=end, poll_bytes_max=100_000)
         outputs = Outputs(sink("rows"), sink("dead"), sink("late"))
-        return minute_buckets.build(TopicSource(topic, run.stop), outputs, run.progress)
+        return minute_buckets.build(run.source(topic), outputs, run.progress)
 
     try:
-        run_worker("minute_buckets", wire, home, once=once, snapshot_every_s=0.1)
+        run_worker(
+            "minute_buckets",
+            wire,
+            args.home,
+            once=args.once,
+            snapshot_every_s=0.1,
+            share=args.share,
+            look_every_s=args.look,
+            stop_within_s=args.stop_within,
+        )
     except (WorkerError, OSError) as error:
         sys.exit(str(error))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), once="--once" in sys.argv)
+    options = argparse.ArgumentParser()
+    options.add_argument("home", type=Path)
+    options.add_argument("--data", type=Path)
+    options.add_argument("--once", action="store_true")
+    options.add_argument("--share", type=lambda text: Share(*map(int, text.split("/"))))
+    options.add_argument("--look", type=float, default=0.2)
+    options.add_argument("--slow", type=float, default=0.0)
+    options.add_argument("--stop-within", type=float, default=STOP_WITHIN_S)
+    options.set_defaults(share=Share())
+    main(options.parse_args())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Integer, MetaData, Table
 
+from schemas.tables.rollup import Rollup
 from schemas.tables.sql_types import UtcTime
 
 METADATA = MetaData()
@@ -54,3 +55,5 @@ EVENTS_TO_ANNOUNCE = Table(
     Column("end_event_time", UtcTime(), primary_key=True),
     Column("write_id", BigInteger, nullable=False),
 )
+
+ROLLUP = Rollup(EVENTS_BY_PARTITION, EVENTS, KEY, SUMS, EVENTS_TO_ANNOUNCE)

@@ -1,0 +1,250 @@
+"""Looks at this machine, the topics and the flows; changes nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli.doctor import findings as found_of
+from cli.doctor import topics as topics_of
+from cli.doctor.findings import Finding, HomeFacts, fail, ok
+from cli.doctor.topics import FlowFacts, PlaceFacts, TopicFacts, WorkerFacts
+from cli.errors import one_line
+from cli.positions import Positions, of_groups, of_statuses, read_statuses
+from schemas.settings import Settings
+from schemas.topics import DEAD_LETTERS, TOPICS
+
+if TYPE_CHECKING:
+    from schemas.status import WorkerStatus
+
+KAFKA_WITHIN_S = 4.0
+COUNT_WITHIN_S = 4.0
+ASKED_AGAIN_S = 1.0
+
+
+def look_at_home(settings: Settings) -> list[Finding]:
+    """The folder, its disk, and the recovery stores in it."""
+    home = settings.footfall_home
+    standing = home
+    while not standing.exists() and standing != standing.parent:
+        standing = standing.parent
+    disk = shutil.disk_usage(standing)
+    facts = HomeFacts(
+        path=str(home),
+        exists=home.exists(),
+        is_folder=home.is_dir(),
+        writable=os.access(standing, os.W_OK | os.X_OK),
+        free_bytes=disk.free,
+        total_bytes=disk.total,
+    )
+    findings = found_of.home(facts)
+    folder = home / "recovery"
+    for flow in sorted(folder.iterdir()) if folder.is_dir() else ():
+        findings.append(found_of.recovery(flow.name, folder_bytes(flow)))
+    return findings
+
+
+def folder_bytes(folder: Path) -> int:
+    """The sizes of all files below."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += (Path(parent) / name).lstat().st_size
+            except OSError:
+                continue  # it went while we looked
+    return total
+
+
+def look_at_topics(settings: Settings) -> list[Finding]:
+    """The topics, how far the flows are that read them, and what was dead in them."""
+    findings: list[Finding] = []
+    standing: Mapping[str, TopicFacts] = {}
+    positions: Positions = {}
+    try:
+        if settings.topics_folder is not None:
+            standing = file_topics(settings.topics_folder)
+            findings.append(ok("topics", f"embedded, in {settings.topics_folder}"))
+        else:
+            brokers, standing = kafka_topics(settings)
+            findings.append(ok("topics", f"Kafka at {settings.kafka_bootstrap}, {brokers}"))
+        findings += topics_of.topics(list(TOPICS.values()), standing)
+    except Exception as error:
+        where = settings.kafka_bootstrap or settings.topics_folder
+        remedy = (
+            "start it, or set TOPICS_URL to where it runs"
+            if settings.kafka_bootstrap
+            else "mend the folder, or set TOPICS_URL"
+        )
+        findings.append(fail("topics", f"{where}: {_said(error)}", remedy))
+    if settings.kafka_bootstrap and standing:
+        positions = of_groups(settings, _catalogue(), KAFKA_WITHIN_S)
+    findings += flow_findings(settings, standing, positions, time.time_ns() // 1_000_000)
+    return findings + (look_at_letters(settings) if DEAD_LETTERS.name in standing else [])
+
+
+def _said(error: Exception) -> str:
+    """The message of an error; Kafka's client wraps its own."""
+    within = getattr(error.args[0], "str", None) if error.args else None
+    return str(within()) if callable(within) else one_line(error)
+
+
+def _catalogue() -> dict[str, Any]:
+    import flows
+
+    return flows.catalogue()
+
+
+def flow_findings(
+    settings: Settings, standing: Mapping[str, TopicFacts], groups: Positions, now_ms: int
+) -> list[Finding]:
+    """What the flows' own words and the topics tell together."""
+    statuses = read_statuses(settings.footfall_home)
+    contracts = _catalogue()
+    read = {topic for contract in contracts.values() for topic in contract.reads}
+    read |= {settings.kafka_topic} if settings.kafka_topic else set()
+    findings = []
+    for name in sorted({*contracts, *(status.flow for status in statuses)}):
+        of_flow = [status for status in statuses if status.flow == name]
+        facts = flow_facts(name, of_flow, standing, groups.get(name, {}), now_ms)
+        findings += topics_of.flow(facts)
+    for topic in sorted(read & standing.keys()):
+        counts = {part: high - low for part, (low, high) in standing[topic].ends.items()}
+        findings += topics_of.hot_partitions(topic, counts)
+    return findings
+
+
+def flow_facts(
+    name: str,
+    statuses: list[WorkerStatus],
+    standing: Mapping[str, TopicFacts],
+    group: Mapping[tuple[str, int], int],
+    now_ms: int,
+) -> FlowFacts:
+    """Of one flow; where a topic cannot be asked its workers' own lag counts."""
+    newest = max(statuses, key=lambda status: status.updated_ms, default=None)
+    # A worker number past the newest's count is a file of an earlier number of processes.
+    of_now = [one for one in statuses if newest is not None and one.worker < newest.workers]
+    workers = [
+        WorkerFacts(
+            worker=one.worker,
+            pid=one.pid,
+            age_ms=max(0, now_ms - one.updated_ms),
+            finished=one.finished,
+            alive=_is_alive(one.pid),
+        )
+        for one in of_now
+    ]
+    ends = {
+        (part.topic, part.partition): (0, part.next_offset + part.lag)
+        for one in statuses
+        for part in one.partitions
+    }
+    known = {**of_statuses(statuses).get(name, {})}
+    for key, offset in group.items():
+        known[key] = max(known.get(key, 0), offset)
+    for topic, partition in known:
+        if topic in standing:
+            ends[topic, partition] = standing[topic].ends.get(partition, (0, 0))
+    places = [
+        PlaceFacts(topic, partition, next_offset, *ends.get((topic, partition), (0, next_offset)))
+        for (topic, partition), next_offset in sorted(known.items())
+    ]
+    return FlowFacts(name, workers, places)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return pid > 0
+
+
+def file_topics(folder: Path) -> dict[str, TopicFacts]:
+    """The embedded topics. Raises ValueError for one that does not say its partitions."""
+    from schemas.topic_files import end_offset, partitions_of
+
+    found = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        count = partitions_of(folder, path.name)
+        if count is not None:
+            ends = {part: (0, end_offset(folder, path.name, part)) for part in range(count)}
+            found[path.name] = TopicFacts(ends)
+    return found
+
+
+def kafka_topics(settings: Settings) -> tuple[str, dict[str, TopicFacts]]:
+    """(what runs there, the topics of the catalogue). Raises KafkaException without an answer."""
+    from confluent_kafka import TopicPartition
+    from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, ResourceType
+
+    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap, "log_level": 0})
+    about = admin.list_topics(timeout=KAFKA_WITHIN_S)
+    wanted = {*TOPICS, settings.kafka_topic} & about.topics.keys()
+    within = {"request_timeout": KAFKA_WITHIN_S}
+    resources = [ConfigResource(ResourceType.TOPIC, name) for name in sorted(wanted)]
+    configs = admin.describe_configs(resources, **within) if resources else {}
+    places = [
+        TopicPartition(name, part)
+        for name in sorted(wanted)
+        for part in about.topics[name].partitions
+    ]
+    lows, highs = (
+        _offsets(admin, places, spec()) for spec in (OffsetSpec.earliest, OffsetSpec.latest)
+    )
+    ends: dict[str, dict[int, tuple[int, int]]] = {name: {} for name in wanted}
+    for place in places:
+        ends[place.topic][place.partition] = (lows[place], highs[place])
+    found = {}
+    for resource in resources:
+        config = configs[resource].result(KAFKA_WITHIN_S)
+        found[resource.name] = TopicFacts(
+            ends[resource.name], retention_ms=int(config["retention.ms"].value)
+        )
+    count = len(about.brokers)
+    return f"{count} broker{'s' if count > 1 else ''}", found
+
+
+def _offsets(admin: Any, places: list[Any], spec: Any) -> dict[Any, int]:
+    """By partition. Asked once more where one has just no leader. Raises KafkaException."""
+    from confluent_kafka import KafkaException
+
+    found: dict[Any, int] = {}
+    for last in (False, True):
+        asked = {place: spec for place in places if place not in found}
+        answers = admin.list_offsets(asked, request_timeout=KAFKA_WITHIN_S) if asked else {}
+        for place, answer in answers.items():
+            try:
+                found[place] = answer.result(KAFKA_WITHIN_S).offset
+            except KafkaException as error:
+                if last:
+                    where = f"{place.topic}/{place.partition}"
+                    raise LookedInVainError(f"{where}: {error.args[0].str()}") from None
+        if len(found) < len(places) and not last:
+            time.sleep(ASKED_AGAIN_S)
+    return found
+
+
+class LookedInVainError(Exception):
+    """A server answers, and does not tell what it was asked; the message says what it said."""
+
+
+def look_at_letters(settings: Settings) -> list[Finding]:
+    """How many records are dead and were not sent again."""
+    from cli.letters.read import Choice, collect
+    from cli.letters.topics import read_topic
+
+    until_s = time.monotonic() + COUNT_WITHIN_S
+    reads = read_topic(settings, DEAD_LETTERS.name, progress=False, until_s=until_s)
+    letters = collect(reads)
+    whole = time.monotonic() <= until_s
+    # What was sent again is noted after its letter: half of the topic does not tell.
+    records = letters.records(Choice(), sent_too=not whole)
+    return [found_of.open_letters(len(records), whole=whole)]

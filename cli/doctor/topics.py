@@ -1,0 +1,220 @@
+"""What the facts of topics and of the flows that read them mean: pure, facts in, findings out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cli.doctor.findings import Finding, duration, fail, ok, warn
+from schemas.topics import Topic
+
+LAG_WARN = 1_000_000
+"""Records; a worker takes some seconds for as many."""
+MARGIN_WARN = 0.1
+"""Share of the retained records that is left before retention reaches what was not read."""
+HOT_TIMES = 2.0
+HOT_RECORDS_MIN = 10_000
+"""Fewer records say nothing of how the keys are spread."""
+STALE_MS = 15_000
+"""A worker tells of itself each second."""
+STALE_WITHOUT_PROCESS_MS = 3_000
+"""Its process may run where ids are counted apart, as in a container."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicFacts:
+    """A topic as it stands."""
+
+    ends: Mapping[int, tuple[int, int]]
+    """By partition: the oldest offset that is left, and the next one."""
+    retention_ms: int | None = None
+    """-1 for ever; None where it is not known, or there is none."""
+
+
+def topics(wanted: Sequence[Topic], standing: Mapping[str, TopicFacts]) -> list[Finding]:
+    """Whether the topics stand as the catalogue says."""
+    missing = [topic.name for topic in wanted if topic.name not in standing]
+    found = []
+    if missing:
+        names = ", ".join(missing)
+        found.append(fail("topics", f"missing: {names}", "`footfall init` makes them"))
+    for topic in wanted:
+        facts = standing.get(topic.name)
+        if facts is None:
+            continue
+        count = len(facts.ends)
+        if count < topic.partitions:
+            found.append(
+                fail(
+                    "topics",
+                    f"{topic.name} has {count} partitions, the catalogue says {topic.partitions}",
+                    "stop its flows, `footfall init` adds them, start the flows again",
+                )
+            )
+        kept_ms = facts.retention_ms
+        if kept_ms is not None and 0 <= kept_ms < topic.retention_h * 3_600_000:
+            found.append(
+                warn(
+                    "topics",
+                    f"{topic.name} keeps records for {duration(kept_ms)}, the catalogue says "
+                    f"{duration(topic.retention_h * 3_600_000)}",
+                    f"kafka-configs --alter --entity-type topics --entity-name {topic.name} "
+                    f"--add-config retention.ms={topic.retention_h * 3_600_000}",
+                )
+            )
+    return found or [ok("topics", f"all {len(wanted)} stand as the catalogue says")]
+
+
+def hot_partitions(topic: str, records: Mapping[int, int]) -> list[Finding]:
+    """Whether one partition holds far more than its share: a worker for itself."""
+    total = sum(records.values())
+    check = f"keys of {topic}"
+    if len(records) < 2 or total < HOT_RECORDS_MIN:
+        return []
+    hottest, most = max(records.items(), key=lambda item: item[1])
+    mean = total / len(records)
+    spread = (
+        f"partition {hottest} holds {most:,} of {total:,} records, {most / mean:.1f}x the mean"
+    )
+    if most > HOT_TIMES * mean:
+        return [
+            warn(
+                check,
+                spread,
+                "few keys have most of the records, or have none: look at what the sender "
+                "takes for the key",
+            )
+        ]
+    return [ok(check, spread)]
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceFacts:
+    """How far a flow is in one partition."""
+
+    topic: str
+    partition: int
+    next_offset: int
+    low: int
+    high: int
+
+    @property
+    def lag(self) -> int:
+        """Records that were not read yet."""
+        return max(0, self.high - self.next_offset)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFacts:
+    """What a worker last said of itself."""
+
+    worker: int
+    pid: int
+    age_ms: int
+    finished: bool
+    alive: bool
+    """A process with its id runs here."""
+
+    @property
+    def is_stale(self) -> bool:
+        """It should have told of itself again by now."""
+        return self.age_ms > (STALE_MS if self.alive else STALE_WITHOUT_PROCESS_MS)
+
+
+@dataclass(frozen=True, slots=True)
+class FlowFacts:
+    """A flow: its workers of this home, and how far it is."""
+
+    name: str
+    workers: Sequence[WorkerFacts]
+    places: Sequence[PlaceFacts]
+
+
+def flow(facts: FlowFacts) -> list[Finding]:
+    """Whether the flow runs, how far it is behind, and whether it loses records."""
+    check = f"flow {facts.name}"
+    run = f"`footfall run {facts.name}`"
+    lag = sum(place.lag for place in facts.places)
+    behind = f"{lag:,} records behind" if lag else "at the end"
+    if not facts.workers and not facts.places:
+        return [ok(check, "never ran here")]
+    unfinished = [one for one in facts.workers if not one.finished]
+    running = [one for one in unfinished if not one.is_stale]
+    stale = [one for one in unfinished if one.is_stale]
+    found = []
+    if stale and not running:
+        last = duration(min(one.age_ms for one in stale))
+        found.append(warn(check, f"no worker runs, the last one {last} ago; {behind}", run))
+    elif stale:
+        numbers = ", ".join(f"{one.worker} (process {one.pid})" for one in stale)
+        hung = any(one.alive for one in stale)
+        found.append(
+            fail(
+                check,
+                f"worker {numbers} {'says nothing any more' if hung else 'is dead'}, others "
+                f"run; {behind}",
+                "look at its log and start it again: its partitions are not read",
+            )
+        )
+    elif running and lag > LAG_WARN:
+        found.append(
+            warn(
+                check,
+                f"{_workers(len(running))}, {behind}",
+                f"where it does not shrink: `footfall run {facts.name} --workers N`",
+            )
+        )
+    elif running:
+        found.append(ok(check, f"{_workers(len(running))}, {behind}"))
+    elif facts.workers and lag:
+        found.append(warn(check, f"was run to the end once; now {behind}", run))
+    elif facts.workers:
+        found.append(ok(check, "was run to the end"))
+    else:
+        where = "no worker on this home; its consumer group is"
+        level = warn(check, f"{where} {behind}", run) if lag > LAG_WARN else None
+        found.append(level or ok(check, f"{where} {behind}"))
+    return found + retention(facts)
+
+
+def retention(facts: FlowFacts) -> list[Finding]:
+    """Whether retention reaches, or has reached, what the flow did not read yet."""
+    check = f"retention of {facts.name}"
+    lost = [place for place in facts.places if place.next_offset < place.low]
+    if lost:
+        worst = max(lost, key=lambda place: place.low - place.next_offset)
+        missing = sum(place.low - place.next_offset for place in lost)
+        return [
+            fail(
+                check,
+                f"{missing:,} records were removed before they were read, from offset "
+                f"{worst.next_offset} of {worst.topic}/{worst.partition} on",
+                f"`footfall run {facts.name} --skip-removed` goes on without them; "
+                f"`footfall replay {facts.name} --source PATH` brings them from an archive",
+            )
+        ]
+    # Where nothing was ever removed the oldest record says nothing of when it will be.
+    near = [
+        (_margin(place), place)
+        for place in facts.places
+        if place.low > 0 and place.lag and _margin(place) < MARGIN_WARN
+    ]
+    if near:
+        share, place = min(near, key=lambda one: one[0])
+        return [
+            warn(
+                check,
+                f"{place.topic}/{place.partition}: {share:.0%} of the records that are kept stand "
+                "between the oldest and the next to read",
+                f"`footfall run {facts.name} --workers N` now, or keep records for longer",
+            )
+        ]
+    return []
+
+
+def _margin(place: PlaceFacts) -> float:
+    return (place.next_offset - place.low) / max(1, place.high - place.low)
+
+
+def _workers(count: int) -> str:
+    return f"{count} worker{'s run' if count > 1 else ' runs'}"

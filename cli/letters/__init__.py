@@ -1,0 +1,1 @@
+"""``footfall dead-letters``: what could not be processed, and sending it again."""

@@ -1,0 +1,81 @@
+"""How far each flow has read: by what its workers say, and by its consumer group in Kafka."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from schemas.settings import Settings
+
+if TYPE_CHECKING:
+    from schemas.status import WorkerStatus
+
+Positions = dict[str, dict[tuple[str, int], int]]
+"""By flow: the next offset of each (topic, partition)."""
+
+
+def read_statuses(home: Path) -> list[WorkerStatus]:
+    """What all workers of this home say of themselves; what cannot be read is passed over."""
+    import msgspec
+
+    from schemas.status import WorkerStatus, status_folder
+
+    decode = msgspec.json.Decoder(WorkerStatus).decode
+    found = []
+    for path in sorted(status_folder(home).glob("*.json")):
+        try:
+            found.append(decode(path.read_bytes()))
+        except (OSError, msgspec.DecodeError):
+            continue
+    return found
+
+
+def of_statuses(statuses: Iterable[WorkerStatus]) -> Positions:
+    """The positions that the workers tell of; of several the furthest."""
+    found: Positions = {}
+    for status in statuses:
+        places = found.setdefault(status.flow, {})
+        for part in status.partitions:
+            key = part.topic, part.partition
+            places[key] = max(places.get(key, 0), part.next_offset)
+    return found
+
+
+def of_groups(settings: Settings, flows: Iterable[str], timeout_s: float = 10.0) -> Positions:
+    """What the flows' consumer groups have committed. Raises SourceError without an answer."""
+    from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
+    from confluent_kafka.admin import AdminClient
+
+    from streams.source import SourceError
+
+    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap, "log_level": 0})
+    found: Positions = {}
+    for flow in flows:
+        group = ConsumerGroupTopicPartitions(f"{settings.kafka_group}-{flow}")
+        try:
+            (future,) = admin.list_consumer_group_offsets(
+                [group], request_timeout=timeout_s
+            ).values()
+            places = future.result(timeout_s).topic_partitions
+        except (KafkaException, TimeoutError) as error:
+            raise SourceError(
+                f"Kafka at {settings.kafka_bootstrap} does not tell how far {flow} is: {error}"
+            ) from None
+        committed = {(at.topic, at.partition): at.offset for at in places if at.offset >= 0}
+        if committed:
+            found[flow] = committed
+    return found
+
+
+def positions(settings: Settings) -> Positions:
+    """How far each flow has read, by all that is known."""
+    import flows
+
+    found = of_statuses(read_statuses(settings.footfall_home))
+    if settings.kafka_bootstrap:
+        for flow, places in of_groups(settings, flows.catalogue()).items():
+            known = found.setdefault(flow, {})
+            for key, offset in places.items():
+                known[key] = max(known.get(key, 0), offset)
+    return found

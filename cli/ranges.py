@@ -1,0 +1,125 @@
+"""A flow and a range of event time, as ``replay`` and ``verify`` of footfall are given them."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+from typing import TYPE_CHECKING
+
+from cli.errors import UsageError, did_you_mean
+from schemas.settings import Settings
+
+if TYPE_CHECKING:
+    from flows._replay import Replayable
+    from streams.replay import Partitions, Range
+
+
+def add_range_options(parser: argparse.ArgumentParser) -> None:
+    """FLOW, the range, and what is certain in it."""
+    parser.add_argument("flow", metavar="FLOW", help="a name from `footfall flows`")
+    parser.add_argument(
+        "--from",
+        dest="from_ms",
+        type=moment_ms,
+        metavar="T",
+        help="event time, such as 2022-03-22T12:00 (UTC), inclusive (the beginning)",
+    )
+    parser.add_argument(
+        "--to", dest="to_ms", type=moment_ms, metavar="T", help="event time, exclusive (the end)"
+    )
+    parser.add_argument(
+        "--complete",
+        action="store_true",
+        help="nothing will follow in the topic: its last windows are certain too",
+    )
+
+
+def check_flow(name: str) -> None:
+    """Raises UsageError where there is no such flow."""
+    # As in a worker: Polars reads it once, when it is imported.
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")
+    import flows
+
+    contracts = flows.catalogue()
+    if name not in contracts:
+        raise UsageError(f"no such flow: {name}{did_you_mean(name, contracts)}")
+
+
+def replayable_of(settings: Settings, flow: str) -> Replayable:
+    """What the flow tells of its rows."""
+    found: Replayable = importlib.import_module(f"flows.{flow}").replay(settings)
+    return found
+
+
+def range_of(args: argparse.Namespace) -> Range:
+    """The range asked for. Raises UsageError for one that ends before it begins."""
+    from streams.replay import BEGIN_MS, END_MS, Range
+
+    asked = Range(
+        BEGIN_MS if args.from_ms is None else args.from_ms,
+        END_MS if args.to_ms is None else args.to_ms,
+    )
+    if asked.from_ms >= asked.to_ms:
+        raise UsageError("--to must be later than --from")
+    return asked
+
+
+def topic_partitions(settings: Settings, topic: str) -> Partitions:
+    """The topic of the settings, to be read anew."""
+    from streams.open import open_topic, sent_again_in
+    from streams.replay import TopicPartitions
+    from streams.sent_again import MarkedTopic
+    from streams.source import Position
+
+    find = sent_again_in(settings, topic)
+
+    def opened(start: Position, end: Position) -> MarkedTopic:
+        read = open_topic(settings, topic, group="replay", start=start, end=end)
+        return MarkedTopic(read, find)
+
+    return TopicPartitions(opened)
+
+
+def live_limits(settings: Settings, flow: str, replayable: Replayable) -> dict[int, int]:
+    """By partition, until when the live worker's windows can no longer change.
+
+    What stands in the status files of FOOTFALL_HOME; nothing is known of other partitions.
+    """
+    import msgspec
+
+    from schemas.status import WorkerStatus, status_folder
+
+    limits: dict[int, int] = {}
+    if replayable.rules.reach_ms is None:
+        return limits
+    for path in status_folder(settings.footfall_home).glob(f"{flow}.*.json"):
+        try:
+            status = msgspec.json.decode(path.read_bytes(), type=WorkerStatus)
+        except (OSError, msgspec.MsgspecError):
+            continue
+        for partition in status.partitions:
+            if partition.topic == replayable.topic and partition.watermark_ms >= 0:
+                settled_ms = partition.watermark_ms - replayable.rules.lateness_ms
+                limits[partition.partition] = max(
+                    0, settled_ms, limits.get(partition.partition, 0)
+                )
+    return limits
+
+
+def moment_ms(text: str) -> int:
+    """A moment from the command line; a date alone is its midnight."""
+    from schemas.times import BadTimeError, parse_time_ms
+
+    try:
+        return parse_time_ms(f"{text}T00:00" if len(text) == len("2022-03-22") else text)
+    except BadTimeError as error:
+        raise argparse.ArgumentTypeError(f"{error}: takes 2022-03-22T12:15:00, in UTC") from None
+
+
+def shown(time_ms: int) -> str:
+    """A moment as it is printed."""
+    from schemas.times import iso_ms
+
+    text = iso_ms(time_ms)
+    return text.removesuffix("Z").removesuffix(".000").removesuffix(":00")

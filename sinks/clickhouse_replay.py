@@ -1,0 +1,215 @@
+"""A ClickHouse table as the target of a replay."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import polars as pl
+
+from schemas.tables.clickhouse import DELETED, Table
+from schemas.versions import GENERATION_SHIFT
+from sinks import SinkRefusedError
+from sinks.clickhouse import ClickHouseReader, ClickHouseTable, create_tables
+from sinks.replay import DIFFERENCES_MAX, Difference, Span, totals_frame
+
+GIVE_UP_AFTER_S = 120.0
+INSERTS_WAIT_S = 60.0
+_END_S_MAX = 4_294_967_295
+"""The last moment of a DateTime, 2106-02-07."""
+
+
+class ClickHouseReplay:
+    """A ReplayTarget. The shadow is a table of the same form, ``<name>_shadow``."""
+
+    def __init__(self, url: str, table: Table) -> None:
+        self.sums = table.sums
+        self._url = url
+        self._table = table
+        self._shadow = replace(table, name=f"{table.name}_shadow")
+        self._reader = ClickHouseReader(url, give_up_after_s=GIVE_UP_AFTER_S)
+        self._writers = {
+            False: ClickHouseTable(url, table, give_up_after_s=GIVE_UP_AFTER_S),
+            True: ClickHouseTable(url, self._shadow, give_up_after_s=GIVE_UP_AFTER_S),
+        }
+
+    def newest_generation(self) -> int:
+        """The highest among the rows that stand."""
+        return self._generation(self._table.name)
+
+    def make_shadow(self) -> None:
+        """Make an empty shadow; an earlier one is dropped."""
+        self._ask(f"DROP TABLE IF EXISTS {self._shadow.name} SYNC")
+        create_tables(self._url, [self._shadow])
+
+    def write(self, frames: Sequence[pl.DataFrame], *, shadow: bool) -> None:
+        """Return when the rows are durable."""
+        self._writers[shadow].write(frames)
+
+    def remove_older(self, spans: Sequence[Span], generation: int, *, shadow: bool) -> int:
+        """Take back what earlier generations hold of the spans.
+
+        The row that takes back is older than any other of its generation: where the replay has
+        given the same key a row, that one wins.
+        """
+        table = self._table
+        version = generation << GENERATION_SHIFT
+        where = f"({self._within(spans)}) AND {table.version} < {version}"
+        ((count,),) = self._ask(f"SELECT count() FROM {table.name} FINAL WHERE {where}")
+        if not count:
+            return 0
+        kept = [name for name in table.columns if name != table.version]
+        into = self._shadow if shadow else table
+        names = ", ".join(f"`{name}`" for name in kept)
+        self._ask(
+            f"INSERT INTO {into.name} ({names}, {table.version}, {DELETED}) "
+            f"SELECT {names}, {version}, 1 FROM {table.name} FINAL WHERE {where}"
+        )
+        if not shadow:
+            return int(count)
+        key = ", ".join(f"`{name}`" for name in table.order_by)
+        ((again,),) = self._ask(
+            f"SELECT count() FROM {table.name} FINAL WHERE {where} "
+            f"AND ({key}) IN (SELECT {key} FROM {into.name} FINAL)"
+        )
+        return int(count) - int(again)
+
+    def differences(self, spans: Sequence[Span]) -> list[Difference]:
+        """The windows in which table and shadow differ."""
+        if not spans:
+            return []
+        places = range(len(self.sums))
+        sums = ", ".join(f"sum(`{name}`) AS s{place}" for place, name in enumerate(self.sums))
+        start = f"toUnixTimestamp64Milli(toDateTime64(`{self._table.start}`, 3, 'UTC'))"
+        within = self._within(spans)
+
+        def windows(name: str) -> str:
+            # Of two rows with equal sums one may stand for another group: their keys count too.
+            key = ", ".join(f"`{column}`" for column in self._table.order_by)
+            rows = f"sum(cityHash64({key}, {', '.join(f'`{x}`' for x in self.sums)}))"
+            return (
+                f"SELECT {start} AS at, {sums}, {rows} AS hashed, 1 AS here "
+                f"FROM {name} FINAL WHERE {within} GROUP BY at"
+            )
+
+        pairs = ", ".join(f"l.s{place}, r.s{place}" for place in places)
+        found = self._ask(
+            f"SELECT if(l.here = 1, l.at, r.at) AS at, l.here, r.here, {pairs} "
+            f"FROM ({windows(self._table.name)}) AS l "
+            f"FULL OUTER JOIN ({windows(self._shadow.name)}) AS r ON l.at = r.at "
+            "WHERE l.here != r.here OR l.hashed != r.hashed "
+            f"ORDER BY at LIMIT {DIFFERENCES_MAX}"
+        )
+        return [
+            Difference(
+                int(at),
+                tuple(map(int, values[0::2])) if live else None,
+                tuple(map(int, values[1::2])) if shadow else None,
+            )
+            for at, live, shadow, *values in found
+        ]
+
+    def swap(self) -> None:
+        """Fill the shadow with all other rows, and exchange the names of the two.
+
+        What was inserted meanwhile is brought over afterwards. The shadow holds what stood
+        before. Raises SinkRefusedError where there is no shadow of a newer generation.
+        """
+        table, shadow = self._table.name, self._shadow.name
+        if not self._ask(
+            f"SELECT 1 FROM system.tables WHERE database = currentDatabase() AND name = '{shadow}'"
+        ):
+            raise SinkRefusedError(
+                f"there is no table {shadow} to exchange: make it with --into shadow"
+            )
+        if self._generation(shadow) <= self._generation(table):
+            raise SinkRefusedError(
+                f"table {shadow} is no newer than {table}: it was exchanged already, or another "
+                "replay has been written since; make it anew with --into shadow"
+            )
+        copied = self._parts(table)
+        for (partition,) in self._ask(
+            "SELECT DISTINCT partition_id FROM system.parts WHERE active "
+            f"AND database = currentDatabase() AND table = '{table}'"
+        ):
+            self._ask(f"ALTER TABLE {shadow} ATTACH PARTITION ID '{partition}' FROM {table}")
+        self._ask(f"EXCHANGE TABLES {table} AND {shadow}")
+        # An insert that began before goes to the old table, now the shadow, until it ends.
+        self._wait_for_inserts()
+        names = ", ".join(f"`{name}`" for name in (*self._table.columns, DELETED))
+        missed = self._parts(shadow) - copied
+        for part in sorted(missed):
+            self._ask(
+                f"INSERT INTO {table} ({names}) SELECT {names} FROM {shadow} "
+                f"WHERE _part = '{part}'"
+            )
+
+    def totals(self, from_ms: int, to_ms: int) -> pl.DataFrame:
+        """The sums of each (partition, window)."""
+        table = self._table
+        sums = ", ".join(f"sum(`{name}`)" for name in self.sums)
+        rows = self._ask(
+            f"SELECT toInt64(`{table.topic_partition}`) AS part, "
+            f"toUnixTimestamp64Milli(toDateTime64(`{table.start}`, 3, 'UTC')) AS at, {sums} "
+            f"FROM {table.name} FINAL WHERE {self._between(from_ms, to_ms)} "
+            "GROUP BY part, at ORDER BY at, part"
+        )
+        return totals_frame(rows, self.sums)
+
+    def close(self) -> None:
+        """Release connections. Never raises."""
+        self._reader.close()
+        for writer in self._writers.values():
+            writer.close()
+
+    def _ask(self, sql: str) -> list[list[Any]]:
+        return self._reader.rows(sql)[1]
+
+    def _generation(self, table: str) -> int:
+        column = self._table.version
+        ((newest,),) = self._ask(
+            f"SELECT bitShiftRight(max({column}), {GENERATION_SHIFT}) FROM {table}"
+        )
+        return int(newest)
+
+    def _parts(self, table: str) -> set[str]:
+        rows = self._ask(
+            "SELECT name FROM system.parts WHERE active "
+            f"AND database = currentDatabase() AND table = '{table}'"
+        )
+        return {str(name) for (name,) in rows}
+
+    def _wait_for_inserts(self) -> None:
+        until_s = time.monotonic() + INSERTS_WAIT_S
+        while time.monotonic() < until_s:
+            ((running,),) = self._ask(
+                "SELECT count() FROM system.processes "
+                f"WHERE query_kind = 'Insert' AND position(query, '{self._table.name}') > 0"
+            )
+            if not running:
+                return
+            time.sleep(0.1)
+
+    def _within(self, spans: Sequence[Span]) -> str:
+        terms = [
+            self._between(span.from_ms, span.to_ms)
+            + (
+                ""
+                if span.partition is None
+                else f" AND `{self._table.topic_partition}` = {span.partition}"
+            )
+            for span in spans
+            if span.from_ms < span.to_ms
+        ]
+        return " OR ".join(f"({term})" for term in terms) or "0"
+
+    def _between(self, from_ms: int, to_ms: int) -> str:
+        start = f"`{self._table.start}`"
+        ends = f"{start} >= {_moment(from_ms)}"
+        return ends if to_ms // 1000 > _END_S_MAX else f"{ends} AND {start} < {_moment(to_ms)}"
+
+
+def _moment(time_ms: int) -> str:
+    return f"fromUnixTimestamp64Milli(toInt64({time_ms}), 'UTC')"

@@ -1,0 +1,94 @@
+"""The profile store as the target of a replay: each tag replaces itself, nothing is versioned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby, islice
+
+import polars as pl
+
+from sinks import SinkRefusedError
+from sinks.profiles import ProfileStore
+from sinks.replay import Difference, Span
+
+_NO_SHADOW = "the profile store has no shadow: a tag that is written again replaces itself"
+_EVER_MS = 2**53
+_KEY = ["cookie", "action", "time_ms", "topic_partition", "offset"]
+
+
+class ProfileReplay:
+    """A ReplayTarget that has no generations and no shadow."""
+
+    sums: tuple[str, ...] = ("tags",)
+
+    def __init__(self, store: ProfileStore, keep: int) -> None:
+        """``keep``: how many tags of a kind a profile holds at most."""
+        self._store = store
+        self._keep = keep
+
+    def newest_generation(self) -> int:
+        """Always 0."""
+        return 0
+
+    def make_shadow(self) -> None:
+        """Raises SinkRefusedError."""
+        raise SinkRefusedError(_NO_SHADOW)
+
+    def write(self, frames: Sequence[pl.DataFrame], *, shadow: bool) -> None:
+        """Return when the tags are durable."""
+        if frames:
+            self._store.put(pl.concat(frames))
+
+    def remove_older(self, spans: Sequence[Span], generation: int, *, shadow: bool) -> int:
+        """Nothing: a tag of the topic stays a tag."""
+        return 0
+
+    def differences(self, spans: Sequence[Span]) -> list[Difference]:
+        """Raises SinkRefusedError."""
+        raise SinkRefusedError(_NO_SHADOW)
+
+    def swap(self) -> None:
+        """Raises SinkRefusedError."""
+        raise SinkRefusedError(_NO_SHADOW)
+
+    def totals(self, from_ms: int, to_ms: int) -> pl.DataFrame:
+        """Raises SinkRefusedError: profiles are compared tag by tag, see ``missing``."""
+        raise SinkRefusedError("a profile store is not summed")
+
+    def missing(self, tags: pl.DataFrame) -> Iterator[tuple[int, str, str]]:
+        """(time in ms, cookie, kind) of each tag that should stand in a profile and does not.
+
+        ``tags`` are those of a range of event time, columns as ``schemas.profiles.COLUMNS``. A
+        tag need not stand where as many newer ones do as a profile holds.
+        """
+        ordered = tags.unique(_KEY).sort(_KEY, descending=[False, False, True, True, True])
+        rows = ordered.select("cookie", "action", "time_ms", "tag").iter_rows()
+        for (cookie, action), group in groupby(rows, key=lambda row: (row[0], row[1])):
+            kinds = self._store.get(cookie, 0, _EVER_MS, self._keep)
+            standing = list(kinds[0 if action == "VIEW" else 1])
+            # A profile that is not full lacks every tag that is missing.
+            since_ms = 0 if len(standing) < self._keep else None
+            for _, _, time_ms, tag in islice(group, self._keep):
+                if tag in standing:
+                    standing.remove(tag)
+                    continue
+                if since_ms is None:
+                    since_ms = self._oldest_ms(cookie, action) + 1
+                if time_ms >= since_ms:
+                    yield time_ms, cookie, action
+
+    def _oldest_ms(self, cookie: str, action: str) -> int:
+        """The event time of the oldest tag of a full profile."""
+        low, high = 0, _EVER_MS
+        while high - low > 1:
+            middle = (low + high) // 2
+            kinds = self._store.get(cookie, middle, _EVER_MS, self._keep)
+            if len(kinds[0 if action == "VIEW" else 1]) == self._keep:
+                low = middle
+            else:
+                high = middle
+        return low
+
+    def close(self) -> None:
+        """Release connections. Never raises."""
+        self._store.close()

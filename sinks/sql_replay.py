@@ -1,0 +1,247 @@
+"""Partial rows and their totals, in PostgreSQL or SQLite, as the target of a replay."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import polars as pl
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    MetaData,
+    Select,
+    Table,
+    and_,
+    delete,
+    false,
+    func,
+    insert,
+    inspect,
+    or_,
+    select,
+    tuple_,
+)
+
+from schemas.tables.rollup import Rollup
+from schemas.versions import GENERATION_SHIFT
+from sinks import SinkRefusedError
+from sinks._sql_engine import Store
+from sinks.replay import DIFFERENCES_MAX, Difference, Span, totals_frame
+from sinks.sql import AfterWrite, SqlRollup, TotalRow
+
+T = TypeVar("T")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_MS = 4_291_747_200_000
+"""2106-01-01, later than any event."""
+
+
+class SqlReplay:
+    """A ReplayTarget. The shadow is the same two tables, each ``<name>_shadow``."""
+
+    def __init__(
+        self,
+        url: str,
+        rollup: Rollup,
+        *,
+        after_write: AfterWrite | None = None,
+    ) -> None:
+        """``after_write`` is told of the rows of the table itself, never of the shadow."""
+        self.sums = rollup.sums
+        self._key = rollup.key
+        self._partition = rollup.topic_partition
+        self._store = Store(url)
+        self._live = rollup
+        self._shadow = replace(
+            rollup, partial=_shadow(rollup.partial), total=_shadow(rollup.total), to_announce=None
+        )
+        self._rollups = {
+            False: SqlRollup(url, rollup, after_write=after_write),
+            True: SqlRollup(url, self._shadow),
+        }
+
+    def newest_generation(self) -> int:
+        """The highest among the rows that stand."""
+        return self._in_transaction(lambda found: _generation(found, self._live.partial))
+
+    def make_shadow(self) -> None:
+        """Make an empty shadow; an earlier one is dropped."""
+
+        def make(connection: Connection) -> None:
+            for table in (self._shadow.partial, self._shadow.total):
+                table.drop(connection, checkfirst=True)
+                table.create(connection)
+
+        self._in_transaction(make)
+
+    def write(self, frames: Sequence[pl.DataFrame], *, shadow: bool) -> None:
+        """Return when the rows are durable and told."""
+        self._rollups[shadow].write(frames)
+
+    def remove_older(self, spans: Sequence[Span], generation: int, *, shadow: bool) -> int:
+        """Make what earlier generations hold of the spans nothing at all.
+
+        An emptied partial row stays, so that no late write of its generation brings it back.
+        """
+        partial, copy = self._live.partial, self._shadow.partial
+        version = generation << GENERATION_SHIFT
+        holds = and_(
+            self._within(partial, spans),
+            partial.c.version < version,
+            partial.c[self.sums[0]] > 0,
+        )
+        if shadow:
+            holds = and_(holds, self._place(partial).not_in(select(*self._place_of(copy))))
+        gone = select(*self._place_of(partial)).where(holds)
+        write_id = secrets.randbits(63)
+
+        def remove(connection: Connection) -> tuple[int, list[TotalRow]]:
+            rows = [
+                {**row, **dict.fromkeys(self.sums, 0), "version": version}
+                for row in connection.execute(gone).mappings()
+            ]
+            if not rows:
+                return 0, []
+            return len(rows), self._merge(connection, rows, write_id, shadow=shadow)
+
+        count, changed = self._in_transaction(remove)
+        self._rollups[shadow].tell(changed, [write_id])
+        return count
+
+    def differences(self, spans: Sequence[Span]) -> list[Difference]:
+        """The windows in which table and shadow differ."""
+        live = self._by_window(self._live.partial, spans)
+        shadow = self._by_window(self._shadow.partial, spans)
+        found = [
+            Difference(start_ms, live.get(start_ms), shadow.get(start_ms))
+            for start_ms in sorted(live.keys() | shadow.keys())
+            if live.get(start_ms) != shadow.get(start_ms)
+        ]
+        return found[:DIFFERENCES_MAX]
+
+    def swap(self) -> None:
+        """Exchange the rows of the shadow with those of the same keys, in one transaction.
+
+        Raises SinkRefusedError where there is no shadow of a newer generation.
+        """
+        partial, copy = self._live.partial, self._shadow.partial
+        write_id = secrets.randbits(63)
+
+        def exchange(connection: Connection) -> list[TotalRow]:
+            if not inspect(connection).has_table(copy.name):
+                raise SinkRefusedError(
+                    f"there is no table {copy.name} to exchange: make it with --into shadow"
+                )
+            if _generation(connection, copy) <= _generation(connection, partial):
+                raise SinkRefusedError(
+                    f"table {copy.name} is no newer than {partial.name}: it was exchanged "
+                    "already, or another replay has been written since; make it anew with "
+                    "--into shadow"
+                )
+            ours = self._place(partial).in_(select(*self._place_of(copy)))
+            before = _rows(connection, select(partial).where(ours))
+            changed = self._merge(connection, _rows(connection, select(copy)), write_id)
+            connection.execute(delete(copy))
+            connection.execute(delete(self._shadow.total))
+            if before:
+                connection.execute(insert(copy), before)
+            return changed
+
+        self._rollups[False].tell(self._in_transaction(exchange), [write_id])
+
+    def totals(self, from_ms: int, to_ms: int) -> pl.DataFrame:
+        """The sums of each (partition, window)."""
+        table = self._live.partial
+        wanted = select(
+            table.c[self._partition],
+            table.c[self._key[0]],
+            *(table.c[name] for name in self.sums),
+        ).where(self._within(table, [Span(None, from_ms, to_ms)]), table.c[self.sums[0]] > 0)
+        rows = self._in_transaction(lambda found: found.execute(wanted).all())
+        return totals_frame([(row[0], _ms(row[1]), *row[2:]) for row in rows], self.sums)
+
+    def close(self) -> None:
+        """Release connections. Never raises."""
+        self._store.close()
+        for rollup in self._rollups.values():
+            rollup.close()
+
+    def _in_transaction(self, work: Callable[[Connection], T]) -> T:
+        """With the lock of the live worker's writes: they wait for each other."""
+        return self._store.transaction(self._live.total.name, work)
+
+    def _merge(
+        self,
+        connection: Connection,
+        rows: list[dict[str, Any]],
+        write_id: int,
+        *,
+        shadow: bool = False,
+    ) -> list[TotalRow]:
+        """Upsert partial rows and their totals; the totals that changed."""
+        of = self._shadow if shadow else self._live
+        return self._rollups[shadow].merge(connection, _frame(rows, of.partial), write_id)
+
+    def _place_of(self, table: Table) -> list[Any]:
+        return [table.c[name] for name in (*self._key, self._partition)]
+
+    def _place(self, table: Table) -> Any:
+        return tuple_(*self._place_of(table))
+
+    def _by_window(self, table: Table, spans: Sequence[Span]) -> dict[int, tuple[int, ...]]:
+        start = table.c[self._key[0]]
+        wanted = (
+            select(start, *(func.sum(table.c[name]) for name in self.sums))
+            .where(self._within(table, spans), table.c[self.sums[0]] > 0)
+            .group_by(start)
+        )
+        rows = self._in_transaction(lambda found: found.execute(wanted).all())
+        return {_ms(row[0]): tuple(map(int, row[1:])) for row in rows}
+
+    def _within(self, table: Table, spans: Sequence[Span]) -> ColumnElement[bool]:
+        start, partition = table.c[self._key[0]], table.c[self._partition]
+        terms = [
+            and_(
+                start >= _moment(span.from_ms),
+                start < _moment(span.to_ms),
+                *([] if span.partition is None else [partition == span.partition]),
+            )
+            for span in spans
+        ]
+        return or_(false(), *terms)
+
+
+def _shadow(table: Table) -> Table:
+    return table.to_metadata(MetaData(), name=f"{table.name}_shadow")
+
+
+def _generation(connection: Connection, table: Table) -> int:
+    newest = connection.execute(select(func.max(table.c.version))).scalar()
+    return int(newest or 0) >> GENERATION_SHIFT
+
+
+def _rows(connection: Connection, wanted: Select[Any]) -> list[dict[str, Any]]:
+    return [dict(row) for row in connection.execute(wanted).mappings()]
+
+
+def _moment(time_ms: int) -> datetime:
+    return _EPOCH + timedelta(milliseconds=min(time_ms, _LAST_MS))
+
+
+def _ms(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)
+
+
+def _frame(rows: list[dict[str, Any]], table: Table) -> pl.DataFrame:
+    """Rows as a writer takes them."""
+    columns = {column.name: [row[column.name] for row in rows] for column in table.columns}
+    moments = {
+        name: pl.Datetime("ms", "UTC")
+        for name, values in columns.items()
+        if values and isinstance(values[0], datetime)
+    }
+    return pl.DataFrame(columns, schema={name: moments.get(name, pl.Int64) for name in columns})

@@ -1,0 +1,117 @@
+"""The process of a worker: its signals, its standard error, its memory."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+STOP_WITHIN_S = 8.0
+"""From a signal to the end, whatever a sink does. Whoever ends a worker gives it a little more."""
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_KEEP_BYTES = 1 << 30
+
+
+def tune_process() -> None:
+    """Let the allocator keep what it has, so that read buffers are not paged in anew."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return  # Not glibc: nothing to tune.
+    mallopt(_M_MMAP_THRESHOLD, _KEEP_BYTES)
+    mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)
+
+
+def resident_bytes() -> int:
+    """The memory this process has now."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextmanager
+def native_messages_in(path: Path) -> Iterator[None]:
+    """Put aside what native code writes to standard error, where Python's own goes on as it was.
+
+    The engine tells of every exception by a panic of several lines before it hands it on.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stderr.flush()
+    kept = os.dup(2)
+    before = sys.stderr
+    try:
+        with path.open("ab") as file:
+            os.dup2(file.fileno(), 2)
+        sys.stderr = os.fdopen(kept, "w", buffering=1, closefd=False)
+        yield
+    finally:
+        sys.stderr.flush()
+        sys.stderr = before
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextmanager
+def stopped_by_signals(
+    stop: threading.Event, name: str, *, stop_within_s: float = STOP_WITHIN_S
+) -> Iterator[None]:
+    """SIGTERM and SIGINT set ``stop``, and end a worker that a sink holds up all the same.
+
+    A thread of its own takes them: the main one may be in a call that lets no handler run.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ended = threading.Event()
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+
+    def take() -> None:
+        while os.read(reading, 1):
+            if ended.is_set():
+                return
+            stop.set()
+            if not ended.wait(stop_within_s):
+                _end_hard(name)
+        # The pipe was closed.
+
+    taker = threading.Thread(target=take, name="signals", daemon=True)
+    taker.start()
+    before_fd = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    before = {number: signal.signal(number, _noted) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(before_fd)
+        ended.set()
+        os.close(writing)
+        taker.join()
+        os.close(reading)
+
+
+def _noted(_number: int, _frame: FrameType | None) -> None:
+    """The thread has it already; a signal without a handler of Python's is not told to it."""
+
+
+def _end_hard(name: str) -> None:
+    print(
+        f"{name}: told to stop, and a sink does not answer; what it did not take is read again "
+        "at the next start",
+        file=sys.stderr,
+        flush=True,
+    )
+    # Any moment is safe to die at; unwinding would wait for the sink.
+    os._exit(1)

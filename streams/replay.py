@@ -1,0 +1,317 @@
+"""Reading a range of event time again: from where, until where, and which windows are certain.
+
+The rules are those of the live worker: an event counts, or is late, as it was for it. A window
+is certain ("settled") once the watermark has passed its end by the whole lateness: from then on
+no event of the topic can change it, and only such windows are given.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import polars as pl
+
+from streams.batch import TIME_MS, Batch, Poll
+from streams.decode import Records
+from streams.engine import MakeStep, Step
+from streams.source import EARLIEST, LATEST, Position, Reader, SourceError, Topic, wall_clock_ms
+from streams.windows import NEVER, Tumbling
+
+BEGIN_MS, END_MS = 0, 2**62
+"""A range without a beginning, without an end."""
+PROBE_RECORDS = 500
+STEP_RECORDS = 20_000
+"""The start is found to this many records: reading them is cheaper than looking once more."""
+SILENT_MAX_S = 60.0
+"""A partition that has records and gives none for so long is given up."""
+
+
+class RangeError(ValueError):
+    """No whole window lies in the range that was asked for; the message says which do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Event time from inclusive, to exclusive, milliseconds since 1970 UTC."""
+
+    from_ms: int = BEGIN_MS
+    to_ms: int = END_MS
+
+    def whole_windows(self, size_ms: int) -> Range:
+        """The windows that lie in the range with all of their events. Raises RangeError."""
+        found = Range(
+            -(-self.from_ms // size_ms) * size_ms,
+            self.to_ms if self.to_ms == END_MS else self.to_ms // size_ms * size_ms,
+        )
+        if found.from_ms >= found.to_ms:
+            raise RangeError(
+                f"no whole window of {size_ms / 1000:g} s lies between --from and --to"
+            )
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What of event time the rows of a flow depend on."""
+
+    size_ms: int
+    """Of its windows; 1 where each event has rows of its own."""
+    reach_ms: int | None
+    """An event still counts when one of up to this much later was seen: delay and lateness.
+    None where every event counts."""
+    lateness_ms: int = 0
+    """A window can change until the watermark has passed its end by this."""
+
+
+def settled(spec: Tumbling, generation: int, *, any_order: bool = False) -> Tumbling:
+    """The windows of ``spec``, each written once, when nothing can change it any more.
+
+    An event is late for these exactly where it was late for ``spec``; with ``any_order`` none
+    is, and all windows stay open to the end.
+    """
+    waits_ms = END_MS // 2 if any_order else spec.delay_ms + spec.lateness_ms
+    return replace(
+        spec, delay_ms=waits_ms, lateness_ms=0, write_every_ms=END_MS, generation=generation
+    )
+
+
+class Partitions(Protocol):
+    """A topic whose partitions can be read from an offset to the end as it stands."""
+
+    def count(self) -> int:
+        """How many there are. Raises SourceError."""
+
+    def open(self, partition: int, start: Position) -> Reader:
+        """A reader from there to the end as it stands now."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicPartitions:
+    """A topic, opened anew for each partition and place."""
+
+    open_topic: Callable[[Position, Position], Topic]
+    """(start, end) -> the topic"""
+
+    def count(self) -> int:
+        """How many partitions there are. Raises SourceError."""
+        return self.open_topic(EARLIEST, LATEST).partitions()
+
+    def open(self, partition: int, start: Position) -> Reader:
+        """A reader from there to the end as it stands now."""
+        return self.open_topic(start, LATEST).open(partition, None)
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What came of one partition."""
+
+    partition: int
+    windows: Range
+    """Those that were given: within the range, settled, and read from their first event on."""
+    first_offset: int
+    next_offset: int
+    read: int = 0
+    used: int = 0
+    """Good events from the range's beginning on, late ones among them."""
+    late: int = 0
+    dead: int = 0
+    newest_ms: int = NEVER
+    settled_ms: int = END_MS
+    """Windows that begin before this can change no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A range of a flow's events, read again. Knows no sink."""
+
+    flow: str
+    partitions: Partitions
+    records: Records
+    rules: Rules
+    make_step: MakeStep
+    start_of: pl.Expr
+    """Of a row that the step gives: its window's start, milliseconds."""
+    asked: Range
+    complete: bool = False
+    """Nothing will follow in the topic: the last windows are certain too."""
+    at_end: bool = False
+    """Windows that are open at the end of what is read are given, up to ``limit_of``."""
+    limit_of: Callable[[int], int] = lambda _partition: END_MS
+    """Windows of the partition that end after this are not given: the live worker may still
+    change them."""
+
+    def run(
+        self,
+        partition: int,
+        take: Callable[[pl.DataFrame], None],
+        told: Callable[[int, int], None] = lambda _read, _left: None,
+    ) -> Replayed:
+        """Read one partition and give ``take`` its rows.
+
+        ``told`` hears after each poll how many records were read and are left. Raises
+        SourceError, RangeError.
+        """
+        windows = self.asked.whole_windows(self.rules.size_ms)
+        start, windows = self._start(partition, windows)
+        reader = self.partitions.open(partition, Position("offset", start))
+        try:
+            done = Replayed(partition, windows, start, start)
+            step = self.make_step(partition, None)
+            reached = self._read(reader, step, done, take, told)
+        finally:
+            reader.close()
+        settled_ms = self.limit_of(partition)
+        if not reached and not self.at_end and self.rules.reach_ms is not None:
+            settled_ms = min(settled_ms, max(step.watermark_ms, 0))
+        if settled_ms < END_MS:
+            settled_ms = settled_ms // self.rules.size_ms * self.rules.size_ms
+        done.settled_ms = min(windows.to_ms, settled_ms)
+        to_ms = windows.to_ms if self.complete else done.settled_ms
+        done.windows = Range(windows.from_ms, max(windows.from_ms, to_ms))
+        return done
+
+    def _read(
+        self,
+        reader: Reader,
+        step: Step,
+        done: Replayed,
+        take: Callable[[pl.DataFrame], None],
+        told: Callable[[int, int], None],
+    ) -> bool:
+        """Whether the watermark passed the whole range."""
+        windows = done.windows
+        limit_ms = END_MS if self.complete else self.limit_of(done.partition)
+        last_ms = min(windows.to_ms, limit_ms) - self.rules.size_ms
+        wanted = self.start_of.is_between(windows.from_ms, last_ms)
+        # Where no watermark says how far the stream is, later events are of no use.
+        to_ms = windows.to_ms if self.rules.reach_ms is None else END_MS
+
+        def give(rows: pl.DataFrame | None) -> None:
+            if rows is not None and len(found := rows.filter(wanted)):
+                take(found)
+
+        silent_since_s = time.monotonic()
+        while not reader.finished():
+            poll = reader.poll(wall_clock_ms())
+            if poll.count == 0:
+                if time.monotonic() - silent_since_s > SILENT_MAX_S:
+                    raise SourceError(
+                        f"{poll.topic}/{poll.partition}: no record for {SILENT_MAX_S:g} s, "
+                        f"{poll.lag} to go: is the broker up?"
+                    )
+                continue
+            silent_since_s = time.monotonic()
+            batch = _within(self.records.decode(self.flow, poll), windows.from_ms, to_ms)
+            result = step.on_batch(batch)
+            give(result.rows)
+            _count(done, batch, len(result.late or ()))
+            told(done.read, poll.lag)
+            if self.rules.reach_ms is not None and step.watermark_ms >= windows.to_ms:
+                return True
+        if self.complete or self.at_end:
+            give(step.on_batch(_end(done)).rows)
+        return False
+
+    def _start(self, partition: int, windows: Range) -> tuple[int, Range]:
+        """The offset to read from, and the windows that are whole from there on."""
+        low, high = self._bounds(partition)
+        reach_ms = self.rules.reach_ms
+        if reach_ms is None or windows.from_ms == BEGIN_MS or low >= high:
+            start = low
+        else:
+            start = first_offset_for(
+                lambda offset: self._newest_at(partition, offset),
+                low,
+                high,
+                windows.from_ms - reach_ms,
+            )
+        if start > low or low == 0 or low >= high:
+            return start, windows
+        # Retention has taken what came before: it may have held events of these windows.
+        newest_ms = self._newest_at(partition, low)
+        size_ms = self.rules.size_ms
+        whole_ms = -(-(max(newest_ms or 0, 0) + (reach_ms or 0) + 1) // size_ms) * size_ms
+        from_ms = max(windows.from_ms, whole_ms)
+        return start, Range(from_ms, max(from_ms, windows.to_ms))
+
+    def _bounds(self, partition: int) -> tuple[int, int]:
+        reader = self.partitions.open(partition, EARLIEST)
+        try:
+            return reader.bounds()
+        finally:
+            reader.close()
+
+    def _newest_at(self, partition: int, offset: int) -> int | None:
+        """The highest event time among some records there; None where none is good."""
+        reader = self.partitions.open(partition, Position("offset", offset))
+        newest_ms: int | None = None
+        read = 0
+        until_s = time.monotonic() + SILENT_MAX_S
+        try:
+            while read < PROBE_RECORDS and not reader.finished() and time.monotonic() < until_s:
+                poll = reader.poll(wall_clock_ms())
+                if poll.count:
+                    read += poll.count
+                    times = self.records.decode(self.flow, poll).frame[TIME_MS].to_numpy()
+                    if len(times):
+                        newest_ms = max(newest_ms or 0, int(times.max()))
+        finally:
+            reader.close()
+        return newest_ms
+
+
+def first_offset_for(
+    newest_at: Callable[[int], int | None], low: int, high: int, before_ms: int
+) -> int:
+    """An offset near the last one before which all events are older than the range.
+
+    ``newest_at`` gives the highest event time of some records from an offset on. Times grow
+    but for the disorder that a stream allows, which ``before_ms`` leaves room for; where they
+    do not, or no record is good, the offset found is an earlier one.
+    """
+    while high - low > STEP_RECORDS:
+        middle = (low + high) // 2
+        newest_ms = newest_at(middle)
+        if newest_ms is not None and newest_ms < before_ms:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _within(batch: Batch, from_ms: int, to_ms: int) -> Batch:
+    """The batch without the events before the range and those after it."""
+    times = batch.frame[TIME_MS].to_numpy()
+    is_in = (times >= from_ms) & (times < to_ms)
+    if is_in.all():
+        return batch
+    places = np.arange(batch.poll.count) if batch.rows is None else batch.rows
+    return replace(batch, frame=batch.frame.filter(pl.Series(is_in)), rows=places[is_in])
+
+
+def _count(done: Replayed, batch: Batch, late: int) -> None:
+    done.read += batch.poll.count
+    done.dead += len(batch.dead)
+    done.used += len(batch.frame)
+    done.late += late
+    done.next_offset = batch.poll.next_offset
+    if len(batch.frame):
+        done.newest_ms = max(done.newest_ms, int(batch.frame[TIME_MS].max()))  # type: ignore[arg-type]
+
+
+def _end(done: Replayed) -> Batch:
+    poll = Poll(
+        topic="",
+        partition=done.partition,
+        first_offset=done.next_offset,
+        data=b"",
+        count=0,
+        lag=0,
+        polled_at_ms=wall_clock_ms(),
+        end=True,
+    )
+    return Batch(poll, pl.DataFrame(schema={TIME_MS: pl.Int64}))

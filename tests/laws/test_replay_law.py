@@ -1,0 +1,278 @@
+"""A replay of any range gives the rows that the live worker's tables hold of its windows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import flows
+from flows import minute_buckets, store_metrics, user_profiles
+from flows._replay import Replayable
+from schemas.settings import read_settings
+from schemas.versions import GENERATION_SHIFT
+from streams import replay as replay_module
+from streams.replay import END_MS, Range, RangeError, Replay, Replayed, first_offset_for
+from streams.source import Position
+from streams.testing import MemoryReader, MemoryTopic, Result, run_flow
+from tests.laws.worlds import BASE_MS, LAWS, PROFILE_KEEP, Law, cuts, in_order, streams, without
+
+every_flow = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())
+
+GENERATION = 3
+SETTINGS = read_settings({"FOOTFALL_HOME": "/nowhere", "NUM_TAGS_TO_KEEP": str(PROFILE_KEEP)})
+
+MODULES = {
+    "minute_buckets": minute_buckets,
+    "store_metrics": store_metrics,
+    "user_profiles": user_profiles,
+}
+assert MODULES.keys() == flows.catalogue().keys(), "every flow can be replayed"
+
+
+class MemoryPartitions:
+    """Partitions in memory, read from an offset on."""
+
+    def __init__(self, records: Sequence[Sequence[bytes]], sizes: Sequence[int] = (7,)) -> None:
+        self._topic = MemoryTopic(records, sizes)
+
+    def count(self) -> int:
+        return self._topic.partitions()
+
+    def open(self, partition: int, start: Position) -> MemoryReader:
+        return self._topic.open(partition, start.value if start.at == "offset" else 0)
+
+
+def replayed(
+    law: Law,
+    records: list[bytes],
+    asked: Range,
+    *,
+    sizes: Sequence[int] = (7,),
+    complete: bool = False,
+    limit_ms: int = END_MS,
+) -> tuple[Replayed, Result]:
+    found: Replayable = MODULES[law.name].replay(SETTINGS)
+    replay = Replay(
+        flow=law.name,
+        partitions=MemoryPartitions([records], sizes),
+        records=found.records,
+        rules=found.rules,
+        make_step=found.make_step(GENERATION, False),
+        start_of=found.start_of,
+        asked=asked,
+        complete=complete,
+        limit_of=lambda _partition: limit_ms,
+    )
+    result = Result()
+    done = replay.run(0, result.frames.append)
+    return done, result
+
+
+def live_rows(law: Law, records: list[bytes], windows: Range) -> list[dict[str, Any]]:
+    """What stands in the table of those windows, as the live worker wrote it."""
+    result = run_flow(law.build, records)
+    if result.rows.is_empty():
+        return []
+    start_of = MODULES[law.name].replay(SETTINGS).start_of
+    kept = result.rows.filter(start_of.is_between(windows.from_ms, windows.to_ms - 1))
+    return law.table(Result([kept]))
+
+
+ranges = st.tuples(
+    st.sampled_from((0, 1, 30_000, 60_000, 61_000, 120_000, 600_000)),
+    st.sampled_from((60_000, 90_000, 119_999, 120_000, 600_000, 1_200_000, 2_000_000)),
+).map(lambda drawn: Range(BASE_MS + drawn[0], BASE_MS + drawn[0] + drawn[1]))
+
+whole_ranges = ranges.filter(lambda found: found.to_ms - found.from_ms >= 120_000)
+
+
+@every_flow
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_a_range_has_the_rows_that_the_live_worker_wrote(law: Law, data: st.DataObject) -> None:
+    records = data.draw(streams(law))
+    asked = data.draw(ranges)
+    complete = data.draw(st.booleans())
+    try:
+        done, result = replayed(law, records, asked, sizes=data.draw(cuts), complete=complete)
+    except RangeError:
+        return
+    assert asked.from_ms <= done.windows.from_ms
+    assert done.windows.to_ms <= asked.to_ms
+    expected = live_rows(law, records, done.windows)
+    if law.name == "user_profiles":
+        # Of a range alone more tags are among the newest than of the whole stream.
+        found = law.table(result)
+        assert all(row in found for row in expected)
+        return
+    assert without(law.table(result), "version") == without(expected, "version")
+    for row in law.table(result):
+        assert row["version"] >> GENERATION_SHIFT == GENERATION
+    counted = {"count", "nr_of_events"} & set(result.rows.columns)
+    for name in counted:
+        settled = done.settled_ms >= done.windows.to_ms or complete
+        assert settled or result.rows[name].sum() <= done.used
+
+
+@every_flow
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_no_window_is_given_that_a_later_event_could_change(law: Law, data: st.DataObject) -> None:
+    if law.name == "user_profiles":
+        return
+    records = data.draw(streams(law, bad=False))
+    later = data.draw(streams(law, bad=False))
+    whole = Range(BASE_MS - BASE_MS % 60_000, BASE_MS + 3_600_000)
+    done, result = replayed(law, records, whole)
+    # What follows in the topic afterwards, in whatever order, changes none of them.
+    assert without(law.table(result), "version") == without(
+        live_rows(law, records + later, done.windows), "version"
+    )
+
+
+@every_flow
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_reading_begins_late_enough_to_be_quick_and_early_enough_to_be_right(
+    law: Law, data: st.DataObject
+) -> None:
+    _, records = data.draw(in_order(law))
+    asked = data.draw(whole_ranges)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(replay_module, "STEP_RECORDS", 2)
+        patched.setattr(replay_module, "PROBE_RECORDS", 2)
+        patched.setattr(MODULES[law.name], "replay", _with_reach(MODULES[law.name].replay, 6_000))
+        done, result = replayed(law, records, asked, sizes=(2,), complete=True)
+    if law.name != "user_profiles":
+        assert without(law.table(result), "version") == without(
+            live_rows(law, records, done.windows), "version"
+        )
+
+
+def test_an_event_of_the_range_before_older_ones_is_not_passed_over() -> None:
+    law = LAWS["minute_buckets"]
+    times_s = [*[50.0] * 20, 62.0, *[59.0] * 21, 63.0]
+    records = [law.event(BASE_MS + round(time_s * 1_000), 1) for time_s in times_s]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(replay_module, "STEP_RECORDS", 2)
+        patched.setattr(replay_module, "PROBE_RECORDS", 2)
+        patched.setattr(minute_buckets, "replay", _with_reach(minute_buckets.replay, 6_000))
+        asked = Range(BASE_MS + 60_000, BASE_MS + 120_000)
+        _, result = replayed(law, records, asked, sizes=(2,), complete=True)
+    assert [row["count"] for row in law.table(result)] == [2]
+
+
+def _with_reach(replay: Any, reach_ms: int) -> Any:
+    """The flow as if it waited for less, so that a short stream has an earlier part at all."""
+    from dataclasses import replace
+
+    def shorter(settings: Any) -> Replayable:
+        found: Replayable = replay(settings)
+        if found.rules.reach_ms is None:
+            return found
+        return replace(found, rules=replace(found.rules, reach_ms=reach_ms))
+
+    return shorter
+
+
+def test_the_start_is_found_by_looking_at_few_places() -> None:
+    looked = []
+
+    def newest_at(offset: int) -> int:
+        looked.append(offset)
+        return offset
+
+    found = first_offset_for(newest_at, 0, 10_000_000, 7_777_777)
+    assert 7_777_777 - 2 * replay_module.STEP_RECORDS < found <= 7_777_777
+    assert len(looked) < 12
+
+
+def test_places_without_a_good_record_lead_to_an_earlier_start() -> None:
+    assert first_offset_for(lambda _offset: None, 5, 1_000_000, 10) == 5
+
+
+def test_the_live_worker_s_open_windows_are_left_to_it() -> None:
+    law = LAWS["minute_buckets"]
+    records = [law.event(BASE_MS + second * 1_000, 1) for second in range(0, 1_800, 10)]
+    asked = Range(BASE_MS, BASE_MS + 900_000)
+    done, result = replayed(law, records, asked, limit_ms=BASE_MS + 330_000)
+    assert done.windows == Range(BASE_MS, BASE_MS + 300_000)
+    assert sorted({row["bucket"].timestamp() * 1000 - BASE_MS for row in law.table(result)}) == [
+        60_000 * minute for minute in range(5)
+    ]
+
+
+def test_windows_whose_first_events_retention_has_removed_are_left_alone() -> None:
+    law = LAWS["minute_buckets"]
+    records = [law.event(BASE_MS + second * 1_000, 1) for second in range(7_200)]
+    found = minute_buckets.replay(SETTINGS)
+
+    class Removed(MemoryPartitions):
+        """The first 300 records are gone."""
+
+        def open(self, partition: int, start: Position) -> MemoryReader:
+            return self._topic.open(partition, max(300, start.value))
+
+    result = Result()
+    replay = Replay(
+        flow=law.name,
+        partitions=Removed([records]),
+        records=found.records,
+        rules=found.rules,
+        make_step=found.make_step(1, False),
+        start_of=found.start_of,
+        asked=Range(BASE_MS, BASE_MS + 4_800_000),
+    )
+    done = replay.run(0, result.frames.append)
+    first_ms = min(row["bucket"].timestamp() * 1000 for row in law.table(result))
+    # The first record that is left is of second 300; a record up to 605 s older may be gone.
+    assert first_ms == done.windows.from_ms > BASE_MS + 900_000
+    by_minute: dict[float, int] = defaultdict(int)
+    for row in law.table(result):
+        by_minute[row["bucket"].timestamp()] += row["count"]
+    assert set(by_minute.values()) == {60}
+
+
+def test_a_range_without_a_whole_window_is_refused() -> None:
+    law = LAWS["minute_buckets"]
+    with pytest.raises(RangeError, match="no whole window of 60 s"):
+        replayed(law, [], Range(BASE_MS + 1, BASE_MS + 119_999))
+
+
+def test_an_archive_in_any_order_counts_every_event() -> None:
+    law = LAWS["minute_buckets"]
+    found = minute_buckets.replay(SETTINGS)
+    times = [0, 3_000_000, 60_000, 1_200_000, 59_999, 2_999_000]
+    result = Result()
+    replay = Replay(
+        flow=law.name,
+        partitions=MemoryPartitions([[law.event(BASE_MS + time_ms, 1) for time_ms in times]]),
+        records=found.records,
+        rules=replay_module.Rules(found.rules.size_ms, None),
+        make_step=found.make_step(1, True),
+        start_of=found.start_of,
+        asked=Range(BASE_MS, BASE_MS + 2_940_000),
+        at_end=True,
+    )
+    done = replay.run(0, result.frames.append)
+    counts = {
+        round(row["bucket"].timestamp() * 1000) - BASE_MS: row["count"]
+        for row in law.table(result)
+    }
+    assert counts == {0: 2, 60_000: 1, 1_200_000: 1}
+    assert done.late == 0
+
+
+def test_rows_of_a_replay_are_frames_of_the_table() -> None:
+    law = LAWS["minute_buckets"]
+    _, result = replayed(
+        law, [law.event(BASE_MS, 1)], Range(BASE_MS, BASE_MS + 60_000), complete=True
+    )
+    assert isinstance(result.frames[0], pl.DataFrame)
+    assert result.frames[0]["count"].to_list() == [1]

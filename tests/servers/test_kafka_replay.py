@@ -1,0 +1,78 @@
+"""``footfall verify`` and ``footfall replay`` of every flow, reading a real Kafka."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import flows
+from tests import clickhouse_support
+from tests.cli_support import footfall
+from tests.kafka_house_support import House, stream
+from tests.kafka_support import Server
+from tests.laws.worlds import LAWS
+
+RECORDS = 3_000
+PARTITIONS = 2
+BEGINNING = "2019-10-01"
+
+pytest.importorskip("chdb", reason="chdb is not installed")
+
+
+@pytest.fixture(scope="module")
+def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clickhouse_support.Server]:
+    with clickhouse_support.serving(tmp_path_factory.mktemp("clickhouse")) as server:
+        yield server
+
+
+def plain(house: House) -> dict[str, list[list[str]]]:
+    """The tables without versions, which a replay raises."""
+    found = {}
+    for name, rows in house.contents().tables.items():
+        if name.endswith(("shadow", "to_announce")):
+            continue
+        found[name] = sorted(_without_version(row) for row in rows)
+    return found
+
+
+def _without_version(row: str) -> list[str]:
+    if row.startswith("{"):
+        return [part for part in row.strip("{}").split(",") if not part.startswith('"version"')]
+    # The version of the store's tables is their last column.
+    return row.rsplit(",", 1)[:1] if "'2019-10-01 " in row else [row]
+
+
+@pytest.mark.parametrize("flow", flows.catalogue())
+def test_a_range_is_verified_and_replayed_from_kafka(
+    flow: str, kafka: Server, clickhouse: clickhouse_support.Server, tmp_path: Path
+) -> None:
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    topic = kafka.topic(flow, PARTITIONS)
+    house = House(tmp_path / "house", clickhouse, topic, kafka)
+    records = stream(LAWS[flow], seed, RECORDS, PARTITIONS)
+    house.init()
+    house.fill(records)
+    house.run_once(flow)
+    before = plain(house)
+    verified = footfall(house.home, "verify", flow, "--complete", **house.settings)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert f"{RECORDS:,} records read" in verified.stdout
+    replayed = footfall(
+        house.home, "replay", flow, "--from", BEGINNING, "--complete", **house.settings
+    )
+    assert replayed.returncode == 0, replayed.stderr
+    assert " 0 of earlier generations taken back" in replayed.stdout
+    assert plain(house) == before
+    # Without records of the beginning the first windows cannot be counted any more, and are left.
+    kafka.delete_records(topic, dict.fromkeys(range(PARTITIONS), 700))
+    again = footfall(
+        house.home, "replay", flow, "--from", BEGINNING, "--complete", **house.settings
+    )
+    assert again.returncode == 0, again.stderr
+    assert plain(house) == before
+    if flow != "user_profiles":
+        assert "retention has removed" in again.stderr

@@ -1,0 +1,308 @@
+"""Where a replay writes: rows of earlier generations taken back, a shadow compared and exchanged.
+
+The same on ClickHouse, PostgreSQL and SQLite.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from schemas.tables import minute_buckets, store_metrics
+from schemas.versions import FINAL, version_of
+from sinks import SinkRefusedError
+from sinks.clickhouse import create_tables as create_clickhouse_tables
+from sinks.clickhouse import query_rows as ask_clickhouse
+from sinks.clickhouse_replay import ClickHouseReplay
+from sinks.replay import PARTITION, START_MS, ReplayTarget, Span
+from sinks.sql import create_tables as create_store_tables
+from sinks.sql import query_rows as ask_store
+from sinks.sql_replay import SqlReplay
+from tests.clickhouse_support import any_server
+from tests.postgres_support import postgres
+from tests.test_sink_sql import new_database
+
+__all__ = ["postgres"]
+
+BASE = datetime(2022, 3, 22, 12, tzinfo=UTC)
+BASE_MS = round(BASE.timestamp() * 1000)
+MINUTE_MS = 60_000
+
+Counts = Mapping[tuple[int, int], int]
+"""(minute, partition) -> events"""
+
+
+class Side:
+    """A target, how its rows look, and what a reader of the table sees."""
+
+    def __init__(
+        self,
+        target: ReplayTarget,
+        frame: Callable[[Counts, int], pl.DataFrame],
+        seen: Callable[[], dict[int, int]],
+        notices: list[dict[str, Any]],
+    ) -> None:
+        self.target = target
+        self._frame = frame
+        self.seen = seen
+        self.notices = notices
+
+    def write(self, counts: Counts, generation: int = 0, *, shadow: bool = False) -> None:
+        self.target.write([self._frame(counts, generation)], shadow=shadow)
+
+
+@pytest.fixture(scope="module")
+def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    pytest.importorskip("chdb", reason="chdb is not installed")
+    with any_server(tmp_path_factory.mktemp("engine") / "clickhouse") as server:
+        yield server.url
+
+
+_databases = iter(range(1_000_000))
+
+
+def clickhouse_side(url: str) -> Side:
+    of_database = f"{url}/replay{next(_databases)}"
+    create_clickhouse_tables(of_database, [minute_buckets.ROWS, minute_buckets.VIEW])
+
+    def frame(counts: Counts, generation: int) -> pl.DataFrame:
+        rows = [
+            {
+                "bucket": BASE + timedelta(minutes=minute),
+                "action": "VIEW",
+                "origin": "somewhere",
+                "brand_id": "b",
+                "category_id": "c",
+                "topic_partition": partition,
+                "count": events,
+                "sum_price": 10 * events,
+                "version": version_of(generation, events, FINAL),
+            }
+            for (minute, partition), events in counts.items()
+        ]
+        return pl.DataFrame(rows).cast({"bucket": pl.Datetime("ms", "UTC")})
+
+    def seen() -> dict[int, int]:
+        _, rows = ask_clickhouse(
+            of_database,
+            "SELECT toUnixTimestamp(bucket), sum(count), sum(sum_price) FROM minute_buckets "
+            "GROUP BY bucket",
+        )
+        assert all(price == 10 * count for _, count, price in rows)
+        return {(at - BASE_MS // 1000) // 60: count for at, count, _ in rows}
+
+    return Side(ClickHouseReplay(of_database, minute_buckets.ROWS), frame, seen, [])
+
+
+def store_side(url: str) -> Side:
+    create_store_tables(url, store_metrics.METADATA)
+    notices: list[dict[str, Any]] = []
+
+    def frame(counts: Counts, generation: int) -> pl.DataFrame:
+        rows = [
+            {
+                "start_event_time": BASE + timedelta(minutes=minute),
+                "end_event_time": BASE + timedelta(minutes=minute + 1),
+                "topic_partition": partition,
+                **dict.fromkeys(store_metrics.SUMS, events),
+                "version": version_of(generation, events, FINAL),
+            }
+            for (minute, partition), events in counts.items()
+        ]
+        moment = pl.Datetime("ms", "UTC")
+        return pl.DataFrame(rows).cast({"start_event_time": moment, "end_event_time": moment})
+
+    def seen() -> dict[int, int]:
+        _, rows = ask_store(
+            url, "SELECT start_event_time, nr_of_events, nr_items_sold FROM events"
+        )
+        assert all(sold == events for _, events, sold in rows)
+        found = {}
+        for start, events, _ in rows:
+            after = datetime.fromisoformat(start).replace(tzinfo=UTC) - BASE
+            found[round(after.total_seconds() / 60)] = events
+        return found
+
+    target = SqlReplay(url, store_metrics.ROLLUP, after_write=notices.extend)
+    return Side(target, frame, seen, notices)
+
+
+@pytest.fixture(params=["clickhouse", "postgresql", "sqlite"])
+def make_side(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Side]:
+    """Makes a target whose tables are there and empty, a new one each time."""
+    if request.param == "clickhouse":
+        url = request.getfixturevalue("clickhouse")
+        return lambda: clickhouse_side(url)
+    if request.param == "sqlite":
+        return lambda: store_side(f"sqlite:///{tmp_path / f'store{next(_databases)}.sqlite'}")
+    server = request.getfixturevalue("postgres")
+    return lambda: store_side(new_database(server))
+
+
+@pytest.fixture
+def side(make_side: Callable[[], Side]) -> Iterator[Side]:
+    found = make_side()
+    yield found
+    found.target.close()
+
+
+def span(from_minute: int, to_minute: int, partition: int | None = None) -> Span:
+    return Span(partition, BASE_MS + from_minute * MINUTE_MS, BASE_MS + to_minute * MINUTE_MS)
+
+
+def test_a_new_generation_wins_also_where_its_counts_are_lower(side: Side) -> None:
+    side.write({(0, 0): 50, (1, 0): 60})
+    assert side.target.newest_generation() == 0
+    side.write({(0, 0): 40}, generation=1)
+    side.write({(0, 0): 55})  # the live worker, later
+    assert side.seen() == {0: 40, 1: 60}
+    assert side.target.newest_generation() == 1
+
+
+def test_what_the_new_generation_does_not_have_is_taken_back(side: Side) -> None:
+    side.write({(0, 0): 5, (0, 1): 6, (1, 0): 7, (2, 0): 8})
+    side.write({(0, 0): 4}, generation=1)
+    assert side.target.remove_older([span(0, 2)], 1, shadow=False) == 2
+    assert side.seen() == {0: 4, 2: 8}
+    # Nothing of its generation brings it back, the next generation may.
+    side.write({(0, 1): 60, (1, 0): 70})
+    assert side.seen() == {0: 4, 2: 8}
+    side.write({(1, 0): 3}, generation=2)
+    assert side.seen() == {0: 4, 1: 3, 2: 8}
+    assert side.target.remove_older([span(0, 2)], 1, shadow=False) == 0
+
+
+def test_only_the_partition_of_a_span_is_touched(side: Side) -> None:
+    side.write({(0, 0): 5, (0, 1): 6, (1, 1): 7})
+    assert side.target.remove_older([span(0, 1, partition=1)], 1, shadow=False) == 1
+    assert side.seen() == {0: 5, 1: 7}
+    assert side.target.remove_older([], 1, shadow=False) == 0
+
+
+def test_totals_are_by_partition_and_window(side: Side) -> None:
+    side.write({(0, 0): 5, (0, 1): 6, (1, 1): 7, (2, 0): 8})
+    side.target.remove_older([span(0, 1, partition=1)], 1, shadow=False)
+    found = side.target.totals(BASE_MS, BASE_MS + 2 * MINUTE_MS).sort(START_MS, PARTITION)
+    counts = found.select(START_MS, PARTITION, side.target.sums[0]).rows()
+    assert counts == [(BASE_MS, 0, 5), (BASE_MS + MINUTE_MS, 1, 7)]
+
+
+def test_a_shadow_is_compared_and_exchanged(side: Side) -> None:
+    side.write({(0, 0): 5, (0, 1): 6, (1, 0): 7, (2, 0): 8, (3, 0): 9})
+    side.target.make_shadow()
+    side.write({(0, 0): 5, (0, 1): 6, (2, 0): 80}, generation=1, shadow=True)
+    assert side.target.remove_older([span(0, 3)], 1, shadow=True) == 1
+    assert side.seen() == {0: 11, 1: 7, 2: 8, 3: 9}
+    found = side.target.differences([span(0, 3)])
+    assert [
+        (
+            (each.start_ms - BASE_MS) // MINUTE_MS,
+            each.live and each.live[0],
+            each.shadow and each.shadow[0],
+        )
+        for each in found
+    ] == [(1, 7, None), (2, 8, 80)]
+    # The live worker goes on beside: outside of the range, and inside where it loses.
+    side.write({(2, 0): 81, (3, 0): 10, (4, 0): 1})
+    side.target.swap()
+    side.write({(2, 0): 82, (4, 0): 2})
+    assert side.seen() == {0: 11, 2: 80, 3: 10, 4: 2}
+    with pytest.raises(SinkRefusedError, match="exchanged already"):
+        side.target.swap()
+
+
+def test_a_shadow_that_is_equal_has_no_differences(side: Side) -> None:
+    side.write({(0, 0): 5, (1, 3): 7})
+    side.target.make_shadow()
+    side.write({(0, 0): 5, (1, 3): 7}, generation=1, shadow=True)
+    side.target.remove_older([span(0, 9)], 1, shadow=True)
+    assert side.target.differences([span(0, 9)]) == []
+
+
+def test_without_a_shadow_there_is_nothing_to_exchange(side: Side) -> None:
+    with pytest.raises(SinkRefusedError, match="--into shadow"):
+        side.target.swap()
+
+
+def test_readers_see_all_of_an_exchange_or_nothing(side: Side) -> None:
+    before = dict.fromkeys(((minute, 0) for minute in range(30)), 5)
+    side.write(before)
+    side.target.make_shadow()
+    side.write(dict.fromkeys(before, 2), generation=1, shadow=True)
+    side.target.remove_older([span(0, 30)], 1, shadow=True)
+    ended = threading.Event()
+    seen: list[dict[int, int]] = []
+
+    def look() -> None:
+        while not ended.is_set():
+            seen.append(side.seen())
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    side.target.swap()
+    ended.set()
+    reader.join(30)
+    assert side.seen() == dict.fromkeys(range(30), 2)
+    for each in seen:
+        assert each in (dict.fromkeys(range(30), 5), dict.fromkeys(range(30), 2))
+
+
+def test_notices_tell_of_what_stands(side: Side) -> None:
+    side.write({(0, 0): 5, (0, 1): 6, (1, 0): 7})
+    side.notices.clear()
+    side.write({(0, 0): 4}, generation=1)
+    side.target.remove_older([span(0, 2)], 1, shadow=False)
+    if isinstance(side.target, SqlReplay):
+        assert [row["nr_of_events"] for row in side.notices] == [10, 4]
+
+
+counts_of = st.dictionaries(
+    st.tuples(st.integers(0, 3), st.integers(0, 2)), st.integers(1, 9), max_size=8
+)
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(live=counts_of, new=counts_of, late=counts_of, through_shadow=st.booleans())
+def test_after_a_replay_its_range_is_the_new_one_and_the_rest_the_old(
+    make_side: Callable[[], Side],
+    live: Counts,
+    new: Counts,
+    late: Counts,
+    through_shadow: bool,
+) -> None:
+    side = make_side()
+    corrected = {key: events for key, events in new.items() if key[0] < 2}
+    # What the live worker still writes of the range is of keys that it knew: all events of
+    # settled windows were read by both.
+    late = {
+        key: live[key] + events if key in live else events
+        for key, events in late.items()
+        if key[0] >= 2 or key in live
+    }
+    if live:
+        side.write(live)
+    if through_shadow:
+        side.target.make_shadow()
+    if corrected:
+        side.write(corrected, generation=1, shadow=through_shadow)
+    side.target.remove_older([span(0, 2)], 1, shadow=through_shadow)
+    if late:
+        side.write(late)
+    if through_shadow and (corrected or any(key[0] < 2 for key in live)):
+        side.target.swap()
+    expected: dict[int, int] = {}
+    rest = {key: events for key, events in {**live, **late}.items() if key[0] >= 2}
+    for (minute, _), events in {**corrected, **rest}.items():
+        expected[minute] = expected.get(minute, 0) + events
+    assert side.seen() == expected
+    side.target.close()
