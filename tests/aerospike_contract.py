@@ -14,10 +14,14 @@ from typing import Any
 
 import polars as pl
 import pytest
-from aerospike_support import POLICIES, Interposed, Place, no_answer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from profile_store_contract import (
+
+from schemas.versions import FINAL, PROVISIONAL, version_of
+from sinks import SinkRefusedError
+from sinks.aerospike_aggregates import AerospikeAggregates, BucketSum, Group
+from tests.aerospike_support import POLICIES, Interposed, Place, no_answer
+from tests.profile_store_contract import (
     FOREVER,
     KEEP,
     OpenStore,
@@ -27,10 +31,6 @@ from profile_store_contract import (
     names,
     tag,
 )
-
-from schemas.versions import FINAL, PROVISIONAL, version_of
-from sinks import SinkRefusedError
-from sinks.aerospike_aggregates import AerospikeAggregates, BucketSum, Group
 
 NOON = datetime(2022, 3, 22, 12, tzinfo=UTC)
 GROUP = Group("VIEW", "phone", "brand", "shoes")

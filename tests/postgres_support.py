@@ -10,13 +10,17 @@ import socket
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 
+EXTERNAL = os.environ.get("POSTGRES_URL", "")
+"""A server elsewhere, for the tests that neither stop a server nor end its sessions."""
 NOT_INSTALLED = "PostgreSQL server binaries are not installed"
 PASSWORD = "it-is-a-secret"
 START_S_MAX = 60
@@ -115,6 +119,21 @@ def postgres() -> Iterator[PostgresServer]:
             yield server
         finally:
             server.stop()
+
+
+def a_database(request: pytest.FixtureRequest) -> str:
+    """A new, empty database on the server of POSTGRES_URL where that is set, or on ours."""
+    if EXTERNAL.startswith("postgresql"):
+        return new_database(EXTERNAL)
+    return new_database(request.getfixturevalue("postgres").url)
+
+
+def new_database(server_url: str) -> str:
+    """Make a database on a server; its URL."""
+    name = f"footfall_test_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(server_url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
+    return urlsplit(server_url)._replace(path=f"/{name}").geturl()
 
 
 def _version(bin_folder: Path) -> tuple[int, str]:

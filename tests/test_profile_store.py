@@ -20,18 +20,7 @@ import pytest
 
 pytest.register_assert_rewrite("profile_store_contract", "aerospike_contract")
 
-from aerospike_contract import AerospikeProfilesContract
 from aerospike_helpers.batch.records import BatchRecords, Write
-from aerospike_support import Interposed, ModelServer, Place, model_place
-from profile_store_contract import (
-    FOREVER,
-    KEEP,
-    OpenStore,
-    ProfileStoreContract,
-    frame,
-    names,
-    tag,
-)
 
 from schemas.settings import read_settings
 from sinks import SinkRefusedError, SinkUnavailableError
@@ -51,6 +40,17 @@ from sinks.profiles.aerospike import (
 from sinks.profiles.frames import checked
 from sinks.profiles.sqlite import SqliteProfiles
 from sinks.topic_files import FileTopics
+from tests.aerospike_contract import AerospikeProfilesContract
+from tests.aerospike_support import Interposed, ModelServer, Place, model_place
+from tests.profile_store_contract import (
+    FOREVER,
+    KEEP,
+    OpenStore,
+    ProfileStoreContract,
+    frame,
+    names,
+    tag,
+)
 
 ROOT = Path(__file__).parent.parent
 

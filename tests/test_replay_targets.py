@@ -27,8 +27,7 @@ from sinks.sql import create_tables as create_store_tables
 from sinks.sql import query_rows as ask_store
 from sinks.sql_replay import SqlReplay
 from tests.clickhouse_support import any_server
-from tests.postgres_support import postgres
-from tests.test_sink_sql import new_database
+from tests.postgres_support import a_database, postgres
 
 __all__ = ["postgres"]
 
@@ -143,8 +142,7 @@ def make_side(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Si
         return lambda: clickhouse_side(url)
     if request.param == "sqlite":
         return lambda: store_side(f"sqlite:///{tmp_path / f'store{next(_databases)}.sqlite'}")
-    server = request.getfixturevalue("postgres")
-    return lambda: store_side(new_database(server))
+    return lambda: store_side(a_database(request))
 
 
 @pytest.fixture

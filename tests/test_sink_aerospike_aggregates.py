@@ -15,21 +15,6 @@ import pytest
 
 pytest.register_assert_rewrite("profile_store_contract", "aerospike_contract")
 
-from aerospike_contract import (
-    GROUP,
-    NOON,
-    WIDTHS,
-    AggregatesContract,
-    Identity,
-    OneWidthContract,
-    Row,
-    at,
-    newest,
-    row,
-    sums,
-)
-from aerospike_contract import rows_frame as frame
-from aerospike_support import ModelServer, Place, model_place
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,6 +39,21 @@ from sinks.aerospike_aggregates import (
 )
 from streams.progress import Progress
 from streams.testing import run_flow
+from tests.aerospike_contract import (
+    GROUP,
+    NOON,
+    WIDTHS,
+    AggregatesContract,
+    Identity,
+    OneWidthContract,
+    Row,
+    at,
+    newest,
+    row,
+    sums,
+)
+from tests.aerospike_contract import rows_frame as frame
+from tests.aerospike_support import ModelServer, Place, model_place
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from postgres_support import PASSWORD, PostgresServer, postgres
 from sqlalchemy import Connection, create_engine, select
 from sqlalchemy.exc import OperationalError
 
@@ -30,6 +29,7 @@ from schemas.versions import FINAL, REVISED, version_of
 from sinks import SinkRefusedError, SinkUnavailableError
 from sinks._sql_engine import _number
 from sinks.sql import SqlRollup, create_tables, query_rows
+from tests.postgres_support import PASSWORD, PostgresServer, a_database, new_database, postgres
 
 __all__ = ["postgres"]
 
@@ -45,18 +45,9 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         found = f"sqlite:///{tmp_path / 'deep' / 'store.sqlite'}"
     else:
-        found = new_database(request.getfixturevalue("postgres"))
+        found = a_database(request)
     create_tables(found, METADATA)
     return found
-
-
-def new_database(server: PostgresServer) -> str:
-    with psycopg.connect(server.url, autocommit=True) as connection:
-        count = connection.execute("SELECT count(*) FROM pg_database").fetchone()
-        assert count is not None
-        name = f"test_{count[0]}"
-        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
-    return server.url.replace("/postgres", f"/{name}")
 
 
 def moment(window: int) -> datetime:
@@ -307,7 +298,7 @@ def test_a_commit_whose_answer_was_lost_is_told(url: str, monkeypatch: pytest.Mo
 
 def test_tables_made_by_several_at_once(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     for new in (f"sqlite:///{tmp_path / 'new' / 'store.sqlite'}", None):
-        address = new or new_database(request.getfixturevalue("postgres"))
+        address = new or a_database(request)
         errors: list[Exception] = []
 
         def make(address: str = address, errors: list[Exception] = errors) -> None:
@@ -379,7 +370,7 @@ def test_rows_of_another_shape_are_refused_whole(
 
 def test_missing_tables_say_what_to_do(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     for new in (f"sqlite:///{tmp_path / 'store.sqlite'}", None):
-        address = new or new_database(request.getfixturevalue("postgres"))
+        address = new or a_database(request)
         with pytest.raises(SinkRefusedError, match="`footfall init` makes the tables"):
             write(address, frame((0, 0, 1, 4)))
 
@@ -430,7 +421,7 @@ def test_a_store_that_is_locked_is_waited_for_and_then_given_up(tmp_path: Path) 
 
 
 def test_a_write_outlives_a_restart_of_the_server(postgres: PostgresServer) -> None:
-    url = new_database(postgres)
+    url = new_database(postgres.url)
     create_tables(url, METADATA)
     writer = rollup(url)
     writer.write([frame((0, 0, 1, 4))])
@@ -446,7 +437,7 @@ def test_a_write_outlives_a_restart_of_the_server(postgres: PostgresServer) -> N
 
 
 def test_a_session_that_the_server_ends_is_opened_anew(postgres: PostgresServer) -> None:
-    url = new_database(postgres)
+    url = new_database(postgres.url)
     create_tables(url, METADATA)
     writer = rollup(url)
     for events in range(1, 4):
@@ -462,7 +453,7 @@ def test_a_session_that_the_server_ends_is_opened_anew(postgres: PostgresServer)
 
 
 def test_another_session_that_never_lets_go_is_given_up(postgres: PostgresServer) -> None:
-    url = new_database(postgres)
+    url = new_database(postgres.url)
     create_tables(url, METADATA)
     for statement in ("LOCK TABLE events", f"SELECT pg_advisory_xact_lock({_number('events')})"):
         with psycopg.connect(url) as holder:

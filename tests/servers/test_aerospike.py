@@ -14,7 +14,8 @@ import pytest
 
 pytest.register_assert_rewrite("profile_store_contract", "aerospike_contract")
 
-from aerospike_contract import (
+from sinks import SinkRefusedError, SinkUnavailableError
+from tests.aerospike_contract import (
     GROUP,
     AerospikeProfilesContract,
     AggregatesContract,
@@ -23,10 +24,8 @@ from aerospike_contract import (
     row,
     rows_frame,
 )
-from aerospike_support import Gate, Place, real_place, server
-from profile_store_contract import FOREVER, KEEP, frame, names, tag
-
-from sinks import SinkRefusedError, SinkUnavailableError
+from tests.aerospike_support import Gate, Place, real_place, server
+from tests.profile_store_contract import FOREVER, KEEP, frame, names, tag
 
 server()
 

@@ -17,9 +17,6 @@ import aerospike
 import msgspec
 import pytest
 from aerospike import exception
-from aerospike_support import server
-from cli_support import Running, footfall, running
-from clickhouse_support import serving
 
 from schemas.profiles import SET_NAME
 from schemas.settings import Settings, read_settings
@@ -29,6 +26,9 @@ from sinks.aerospike_aggregates import SET_NAME as AGGREGATES_SET
 from sinks.aerospike_aggregates import AerospikeAggregates, BucketSum, Group, record_key
 from sinks.open import open_profiles
 from sinks.topic_files import FileTopics
+from tests.aerospike_support import server
+from tests.cli_support import Running, footfall, running
+from tests.clickhouse_support import serving
 
 AT = server()
 
