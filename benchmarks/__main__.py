@@ -1,6 +1,6 @@
 """``make bench``: every flow beside its peers, in one run; prints a table.
 
-python -m benchmarks [--events N] [--runs N] [--flows a,b] [--quick] [--write]
+python -m benchmarks [--events N] [--runs N] [--flows a,b] [--quick] [--no-kafka] [--write]
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ import os
 import sys
 from collections import defaultdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
+from benchmarks import kafka, kafka_report
 from benchmarks.footfall import SUMMED
 from benchmarks.inputs import Input, make_input
+from benchmarks.kafka_servers import why_not
 from benchmarks.measure import BenchmarkError, Figure, Run, check_same, figure_of, run_once
 from benchmarks.parts import PARTS
 from benchmarks.report import chart, machine, table
@@ -37,10 +40,11 @@ def main() -> int:
     try:
         figures = {flow: _measure(flow, args, cache) for flow in args.flows}
         parts = {flow: _parts(flow, args, cache) for flow in args.flows}
+        over_kafka = _over_kafka(figures, args, cache)
     except BenchmarkError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
-    found = _page(figures, parts, args)
+    found = _page(figures, parts, args) + "\n".join(["", *over_kafka])
     print(found)
     if args.write:
         (ROOT / "docs" / "benchmarks.md").write_text(found)
@@ -55,6 +59,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=3, help="of each variant (3)")
     parser.add_argument("--flows", type=_flows, default=list(TOPIC_OF), help="a,b (all)")
     parser.add_argument("--quick", action="store_true", help="100,000 events, one run")
+    parser.add_argument("--no-kafka", action="store_true", help="leave out the runs over Kafka")
     parser.add_argument("--write", action="store_true", help="keep the figures in docs/")
     args = parser.parse_args()
     if args.quick:
@@ -104,6 +109,26 @@ def _parts(flow: str, args: argparse.Namespace, cache: Path) -> dict[str, float]
     topic = make_input(cache, TOPIC_OF[flow], args.events, _say)
     found = run_once("parts", flow, topic).answer
     return {part: found[part] / found["events"] for part in PARTS}
+
+
+def _over_kafka(
+    figures: dict[str, list[Figure]], args: argparse.Namespace, cache: Path
+) -> list[str]:
+    """The section of the runs over Kafka, or why there is none."""
+    why = "--no-kafka was given" if args.no_kafka else why_not(os.environ, _say)
+    if why is not None:
+        _say(f"without Kafka: {why}")
+        return kafka_report.not_measured(why)
+    found = kafka.measure(
+        {flow: TOPIC_OF[flow] for flow in args.flows},
+        partial(make_input, cache, say=_say),
+        lambda flow, topic: run_once("footfall", flow, topic).answer,
+        events=args.events,
+        runs=args.runs,
+        cache=cache,
+        say=_say,
+    )
+    return kafka_report.section(found, {flow: found[0] for flow, found in figures.items()})
 
 
 def _page(

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 from benchmarks.inputs import Input
 
+SHORT_BESIDE_START = 0.25
+"""By how much of its start-up a run must be longer to say something of a speed."""
 RUN_TIMEOUT_S = 300
+"""A process that runs longer is killed, and the run has failed."""
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -24,7 +31,7 @@ class BenchmarkError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One process from start to end."""
+    """One run from start to end: of one process, or of some at the same time."""
 
     cpu_s: float
     wall_s: float
@@ -40,49 +47,85 @@ class Figure:
     events: int
     cpu_s_per_million: float
     events_per_s: float
+    """NaN where the runs were too short beside their start-up to tell."""
     memory_mb: float
 
 
 def run_once(variant: str, flow: str, topic: Input) -> Run:
     """Run a variant over a topic. Raises BenchmarkError with the end of what it printed."""
     with tempfile.TemporaryDirectory(prefix="footfall-bench-") as home:
-        command = [sys.executable, "-m", "benchmarks.child", variant, flow]
-        output = Path(home) / "output"
-        begun_s = time.monotonic()
-        with output.open("wb") as file:
-            process = subprocess.Popen(
-                [*command, str(topic.folder), str(_made(Path(home) / "state"))],
-                cwd=ROOT,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-            )
-            # The kernel's own account of this child, and of no other.
-            _, status, usage = os.wait4(process.pid, 0)
-        wall_s = time.monotonic() - begun_s
-        process.returncode = os.waitstatus_to_exitcode(status)
-        printed = output.read_text(errors="replace").strip().splitlines()
-    if process.returncode != 0 or not printed:
-        last = "\n".join(printed[-5:])
-        raise BenchmarkError(f"{variant} of {flow} ended with {process.returncode}: {last}")
+        state = Path(home) / "state"
+        state.mkdir()
+        arguments = ("benchmarks.child", variant, flow, str(topic.folder), str(state))
+        return run_children(f"{variant} of {flow}", [arguments], Path(home))
+
+
+def run_children(name: str, modules: Sequence[Sequence[str]], folder: Path) -> Run:
+    """Run ``python -m`` for each list of a module and its arguments, all at the same time.
+
+    CPU, memory and answers are added up; what they print goes to ``folder``. Raises
+    BenchmarkError with the end of what one printed that failed.
+    """
+    outputs = [folder / f"output-{number}" for number in range(len(modules))]
+    children: list[subprocess.Popen[bytes]] = []
+    begun_s = time.monotonic()
+    try:
+        for arguments, output in zip(modules, outputs, strict=True):
+            with output.open("wb") as file:
+                children.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", *arguments],
+                        cwd=ROOT,
+                        stdout=file,
+                        stderr=subprocess.STDOUT,
+                    )
+                )
+        parts = [
+            _ended(name, child, output) for child, output in zip(children, outputs, strict=True)
+        ]
+    finally:
+        for child in children:
+            if child.returncode is None:
+                child.kill()
+                child.wait()
+    answer: Counter[str] = Counter()
+    for part in parts:
+        answer.update(part.answer)
     return Run(
-        usage.ru_utime + usage.ru_stime, wall_s, usage.ru_maxrss / 1024, json.loads(printed[-1])
+        sum(part.cpu_s for part in parts),
+        time.monotonic() - begun_s,
+        sum(part.memory_mb for part in parts),
+        dict(answer),
     )
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
+def _ended(name: str, child: subprocess.Popen[bytes], output: Path) -> Run:
+    killer = threading.Timer(RUN_TIMEOUT_S, child.kill)
+    killer.start()
+    try:
+        # The kernel's own account of this child, and of no other.
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    finally:
+        killer.cancel()
+    printed = output.read_text(errors="replace").strip().splitlines()
+    if child.returncode != 0 or not printed:
+        last = "\n".join(printed[-5:])
+        raise BenchmarkError(f"{name} ended with {child.returncode}: {last}")
+    cpu_s = usage.ru_utime + usage.ru_stime
+    return Run(cpu_s, 0.0, usage.ru_maxrss / 1024, json.loads(printed[-1]))
 
 
 def figure_of(variant: str, events: int, runs: list[Run], empty: list[Run]) -> Figure:
     """The figure of some runs over ``events`` events and some over none."""
     cpu_s = median(run.cpu_s for run in runs) - median(run.cpu_s for run in empty)
-    wall_s = median(run.wall_s for run in runs) - median(run.wall_s for run in empty)
+    start_s = median(run.wall_s for run in empty)
+    wall_s = median(run.wall_s for run in runs) - start_s
     return Figure(
         variant,
         events,
         max(cpu_s, 1e-9) / events * 1e6,
-        events / max(wall_s, 1e-9),
+        events / wall_s if wall_s > start_s * SHORT_BESIDE_START else math.nan,
         median(run.memory_mb for run in runs),
     )
 

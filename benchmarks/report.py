@@ -56,10 +56,15 @@ def table(figures: Figures) -> str:
             ratio = figure.cpu_s_per_million / ours.cpu_s_per_million
             lines.append(
                 f"| `{flow}` | {NAMES[figure.variant]} | {figure.events:,} | "
-                f"{figure.cpu_s_per_million:.2f} | {ratio:.2f} | {figure.events_per_s:,.0f} | "
+                f"{figure.cpu_s_per_million:.2f} | {ratio:.2f} | {speed(figure)} | "
                 f"{figure.memory_mb:.0f} |"
             )
     return "\n".join(lines)
+
+
+def speed(figure: Figure) -> str:
+    """Events a second, or a dash where the runs were too short to tell."""
+    return "-" if math.isnan(figure.events_per_s) else f"{figure.events_per_s:,.0f}"
 
 
 _WIDTH, _LEFT, _ROW, _TOP = 760, 190, 24, 46

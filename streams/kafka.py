@@ -19,8 +19,8 @@ from streams.batch import Poll
 from streams.source import EARLIEST, NoTopicError, Position, SourceError
 
 REQUEST_TIMEOUT_S = 15.0
-QUEUE_KIB_MAX = 16_384
-"""What librdkafka may hold of one partition before it is asked for."""
+QUEUE_KIB_MAX = 8_192
+"""What librdkafka may hold of one partition before it is asked for: more than one full poll."""
 CHUNK_RECORDS = 1_024
 """Taken from the client at once: more of its objects than the processor's cache holds are dear."""
 
