@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING
 
 from cli.errors import UsageError, did_you_mean
+from cli.positions import read_statuses
 from schemas.settings import Settings
 
 if TYPE_CHECKING:
@@ -65,14 +66,14 @@ def range_of(args: argparse.Namespace) -> Range:
     return asked
 
 
-def topic_partitions(settings: Settings, topic: str) -> Partitions:
-    """The topic of the settings, to be read anew."""
+def topic_partitions(settings: Settings, flow: str, topic: str) -> Partitions:
+    """The topic of the settings, to be read anew as the flow has read it."""
     from streams.open import open_topic, sent_again_in
     from streams.replay import TopicPartitions
     from streams.sent_again import MarkedTopic
     from streams.source import Position
 
-    find = sent_again_in(settings, topic)
+    find = sent_again_in(settings, topic, replayed=flow)
 
     def opened(start: Position, end: Position) -> MarkedTopic:
         read = open_topic(settings, topic, group="replay", start=start, end=end)
@@ -86,17 +87,11 @@ def live_limits(settings: Settings, flow: str, replayable: Replayable) -> dict[i
 
     What stands in the status files of FOOTFALL_HOME; nothing is known of other partitions.
     """
-    import msgspec
-
-    from schemas.status import WorkerStatus, status_folder
-
     limits: dict[int, int] = {}
     if replayable.rules.reach_ms is None:
         return limits
-    for path in status_folder(settings.footfall_home).glob(f"{flow}.*.json"):
-        try:
-            status = msgspec.json.decode(path.read_bytes(), type=WorkerStatus)
-        except (OSError, msgspec.MsgspecError):
+    for status in read_statuses(settings.footfall_home):
+        if status.flow != flow:
             continue
         for partition in status.partitions:
             if partition.topic == replayable.topic and partition.watermark_ms >= 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 ROWS_MAX = 50_000
 """Rows gathered before they are written."""
 DIFFERENCES_SHOWN = 40
+WORKER_SILENT_MAX_S = 10.0
+"""A worker that has said nothing for so long does not run."""
 
 
 def add_commands(commands: Any) -> None:
@@ -71,7 +74,7 @@ def run_replay(args: argparse.Namespace) -> int:
 
     check_flow(args.flow)
     if args.swap and args.into == "live":
-        if args.from_ms is not None or args.to_ms is not None or args.source:
+        if args.from_ms is not None or args.to_ms is not None or args.source or args.complete:
             raise UsageError("--swap goes alone, or with --into shadow")
     elif args.from_ms is None and args.to_ms is None and not args.source:
         raise UsageError("replay needs --from or --to: the range of event time to write anew")
@@ -112,11 +115,12 @@ def _write(
     if replayable.left_out:
         say(f"{args.flow}: {replayable.left_out} are left as they are")
     shadow = args.into == "shadow"
-    generation = target.newest_generation() + 1
-    if shadow:
-        target.make_shadow()
+    asked = range_of(args)
     rules = replayable.rules
-    limits = live_limits(settings, args.flow, replayable)
+    # Before anything is read or made: it may be refused.
+    asked.whole_windows(rules.size_ms)
+    generation = target.newest_generation() + 1
+    limits, since_s = live_limits(settings, args.flow, replayable), time.monotonic()
     if args.source:
         from streams.archive import Archive
 
@@ -127,7 +131,7 @@ def _write(
         limits = {0: min(limits.values())} if limits else {}
         rules = Rules(rules.size_ms, None)
     else:
-        partitions = topic_partitions(settings, replayable.topic)
+        partitions = topic_partitions(settings, args.flow, replayable.topic)
     replay = Replay(
         flow=args.flow,
         partitions=partitions,
@@ -135,19 +139,39 @@ def _write(
         rules=rules,
         make_step=replayable.make_step(generation, bool(args.source)),
         start_of=replayable.start_of,
-        asked=range_of(args),
+        asked=asked,
         complete=args.complete,
         at_end=bool(args.source),
         limit_of=lambda partition: limits.get(partition, END_MS),
     )
+    if shadow:
+        target.make_shadow()
     done, rows = _run(replay, target, shadow=shadow)
-    spans = _spans(done, whole=bool(args.source))
+    _let_worker_write(settings, args.flow, since_s)
+    spans = _spans_of_archive(replay, done) if args.source else _spans(done)
     removed = target.remove_older(spans, generation, shadow=shadow)
     _report(replay, done, rows, removed, args)
     if shadow:
         _print_differences(target, spans, args.flow)
         if args.swap:
             target.swap()
+
+
+def _let_worker_write(settings: Settings, flow: str, since_s: float) -> None:
+    """Wait until the live worker has written what it had passed at ``since_s``.
+
+    Until then rows of its own may still come for windows whose groups are taken back.
+    """
+    import flows
+    from cli.positions import read_statuses
+
+    recent_ms = time.time() * 1000 - WORKER_SILENT_MAX_S * 1000
+    if any(
+        status.flow == flow and not status.finished and status.updated_ms > recent_ms
+        for status in read_statuses(settings.footfall_home)
+    ):
+        written_s = since_s + 2 * flows.catalogue()[flow].snapshot_every_s
+        time.sleep(max(0.0, written_s - time.monotonic()))
 
 
 def _run(replay: Replay, target: ReplayTarget, *, shadow: bool) -> tuple[list[Replayed], int]:
@@ -177,15 +201,37 @@ def _run(replay: Replay, target: ReplayTarget, *, shadow: bool) -> tuple[list[Re
     return done, written
 
 
-def _spans(done: list[Replayed], *, whole: bool) -> list[Span]:
-    """What the replay has settled; an archive speaks for all partitions of the topic."""
+def _spans(done: list[Replayed]) -> list[Span]:
+    """What the replay of a topic has settled."""
     from sinks.replay import Span
 
     return [
-        Span(None if whole else part.partition, part.windows.from_ms, part.windows.to_ms)
+        Span(part.partition, part.windows.from_ms, part.windows.to_ms)
         for part in done
         if part.windows.from_ms < part.windows.to_ms
     ]
+
+
+def _spans_of_archive(replay: Replay, done: list[Replayed]) -> list[Span]:
+    """What an archive speaks of, for all partitions of the topic.
+
+    Where no end of the range was asked for it is that of the events in the archive, and it
+    says nothing where it has none: what it does not reach must not be taken back.
+    """
+    from sinks.replay import Span
+    from streams.replay import BEGIN_MS, END_MS
+
+    (part,) = done
+    if part.newest_ms < part.oldest_ms:
+        say("the archive has no event of the range: what stands there was left alone")
+        return []
+    size_ms = replay.rules.size_ms
+    from_ms, to_ms = part.windows.from_ms, part.windows.to_ms
+    if replay.asked.from_ms == BEGIN_MS:
+        from_ms = part.oldest_ms // size_ms * size_ms
+    if replay.asked.to_ms == END_MS:
+        to_ms = min(to_ms, (part.newest_ms // size_ms + 1) * size_ms)
+    return [Span(None, from_ms, to_ms)] if from_ms < to_ms else []
 
 
 def _report(
@@ -202,9 +248,10 @@ def _report(
     asked = replay.asked.whole_windows(replay.rules.size_ms)
     begun_ms = max(part.windows.from_ms for part in done)
     if begun_ms > asked.from_ms:
+        which = f"windows before {shown(begun_ms)}" if begun_ms < asked.to_ms else "windows"
         say(
-            f"windows before {shown(begun_ms)} were left alone where retention has removed their "
-            "first events from the topic"
+            f"{which} were left alone where retention has removed their first events from the "
+            "topic"
         )
     with_events = [part for part in done if part.newest_ms >= part.windows.from_ms]
     if not with_events:
@@ -219,6 +266,7 @@ def _report(
 
 def _print_differences(target: ReplayTarget, spans: list[Span], flow: str) -> None:
     from cli.table import print_table
+    from sinks.replay import DIFFERENCES_MAX
 
     found = target.differences(spans)
     if not found:
@@ -238,9 +286,10 @@ def _print_differences(target: ReplayTarget, spans: list[Span], flow: str) -> No
         rows.append(row)
     print_table(columns, rows)
     more = len(found) - len(rows)
+    or_more = " or more" if len(found) == DIFFERENCES_MAX else ""
     tail = f" (the first {len(rows)} are shown)" if more else ""
     print(
-        f"{flow}: {len(found):,} windows differ{tail}; `footfall replay {flow} --swap` "
+        f"{flow}: {len(found):,}{or_more} windows differ{tail}; `footfall replay {flow} --swap` "
         "exchanges the table and its shadow"
     )
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cli.errors import say
+from cli.positions import of_statuses, read_statuses
 from cli.progress import Told
 from cli.ranges import (
     add_range_options,
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 LINES_SHOWN = 40
 MINUTE_MS = 60_000
+ROWS_MAX = 100_000
+"""Events held at once, to be looked up in a store that holds them themselves."""
 
 
 def add_commands(commands: Any) -> None:
@@ -77,7 +79,7 @@ def _verify_sums(
     assert replayable.count_step is not None
     replay = _replay(settings, replayable, args, replayable.count_step(False), pl.col(START_MS))
     frames: list[pl.DataFrame] = []
-    done = _run(replay, frames)
+    done = _run(replay, frames.append)
     windows = asked.whole_windows(replay.rules.size_ms)
     standing = target.totals(windows.from_ms, windows.to_ms)
     counted = pl.concat(frames) if frames else standing.clear()
@@ -123,7 +125,11 @@ def differences(
     done: Sequence[Replayed],
     sums: Sequence[str],
 ) -> list[DifferenceRow]:
-    """Where the sums of a (partition, window) differ, of the windows that were read."""
+    """Where the sums of a (partition, window) differ, of the windows that were read.
+
+    A window whose sums over all partitions are equal is equal, as for its readers: after a replay
+    from an archive all of its rows stand in one partition.
+    """
     from sinks.replay import PARTITION, START_MS
 
     spans = {part.partition: part.windows for part in done}
@@ -136,44 +142,102 @@ def differences(
                 continue
             pair = found.setdefault((start_ms, partition), [none, none])
             # A window may come in several rows where it was counted in parts.
-            pair[place] = tuple(a + b for a, b in zip(pair[place], values, strict=True))
+            pair[place] = _added(pair[place], values)
+    whole: dict[int, list[tuple[int, ...]]] = {}
+    for (start_ms, _), pair in found.items():
+        both = whole.setdefault(start_ms, [none, none])
+        both[:] = [_added(total, part) for total, part in zip(both, pair, strict=True)]
     return [
         (start_ms, partition, name, in_topic, in_table)
         for (start_ms, partition), (topic, table) in sorted(found.items())
+        if whole[start_ms][0] != whole[start_ms][1]
         for name, in_topic, in_table in zip(sums, topic, table, strict=True)
         if in_topic != in_table
     ]
+
+
+def _added(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
+    return tuple(a + b for a, b in zip(one, other, strict=True))
 
 
 def _verify_rows(
     settings: Settings, replayable: Replayable, target: Any, args: argparse.Namespace
 ) -> int:
     """Where a store holds the events themselves: each must be there."""
-    import polars as pl
-
     replay = _replay(
         settings, replayable, args, replayable.make_step(0, False), replayable.start_of
     )
-    frames: list[pl.DataFrame] = []
-    done = _run(replay, frames)
-    rows = pl.concat(frames) if frames else None
-    missing = list(target.missing(rows)) if rows is not None else []
+    places = {} if args.complete else of_statuses(read_statuses(settings.footfall_home))
+    missing = Missing(target.missing, _offsets_read(places.get(args.flow, {}), replayable.topic))
+    done = _run(replay, missing.take)
+    missing.look_up()
     read, _, dead = (sum(getattr(part, name) for part in done) for name in _COUNTED)
-    events = len(rows) if rows is not None else 0
-    print(f"{args.flow}: {read:,} records read, {events:,} to be found, {dead:,} dead")
-    if not missing:
+    print(f"{args.flow}: {read:,} records read, {missing.events:,} to be found, {dead:,} dead")
+    if missing.left_out:
+        say(
+            f"{missing.left_out:,} events were left out that the worker has not read yet "
+            "(--complete counts them as missing)"
+        )
+    minutes = missing.by_minute
+    if not minutes:
         print(f"{args.flow}: all that should stand in the store does")
         return 0
-    minutes = Counter(time_ms // MINUTE_MS * MINUTE_MS for time_ms, *_ in missing)
-    for minute_ms, count in sorted(minutes.items())[:LINES_SHOWN]:
-        example = next(row for row in missing if row[0] // MINUTE_MS * MINUTE_MS == minute_ms)
-        print(f"{shown(minute_ms)}  {count:,} missing, such as {example[2]} of {example[1]}")
+    for minute_ms, (count, example) in sorted(minutes.items())[:LINES_SHOWN]:
+        print(f"{shown(minute_ms)}  {count:,} missing, such as {example}")
     first_ms, last_ms = min(minutes), max(minutes) + MINUTE_MS
+    total = sum(count for count, _ in minutes.values())
     print(
-        f"{args.flow}: {len(missing):,} missing in {len(minutes):,} minutes; `footfall replay "
+        f"{args.flow}: {total:,} missing in {len(minutes):,} minutes; `footfall replay "
         f"{args.flow} --from {shown(first_ms)} --to {shown(last_ms)}` writes them again"
     )
     return 1
+
+
+def _offsets_read(places: Mapping[tuple[str, int], int], topic: str) -> dict[int, int]:
+    return {partition: offset for (name, partition), offset in places.items() if name == topic}
+
+
+class Missing:
+    """Looks events up in a store, so many at a time, and counts those it lacks."""
+
+    def __init__(
+        self,
+        missing: Callable[[pl.DataFrame], Iterable[tuple[int, str, str]]],
+        read_to: Mapping[int, int],
+    ) -> None:
+        """``read_to``: by partition, the next offset of the worker; what follows is left out."""
+        self._missing = missing
+        self._read_to = read_to
+        self.left_out = 0
+        self._waiting: list[pl.DataFrame] = []
+        self.events = 0
+        self.by_minute: dict[int, tuple[int, str]] = {}
+        """Minute's start in ms -> (how many, one of them in words)"""
+
+    def take(self, rows: pl.DataFrame) -> None:
+        """Look the rows of one partition up, now or with the next ones."""
+        read_to = self._read_to.get(rows["topic_partition"][0])
+        if read_to is not None:
+            is_read = rows["offset"] < read_to
+            self.left_out += len(rows) - int(is_read.sum())
+            rows = rows.filter(is_read)
+        self._waiting.append(rows)
+        if sum(map(len, self._waiting)) >= ROWS_MAX:
+            self.look_up()
+
+    def look_up(self) -> None:
+        """Look up what was taken."""
+        import polars as pl
+
+        if not self._waiting:
+            return
+        rows = pl.concat(self._waiting)
+        self._waiting.clear()
+        self.events += len(rows)
+        for time_ms, cookie, kind in self._missing(rows):
+            minute_ms = time_ms // MINUTE_MS * MINUTE_MS
+            count, example = self.by_minute.get(minute_ms, (0, f"{kind} of {cookie}"))
+            self.by_minute[minute_ms] = (count + 1, example)
 
 
 def _replay(
@@ -188,7 +252,7 @@ def _replay(
     limits = live_limits(settings, args.flow, replayable)
     return Replay(
         flow=args.flow,
-        partitions=topic_partitions(settings, replayable.topic),
+        partitions=topic_partitions(settings, args.flow, replayable.topic),
         records=replayable.records,
         rules=replayable.rules,
         make_step=make_step,
@@ -199,13 +263,13 @@ def _replay(
     )
 
 
-def _run(replay: Replay, frames: list[pl.DataFrame]) -> list[Replayed]:
+def _run(replay: Replay, take: Callable[[pl.DataFrame], None]) -> list[Replayed]:
     done = []
     count = replay.partitions.count()
     with Told(f"verify {replay.flow}") as told:
         for partition in range(count):
             told.part(partition, count)
-            done.append(replay.run(partition, frames.append, told))
+            done.append(replay.run(partition, take, told))
     return done
 
 

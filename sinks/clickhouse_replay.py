@@ -16,6 +16,8 @@ from sinks.clickhouse import ClickHouseReader, ClickHouseTable, create_tables
 from sinks.replay import DIFFERENCES_MAX, Difference, Span, totals_frame
 
 GIVE_UP_AFTER_S = 120.0
+STATEMENT_S_MAX = 900
+"""One statement may copy the rows of a whole range."""
 INSERTS_WAIT_S = 60.0
 _END_S_MAX = 4_294_967_295
 """The last moment of a DateTime, 2106-02-07."""
@@ -29,7 +31,9 @@ class ClickHouseReplay:
         self._url = url
         self._table = table
         self._shadow = replace(table, name=f"{table.name}_shadow")
-        self._reader = ClickHouseReader(url, give_up_after_s=GIVE_UP_AFTER_S)
+        self._reader = ClickHouseReader(
+            url, give_up_after_s=GIVE_UP_AFTER_S, answer_timeout_s=STATEMENT_S_MAX
+        )
         self._writers = {
             False: ClickHouseTable(url, table, give_up_after_s=GIVE_UP_AFTER_S),
             True: ClickHouseTable(url, self._shadow, give_up_after_s=GIVE_UP_AFTER_S),
@@ -100,7 +104,7 @@ class ClickHouseReplay:
             f"FROM ({windows(self._table.name)}) AS l "
             f"FULL OUTER JOIN ({windows(self._shadow.name)}) AS r ON l.at = r.at "
             "WHERE l.here != r.here OR l.hashed != r.hashed "
-            f"ORDER BY at LIMIT {DIFFERENCES_MAX}"
+            f"ORDER BY at LIMIT {DIFFERENCES_MAX} SETTINGS join_use_nulls = 0"
         )
         return [
             Difference(
@@ -139,12 +143,14 @@ class ClickHouseReplay:
         # An insert that began before goes to the old table, now the shadow, until it ends.
         self._wait_for_inserts()
         names = ", ".join(f"`{name}`" for name in (*self._table.columns, DELETED))
-        missed = self._parts(shadow) - copied
-        for part in sorted(missed):
-            self._ask(
-                f"INSERT INTO {table} ({names}) SELECT {names} FROM {shadow} "
-                f"WHERE _part = '{part}'"
-            )
+        # Parts merge meanwhile: what is in none of those listed is in one that is new then.
+        while missed := self._parts(shadow) - copied:
+            for part in sorted(missed):
+                self._ask(
+                    f"INSERT INTO {table} ({names}) SELECT {names} FROM {shadow} "
+                    f"WHERE _part = '{part}'"
+                )
+            copied |= missed
 
     def totals(self, from_ms: int, to_ms: int) -> pl.DataFrame:
         """The sums of each (partition, window)."""

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Table,
     and_,
     delete,
+    exists,
     false,
     func,
     insert,
@@ -34,6 +35,9 @@ from sinks.replay import DIFFERENCES_MAX, Difference, Span, totals_frame
 from sinks.sql import AfterWrite, SqlRollup, TotalRow
 
 T = TypeVar("T")
+
+WINDOWS_AT_ONCE = 5_000
+"""Windows whose rows are held at once while they are exchanged."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MS = 4_291_747_200_000
@@ -95,7 +99,9 @@ class SqlReplay:
             partial.c[self.sums[0]] > 0,
         )
         if shadow:
-            holds = and_(holds, self._place(partial).not_in(select(*self._place_of(copy))))
+            # Not NOT IN, which PostgreSQL looks through from end to end for each row.
+            pairs = zip(self._place_of(partial), self._place_of(copy), strict=True)
+            holds = and_(holds, ~exists().where(*(ours == theirs for ours, theirs in pairs)))
         gone = select(*self._place_of(partial)).where(holds)
         write_id = secrets.randbits(63)
 
@@ -142,13 +148,20 @@ class SqlReplay:
                     "already, or another replay has been written since; make it anew with "
                     "--into shadow"
                 )
-            ours = self._place(partial).in_(select(*self._place_of(copy)))
-            before = _rows(connection, select(partial).where(ours))
-            changed = self._merge(connection, _rows(connection, select(copy)), write_id)
-            connection.execute(delete(copy))
+            start, changed = self._key[0], []
+            moments = list(connection.execute(select(copy.c[start]).distinct()).scalars())
+            moments.sort()
+            for first in range(0, len(moments), WINDOWS_AT_ONCE):
+                some = moments[first : first + WINDOWS_AT_ONCE]
+                theirs = copy.c[start].between(some[0], some[-1])
+                ours = self._place(partial).in_(select(*self._place_of(copy)).where(theirs))
+                before = _rows(connection, select(partial).where(ours))
+                after = _rows(connection, select(copy).where(theirs))
+                changed += self._merge(connection, after, write_id)
+                connection.execute(delete(copy).where(theirs))
+                if before:
+                    connection.execute(insert(copy), before)
             connection.execute(delete(self._shadow.total))
-            if before:
-                connection.execute(insert(copy), before)
             return changed
 
         self._rollups[False].tell(self._in_transaction(exchange), [write_id])

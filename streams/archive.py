@@ -7,9 +7,11 @@ Parquet file each row is one, or its column ``payload`` or ``value`` where there
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
@@ -24,6 +26,15 @@ ROWS_MAX = 8_192
 """Records of one poll."""
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 RECORD_COLUMNS = ("payload", "value")
+
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    UnicodeDecodeError,
+    zlib.error,
+    csv.Error,
+    pl.exceptions.PolarsError,
+)
 
 
 class Archive:
@@ -89,7 +100,7 @@ class ArchiveReader:
             self._files_left -= 1
             try:
                 yield from _LINES_OF[_kind(path)](path, struct)
-            except (OSError, EOFError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
+            except _UNREADABLE as error:
                 reason = " ".join(str(error).split())[:200]
                 raise SourceError(f"{path} cannot be read: {reason}") from None
 
@@ -122,6 +133,8 @@ def _opened(path: Path) -> Any:
 def _of_json(path: Path, _struct: type[msgspec.Struct]) -> Iterator[list[bytes]]:
     with _opened(path) as file:
         lines: list[bytes] = []
+        if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+            file.seek(0)
         for line in file:
             lines.append(line if line.endswith(b"\n") else line + b"\n")
             if len(lines) == ROWS_MAX:
@@ -133,7 +146,7 @@ def _of_json(path: Path, _struct: type[msgspec.Struct]) -> Iterator[list[bytes]]
 
 def _of_csv(path: Path, struct: type[msgspec.Struct]) -> Iterator[list[bytes]]:
     encode = msgspec.json.Encoder().encode
-    with io.TextIOWrapper(_opened(path), encoding="utf-8", newline="") as file:
+    with io.TextIOWrapper(_opened(path), encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(file)
         names = next(rows, [])
         places = [(name.split("."), _number_of(struct, name.split("."))) for name in names]

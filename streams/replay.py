@@ -8,7 +8,7 @@ no event of the topic can change it, and only such windows are given.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -26,6 +26,8 @@ BEGIN_MS, END_MS = 0, 2**62
 PROBE_RECORDS = 500
 STEP_RECORDS = 20_000
 """The start is found to this many records: reading them is cheaper than looking once more."""
+LOOKS_MAX = 16
+"""Places of a partition, evenly apart, that are looked at before the start is searched for."""
 SILENT_MAX_S = 60.0
 """A partition that has records and gives none for so long is given up."""
 
@@ -119,7 +121,9 @@ class Replayed:
     """Good events from the range's beginning on, late ones among them."""
     late: int = 0
     dead: int = 0
+    oldest_ms: int = END_MS
     newest_ms: int = NEVER
+    """Of the good events of the range; with the rules of a watermark also of what follows it."""
     settled_ms: int = END_MS
     """Windows that begin before this can change no more."""
 
@@ -194,17 +198,7 @@ class Replay:
             if rows is not None and len(found := rows.filter(wanted)):
                 take(found)
 
-        silent_since_s = time.monotonic()
-        while not reader.finished():
-            poll = reader.poll(wall_clock_ms())
-            if poll.count == 0:
-                if time.monotonic() - silent_since_s > SILENT_MAX_S:
-                    raise SourceError(
-                        f"{poll.topic}/{poll.partition}: no record for {SILENT_MAX_S:g} s, "
-                        f"{poll.lag} to go: is the broker up?"
-                    )
-                continue
-            silent_since_s = time.monotonic()
+        for poll in _polls(reader):
             batch = _within(self.records.decode(self.flow, poll), windows.from_ms, to_ms)
             result = step.on_batch(batch)
             give(result.rows)
@@ -218,7 +212,7 @@ class Replay:
 
     def _start(self, partition: int, windows: Range) -> tuple[int, Range]:
         """The offset to read from, and the windows that are whole from there on."""
-        low, high = self._bounds(partition)
+        low, high = self._bounds(partition, EARLIEST)
         reach_ms = self.rules.reach_ms
         if reach_ms is None or windows.from_ms == BEGIN_MS or low >= high:
             start = low
@@ -229,36 +223,53 @@ class Replay:
                 high,
                 windows.from_ms - reach_ms,
             )
-        if start > low or low == 0 or low >= high:
+            start = min(start, self._appended_by(partition, windows.from_ms - reach_ms, low, high))
+        if start > low or low == 0:
             return start, windows
         # Retention has taken what came before: it may have held events of these windows.
-        newest_ms = self._newest_at(partition, low)
+        newest_ms = self._newest_at(partition, low, until_good=True)
+        if newest_ms is None:
+            return start, Range(windows.to_ms, windows.to_ms)
         size_ms = self.rules.size_ms
-        whole_ms = -(-(max(newest_ms or 0, 0) + (reach_ms or 0) + 1) // size_ms) * size_ms
+        whole_ms = -(-(newest_ms + (reach_ms or 0) + 1) // size_ms) * size_ms
         from_ms = max(windows.from_ms, whole_ms)
         return start, Range(from_ms, max(from_ms, windows.to_ms))
 
-    def _bounds(self, partition: int) -> tuple[int, int]:
-        reader = self.partitions.open(partition, EARLIEST)
+    def _appended_by(self, partition: int, time_ms: int, low: int, high: int) -> int:
+        """The first record that can be of that time, by when it was appended.
+
+        Earlier ones would have been events of the future. ``high`` where that tells nothing: all
+        was appended later, as a history is that was filled in.
+        """
+        future_max_ms = self.records.future_max_ms
+        if future_max_ms is None or time_ms <= future_max_ms:
+            return high
+        first, _ = self._bounds(partition, Position("time", time_ms - future_max_ms))
+        return first if low < first <= high else high
+
+    def _bounds(self, partition: int, start: Position) -> tuple[int, int]:
+        reader = self.partitions.open(partition, start)
         try:
             return reader.bounds()
         finally:
             reader.close()
 
-    def _newest_at(self, partition: int, offset: int) -> int | None:
-        """The highest event time among some records there; None where none is good."""
+    def _newest_at(self, partition: int, offset: int, *, until_good: bool = False) -> int | None:
+        """The highest event time among some records there; None where none is good.
+
+        With ``until_good`` one is looked for to the end.
+        """
         reader = self.partitions.open(partition, Position("offset", offset))
         newest_ms: int | None = None
         read = 0
-        until_s = time.monotonic() + SILENT_MAX_S
         try:
-            while read < PROBE_RECORDS and not reader.finished() and time.monotonic() < until_s:
-                poll = reader.poll(wall_clock_ms())
-                if poll.count:
-                    read += poll.count
-                    times = self.records.decode(self.flow, poll).frame[TIME_MS].to_numpy()
-                    if len(times):
-                        newest_ms = max(newest_ms or 0, int(times.max()))
+            for poll in _polls(reader):
+                read += poll.count
+                times = self.records.decode(self.flow, poll).frame[TIME_MS].to_numpy()
+                if len(times):
+                    newest_ms = max(newest_ms or 0, int(times.max()))
+                if read >= PROBE_RECORDS and not (until_good and newest_ms is None):
+                    break
         finally:
             reader.close()
         return newest_ms
@@ -270,17 +281,44 @@ def first_offset_for(
     """An offset near the last one before which all events are older than the range.
 
     ``newest_at`` gives the highest event time of some records from an offset on. Times grow
-    but for the disorder that a stream allows, which ``before_ms`` leaves room for; where they
-    do not, or no record is good, the offset found is an earlier one.
+    but for the disorder that a stream allows, which ``before_ms`` leaves room for; where no
+    record is good, the offset found is an earlier one. Old records may have been appended once
+    more long after (sent again, filled in): the first of the places looked at that is not older
+    counts, whatever follows it.
     """
+
+    def is_older(offset: int) -> bool:
+        newest_ms = newest_at(offset)
+        return newest_ms is not None and newest_ms < before_ms
+
+    apart = max(STEP_RECORDS, -(-(high - low) // LOOKS_MAX))
+    for place in range(low + apart, high, apart):
+        if not is_older(place):
+            high = place
+            break
+        low = place
     while high - low > STEP_RECORDS:
         middle = (low + high) // 2
-        newest_ms = newest_at(middle)
-        if newest_ms is not None and newest_ms < before_ms:
+        if is_older(middle):
             low = middle
         else:
             high = middle
     return low
+
+
+def _polls(reader: Reader) -> Iterator[Poll]:
+    """What a reader gives to its end. Raises SourceError where nothing comes for long."""
+    silent_since_s = time.monotonic()
+    while not reader.finished():
+        poll = reader.poll(wall_clock_ms())
+        if poll.count:
+            yield poll
+            silent_since_s = time.monotonic()
+        elif time.monotonic() - silent_since_s > SILENT_MAX_S:
+            raise SourceError(
+                f"{poll.topic}/{poll.partition}: no record for {SILENT_MAX_S:g} s, "
+                f"{poll.lag} to go: is the broker up?"
+            )
 
 
 def _within(batch: Batch, from_ms: int, to_ms: int) -> Batch:
@@ -300,7 +338,9 @@ def _count(done: Replayed, batch: Batch, late: int) -> None:
     done.late += late
     done.next_offset = batch.poll.next_offset
     if len(batch.frame):
-        done.newest_ms = max(done.newest_ms, int(batch.frame[TIME_MS].max()))  # type: ignore[arg-type]
+        times = batch.frame[TIME_MS].to_numpy()
+        done.oldest_ms = min(done.oldest_ms, int(times.min()))
+        done.newest_ms = max(done.newest_ms, int(times.max()))
 
 
 def _end(done: Replayed) -> Batch:

@@ -199,7 +199,8 @@ class WindowState:
         if size_ms != spec.size_ms:
             raise WindowSizeError(
                 f"the flow has kept windows of {size_ms / 1000:g} s, and is asked for windows of "
-                f"{spec.size_ms / 1000:g} s: run it with those it has, or begin anew (--fresh)"
+                f"{spec.size_ms / 1000:g} s: run it with those it has, or begin anew: "
+                "move its folder in FOOTFALL_HOME/recovery away (demo: --fresh)"
             )
         (open_size,) = numbers(1)
         open_data = reader.read(open_size)

@@ -23,6 +23,7 @@ import polars as pl
 import pytest
 
 from cli.progress import Told
+from cli.verify import Missing
 from generator.tags import TagWorld
 from schemas.status import WorkerStatus, status_folder
 from schemas.store_events import CSV_COLUMNS
@@ -271,8 +272,63 @@ def test_store_metrics_are_replayed_from(shop: Path, store_home: Path, kind: str
         assert swapped.returncode == 0, swapped.stderr
     assert store_rows(store_home) == before
     found = footfall(store_home, "verify", "store_metrics", "--complete")
-    if kind in ("topic", "shadow"):
-        assert found.returncode == 0, found.stdout
+    assert found.returncode == 0, found.stdout
+
+
+def test_an_archive_speaks_of_no_more_than_it_holds(shop: Path, store_home: Path) -> None:
+    before = store_rows(store_home)
+    folder = store_home.parent / "days"
+    folder.mkdir()
+    lines = (shop / "shop.csv").read_text().splitlines(keepends=True)
+    (folder / "some.csv").write_text("\ufeff" + "".join([lines[0], *lines[400:600]]))
+    some = ["replay", "store_metrics", "--complete", "--source", str(folder / "some.csv")]
+    done = footfall(store_home, *some)
+    assert done.returncode == 0, done.stderr
+    assert "200 records read, 200 rows written" in done.stdout
+    assert "0 dead" in done.stdout
+    assert store_rows(store_home) == before
+    # One that was not written as events of this flow, and one of another time.
+    (folder / "other.jsonl").write_text('{"name": "value"}\n')
+    for name, ends in (("other.jsonl", "2019-10-01"), ("some.csv", "2019-09-01")):
+        done = footfall(
+            store_home, "replay", "store_metrics", "--complete", "--source", str(folder / name),
+            "--from", ends, "--to", ends + "T00:05",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "no event of the range" in done.stderr
+        assert store_rows(store_home) == before
+
+
+def test_what_is_refused_leaves_an_earlier_shadow_as_it_was(store_home: Path) -> None:
+    into_shadow = ["replay", "store_metrics", "--complete", "--into", "shadow"]
+    done = footfall(store_home, *into_shadow, "--from", "2019-10-01T00:01")
+    assert done.returncode == 0, done.stderr
+    for wrong in (
+        ["--from", "2019-10-01T00:00:00.100", "--to", "2019-10-01T00:00:01"],
+        ["--source", str(store_home / "nothing-here")],
+    ):
+        assert footfall(store_home, *into_shadow, *wrong).returncode in (1, 2)
+    swapped = footfall(store_home, "replay", "store_metrics", "--swap")
+    assert swapped.returncode == 0, swapped.stderr
+
+
+def test_events_are_looked_up_in_a_store_so_many_at_a_time() -> None:
+    asked_for: list[int] = []
+
+    def lacks_all(tags: pl.DataFrame) -> Iterator[tuple[int, str, str]]:
+        asked_for.append(len(tags))
+        return ((time_ms, "c", "VIEW") for time_ms in tags["time_ms"])
+
+    missing = Missing(lacks_all, {0: 9_999})
+    tags = pl.DataFrame({"time_ms": range(0, 600_000, 60), "offset": range(10_000)})
+    for partition in range(30):
+        missing.take(tags.with_columns(topic_partition=pl.lit(partition)))
+    missing.look_up()
+    assert missing.left_out == 1
+    assert sum(asked_for) == missing.events == 299_999
+    assert max(asked_for) < 150_000
+    counts = {minute: count for minute, (count, _) in missing.by_minute.items()}
+    assert counts == {**dict.fromkeys(range(0, 600_000, 60_000), 30_000), 540_000: 29_999}
 
 
 def archive(csv_file: Path, folder: Path, kind: str) -> Path:
@@ -319,6 +375,14 @@ def test_what_is_missing_from_a_profile_store_is_named_and_written_again(tmp_pat
     )
     assert done.returncode == 0, done.stderr
     assert footfall(home, "verify", "user_profiles", **keep).returncode == 0
+    # What the worker has not read yet is no fault, unless nothing is to follow.
+    push(home, TagWorld(seed=1), 2_000, 500)
+    found = footfall(home, "verify", "user_profiles", **keep)
+    assert found.returncode == 0, found.stdout
+    assert "events were left out that the worker has not read yet" in found.stderr
+    found = footfall(home, "verify", "user_profiles", "--complete", **keep)
+    assert found.returncode == 1
+    assert "missing in 1 minutes" in found.stdout
 
 
 @pytest.mark.parametrize(
@@ -336,6 +400,7 @@ def test_what_is_missing_from_a_profile_store_is_named_and_written_again(tmp_pat
          "there is no nothing-here"),
         (["store_metrics", "--source", "empty", "--from", "2019-10-01"], "no file of .jsonl"),
         (["store_metrics", "--swap", "--from", "2019-10-01"], "--swap goes alone"),
+        (["store_metrics", "--swap", "--complete"], "--swap goes alone"),
         (["store_metrics", "--swap"], "--into shadow"),
     ],
 )  # fmt: skip

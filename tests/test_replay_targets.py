@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from schemas.tables import minute_buckets, store_metrics
 from schemas.versions import FINAL, version_of
-from sinks import SinkRefusedError
+from sinks import SinkRefusedError, sql_replay
 from sinks.clickhouse import create_tables as create_clickhouse_tables
 from sinks.clickhouse import query_rows as ask_clickhouse
 from sinks.clickhouse_replay import ClickHouseReplay
@@ -251,6 +251,62 @@ def test_readers_see_all_of_an_exchange_or_nothing(side: Side) -> None:
     assert side.seen() == dict.fromkeys(range(30), 2)
     for each in seen:
         assert each in (dict.fromkeys(range(30), 5), dict.fromkeys(range(30), 2))
+
+
+def test_rows_that_came_during_an_exchange_outlive_a_merge(
+    clickhouse: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side = clickhouse_side(clickhouse)
+    side.write({(0, 0): 5})
+    side.target.make_shadow()
+    side.write({(0, 0): 4}, generation=1, shadow=True)
+    assert isinstance(side.target, ClickHouseReplay)
+    ask = side.target._ask
+    merges = iter(["OPTIMIZE TABLE minute_buckets_rows_shadow FINAL"])
+
+    def merge_before_an_insert(sql: str) -> list[list[Any]]:
+        if sql.startswith("INSERT") and (merge := next(merges, None)):
+            ask(merge)
+        return ask(sql)
+
+    monkeypatch.setattr(side.target, "_ask", merge_before_an_insert)
+    # An insert that began before ends in the old table, which is the shadow by then.
+    monkeypatch.setattr(
+        side.target, "_wait_for_inserts", lambda: side.write({(1, 0): 7}, shadow=True)
+    )
+    side.target.swap()
+    assert next(merges, None) is None, "there was something to bring over"
+    assert side.seen() == {0: 4, 1: 7}
+
+
+def test_a_store_s_shadow_is_exchanged_so_many_windows_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql_replay, "WINDOWS_AT_ONCE", 3, raising=False)
+    side = store_side(f"sqlite:///{tmp_path}/store.sqlite")
+    side.write({(minute, part): 5 for minute in range(10) for part in (0, 1)})
+    side.target.make_shadow()
+    side.write({(minute, 0): 2 for minute in range(8)}, generation=1, shadow=True)
+    side.target.remove_older([span(0, 7)], 1, shadow=True)
+    assert isinstance(side.target, SqlReplay)
+    merge = side.target._merge
+    merged: list[int] = []
+
+    def counted(connection: Any, rows: Any, *rest: Any, **named: Any) -> Any:
+        merged.append(len(rows))
+        return merge(connection, rows, *rest, **named)
+
+    monkeypatch.setattr(side.target, "_merge", counted)
+    side.target.swap()
+    assert side.seen() == {**dict.fromkeys(range(7), 2), 7: 7, 8: 10, 9: 10}
+    assert sum(merged) == 15
+    assert max(merged) <= 6
+    # The shadow holds what stood before.
+    _, before = ask_store(
+        f"sqlite:///{tmp_path}/store.sqlite",
+        "SELECT count(*), sum(nr_of_events) FROM events_by_partition_shadow",
+    )
+    assert before == [[15, 75]]
 
 
 def test_notices_tell_of_what_stands(side: Side) -> None:

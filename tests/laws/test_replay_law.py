@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -18,6 +19,7 @@ from schemas.settings import read_settings
 from schemas.versions import GENERATION_SHIFT
 from streams import replay as replay_module
 from streams.replay import END_MS, Range, RangeError, Replay, Replayed, first_offset_for
+from streams.sent_again import MarkedReader, find_sent_again
 from streams.source import Position
 from streams.testing import MemoryReader, MemoryTopic, Result, run_flow
 from tests.laws.worlds import BASE_MS, LAWS, PROFILE_KEEP, Law, cuts, in_order, streams, without
@@ -190,7 +192,51 @@ def test_the_start_is_found_by_looking_at_few_places() -> None:
 
     found = first_offset_for(newest_at, 0, 10_000_000, 7_777_777)
     assert 7_777_777 - 2 * replay_module.STEP_RECORDS < found <= 7_777_777
-    assert len(looked) < 12
+    assert len(looked) < 40
+
+
+def test_old_records_that_were_appended_once_more_hide_nothing() -> None:
+    def newest_at(offset: int) -> int:
+        # The last six millions were sent again, or filled in, long after.
+        return offset if offset < 4_000_000 else offset % 1_000
+
+    found = first_offset_for(newest_at, 0, 10_000_000, 3_000_000)
+    assert 3_000_000 - 2 * replay_module.STEP_RECORDS < found <= 3_000_000
+
+
+def test_a_short_range_before_old_records_is_found_by_when_it_was_appended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    law, hour_ms = LAWS["minute_buckets"], 3_600_000
+    for name in ("STEP_RECORDS", "PROBE_RECORDS", "LOOKS_MAX"):
+        monkeypatch.setattr(replay_module, name, 2)
+    # Four events of the range, thirty old ones that were sent again after them, two new ones.
+    hours = [*[0] * 64, *[3] * 4, *[0] * 30, *[5] * 2]
+    appended = [*[0] * 64, *[3] * 34, *[5] * 2]
+    records = [law.event(BASE_MS + hour * hour_ms, 1) for hour in hours]
+
+    class Dated(MemoryPartitions):
+        def open(self, partition: int, start: Position) -> MemoryReader:
+            if start.at == "time":
+                found = (
+                    n for n, at in enumerate(appended) if BASE_MS + at * hour_ms >= start.value
+                )
+                start = Position("offset", next(found, len(records)))
+            return super().open(partition, start)
+
+    found = minute_buckets.replay(SETTINGS)
+    result = Result()
+    done = Replay(
+        flow=law.name,
+        partitions=Dated([records], (2,)),
+        records=found.records,
+        rules=found.rules,
+        make_step=found.make_step(1, False),
+        start_of=found.start_of,
+        asked=Range(BASE_MS + 3 * hour_ms, BASE_MS + 3 * hour_ms + 60_000),
+    ).run(0, result.frames.append)
+    assert [row["count"] for row in law.table(result)] == [4]
+    assert done.first_offset == 64
 
 
 def test_places_without_a_good_record_lead_to_an_earlier_start() -> None:
@@ -208,16 +254,51 @@ def test_the_live_worker_s_open_windows_are_left_to_it() -> None:
     ]
 
 
-def test_windows_whose_first_events_retention_has_removed_are_left_alone() -> None:
+def test_an_event_of_the_future_is_none_for_a_replay_when_its_time_has_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     law = LAWS["minute_buckets"]
-    records = [law.event(BASE_MS + second * 1_000, 1) for second in range(7_200)]
+    records = [law.event(BASE_MS + second * 1_000, 1) for second in range(0, 3_600, 10)]
+    records.insert(100, law.event(BASE_MS + 3 * 3_600_000, 1))
+    live = run_flow(law.build, records, now_ms=BASE_MS + 3_600_000)
+    assert [letter.code for letter in live.dead] == ["future_time"]
+    letters = MemoryTopic([[msgspec.json.encode(letter) for letter in live.dead]])
+    topic, found = live.dead[0].topic, minute_buckets.replay(SETTINGS)
+
+    class Marked(MemoryPartitions):
+        def open(self, partition: int, start: Position) -> Any:
+            offsets = find_sent_again(letters, topic, replayed=law.name)
+            return MarkedReader(super().open(partition, start), offsets[partition])
+
+    monkeypatch.setattr(replay_module, "wall_clock_ms", lambda: BASE_MS + 86_400_000)
+    result = Result()
+    done = Replay(
+        flow=law.name,
+        partitions=Marked([records]),
+        records=found.records,
+        rules=found.rules,
+        make_step=found.make_step(1, False),
+        start_of=found.start_of,
+        asked=Range(BASE_MS, BASE_MS + 3_600_000),
+        complete=True,
+    ).run(0, result.frames.append)
+    assert (done.dead, done.late) == (1, 0)
+    assert without(law.table(result), "version") == without(law.table(live), "version")
+    assert not find_sent_again(letters, topic), "a worker reads on as it was"
+    assert not find_sent_again(letters, topic, replayed="another")
+
+
+def after_retention(
+    records: list[bytes], removed: int, *, complete: bool = False
+) -> tuple[Replayed, Result]:
+    """The first 80 minutes anew where the first ``removed`` records are gone."""
+    law = LAWS["minute_buckets"]
     found = minute_buckets.replay(SETTINGS)
 
     class Removed(MemoryPartitions):
-        """The first 300 records are gone."""
-
         def open(self, partition: int, start: Position) -> MemoryReader:
-            return self._topic.open(partition, max(300, start.value))
+            offset = start.value if start.at == "offset" else 0
+            return self._topic.open(partition, max(removed, offset))
 
     result = Result()
     replay = Replay(
@@ -228,8 +309,15 @@ def test_windows_whose_first_events_retention_has_removed_are_left_alone() -> No
         make_step=found.make_step(1, False),
         start_of=found.start_of,
         asked=Range(BASE_MS, BASE_MS + 4_800_000),
+        complete=complete,
     )
-    done = replay.run(0, result.frames.append)
+    return replay.run(0, result.frames.append), result
+
+
+def test_windows_whose_first_events_retention_has_removed_are_left_alone() -> None:
+    law = LAWS["minute_buckets"]
+    records = [law.event(BASE_MS + second * 1_000, 1) for second in range(7_200)]
+    done, result = after_retention(records, 300)
     first_ms = min(row["bucket"].timestamp() * 1000 for row in law.table(result))
     # The first record that is left is of second 300; a record up to 605 s older may be gone.
     assert first_ms == done.windows.from_ms > BASE_MS + 900_000
@@ -237,6 +325,26 @@ def test_windows_whose_first_events_retention_has_removed_are_left_alone() -> No
     for row in law.table(result):
         by_minute[row["bucket"].timestamp()] += row["count"]
     assert set(by_minute.values()) == {60}
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_nothing_is_certain_of_a_partition_that_retention_has_emptied(complete: bool) -> None:
+    law = LAWS["minute_buckets"]
+    records = [law.event(BASE_MS + second * 1_000, 1) for second in range(300)]
+    done, result = after_retention(records, 300, complete=complete)
+    assert done.windows.from_ms == done.windows.to_ms, "nothing of it may be taken back"
+    assert not result.frames
+
+
+@pytest.mark.parametrize("bad", [600, 7_200])
+def test_records_that_cannot_be_read_do_not_hide_that_retention_has_removed_some(bad: int) -> None:
+    law = LAWS["minute_buckets"]
+    records = [law.event(BASE_MS + second * 1_000, 1) for second in range(7_200)]
+    records[300 : 300 + bad] = [b"no record"] * min(bad, 6_900)
+    done, _ = after_retention(records, 300, complete=True)
+    # The first good record that is left is of second 900; one up to 605 s older may be gone.
+    first_s = 900 + 605 if bad == 600 else 4_800
+    assert done.windows.from_ms >= BASE_MS + first_s * 1_000
 
 
 def test_a_range_without_a_whole_window_is_refused() -> None:
