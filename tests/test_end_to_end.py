@@ -235,7 +235,6 @@ def show(result: LoadResult) -> None:
 
 
 @pytest.mark.parametrize("topics", ["embedded", "kafka"])
-@pytest.mark.timeout(120 + 4 * LOAD_S)
 def test_answers_are_exact_while_tags_and_queries_come_in(
     topics: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
