@@ -7,21 +7,27 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from cli.errors import FailureError, UsageError
 from cli.home import Home, need_file
-from cli.options import add_world_options, count, rate, seed, speed
+from cli.options import add_world_options, count, moment_ms, rate, seed, share, speed
 from schemas.settings import Settings, read_settings
+from schemas.times import parse_time_ms
 
 if TYPE_CHECKING:
     from generator.http_lane import RequestCounts
+    from generator.shop_records import Disturbances
+    from generator.shop_world import ShopWorld
     from generator.sources import Record, Source, TopicView, TopicWriter
     from generator.tags import TagWorld
 
 TAGS_PER_S = 1_000
 STORE_EVENTS_PER_S = 200
+SHOP_RECORDS_PER_S = 1_000
+_SHOP_START_MS = parse_time_ms("2022-03-22T12:00:00Z")
 
 
 def add_commands(commands: Any) -> None:
@@ -59,6 +65,11 @@ def add_commands(commands: Any) -> None:
         help=f"events in each second of event time ({STORE_EVENTS_PER_S})",
     )  # fmt: skip
     store.set_defaults(handler=generate_store)
+
+    shop = worlds.add_parser("shop", help="the whole shop, to all four topics at once")
+    _add_pace(shop, SHOP_RECORDS_PER_S)
+    _add_shop_options(shop)
+    shop.set_defaults(handler=generate_shop)
 
     replay = worlds.add_parser("csv", help="replay a CSV of store events (plain or .gz)")
     replay.add_argument(
@@ -101,6 +112,58 @@ def generate_store(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from None
     return _push(world, args, rate_per_s=_rate(args, STORE_EVENTS_PER_S))
+
+
+def generate_shop(args: argparse.Namespace) -> int:
+    """Send what happens in a simulated shop, and write the truth about it."""
+    from generator.shop_world import ShopWorld
+
+    try:
+        world = ShopWorld(
+            seed=args.seed,
+            total=args.total,
+            disturbances=_disturbances(args),
+            start_ms=args.start,
+            records_per_s=args.density,
+            users=args.users,
+            odd_shapes=args.odd_shapes,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if read_settings(os.environ).kafka_topic:
+        raise UsageError("KAFKA_TOPIC names one topic, but the shop writes four: unset it")
+    if args.truth is not None:
+        _write_truth(world, args.truth)
+    # The world ends by itself, with all that was still under way.
+    args.total = None
+    return _push(world, args, rate_per_s=_rate(args, SHOP_RECORDS_PER_S))
+
+
+def _disturbances(args: argparse.Namespace) -> Disturbances:
+    from generator.shop_records import Disturbances
+
+    return Disturbances(
+        out_of_order=args.out_of_order,
+        late=args.late,
+        malformed=args.malformed,
+        clocks_a_little_off=args.clocks_off,
+        clocks_far_off=args.clocks_far_off,
+        disorder_ms=args.disorder_ms,
+    )
+
+
+def _write_truth(world: ShopWorld, folder: str) -> None:
+    from generator.shop_truth import write_truth
+
+    if world.total is None:
+        raise UsageError("--truth takes --total: a shop without end has no end to tell of")
+    try:
+        rows = write_truth(world, Path(folder))
+    except OSError as error:
+        raise FailureError(
+            f"cannot write the truth to {folder}: {error.strerror or error}"
+        ) from None
+    _last_line(f"truth: {len(rows)} tables, {sum(rows.values()):,} rows in {folder}")
 
 
 def generate_csv(args: argparse.Namespace) -> int:
@@ -197,6 +260,46 @@ def _add_pace(parser: argparse.ArgumentParser, default_per_s: int) -> None:
         "--rate", type=rate, metavar="R", help=f"records a second ({default_per_s:,})"
     )
     _add_fast_and_fresh(parser)
+
+
+def _add_shop_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--total", type=count, metavar="N", help="records of all topics together; then it ends"
+    )
+    parser.add_argument("--seed", type=seed, metavar="S", default=0, help="of the shop (0)")
+    for option, about in (
+        ("--out-of-order", "of records that come later than others of their time"),
+        ("--late", "of records that no window can take any more"),
+        ("--malformed", "of records that cannot be read"),
+        ("--clocks-off", "of users whose clock is a little wrong"),
+        ("--clocks-far-off", "of users whose clock is hours or decades wrong"),
+    ):
+        parser.add_argument(
+            option, type=share, metavar="SHARE", default=0.0, help=f"share {about} (0 to 0.9)"
+        )
+    parser.add_argument(
+        "--odd-shapes", type=share, metavar="SHARE", default=0.02,
+        help="share of users whose ids and times come in other shapes (0.02)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--disorder-ms", type=count, metavar="MS", default=5_000,
+        help="how far records may come out of order: the delay of the flows (5,000)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--start", type=moment_ms, metavar="T", default=_SHOP_START_MS,
+        help="event time at which the shop opens (2022-03-22T12:00:00)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--density", type=count, metavar="N", default=SHOP_RECORDS_PER_S,
+        help=f"records in a second of event time, about ({SHOP_RECORDS_PER_S:,})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--users", type=count, metavar="N", default=50_000, help="who come to the shop (50,000)"
+    )
+    parser.add_argument(
+        "--truth", metavar="DIR",
+        help="first write here what every table must hold in the end; takes --total",
+    )  # fmt: skip
 
 
 def _add_fast_and_fresh(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from schemas.times import BadTimeError, parse_time_ms
+
 _PORT_MAX = 65_535
 
 
@@ -53,6 +55,14 @@ def speed(text: str) -> float:
 def rate(text: str) -> float:
     """Records a second from the command line."""
     return _number(text, 0.1, 10_000_000.0)
+
+
+def moment_ms(text: str) -> int:
+    """An event time from the command line, in ms: UTC; a date alone is its midnight."""
+    try:
+        return parse_time_ms(f"{text}T00:00" if len(text) == len("2022-03-22") else text)
+    except BadTimeError as error:
+        raise argparse.ArgumentTypeError(f"{error}: takes 2022-03-22T12:15:00, in UTC") from None
 
 
 def _whole(text: str, low: int, high: int) -> int:

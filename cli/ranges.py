@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING
 
 from cli.errors import UsageError, did_you_mean
+from cli.options import moment_ms
 from cli.positions import read_statuses
 from schemas.settings import Settings
 
@@ -100,16 +101,6 @@ def live_limits(settings: Settings, flow: str, replayable: Replayable) -> dict[i
                     0, settled_ms, limits.get(partition.partition, 0)
                 )
     return limits
-
-
-def moment_ms(text: str) -> int:
-    """A moment from the command line; a date alone is its midnight."""
-    from schemas.times import BadTimeError, parse_time_ms
-
-    try:
-        return parse_time_ms(f"{text}T00:00" if len(text) == len("2022-03-22") else text)
-    except BadTimeError as error:
-        raise argparse.ArgumentTypeError(f"{error}: takes 2022-03-22T12:15:00, in UTC") from None
 
 
 def shown(time_ms: int) -> str:

@@ -18,7 +18,8 @@ class Topic:
     name: str
     about: str
     key: str
-    """Field whose value decides the partition, so that all of one user meets in one place."""
+    """Field whose value decides the partition, so that all of one user meets in one place; a
+    dotted path leads into nested objects."""
     partitions: int = PARTITIONS_DEFAULT
     retention_h: int = 168
     record_bytes_max: int = RECORD_BYTES_MAX
@@ -47,6 +48,15 @@ USER_TAGS = Topic(
     record_bytes_max=2_048,
 )
 STORE_EVENTS = Topic("store_events", "rows of a shop's CSV export", key="user_id")
+PLATFORM_LOGS = Topic(
+    "platform_logs",
+    "steps that a fleet of microservices logs while it serves a shop",
+    key="commonData.userId",
+)
+SHOP_EVENTS = Topic(
+    "shop_events", "21 kinds of customer behaviour on a marketplace", key="user_id"
+)
+LOGIN_ALERTS = Topic("login_alerts", "a user's failed logins passed the limit", key="user_id")
 DEAD_LETTERS = Topic(
     "dead_letters", "records that can never be processed, with the reason", key="topic"
 )
@@ -65,6 +75,9 @@ TOPICS: dict[str, Topic] = {
     for topic in (
         USER_TAGS,
         STORE_EVENTS,
+        PLATFORM_LOGS,
+        SHOP_EVENTS,
+        LOGIN_ALERTS,
         DEAD_LETTERS,
         LATE_EVENTS,
         STORE_METRICS_AVAILABLE,

@@ -1,0 +1,346 @@
+"""From what happens in the simulated shop to records, with the disorder that was asked for.
+
+Every record is given its place here: when it is sent, which event time stands in it, and which
+rule it falls under.
+
+on time   its event time is less than ``disorder_ms`` behind the newest sent before it
+late      it is hours behind: no window can take it any more
+future    its event time is in FUTURE_FROM_MS or after, ahead of any wall clock of today
+dead      it cannot be decoded: a broken copy, sent beside the record that it was made of
+
+A record is only made late, or belongs to a user whose clock is hours behind, once newer records
+stood in its partition (of PARTITIONS, by CRC-32), so that it is late there by the flows' rule.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from heapq import heappush
+from typing import Protocol
+
+from generator.shop_spoil import spoiled
+from generator.sources import Record
+from schemas.times import datetime_of, parse_time_ms
+from schemas.topics import PLATFORM_LOGS, SHOP_EVENTS, STORE_EVENTS, USER_TAGS
+
+TOPICS = (PLATFORM_LOGS.name, SHOP_EVENTS.name, STORE_EVENTS.name, USER_TAGS.name)
+LOGS, EVENTS, STORE, TAGS = range(4)
+PARTITIONS = 10
+
+ON_TIME, LATE, FUTURE, UNSENT = range(4)
+RIGHT, A_LITTLE_OFF, BEHIND, AHEAD = range(4)
+"""A user's clock."""
+
+LATE_AGE_MS = 3 * 3_600_000
+LATE_SPREAD_MS = 600_000
+_ANCHOR_APART_MS = 30_000
+"""Longer than the records of one action lie apart: an older one was sent before all of them."""
+_ANCHOR_AGE_MAX_MS = 3_600_000
+FUTURE_FROM_MS = parse_time_ms("2090-01-01T00:00:00Z")
+_NEVER = -(2**62)
+
+
+@dataclass(slots=True)
+class User:
+    """Someone in the shop; ``act`` of the visits changes what is below ``clock``."""
+
+    number: int
+    id: int
+    key: bytes
+    cookie: bytes
+    slots: tuple[int, int, int, int]
+    """The partition of each of TOPICS that the user's records go to."""
+    id_json: str
+    request_form: str
+    """How the id of a request stands in the user's records, as a ``%`` format."""
+    time_style: int
+    tag_home: str
+    habit: int
+    clock: int
+    offset_ms: int
+    """What the user's clock is wrong by."""
+    actions_left: int = 0
+    logged_in: bool = False
+    seen: int = -1
+    """The product that was looked at last, by rank; -1 for none."""
+    cart: list[int] = field(default_factory=list)
+    orders: list[tuple[int, list[int]]] = field(default_factory=list)
+    """(order id, products by rank)"""
+    reserved: bool = False
+    failures_left: int = -1
+    """Mistyped passwords still to come before the login; -1 before it was decided."""
+
+
+class Observer(Protocol):
+    """Is told of all that is sent, as the world knows it, each user's in order of time."""
+
+    def request(self, user: User, request_id: str, steps: list[tuple[int, int, Step]]) -> None:
+        """The steps of one request that were sent: (event time in ms, rule, step)."""
+
+    def event(self, user: User, time_ms: int, rule: int, kind: str) -> None:
+        """One shop event."""
+
+    def store(self, user: User, time_ms: int, rule: int, kind: str, product: StoreProduct) -> None:
+        """One store event; ``time_ms`` is a whole second."""
+
+    def tag(self, user: User, time_ms: int, rule: int, tag: TagFacts, value: bytes) -> None:
+        """One user tag."""
+
+    def dead(self, topic: int) -> None:
+        """One record that cannot be decoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a service logs at one moment. ``products`` are the ids that were listed."""
+
+    server: str
+    action: str
+    data: str = "{}"
+    """JSON, as it stands in the record."""
+    status: str | None = None
+    error: str | None = None
+    product_id: int | None = None
+    products: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoreProduct:
+    """A product as store events have it; ``text`` is JSON of its own fields."""
+
+    id: int
+    price_cents: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TagFacts:
+    """What a tag says of the product."""
+
+    action: str
+    origin: str
+    product_id: int
+    brand: str
+    category: str
+    price_cents: int
+
+
+@dataclass(frozen=True, slots=True)
+class Disturbances:
+    """Shares from 0 to 1: of records, and, for the clocks, of users.
+
+    ``disorder_ms`` bounds how far on-time records are behind the newest before them: a flow
+    with a watermark that trails by it loses none.
+    """
+
+    out_of_order: float = 0.0
+    late: float = 0.0
+    malformed: float = 0.0
+    clocks_a_little_off: float = 0.0
+    clocks_far_off: float = 0.0
+    disorder_ms: int = 5_000
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for shares that make no world."""
+        shares = (self.out_of_order, self.late, self.malformed)
+        clocks = (self.clocks_a_little_off, self.clocks_far_off)
+        if min(*shares, *clocks) < 0 or max(sum(shares), sum(clocks)) > 0.9:
+            raise ValueError(
+                "the shares of out-of-order, late and malformed records take 0 or more each and "
+                f"0.9 at most together, and so do those of wrong clocks, not {shares}, {clocks}"
+            )
+        if not 3_000 <= self.disorder_ms <= 60_000:
+            raise ValueError(f"the disorder takes 3,000 to 60,000 ms, not {self.disorder_ms}")
+
+    @property
+    def clock_off_ms(self) -> int:
+        """The most that a clock is a little off by, either way."""
+        return self.disorder_ms // 8 if self.clocks_a_little_off else 0
+
+    @property
+    def held_back_ms(self) -> int:
+        """The most that a record is sent after its time.
+
+        Twice the error of a clock, and the second that store events are cut to, add to it.
+        """
+        return self.disorder_ms - 1_000 - 2 * self.clock_off_ms - 1
+
+
+Sent = tuple[int, int, int, Record]
+"""(when it is sent in ms, a number that makes it unique, topic, record)"""
+
+
+class Recorder:
+    """Makes the records, holds them until they are due, and tells the observer."""
+
+    def __init__(
+        self,
+        disturbances: Disturbances,
+        start_ms: int,
+        chance: random.Random,
+        total: int | None,
+        observer: Observer | None,
+    ) -> None:
+        self.due: list[Sent] = []
+        """A heap."""
+        self.left = 2**62 if total is None else total
+        self._observer = observer
+        self._random = chance.random
+        self._late = disturbances.late
+        self._disturbed = disturbances.late + disturbances.out_of_order
+        self._held_back_ms = disturbances.held_back_ms
+        self._spoil = disturbances.malformed / (1 - disturbances.malformed)
+        self._future_by_ms = FUTURE_FROM_MS - start_ms
+        self._made = 0
+        self._anchors = [[_NEVER] * PARTITIONS for _ in TOPICS]
+        """Event time of a record on time that was sent long before what is made now."""
+        self._candidates = [[_NEVER] * PARTITIONS for _ in TOPICS]
+        self._send_at_ms = self._time_ms = 0
+        self._seconds: dict[int, str] = {}
+
+    def _place(self, topic: int, user: User, now_ms: int) -> int:
+        """The rule that a record of now falls under; sets its event time, and when it is sent."""
+        if self.left <= 0:
+            return UNSENT
+        slot = user.slots[topic]
+        self._send_at_ms = now_ms
+        if user.clock == AHEAD:
+            self._time_ms = now_ms + self._future_by_ms
+            rule = FUTURE
+        elif user.clock == BEHIND:
+            if now_ms - self._anchors[topic][slot] > _ANCHOR_AGE_MAX_MS:
+                return UNSENT
+            self._time_ms = now_ms - user.offset_ms
+            rule = LATE
+        else:
+            rule = ON_TIME
+            self._time_ms = now_ms + user.offset_ms
+            chance = self._random() if self._disturbed else 1.0
+            if chance >= self._disturbed:
+                candidate = self._candidates[topic][slot]
+                if now_ms - candidate > _ANCHOR_APART_MS:
+                    self._anchors[topic][slot] = candidate
+                    self._candidates[topic][slot] = now_ms
+            elif chance >= self._late:
+                self._send_at_ms += 1 + int(self._random() * self._held_back_ms)
+            elif now_ms - self._anchors[topic][slot] <= _ANCHOR_AGE_MAX_MS:
+                self._time_ms -= LATE_AGE_MS + int(self._random() * LATE_SPREAD_MS)
+                rule = LATE
+        self.left -= 1
+        return rule
+
+    def _send(self, topic: int, key: bytes, value: bytes) -> None:
+        self._made += 1
+        heappush(self.due, (self._send_at_ms, self._made, topic, (key, value)))
+        if self._spoil and self.left and self._random() < self._spoil:
+            self.left -= 1
+            self._made += 1
+            broken = spoiled(topic, value, self._random)
+            heappush(self.due, (self._send_at_ms, self._made, topic, (key, broken)))
+            if self._observer:
+                self._observer.dead(topic)
+
+    def request(self, user: User, number: int, steps: list[tuple[int, Step]]) -> None:
+        """The steps of a request, at the times given; those of one user all at other times."""
+        request_json = user.request_form % number
+        sent = []
+        for now_ms, step in steps:
+            rule = self._place(LOGS, user, now_ms)
+            if rule == UNSENT:
+                continue
+            time_ms = self._time_ms
+            value = (
+                f'{{"action":"{step.action}","commonData":{{"time":"'
+                f'{_styled(time_ms, user.time_style, self._second)}","userId":{user.id_json},'
+                f'"requestId":{request_json},"serverName":"{step.server}"}},"data":{step.data}}}'
+            )
+            self._send(LOGS, user.key, value.encode())
+            sent.append((time_ms, rule, step))
+        if self._observer and sent:
+            self._observer.request(user, request_text(user, number), sent)
+
+    def event(self, user: User, now_ms: int, kind: str, fields: str = "") -> None:
+        """A shop event; ``fields`` is JSON that begins with a comma."""
+        rule = self._place(EVENTS, user, now_ms)
+        if rule == UNSENT:
+            return
+        time_ms = self._time_ms
+        value = (
+            f'{{"event":"{kind}","timestamp":"{self._second(time_ms // 1000)}'
+            f'{time_ms % 1000:03d}Z","user_id":{user.id}{fields}}}'
+        )
+        self._send(EVENTS, user.key, value.encode())
+        if self._observer:
+            self._observer.event(user, time_ms, rule, kind)
+
+    def store(self, user: User, now_ms: int, kind: str, product: StoreProduct) -> None:
+        """A store event."""
+        rule = self._place(STORE, user, now_ms)
+        if rule == UNSENT:
+            return
+        time_ms = self._time_ms // 1000 * 1000
+        second = self._second(time_ms // 1000)
+        value = (
+            f'{{"event_time":"{second[:10]} {second[11:19]} UTC","event_type":"{kind}",'
+            f'{product.text},"user_id":{user.id},"user_session":"{user.cookie.decode()}"}}'
+        )
+        self._send(STORE, user.key, value.encode())
+        if self._observer:
+            self._observer.store(user, time_ms, rule, kind, product)
+
+    def tag(self, user: User, now_ms: int, tag: TagFacts) -> None:
+        """A user tag."""
+        rule = self._place(TAGS, user, now_ms)
+        if rule == UNSENT:
+            return
+        time_ms = self._time_ms
+        value = (
+            f'{{"time":"{self._second(time_ms // 1000)}{time_ms % 1000:03d}Z",'
+            f'"cookie":"{user.cookie.decode()}",{user.tag_home},"action":"{tag.action}",'
+            f'"origin":"{tag.origin}","product_info":{{"product_id":"{tag.product_id}",'
+            f'"brand_id":"{tag.brand}","category_id":"{tag.category}",'
+            f'"price":{tag.price_cents}}}}}'
+        ).encode()
+        self._send(TAGS, user.cookie, value)
+        if self._observer:
+            self._observer.tag(user, time_ms, rule, tag, value)
+
+    def _second(self, second: int) -> str:
+        """``2022-03-22T12:15:00.``"""
+        text = self._seconds.get(second)
+        if text is None:
+            if len(self._seconds) > 4_096:
+                self._seconds.clear()
+            text = datetime_of(second * 1000).strftime("%Y-%m-%dT%H:%M:%S.")
+            self._seconds[second] = text
+        return text
+
+
+TIME_STYLES = 4
+"""0 is how nearly all services write times; the others are of older ones."""
+_HOUR_S = 3_600
+
+
+def _styled(time_ms: int, style: int, second_text: Callable[[int], str]) -> str:
+    if style == 0:
+        return f"{second_text(time_ms // 1000)}{time_ms % 1000:03d}Z"
+    second, ms = divmod(time_ms, 1000)
+    # They leave out a fraction that is zero, which is what many libraries do.
+    if style == 1:
+        text = second_text(second)
+        return f"{text}{ms:03d}" if ms else text[:-1]
+    if style == 2:
+        text = second_text(second + _HOUR_S)
+        return f"{text}{ms:03d}+01:00" if ms else f"{text[:-1]}+01:00"
+    # Microseconds, of which milliseconds count.
+    return f"{second_text(second)}{ms:03d}{time_ms % 997:03d}Z"
+
+
+REQUEST_FORMS = ("%d", '"r%x"', '{"requestId":"r%x"}', '{"requestId":%d}')
+
+
+def request_text(user: User, number: int) -> str:
+    """The normal form of a request's id."""
+    return f"r{number:x}" if "r%x" in user.request_form else str(number)

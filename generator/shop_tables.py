@@ -1,0 +1,113 @@
+"""The files that the truth is written as: one Parquet file a table, sorted by all its columns.
+
+Moments are milliseconds since 1970 UTC (``_ms``), ids are text, names are those of the tables
+that the flows write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+CHUNK_ROWS = 65_536
+
+_TEXT, _INT = pl.String(), pl.Int64()
+_TRACE: dict[str, pl.DataType] = {
+    "request_id": _TEXT, "time_ms": _INT, "server": _TEXT, "log": _TEXT, "user_id": _TEXT,
+}  # fmt: skip
+_SESSION: dict[str, pl.DataType] = {
+    "user_id": _TEXT, "login_ms": _INT, "end_ms": _INT, "spent_s": pl.Float64(), "ended_by": _TEXT,
+}  # fmt: skip
+_VIEWS: dict[str, pl.DataType] = {"minute_ms": _INT, "source": _TEXT, "product_id": _TEXT}
+
+TABLES: dict[str, dict[str, pl.DataType]] = {
+    "request_trace": _TRACE,
+    "user_trace": _TRACE,
+    "request_summary": {
+        "request_id": _TEXT, "user_id": _TEXT, "started_ms": _INT, "duration_ms": _INT,
+        "steps": _INT, "hops": _INT, "servers": pl.List(_TEXT), "operation": _TEXT,
+        "outcome": _TEXT,
+        # "Server.Action"; empty where none is missing.
+        "missing": _TEXT,
+    },
+    "online_user": {"user_id": _TEXT, "time_ms": _INT},
+    "online_users_per_minute": {"minute_ms": _INT, "active": _INT, "online": _INT},
+    "users_spend_time_online": _SESSION,
+    "shop_sessions": _SESSION,
+    "failed_login": {"user_id": _TEXT, "time_ms": _INT, "request_id": _TEXT},
+    "failed_logins_per_minute": {"minute_ms": _INT, "user_id": _TEXT, "failures": _INT},
+    "login_alerts": {
+        "user_id": _TEXT, "time_ms": _INT, "failures": _INT, "times_ms": pl.List(_INT),
+    },
+    # The source is the topic.
+    "product_views_per_minute": _VIEWS | {"views": _INT, "impressions": _INT},
+    "product_user_views_per_minute": _VIEWS
+    | {"user_id": _TEXT, "views": _INT, "impressions": _INT},
+    "service_health": {
+        "minute_ms": _INT, "server": _TEXT, "operation": _TEXT, "requests": _INT,
+        "errors": _INT, "p50_ms": _INT, "p95_ms": _INT, "p99_ms": _INT,
+    },
+    "shop_events_rows": {"kind": _TEXT, "rows": _INT},
+    "events": {
+        "start_event_time_ms": _INT, "end_event_time_ms": _INT, "nr_of_events": _INT,
+        "nr_items_viewed": _INT, "nr_items_put_in_cart": _INT, "nr_items_sold": _INT,
+        "value_items_sold_in_cent": _INT,
+    },
+    "minute_buckets": {
+        "bucket_ms": _INT, "action": _TEXT, "origin": _TEXT, "brand_id": _TEXT,
+        "category_id": _TEXT, "count": _INT, "sum_price": _INT,
+    },
+    # The tag is the record as it was sent.
+    "user_profiles": {"cookie": _TEXT, "action": _TEXT, "time_ms": _INT, "tag": _TEXT},
+    # How many records were sent, and how many of them were dead (malformed, future) or late.
+    "accounts": {
+        "topic": _TEXT, "records": _INT, "malformed": _INT, "future": _INT, "late": _INT,
+    },
+}  # fmt: skip
+
+
+class Rows:
+    """The rows of one table, packed as they come."""
+
+    def __init__(self, columns: dict[str, pl.DataType]) -> None:
+        self._columns = columns
+        self._new: list[tuple[Any, ...]] = []
+        self._packed: list[pl.DataFrame] = []
+
+    def add(self, row: tuple[Any, ...]) -> None:
+        """A value for each column, in order."""
+        self._new.append(row)
+        if len(self._new) >= CHUNK_ROWS:
+            self._pack()
+
+    def add_all(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Many of them."""
+        for row in rows:
+            self.add(row)
+
+    def frame(self) -> pl.DataFrame:
+        """All rows, sorted by all columns but lists, the first one first."""
+        self._pack()
+        by = [name for name, kind in self._columns.items() if not isinstance(kind, pl.List)]
+        return pl.concat(self._packed).sort(by)
+
+    def _pack(self) -> None:
+        self._packed.append(pl.DataFrame(self._new, schema=self._columns, orient="row"))
+        self._new = []
+
+
+def write_tables(tables: dict[str, Rows], folder: Path) -> dict[str, int]:
+    """Write each table to ``<folder>/<name>.parquet``; how many rows each has.
+
+    Raises OSError where the folder cannot be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = {}
+    for name, columns in TABLES.items():
+        frame = tables[name].frame().select(list(columns))
+        frame.write_parquet(folder / f"{name}.parquet")
+        written[name] = frame.height
+    return written
