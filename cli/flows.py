@@ -6,11 +6,14 @@ import argparse
 import importlib
 import os
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cli.errors import UsageError, did_you_mean
 from cli.home import Home
 from cli.options import count
+
+if TYPE_CHECKING:
+    from flows import FlowContract
 
 WORKERS_MAX = 256
 """Of one flow; more than a topic has partitions have nothing to do."""
@@ -81,16 +84,22 @@ def list_flows(_args: argparse.Namespace) -> int:
     return 0
 
 
-def run_flow(args: argparse.Namespace) -> int:
-    """Run one flow, in this process or in several, until it is stopped or at its end."""
+def contract_of(name: str) -> FlowContract:
+    """The flow of that name, for a process that works on it. Raises UsageError for none."""
     # One worker is one core: more threads in each would only wait for another. Polars reads
     # this once, when it is imported.
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
     import flows
 
     contracts = flows.catalogue()
-    if args.flow not in contracts:
-        raise UsageError(f"no such flow: {args.flow}{did_you_mean(args.flow, contracts)}")
+    if name not in contracts:
+        raise UsageError(f"no such flow: {name}{did_you_mean(name, contracts)}")
+    return contracts[name]
+
+
+def run_flow(args: argparse.Namespace) -> int:
+    """Run one flow, in this process or in several, until it is stopped or at its end."""
+    contract = contract_of(args.flow)
     if args.workers is not None:
         from cli.workers import run_workers
 
@@ -110,7 +119,7 @@ def run_flow(args: argparse.Namespace) -> int:
         lambda run: module.wire(settings, run),
         settings.footfall_home,
         once=args.once,
-        snapshot_every_s=contracts[args.flow].snapshot_every_s,
+        snapshot_every_s=contract.snapshot_every_s,
         share=Share(*args.worker),
         skip_removed=args.skip_removed,
         say=say,

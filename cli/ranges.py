@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from cli.errors import UsageError, did_you_mean
+from cli.errors import UsageError
 from cli.options import moment_ms
 from cli.positions import read_statuses
+from cli.progress import Told
 from schemas.settings import Settings
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from flows._replay import Replayable
-    from streams.replay import Partitions, Range
+    from streams.replay import Partitions, Range, Replay, Replayed
 
 
 def add_range_options(parser: argparse.ArgumentParser) -> None:
@@ -35,17 +38,6 @@ def add_range_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="nothing will follow in the topic: its last windows are certain too",
     )
-
-
-def check_flow(name: str) -> None:
-    """Raises UsageError where there is no such flow."""
-    # As in a worker: Polars reads it once, when it is imported.
-    os.environ.setdefault("POLARS_MAX_THREADS", "1")
-    import flows
-
-    contracts = flows.catalogue()
-    if name not in contracts:
-        raise UsageError(f"no such flow: {name}{did_you_mean(name, contracts)}")
 
 
 def replayable_of(settings: Settings, flow: str) -> Replayable:
@@ -101,6 +93,19 @@ def live_limits(settings: Settings, flow: str, replayable: Replayable) -> dict[i
                     0, settled_ms, limits.get(partition.partition, 0)
                 )
     return limits
+
+
+def read_partitions(
+    replay: Replay, name: str, take: Callable[[pl.DataFrame], None]
+) -> list[Replayed]:
+    """Read all of them and give ``take`` the rows, telling as ``name`` how far it is."""
+    done = []
+    count = replay.partitions.count()
+    with Told(name) as told:
+        for partition in range(count):
+            told.part(partition, count)
+            done.append(replay.run(partition, take, told))
+    return done
 
 
 def shown(time_ms: int) -> str:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.errors import FailureError, UsageError, say
-from cli.progress import Told
+from cli.flows import contract_of
 from cli.ranges import (
     add_range_options,
-    check_flow,
     live_limits,
     range_of,
+    read_partitions,
     replayable_of,
     shown,
     topic_partitions,
@@ -72,7 +72,7 @@ def run_replay(args: argparse.Namespace) -> int:
     """Write the range, or exchange the tables, and say what was done."""
     from cli.servers import servers_of_flow
 
-    check_flow(args.flow)
+    contract = contract_of(args.flow)
     if args.swap and args.into == "live":
         if args.from_ms is not None or args.to_ms is not None or args.source or args.complete:
             raise UsageError("--swap goes alone, or with --into shadow")
@@ -86,7 +86,7 @@ def run_replay(args: argparse.Namespace) -> int:
             if args.swap and args.into == "live":
                 target.swap()
             else:
-                _write(settings, replayable, target, args)
+                _write(settings, replayable, target, args, contract.snapshot_every_s)
         finally:
             target.close()
     if args.swap:
@@ -108,7 +108,11 @@ def _check_kind(replayable: Replayable, args: argparse.Namespace) -> None:
 
 
 def _write(
-    settings: Settings, replayable: Replayable, target: ReplayTarget, args: argparse.Namespace
+    settings: Settings,
+    replayable: Replayable,
+    target: ReplayTarget,
+    args: argparse.Namespace,
+    snapshot_every_s: float,
 ) -> None:
     from streams.replay import END_MS, Replay, Rules
 
@@ -141,13 +145,12 @@ def _write(
         start_of=replayable.start_of,
         asked=asked,
         complete=args.complete,
-        at_end=bool(args.source),
         limit_of=lambda partition: limits.get(partition, END_MS),
     )
     if shadow:
         target.make_shadow()
     done, rows = _run(replay, target, shadow=shadow)
-    _let_worker_write(settings, args.flow, since_s)
+    _let_worker_write(settings, args.flow, since_s + 2 * snapshot_every_s)
     spans = _spans_of_archive(replay, done) if args.source else _spans(done)
     removed = target.remove_older(spans, generation, shadow=shadow)
     _report(replay, done, rows, removed, args)
@@ -157,12 +160,12 @@ def _write(
             target.swap()
 
 
-def _let_worker_write(settings: Settings, flow: str, since_s: float) -> None:
-    """Wait until the live worker has written what it had passed at ``since_s``.
+def _let_worker_write(settings: Settings, flow: str, until_s: float) -> None:
+    """Wait for that moment of the monotonic clock if a worker runs: by then it has written all
+    that its status told of.
 
     Until then rows of its own may still come for windows whose groups are taken back.
     """
-    import flows
     from cli.positions import read_statuses
 
     recent_ms = time.time() * 1000 - WORKER_SILENT_MAX_S * 1000
@@ -170,8 +173,7 @@ def _let_worker_write(settings: Settings, flow: str, since_s: float) -> None:
         status.flow == flow and not status.finished and status.updated_ms > recent_ms
         for status in read_statuses(settings.footfall_home)
     ):
-        written_s = since_s + 2 * flows.catalogue()[flow].snapshot_every_s
-        time.sleep(max(0.0, written_s - time.monotonic()))
+        time.sleep(max(0.0, until_s - time.monotonic()))
 
 
 def _run(replay: Replay, target: ReplayTarget, *, shadow: bool) -> tuple[list[Replayed], int]:
@@ -190,14 +192,9 @@ def _run(replay: Replay, target: ReplayTarget, *, shadow: bool) -> tuple[list[Re
         if sum(map(len, waiting)) >= ROWS_MAX:
             flush()
 
-    done = []
-    count = replay.partitions.count()
-    with Told(replay.flow) as told:
-        for partition in range(count):
-            told.part(partition, count)
-            done.append(replay.run(partition, take, told))
-        if waiting:
-            flush()
+    done = read_partitions(replay, replay.flow, take)
+    if waiting:
+        flush()
     return done, written
 
 

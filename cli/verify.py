@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cli.errors import say
+from cli.flows import contract_of
 from cli.positions import of_statuses, read_statuses
-from cli.progress import Told
 from cli.ranges import (
     add_range_options,
-    check_flow,
     live_limits,
     range_of,
+    read_partitions,
     replayable_of,
     shown,
     topic_partitions,
@@ -51,15 +51,16 @@ def run_verify(args: argparse.Namespace) -> int:
     """Compare, print what differs; 0 where all that is certain is equal."""
     from cli.servers import servers_of_flow
 
-    check_flow(args.flow)
-    asked = range_of(args)
+    contract_of(args.flow)
+    # Before any server is asked: it may be refused.
+    range_of(args)
     with servers_of_flow(os.environ, args.flow) as settings:
         replayable = replayable_of(settings, args.flow)
         target = replayable.target()
         try:
             if replayable.count_step is None:
                 return _verify_rows(settings, replayable, target, args)
-            return _verify_sums(settings, replayable, target, args, asked)
+            return _verify_sums(settings, replayable, target, args)
         finally:
             target.close()
 
@@ -69,7 +70,6 @@ def _verify_sums(
     replayable: Replayable,
     target: ReplayTarget,
     args: argparse.Namespace,
-    asked: Any,
 ) -> int:
     import polars as pl
 
@@ -77,10 +77,10 @@ def _verify_sums(
     from streams.replay import END_MS
 
     assert replayable.count_step is not None
-    replay = _replay(settings, replayable, args, replayable.count_step(False), pl.col(START_MS))
+    replay = _replay(settings, replayable, args, replayable.count_step, pl.col(START_MS))
     frames: list[pl.DataFrame] = []
-    done = _run(replay, frames.append)
-    windows = asked.whole_windows(replay.rules.size_ms)
+    done = read_partitions(replay, f"verify {args.flow}", frames.append)
+    windows = replay.asked.whole_windows(replay.rules.size_ms)
     standing = target.totals(windows.from_ms, windows.to_ms)
     counted = pl.concat(frames) if frames else standing.clear()
     every = differences(counted, standing, done, target.sums)
@@ -169,7 +169,7 @@ def _verify_rows(
     )
     places = {} if args.complete else of_statuses(read_statuses(settings.footfall_home))
     missing = Missing(target.missing, _offsets_read(places.get(args.flow, {}), replayable.topic))
-    done = _run(replay, missing.take)
+    done = read_partitions(replay, f"verify {args.flow}", missing.take)
     missing.look_up()
     read, _, dead = (sum(getattr(part, name) for part in done) for name in _COUNTED)
     print(f"{args.flow}: {read:,} records read, {missing.events:,} to be found, {dead:,} dead")
@@ -261,16 +261,6 @@ def _replay(
         complete=True,
         limit_of=lambda partition: limits.get(partition, END_MS),
     )
-
-
-def _run(replay: Replay, take: Callable[[pl.DataFrame], None]) -> list[Replayed]:
-    done = []
-    count = replay.partitions.count()
-    with Told(f"verify {replay.flow}") as told:
-        for partition in range(count):
-            told.part(partition, count)
-            done.append(replay.run(partition, take, told))
-    return done
 
 
 def _print(differing: Sequence[DifferenceRow], sums: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ class Replayable:
     make_step: Callable[[int, bool], MakeStep]
     """(generation, whether events may come in any order) -> the step that gives the rows"""
     target: Callable[[], ReplayTarget]
-    count_step: Callable[[bool], MakeStep] | None = None
+    count_step: MakeStep | None = None
     """The same without groups: a row a window, as ``ReplayTarget.totals``. None where the target
     looks at the rows themselves."""
     has_shadow: bool = True
@@ -58,17 +58,15 @@ def windows(
         certain = settled(spec, generation, any_order=any_order)
         return lambda partition, _snapshot: WindowStep(flow, certain, finish, partition, None)
 
-    def count_step(any_order: bool) -> MakeStep:
-        certain = replace(settled(spec, 0, any_order=any_order), by=())
+    def totals(found: pl.DataFrame, partition: int) -> pl.DataFrame:
+        return found.select(
+            pl.lit(partition, dtype=pl.Int64).alias(PARTITION),
+            pl.col(WINDOW).alias(START_MS),
+            *(pl.col(name).alias(column) for name, column in sums.items()),
+        )
 
-        def totals(found: pl.DataFrame, partition: int) -> pl.DataFrame:
-            return found.select(
-                pl.lit(partition, dtype=pl.Int64).alias(PARTITION),
-                pl.col(WINDOW).alias(START_MS),
-                *(pl.col(name).alias(column) for name, column in sums.items()),
-            )
-
-        return lambda partition, _snapshot: WindowStep(flow, certain, totals, partition, None)
+    def count_step(partition: int, _snapshot: bytes | None) -> WindowStep:
+        return WindowStep(flow, replace(settled(spec, 0), by=()), totals, partition, None)
 
     return Replayable(
         topic=topic,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import polars as pl
 
@@ -92,21 +91,12 @@ def minute_buckets(settings: Settings, progress: Progress) -> BufferedSink[pl.Da
 
 
 def _open_buckets_in_both(settings: Settings) -> TeeWriter:
-    from sinks.aerospike_aggregates import AerospikeAggregates
     from sinks.clickhouse import ClickHouseTable
-    from sinks.open import AEROSPIKE_PORT
+    from sinks.open import open_aggregates
 
-    server = urlsplit(settings.profiles_url)
-    aggregates = AerospikeAggregates(
-        server.hostname or "127.0.0.1",
-        server.port or AEROSPIKE_PORT,
-        namespace=settings.aerospike_aggregates_namespace,
-        buckets_per_key=settings.aerospike_buckets_per_key,
-        commit_level=settings.aerospike_commit_level,
-        generation_policy=settings.aerospike_generation_policy,
-        max_parallel_writes=settings.max_parallel_writes,
+    return TeeWriter(
+        ClickHouseTable(settings.clickhouse_url, minute_tables.ROWS), open_aggregates(settings)
     )
-    return TeeWriter(ClickHouseTable(settings.clickhouse_url, minute_tables.ROWS), aggregates)
 
 
 def profiles(settings: Settings, progress: Progress) -> BufferedSink[pl.DataFrame]:

@@ -13,6 +13,7 @@ from schemas.settings import Settings
 from sinks import SinkRefusedError
 
 if TYPE_CHECKING:
+    from sinks.aerospike_aggregates import AerospikeAggregates
     from sinks.kafka import KafkaTopics
     from sinks.profiles import ProfileStore
     from sinks.topic_files import FileTopics
@@ -48,10 +49,8 @@ def open_profiles(settings: Settings) -> ProfileStore:
         return SqliteProfiles(Path(path), settings.num_tags_to_keep)
     from sinks.profiles.aerospike import AerospikeProfiles
 
-    parts = urlsplit(url)
     return AerospikeProfiles(
-        parts.hostname or "127.0.0.1",
-        parts.port or AEROSPIKE_PORT,
+        *_aerospike(settings),
         namespace=settings.aerospike_profiles_namespace,
         bin_name=settings.aerospike_profiles_bin,
         keep=settings.num_tags_to_keep,
@@ -59,3 +58,23 @@ def open_profiles(settings: Settings) -> ProfileStore:
         generation_policy=settings.aerospike_generation_policy,
         max_parallel_writes=settings.max_parallel_writes,
     )
+
+
+def open_aggregates(settings: Settings) -> AerospikeAggregates:
+    """The aggregates in the Aerospike of PROFILES_URL. Connects at the first use."""
+    from sinks.aerospike_aggregates import AerospikeAggregates
+
+    return AerospikeAggregates(
+        *_aerospike(settings),
+        namespace=settings.aerospike_aggregates_namespace,
+        buckets_per_key=settings.aerospike_buckets_per_key,
+        commit_level=settings.aerospike_commit_level,
+        generation_policy=settings.aerospike_generation_policy,
+        max_parallel_writes=settings.max_parallel_writes,
+    )
+
+
+def _aerospike(settings: Settings) -> tuple[str, int]:
+    """Host and port."""
+    parts = urlsplit(settings.profiles_url)
+    return parts.hostname or "127.0.0.1", parts.port or AEROSPIKE_PORT

@@ -142,8 +142,6 @@ class Replay:
     asked: Range
     complete: bool = False
     """Nothing will follow in the topic: the last windows are certain too."""
-    at_end: bool = False
-    """Windows that are open at the end of what is read are given, up to ``limit_of``."""
     limit_of: Callable[[int], int] = lambda _partition: END_MS
     """Windows of the partition that end after this are not given: the live worker may still
     change them."""
@@ -169,7 +167,7 @@ class Replay:
         finally:
             reader.close()
         settled_ms = self.limit_of(partition)
-        if not reached and not self.at_end and self.rules.reach_ms is not None:
+        if not reached and self.rules.reach_ms is not None:
             settled_ms = min(settled_ms, max(step.watermark_ms, 0))
         if settled_ms < END_MS:
             settled_ms = settled_ms // self.rules.size_ms * self.rules.size_ms
@@ -206,7 +204,8 @@ class Replay:
             told(done.read, poll.lag)
             if self.rules.reach_ms is not None and step.watermark_ms >= windows.to_ms:
                 return True
-        if self.complete or self.at_end:
+        # Where every event counts, nothing but the end says that a window has all of them.
+        if self.complete or self.rules.reach_ms is None:
             give(step.on_batch(_end(done)).rows)
         return False
 

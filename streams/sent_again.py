@@ -57,11 +57,10 @@ class MarkedTopic:
     """A topic whose polls say which of their records stand there again (``Poll.sent_again``)."""
 
     def __init__(self, topic: Topic, find: Callable[[], Offsets]) -> None:
-        """``find`` is called once, when the first partition is opened."""
+        """``find`` is called for each partition that is opened, and keeps what it has found."""
         self.name = topic.name
         self._topic = topic
         self._find = find
-        self._found: Offsets | None = None
 
     def partitions(self) -> int:
         """How many partitions there are."""
@@ -69,9 +68,7 @@ class MarkedTopic:
 
     def open(self, partition: int, state: Any | None) -> Reader:
         """A reader of one partition."""
-        if self._found is None:
-            self._found = self._find()
-        offsets = self._found.get(partition)
+        offsets = self._find().get(partition)
         reader = self._topic.open(partition, state)
         return MarkedReader(reader, offsets) if offsets else reader
 

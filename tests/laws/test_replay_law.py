@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -58,14 +59,16 @@ def replayed(
     sizes: Sequence[int] = (7,),
     complete: bool = False,
     limit_ms: int = END_MS,
+    partitions: MemoryPartitions | None = None,
+    any_order: bool = False,
 ) -> tuple[Replayed, Result]:
     found: Replayable = MODULES[law.name].replay(SETTINGS)
     replay = Replay(
         flow=law.name,
-        partitions=MemoryPartitions([records], sizes),
+        partitions=partitions or MemoryPartitions([records], sizes),
         records=found.records,
-        rules=found.rules,
-        make_step=found.make_step(GENERATION, False),
+        rules=replace(found.rules, reach_ms=None) if any_order else found.rules,
+        make_step=found.make_step(GENERATION, any_order),
         start_of=found.start_of,
         asked=asked,
         complete=complete,
@@ -172,7 +175,6 @@ def test_an_event_of_the_range_before_older_ones_is_not_passed_over() -> None:
 
 def _with_reach(replay: Any, reach_ms: int) -> Any:
     """The flow as if it waited for less, so that a short stream has an earlier part at all."""
-    from dataclasses import replace
 
     def shorter(settings: Any) -> Replayable:
         found: Replayable = replay(settings)
@@ -263,7 +265,7 @@ def test_an_event_of_the_future_is_none_for_a_replay_when_its_time_has_come(
     live = run_flow(law.build, records, now_ms=BASE_MS + 3_600_000)
     assert [letter.code for letter in live.dead] == ["future_time"]
     letters = MemoryTopic([[msgspec.json.encode(letter) for letter in live.dead]])
-    topic, found = live.dead[0].topic, minute_buckets.replay(SETTINGS)
+    topic = live.dead[0].topic
 
     class Marked(MemoryPartitions):
         def open(self, partition: int, start: Position) -> Any:
@@ -271,17 +273,8 @@ def test_an_event_of_the_future_is_none_for_a_replay_when_its_time_has_come(
             return MarkedReader(super().open(partition, start), offsets[partition])
 
     monkeypatch.setattr(replay_module, "wall_clock_ms", lambda: BASE_MS + 86_400_000)
-    result = Result()
-    done = Replay(
-        flow=law.name,
-        partitions=Marked([records]),
-        records=found.records,
-        rules=found.rules,
-        make_step=found.make_step(1, False),
-        start_of=found.start_of,
-        asked=Range(BASE_MS, BASE_MS + 3_600_000),
-        complete=True,
-    ).run(0, result.frames.append)
+    asked = Range(BASE_MS, BASE_MS + 3_600_000)
+    done, result = replayed(law, [], asked, complete=True, partitions=Marked([records]))
     assert (done.dead, done.late) == (1, 0)
     assert without(law.table(result), "version") == without(law.table(live), "version")
     assert not find_sent_again(letters, topic), "a worker reads on as it was"
@@ -293,25 +286,14 @@ def after_retention(
 ) -> tuple[Replayed, Result]:
     """The first 80 minutes anew where the first ``removed`` records are gone."""
     law = LAWS["minute_buckets"]
-    found = minute_buckets.replay(SETTINGS)
 
     class Removed(MemoryPartitions):
         def open(self, partition: int, start: Position) -> MemoryReader:
             offset = start.value if start.at == "offset" else 0
             return self._topic.open(partition, max(removed, offset))
 
-    result = Result()
-    replay = Replay(
-        flow=law.name,
-        partitions=Removed([records]),
-        records=found.records,
-        rules=found.rules,
-        make_step=found.make_step(1, False),
-        start_of=found.start_of,
-        asked=Range(BASE_MS, BASE_MS + 4_800_000),
-        complete=complete,
-    )
-    return replay.run(0, result.frames.append), result
+    asked = Range(BASE_MS, BASE_MS + 4_800_000)
+    return replayed(law, [], asked, complete=complete, partitions=Removed([records]))
 
 
 def test_windows_whose_first_events_retention_has_removed_are_left_alone() -> None:
@@ -355,20 +337,9 @@ def test_a_range_without_a_whole_window_is_refused() -> None:
 
 def test_an_archive_in_any_order_counts_every_event() -> None:
     law = LAWS["minute_buckets"]
-    found = minute_buckets.replay(SETTINGS)
     times = [0, 3_000_000, 60_000, 1_200_000, 59_999, 2_999_000]
-    result = Result()
-    replay = Replay(
-        flow=law.name,
-        partitions=MemoryPartitions([[law.event(BASE_MS + time_ms, 1) for time_ms in times]]),
-        records=found.records,
-        rules=replay_module.Rules(found.rules.size_ms, None),
-        make_step=found.make_step(1, True),
-        start_of=found.start_of,
-        asked=Range(BASE_MS, BASE_MS + 2_940_000),
-        at_end=True,
-    )
-    done = replay.run(0, result.frames.append)
+    records = [law.event(BASE_MS + time_ms, 1) for time_ms in times]
+    done, result = replayed(law, records, Range(BASE_MS, BASE_MS + 2_940_000), any_order=True)
     counts = {
         round(row["bucket"].timestamp() * 1000) - BASE_MS: row["count"]
         for row in law.table(result)
