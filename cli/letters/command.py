@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cli.errors import FailureError, UsageError, did_you_mean, say
@@ -22,6 +23,7 @@ from cli.letters.read import (
     parse_place,
     printable,
 )
+from cli.options import count
 from cli.table import print_table
 from schemas.settings import Settings, read_settings
 from schemas.topics import DEAD_LETTERS, LATE_EVENTS
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from cli.letters.retry import Plan, Skipped
 
 RECORDS_SHOWN = 100
+RECORDS_SHOWN_MAX = 1_000_000
 SKIPPED_SHOWN = 5
 """Places named for each reason why records were not sent."""
 
@@ -50,7 +53,7 @@ def add_commands(commands: Any) -> None:
     ls.add_argument("--records", action="store_true", help="a line for each letter")
     ls.add_argument(
         "--limit",
-        type=_count,
+        type=partial(count, most=RECORDS_SHOWN_MAX),
         default=RECORDS_SHOWN,
         metavar="N",
         help=f"of --records at most so many ({RECORDS_SHOWN})",
@@ -83,12 +86,6 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--flow", help="of this flow")
     parser.add_argument("--reason", metavar="CODE", help="with this reason code")
     parser.add_argument("--topic", help="of this topic")
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 1_000_000:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 1000000")
-    return int(text)
 
 
 def run_ls(args: argparse.Namespace) -> int:
