@@ -9,6 +9,8 @@ INSTALL := $(PIP) install --quiet --require-hashes -r
 LOCK := $(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 	--python-version 3.11 --custom-compile-command "make lock"
 
+JOBS := 4
+
 .DEFAULT_GOAL := help
 .PHONY: help demo kafka test check bench lock clean
 .DELETE_ON_ERROR:
@@ -22,8 +24,9 @@ demo: $(VENV)/runtime.lock
 kafka: $(VENV)/runtime.lock
 	@exec $(VENV)/bin/python -m infra.kafka $(ARGS)
 
+# Most tests wait: more processes than cores. For one alone: ARGS="-n 0 ..."
 test: check
-	@$(VENV)/bin/python -m pytest $(ARGS)
+	@$(VENV)/bin/python -m pytest -n $(JOBS) $(ARGS)
 
 check: $(VENV)/dev.lock
 	@$(VENV)/bin/ruff check

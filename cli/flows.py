@@ -6,11 +6,14 @@ import argparse
 import importlib
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cli.errors import UsageError, did_you_mean
 from cli.home import Home
 from cli.options import count
+from schemas.settings import Settings
 
 if TYPE_CHECKING:
     from flows import FlowContract
@@ -106,22 +109,44 @@ def run_flow(args: argparse.Namespace) -> int:
         return run_workers(
             args.flow, args.workers, os.environ, once=args.once, skip_removed=args.skip_removed
         )
+    with _settings_of_worker(args) as settings:
+        _run_here(args, contract, settings)
+    return 0
+
+
+@contextmanager
+def _settings_of_worker(args: argparse.Namespace) -> Iterator[Settings]:
+    """The settings; a worker that ends by itself finds the embedded ClickHouse running."""
+    from cli.servers import servers_of_flow, settings_for_clients
+
+    if args.once and args.worker == (0, 1):
+        with servers_of_flow(os.environ, args.flow) as settings:
+            yield settings
+    else:
+        yield settings_for_clients(os.environ)
+
+
+def _run_here(args: argparse.Namespace, contract: FlowContract, settings: Settings) -> None:
+    """Run the flow in this process."""
     from cli.errors import say
-    from cli.servers import settings_for_clients
-    from streams.runner import run_worker
+    from streams.engine import stateful_steps
+    from streams.runner import Run, run_worker
     from streams.source import Share
 
-    settings = settings_for_clients(os.environ)
     Home(settings.footfall_home).make()
     module = importlib.import_module(f"flows.{args.flow}")
+    share = Share(*args.worker)
+    if hasattr(module, "other_engine") and (run_on := module.other_engine(settings)):
+        run_on(Run(once=args.once, share=share, skip_removed=args.skip_removed, say=say))
+        return
     run_worker(
         args.flow,
         lambda run: module.wire(settings, run),
         settings.footfall_home,
         once=args.once,
         snapshot_every_s=contract.snapshot_every_s,
-        share=Share(*args.worker),
+        share=share,
+        steps=stateful_steps(contract.reads, sink=contract.sink_keeps_state),
         skip_removed=args.skip_removed,
         say=say,
     )
-    return 0

@@ -116,13 +116,17 @@ def make_store_tables(settings: Settings) -> Iterator[Made]:
 
 
 def described(kind: type[T]) -> list[T]:
-    """What the modules of ``schemas.tables`` describe of a kind, each once, by module."""
+    """What the modules of ``schemas.tables`` describe of a kind, each once, by module.
+
+    By a name of its own, or in a dictionary of many.
+    """
     import pkgutil
 
     import schemas.tables
 
     found: list[T] = []
     for module in sorted(info.name for info in pkgutil.iter_modules(schemas.tables.__path__)):
-        values = vars(importlib.import_module(f"schemas.tables.{module}")).values()
-        found += [value for value in values if isinstance(value, kind) and value not in found]
+        for value in vars(importlib.import_module(f"schemas.tables.{module}")).values():
+            values = value.values() if isinstance(value, dict) else (value,)
+            found += [value for value in values if isinstance(value, kind) and value not in found]
     return found

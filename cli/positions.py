@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from schemas.settings import Settings
 
 if TYPE_CHECKING:
+    from flows import FlowContract
     from schemas.status import WorkerStatus
 
 Positions = dict[str, dict[tuple[str, int], int]]
@@ -42,27 +43,42 @@ def of_statuses(statuses: Iterable[WorkerStatus]) -> Positions:
     return found
 
 
-def of_groups(settings: Settings, flows: Iterable[str], timeout_s: float = 10.0) -> Positions:
+def of_groups(
+    settings: Settings, contracts: Mapping[str, FlowContract], timeout_s: float = 10.0
+) -> Positions:
     """What the flows' consumer groups have committed. Raises SourceError without an answer."""
-    from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
-    from confluent_kafka.admin import AdminClient
+    from confluent_kafka import Consumer, KafkaException, TopicPartition
 
     from streams.source import SourceError
 
-    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap, "log_level": 0})
     found: Positions = {}
-    for flow in flows:
-        group = ConsumerGroupTopicPartitions(f"{settings.kafka_group}-{flow}")
+    for flow, contract in contracts.items():
+        # Not list_consumer_group_offsets of an AdminClient: with librdkafka up to 2.16 the process
+        # dies where the coordinator of the group is still being found.
+        consumer = Consumer(
+            {
+                "bootstrap.servers": settings.kafka_bootstrap,
+                "group.id": f"{settings.kafka_group}-{flow}",
+                "enable.auto.commit": False,
+                "log_level": 0,
+            }
+        )
         try:
-            (future,) = admin.list_consumer_group_offsets(
-                [group], request_timeout=timeout_s
-            ).values()
-            places = future.result(timeout_s).topic_partitions
-        except (KafkaException, TimeoutError) as error:
+            standing = consumer.list_topics(timeout=timeout_s).topics
+            read = {settings.kafka_topic} if settings.kafka_topic else {*contract.reads}
+            places = [
+                TopicPartition(topic, partition)
+                for topic in sorted(read & standing.keys())
+                for partition in standing[topic].partitions
+            ]
+            answers = consumer.committed(places, timeout_s) if places else []
+        except KafkaException as error:
             raise SourceError(
                 f"Kafka at {settings.kafka_bootstrap} does not tell how far {flow} is: {error}"
             ) from None
-        committed = {(at.topic, at.partition): at.offset for at in places if at.offset >= 0}
+        finally:
+            consumer.close()
+        committed = {(at.topic, at.partition): at.offset for at in answers if at.offset >= 0}
         if committed:
             found[flow] = committed
     return found

@@ -6,6 +6,8 @@ import importlib
 import pkgutil
 from dataclasses import dataclass
 
+from schemas.tables.clickhouse import Table
+
 
 @dataclass(frozen=True, slots=True)
 class FlowContract:
@@ -17,6 +19,10 @@ class FlowContract:
     writes: tuple[str, ...]
     snapshot_every_s: float = 2.0
     """Rows are durable at least this often."""
+    tables: tuple[Table, ...] = ()
+    """Of ClickHouse, where the flow's rows go."""
+    sink_keeps_state: bool = False
+    """The sink of the rows has a state a partition, which moves with the others."""
 
 
 def catalogue() -> dict[str, FlowContract]:

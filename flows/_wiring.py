@@ -17,7 +17,8 @@ from schemas.tables.clickhouse import Table
 from schemas.times import iso_ms
 from schemas.topics import DEAD_LETTERS, LATE_EVENTS, STORE_METRICS_AVAILABLE
 from sinks import RowWriter
-from sinks.buffered import BufferedSink
+from sinks.buffered import ROWS_MAX_DEFAULT, BufferedSink
+from streams.batch import TableRows
 from streams.progress import Progress
 
 if TYPE_CHECKING:
@@ -64,6 +65,24 @@ def table(settings: Settings, of: Table, progress: Progress) -> BufferedSink[pl.
     from sinks.clickhouse import ClickHouseTable
 
     return BufferedSink(lambda: ClickHouseTable(settings.clickhouse_url, of), wrote=progress.wrote)
+
+
+def tables(
+    settings: Settings,
+    of: Sequence[Table],
+    progress: Progress,
+    *,
+    rows_max: int = ROWS_MAX_DEFAULT,
+) -> BufferedSink[TableRows]:
+    """The sink of a flow that writes several ClickHouse tables."""
+    from sinks.clickhouse import ClickHouseTable
+    from sinks.tables import TablesWriter
+
+    def opened() -> TablesWriter:
+        url = settings.clickhouse_url
+        return TablesWriter({item.name: ClickHouseTable(url, item) for item in of})
+
+    return BufferedSink(opened, rows_max=rows_max, wrote=progress.wrote)
 
 
 class TeeWriter:

@@ -18,6 +18,7 @@ from flows import FlowContract
 from flows._replay import Replayable, windows
 from flows._wiring import letters, minute_buckets, minute_buckets_replay
 from schemas.settings import Settings, read_settings
+from schemas.tables.minute_buckets import ROWS
 from schemas.topics import USER_TAGS
 from schemas.user_tags import UserTag
 from streams.batch import Poll
@@ -34,6 +35,7 @@ CONTRACT = FlowContract(
     reads=(USER_TAGS.name,),
     writes=("ClickHouse minute_buckets",),
     snapshot_every_s=5.0,
+    tables=(ROWS,),
 )
 
 TAGS = Records(

@@ -23,7 +23,7 @@ from schemas.topics import USER_TAGS
 from schemas.user_tags import UserTag
 from streams.batch import Batch, Poll
 from streams.decode import Records, text
-from streams.engine import MakeStep, Outputs, StatelessStep, dataflow
+from streams.engine import MakeStep, Outputs, StatelessStep, StepResult, dataflow
 from streams.open import open_source
 from streams.progress import Progress
 from streams.replay import Rules
@@ -60,7 +60,7 @@ def newest(tags: pl.DataFrame, keep: int) -> pl.DataFrame:
     return tags.sort(order).group_by(kind, maintain_order=True).tail(keep).select(tags.columns)
 
 
-def profile_rows(batch: Batch, keep: int) -> pl.DataFrame:
+def profile_rows(batch: Batch, keep: int) -> StepResult:
     """What a profile store is given: the newest tags of the batch, as they were sent."""
     tags = batch.frame.select(
         "cookie",
@@ -71,7 +71,7 @@ def profile_rows(batch: Batch, keep: int) -> pl.DataFrame:
         pl.Series("tag", batch.payloads(), dtype=pl.Binary),
     )
     assert tuple(tags.columns) == COLUMNS
-    return newest(tags, keep)
+    return StepResult(newest(tags, keep))
 
 
 def build(

@@ -18,7 +18,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from heapq import heappush
-from typing import Protocol
+from typing import Any, Protocol
 
 from generator.shop_spoil import spoiled
 from generator.sources import Record
@@ -79,8 +79,15 @@ class Observer(Protocol):
     def request(self, user: User, request_id: str, steps: list[tuple[int, int, Step]]) -> None:
         """The steps of one request that were sent: (event time in ms, rule, step)."""
 
-    def event(self, user: User, time_ms: int, rule: int, kind: str) -> None:
-        """One shop event."""
+    def event(
+        self, user: User, time_ms: int, rule: int, kind: str, facts: tuple[Any, ...]
+    ) -> None:
+        """One shop event; ``facts`` are the values of its fields that tables count by, in order.
+
+        Searching query; LoggingIn, SupportContact the type; ItemComparison both items and the
+        type; ItemReturn item and reason; SaleParticipation sale and item; PromoUsage coupon and
+        order. Other kinds have none.
+        """
 
     def store(self, user: User, time_ms: int, rule: int, kind: str, product: StoreProduct) -> None:
         """One store event; ``time_ms`` is a whole second."""
@@ -261,8 +268,15 @@ class Recorder:
         if self._observer and sent:
             self._observer.request(user, request_text(user, number), sent)
 
-    def event(self, user: User, now_ms: int, kind: str, fields: str = "") -> None:
-        """A shop event; ``fields`` is JSON that begins with a comma."""
+    def event(
+        self,
+        user: User,
+        now_ms: int,
+        kind: str,
+        fields: str = "",
+        facts: tuple[Any, ...] = (),
+    ) -> None:
+        """A shop event; ``fields`` is JSON that begins with a comma, ``facts`` as of Observer."""
         rule = self._place(EVENTS, user, now_ms)
         if rule == UNSENT:
             return
@@ -273,7 +287,7 @@ class Recorder:
         )
         self._send(EVENTS, user.key, value.encode())
         if self._observer:
-            self._observer.event(user, time_ms, rule, kind)
+            self._observer.event(user, time_ms, rule, kind, facts)
 
     def store(self, user: User, now_ms: int, kind: str, product: StoreProduct) -> None:
         """A store event."""

@@ -23,6 +23,31 @@ _SESSION: dict[str, pl.DataType] = {
 }  # fmt: skip
 _VIEWS: dict[str, pl.DataType] = {"minute_ms": _INT, "source": _TEXT, "product_id": _TEXT}
 
+SHOP_ANSWERS: dict[str, dict[str, pl.DataType]] = {
+    "shop_events_rows": {"kind": _TEXT, "rows": _INT},
+    "shop_funnel_by_hour": {
+        "hour_ms": _INT, "visited": _INT, "searched": _INT, "added_to_cart": _INT,
+        "ordered": _INT,
+    },
+    "shop_searches_without_visit": {"query": _TEXT, "searches": _INT},
+    "shop_compared_pairs": {
+        "item_id": _TEXT, "other_item_id": _TEXT, "compared_by": _TEXT, "comparisons": _INT,
+    },
+    "shop_returns_by_reason": {"reason": _TEXT, "item_id": _TEXT, "returns": _INT},
+    "shop_campaign_sales": {
+        "sale_id": _TEXT, "participations": _INT, "items": _INT, "users": _INT,
+    },
+    "shop_coupon_orders": {"coupon_id": _TEXT, "orders": _INT},
+    "shop_support_load": {
+        "hour_ms": _INT, "contacted_by": _TEXT, "contacts": _INT, "users": _INT,
+    },
+    "shop_registrations_by_hour": {"hour_ms": _INT, "registrations": _INT},
+    "shop_logins_by_hour": {
+        "hour_ms": _INT, "logged_in_by": _TEXT, "logins": _INT, "users": _INT,
+    },
+}  # fmt: skip
+"""The views of shop_events."""
+
 TABLES: dict[str, dict[str, pl.DataType]] = {
     "request_trace": _TRACE,
     "user_trace": _TRACE,
@@ -50,7 +75,11 @@ TABLES: dict[str, dict[str, pl.DataType]] = {
         "minute_ms": _INT, "server": _TEXT, "operation": _TEXT, "requests": _INT,
         "errors": _INT, "p50_ms": _INT, "p95_ms": _INT, "p99_ms": _INT,
     },
-    "shop_events_rows": {"kind": _TEXT, "rows": _INT},
+    "service_health_anomalies": {
+        "minute_ms": _INT, "server": _TEXT, "operation": _TEXT, "measure": _TEXT,
+        "value": pl.Float64(), "expected": pl.Float64(),
+    },
+    **SHOP_ANSWERS,
     "events": {
         "start_event_time_ms": _INT, "end_event_time_ms": _INT, "nr_of_events": _INT,
         "nr_items_viewed": _INT, "nr_items_put_in_cart": _INT, "nr_items_sold": _INT,

@@ -26,9 +26,10 @@ Sessions (``time_online``, ``online_users``)
     SESSION_TIMEOUT_S after the last event of any kind (``inactivity``).
 
 Failed logins
-    A LoginRep whose status is Invalid. An alert is raised by a failure that finds more than
-    LOGIN_FAILURES_MAX of the user, itself among them, in the LOGIN_WINDOW_S whole seconds that
-    end with its own, if the failure before it did not find as many: one alert a burst.
+    A LoginRep whose status is Invalid; those of a minute are counted however late they come. An
+    alert is raised by a failure that finds more than LOGIN_FAILURES_MAX of the user, itself
+    among them, in the LOGIN_WINDOW_S whole seconds that end with its own, if the failure before
+    it did not find as many: one alert a burst.
 
 Requests
     All records of a request id that are on time. ``duration_ms``: from the first to the last;
@@ -41,6 +42,9 @@ Service health
     step there. Its duration there is from the first to the last step there; it is an error if
     a step there failed. A percentile p of n durations is the one at rank ceil(p * n / 100) in
     order of size, counted from 1.
+
+Shop events (the views of ``schemas.tables.shop_events``)
+    See ``shop_answers``.
 """
 
 from __future__ import annotations
@@ -49,7 +53,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
+from generator.shop_anomalies import anomalies
+from generator.shop_answers import Answers
 from generator.shop_records import EVENTS as EVENTS_TOPIC
 from generator.shop_records import (
     FUTURE,
@@ -65,7 +72,7 @@ from generator.shop_records import (
 )
 from generator.shop_records import Step as Logged
 from generator.shop_sessions import Alerts, Minutes, Sessions
-from generator.shop_tables import TABLES, Rows, write_tables
+from generator.shop_tables import SHOP_ANSWERS, TABLES, Rows, write_tables
 from generator.shop_world import ShopStream, ShopWorld
 from schemas.operations import missing_step, operation_of, outcome_of
 from schemas.platform_logs import INVALID, VALID, is_failed
@@ -73,7 +80,8 @@ from schemas.profiles import NUM_TAGS_TO_KEEP_DEFAULT
 
 MINUTE_MS = 60_000
 ROWS_KEEP_LATE = frozenset({
-    "request_trace", "user_trace", "failed_login", "user_profiles", "shop_events_rows",
+    "request_trace", "user_trace", "failed_login", "failed_logins_per_minute", "user_profiles",
+    *SHOP_ANSWERS,
 })  # fmt: skip
 """The tables in which late records count."""
 _TAKE_ROWS = 10_000
@@ -95,7 +103,7 @@ class Truth:
         self._views: dict[tuple[int, int, int, str], list[int]] = defaultdict(lambda: [0, 0])
         self._health: dict[tuple[int, str, str], list[int]] = defaultdict(list)
         self._errors: Counter[tuple[int, str, str]] = Counter()
-        self._kinds: Counter[str] = Counter()
+        self._answers = Answers()
         self._metrics: dict[int, list[int]] = defaultdict(lambda: [0] * 5)
         self._buckets: dict[tuple[int, str, str, str, str], list[int]] = defaultdict(
             lambda: [0, 0]
@@ -116,6 +124,7 @@ class Truth:
             is_failure = step.action == "LoginRep" and step.status == INVALID
             if is_failure:
                 self._rows["failed_login"].add((user_id, time_ms, request_id))
+                self._failures[time_ms // MINUTE_MS * MINUTE_MS, user_id] += 1
             if rule == ON_TIME:
                 on_time.append((time_ms, step))
                 self._step(user_id, time_ms, step, is_failure=is_failure)
@@ -133,7 +142,6 @@ class Truth:
         else:
             self._online.record(user_id, time_ms)
         if is_failure:
-            self._failures[minute_ms, user_id] += 1
             times = self._alerts.failure(user_id, time_ms)
             if times:
                 self._rows["login_alerts"].add((user_id, time_ms, len(times), times))
@@ -161,11 +169,13 @@ class Truth:
             self._health[key].append(there[-1][0] - there[0][0])
             self._errors[key] += any(is_failed(step.status, step.error) for _, step in there)
 
-    def event(self, user: User, time_ms: int, rule: int, kind: str) -> None:
+    def event(
+        self, user: User, time_ms: int, rule: int, kind: str, facts: tuple[Any, ...]
+    ) -> None:
         """See Observer."""
         if not self._counts(EVENTS_TOPIC, rule):
             return
-        self._kinds[kind] += 1
+        self._answers.event(user.id, time_ms, kind, facts)
         if rule == ON_TIME:
             user_id = user.key.decode()
             if kind == "LoggingIn":
@@ -248,11 +258,14 @@ class Truth:
             products[key][0] += views
             products[key][1] += impressions
         rows["product_views_per_minute"].add_all((*k, *v) for k, v in products.items())
-        rows["service_health"].add_all(
+        health = [
             (*key, len(durations), self._errors[key], *percentiles(durations))
             for key, durations in self._health.items()
-        )
-        rows["shop_events_rows"].add_all(self._kinds.items())
+        ]
+        rows["service_health"].add_all(health)
+        rows["service_health_anomalies"].add_all(anomalies(health))
+        for table, row in self._answers.rows():
+            rows[table].add(row)
         rows["events"].add_all((at, at + 1000, *m) for at, m in self._metrics.items())
         rows["minute_buckets"].add_all((*key, *sums) for key, sums in self._buckets.items())
         for (cookie, action), tags in self._profiles.items():

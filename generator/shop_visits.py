@@ -108,7 +108,7 @@ class Visits:
         done_ms, _ = self._services.login(user, now_ms, right=True)
         chance = self._random()
         kind = 0 if chance < 0.6 else 1 if chance < 0.85 else 2
-        self._record.event(user, done_ms, "LoggingIn", f',"login_type":{kind}')
+        self._record.event(user, done_ms, "LoggingIn", f',"login_type":{kind}', (kind,))
         return done_ms + 1
 
     def _pick(self) -> int:
@@ -132,11 +132,12 @@ class Visits:
 
     def _search(self, user: User, now_ms: int) -> int:
         words = self._shop.words
-        query = words[int(self._random() * len(words))]
+        text = query = words[int(self._random() * len(words))]
         if self._random() < 0.05:
             # Real searches are in every language, and have quotes in them.
-            query = f'caf\\u00e9 \\"{query}\\" \u20ac'
-        self._record.event(user, now_ms, "Searching", f',"query":"{query}"')
+            text = f'caf\\u00e9 \\"{query}\\" \u20ac'
+            query = f'caf\u00e9 "{query}" \u20ac'
+        self._record.event(user, now_ms, "Searching", f',"query":"{text}"', (query,))
         return self._services.catalog(user, now_ms, self._list_products())[0]
 
     def _filter(self, user: User, now_ms: int) -> int:
@@ -177,7 +178,8 @@ class Visits:
         ids = self._shop.ids
         fields = f',"first_item_id":{ids[user.seen]},"second_item_id":{ids[other]}'
         fields += f',"comparison_type":{kind}'
-        self._record.event(user, now_ms, "ItemComparison", fields)
+        facts = (ids[user.seen], ids[other], kind)
+        self._record.event(user, now_ms, "ItemComparison", fields, facts)
         return self._services.product(user, now_ms, ids[other], ())[0]
 
     def _add_to_cart(self, user: User, now_ms: int) -> int:
@@ -191,7 +193,8 @@ class Visits:
             self._to_store(user, now_ms, "cart", user.seen)
             if self._random() < 0.15:
                 fields = f',"sale_id":{1 + item % 40},"item_id":{item}'
-                self._record.event(user, done_ms, "SaleParticipation", fields)
+                facts = (1 + item % 40, item)
+                self._record.event(user, done_ms, "SaleParticipation", fields, facts)
         return done_ms + 1
 
     def _take_from_cart(self, user: User, now_ms: int) -> int:
@@ -226,8 +229,9 @@ class Visits:
         order = self._orders
         self._record.event(user, done_ms, "Ordering", f',"order_id":{order}')
         if self._random() < 0.2:
-            fields = f',"coupon_id":{1 + int(self._random() * 500)},"order_id":{order}'
-            self._record.event(user, done_ms + 1, "PromoUsage", fields)
+            coupon = 1 + int(self._random() * 500)
+            fields = f',"coupon_id":{coupon},"order_id":{order}'
+            self._record.event(user, done_ms + 1, "PromoUsage", fields, (coupon, order))
         for product in user.cart:
             self._to_store(user, done_ms, "purchase", product)
             self._tag(user, done_ms, "BUY", product)
@@ -253,9 +257,9 @@ class Visits:
         message = ""
         if self._random() < 0.4:
             message = ',"reason_user_message":"it is not what the picture shows"'
-        fields = f',"item_id":{self._shop.ids[products[0]]},"order_id":{order}'
-        fields += f',"reason_type":{reason}{message}'
-        self._record.event(user, now_ms, "ItemReturn", fields)
+        item = self._shop.ids[products[0]]
+        fields = f',"item_id":{item},"order_id":{order},"reason_type":{reason}{message}'
+        self._record.event(user, now_ms, "ItemReturn", fields, (item, reason))
         return self._services.refund(user, now_ms, self._shop.prices[products[0]])[0]
 
     def _review(self, user: User, now_ms: int) -> int:
@@ -288,7 +292,8 @@ class Visits:
             self._record.event(user, now_ms, "MailingSubscription", f',"subscription_type":{kind}')
         else:
             kind = 1 + int(self._random() * 3)
-            self._record.event(user, now_ms, "SupportContact", f',"support_type":{kind}')
+            fields = f',"support_type":{kind}'
+            self._record.event(user, now_ms, "SupportContact", fields, (kind,))
         return now_ms + 1
 
     def _to_store(self, user: User, now_ms: int, kind: str, product: int) -> None:

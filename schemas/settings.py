@@ -47,6 +47,8 @@ class Settings:
     print_producer_logs: bool
     frontend_hostname: str
     frontend_port: int
+    login_alerts_hostname: str
+    login_alerts_port: int
     use_logger: bool
     log_headers: bool
     log_body: bool
@@ -153,6 +155,9 @@ def _variables(env: Mapping[str, str], home: Path) -> list[tuple[str, str, Any, 
         ("print_producer_logs", "PRINT_PRODUCER_LOGS", False, _switch),
         ("frontend_hostname", "FRONTEND_HOSTNAME", "127.0.0.1", str),
         ("frontend_port", "FRONTEND_PORT", 8080, _integer(1, 65_535)),
+        # Where a worker of login_alerts shows a user's state; number i takes the port plus i.
+        ("login_alerts_hostname", "LOGIN_ALERTS_HOSTNAME", "127.0.0.1", str),
+        ("login_alerts_port", "LOGIN_ALERTS_PORT", 6066, _integer(0, 65_000)),
         ("use_logger", "USE_LOGGER", False, _switch),
         ("log_headers", "LOG_HEADERS", False, _switch),
         ("log_body", "LOG_BODY", False, _switch),

@@ -24,6 +24,10 @@ class Topic:
     retention_h: int = 168
     record_bytes_max: int = RECORD_BYTES_MAX
     """A larger record is a dead letter, and the api does not take it."""
+    kind: str = ""
+    """Field whose text says what kind of record it is; "" where all are of one kind."""
+    time: str = ""
+    """Field that holds the event time, as ``key``; "" where records have none."""
 
     @property
     def kafka_config(self) -> dict[str, str]:
@@ -46,15 +50,29 @@ USER_TAGS = Topic(
     # A profile of 200 views and 200 buys must fit a record of Aerospike (1 MiB): otherwise one
     # cookie could stop the flow for all. Tags are about 250 bytes.
     record_bytes_max=2_048,
+    kind="action",
+    time="time",
 )
-STORE_EVENTS = Topic("store_events", "rows of a shop's CSV export", key="user_id")
+STORE_EVENTS = Topic(
+    "store_events",
+    "rows of a shop's CSV export",
+    key="user_id",
+    kind="event_type",
+    time="event_time",
+)
 PLATFORM_LOGS = Topic(
     "platform_logs",
     "steps that a fleet of microservices logs while it serves a shop",
     key="commonData.userId",
+    kind="action",
+    time="commonData.time",
 )
 SHOP_EVENTS = Topic(
-    "shop_events", "21 kinds of customer behaviour on a marketplace", key="user_id"
+    "shop_events",
+    "21 kinds of customer behaviour on a marketplace",
+    key="user_id",
+    kind="event",
+    time="timestamp",
 )
 LOGIN_ALERTS = Topic("login_alerts", "a user's failed logins passed the limit", key="user_id")
 DEAD_LETTERS = Topic(

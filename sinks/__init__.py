@@ -39,6 +39,12 @@ Record = tuple[bytes | None, bytes]
 """(key, value) of a record of a topic."""
 
 
+Place = tuple[str, int]
+"""(topic, partition)"""
+PartitionBatch = tuple[str, int, Sequence[bytes]]
+"""(topic, partition, values)"""
+
+
 class TopicWriter(Protocol):
     """Appends records to topics, embedded or in Kafka."""
 
@@ -54,3 +60,25 @@ class PartitionWriter(TopicWriter, Protocol):
 
     def write_to(self, topic: str, partition: int, values: Sequence[bytes]) -> None:
         """Append records without a key to one partition, in order. As ``write``."""
+
+
+class TopicKeeper(TopicWriter, Protocol):
+    """A TopicWriter that can also make topics and tell how far they go. All raise SinkError."""
+
+    def topics(self) -> list[str]:
+        """The names of all topics."""
+
+    def partitions(self, topic: str) -> int | None:
+        """How many partitions a topic has, or None where it does not exist."""
+
+    def create(self, topic: str, partitions: int, retention_h: int) -> None:
+        """Make a topic, or give it more partitions; harmless where it has as many."""
+
+    def end_offsets(self, places: Sequence[Place]) -> list[int]:
+        """The next offset of each partition."""
+
+    def first_offset(self, topic: str, partition: int) -> int:
+        """The offset of the oldest record left in a partition."""
+
+    def write_each(self, batches: Sequence[PartitionBatch]) -> None:
+        """Append each batch to its partition, in order, without keys; return when all are."""

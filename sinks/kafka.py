@@ -1,7 +1,8 @@
 """Records to Kafka: an idempotent producer whose write returns when all are acknowledged.
 
 Delivery    at least once: what was acknowledged by all replicas is there once; a write that
-            raised may have delivered some, and a second try repeats them
+            raised may have delivered some, and a second try repeats them. With ``gapless``
+            what it delivered to a partition are the first ones, whatever failed
 Durability  acks=all, as the topic's replication gives
 Partition   murmur2 of the key, as Java's and aiokafka's clients choose it: the same key meets
             in the same partition whoever writes it; without a key any
@@ -14,11 +15,18 @@ from collections.abc import Sequence
 from threading import Lock
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
-from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic, OffsetSpec
 
 from schemas.topics import RECORD_BYTES_TAKEN_MAX, kafka_config
-from sinks import Record, SinkError, SinkRefusedError, SinkUnavailableError
+from sinks import (
+    PartitionBatch,
+    Place,
+    Record,
+    SinkError,
+    SinkRefusedError,
+    SinkUnavailableError,
+)
 
 GIVE_UP_AFTER_S = 60.0
 RECORDS_QUEUED_MAX = 100_000
@@ -27,6 +35,7 @@ _REPORTS_GRACE_S = 5.0
 _ADMIN_WITHIN_S_MAX = 20.0
 """For questions about topics, which somebody waits for in front of a terminal."""
 _ADMIN_ROUND_S = 5.0
+_ASK_AGAIN_S = 0.1
 _UNKNOWN_TOPIC_S = 3.0
 _ANY_PARTITION = -1
 
@@ -48,8 +57,11 @@ _REFUSED = {
 class KafkaTopics:
     """A TopicWriter on Kafka. Connects at the first write, and again whenever it is lost."""
 
-    def __init__(self, bootstrap: str, *, give_up_after_s: float = GIVE_UP_AFTER_S) -> None:
+    def __init__(
+        self, bootstrap: str, *, give_up_after_s: float = GIVE_UP_AFTER_S, gapless: bool = False
+    ) -> None:
         """``bootstrap``: ``host:port``, or several with commas."""
+        self._gapless = gapless
         self._bootstrap = bootstrap
         self._give_up_after_s = give_up_after_s
         self._answer_within_s = min(give_up_after_s, _ADMIN_WITHIN_S_MAX)
@@ -66,13 +78,49 @@ class KafkaTopics:
         if not records:
             return
         with self._lock:
-            self._write(topic, records)
+            self._write([(topic, _ANY_PARTITION, records)])
 
     def write_to(self, topic: str, partition: int, values: Sequence[bytes]) -> None:
         """Send records to one partition, in order, without a key. Raises as ``write`` does."""
-        if values:
+        self.write_each([(topic, partition, values)])
+
+    def write_each(self, batches: Sequence[PartitionBatch]) -> None:
+        """Send each batch to its partition, in order, without keys, and wait once for all.
+
+        Raises as ``write`` does.
+        """
+        keyless = [
+            (topic, partition, [(None, value) for value in values])
+            for topic, partition, values in batches
+            if values
+        ]
+        if keyless:
             with self._lock:
-                self._write(topic, [(None, value) for value in values], partition)
+                self._write(keyless)
+
+    def end_offsets(self, places: Sequence[Place]) -> list[int]:
+        """The next offset of each (topic, partition). Raises SinkError."""
+        return self._offsets(places, OffsetSpec.latest())
+
+    def first_offset(self, topic: str, partition: int) -> int:
+        """The offset of the oldest record left in a partition. Raises SinkError."""
+        return self._offsets([(topic, partition)], OffsetSpec.earliest())[0]
+
+    def _offsets(self, places: Sequence[Place], spec: OffsetSpec) -> list[int]:
+        deadline = time.monotonic() + self._answer_within_s
+        asked = {TopicPartition(*place): spec for place in places}
+        admin = self._admin()
+        while asked:
+            left_s = max(0.1, deadline - time.monotonic())
+            try:
+                found = admin.list_offsets(asked, request_timeout=min(_ADMIN_ROUND_S, left_s))
+                return [found[place].result().offset for place in asked]
+            except KafkaException as raised:
+                # A topic that was just made is not known everywhere, or has no leader yet.
+                if time.monotonic() > deadline:
+                    raise self._no_answer(places[0][0], raised.args[0]) from None
+                time.sleep(_ASK_AGAIN_S)
+        return []
 
     def create(self, topic: str, partitions: int, retention_h: int) -> None:
         """Make a topic, or give it more partitions; harmless where it has as many.
@@ -108,6 +156,14 @@ class KafkaTopics:
 
     def partitions(self, topic: str) -> int | None:
         """How many partitions a topic has, or None where it does not exist."""
+        found = self._standing(topic)
+        return len(found[topic].partitions) if topic in found else None
+
+    def topics(self) -> list[str]:
+        """The names of all topics."""
+        return [*self._standing("list")]
+
+    def _standing(self, asked: str) -> dict[str, Any]:
         deadline = time.monotonic() + self._answer_within_s
         admin = self._admin()
         while True:
@@ -117,46 +173,27 @@ class KafkaTopics:
                 found = admin.list_topics(timeout=max(0.1, min(_ADMIN_ROUND_S, left_s))).topics
             except KafkaException as raised:
                 if left_s <= 0:
-                    raise self._no_answer(topic, raised.args[0]) from None
+                    raise self._no_answer(asked, raised.args[0]) from None
             else:
-                return len(found[topic].partitions) if topic in found else None
+                return dict(found)
 
     def close(self) -> None:
         """Let go of the brokers. Never raises."""
         with self._lock:
             self._forget_producer()
 
-    def _write(
-        self, topic: str, records: Sequence[Record], partition: int = _ANY_PARTITION
-    ) -> None:
-        deadline = time.monotonic() + self._give_up_after_s + _REPORTS_GRACE_S
-        producer = self._open_producer()
-        reports = _Reports()
-        sent, full = 0, False
-        while sent < len(records) and reports.error is None:
-            key, value = records[sent]
-            try:
-                producer.produce(topic, value, key, partition, on_delivery=reports.take)
-            except BufferError:
-                full = True
-            except KafkaException as raised:
-                reports.error = raised.args[0]
-                break
-            else:
-                sent += 1
-                full = False
-            if full or sent % 1_000 == 0:
-                producer.poll(0.05 if full else 0)
-            if full and time.monotonic() > deadline:
-                break
-        while reports.count < sent and time.monotonic() < deadline:
-            producer.poll(0.05)
-        if reports.error is None and reports.count == len(records):
+    def _write(self, batches: Sequence[tuple[str, int, Sequence[Record]]]) -> None:
+        grace_s = 0.0 if self._gapless else _REPORTS_GRACE_S
+        deadline = time.monotonic() + self._give_up_after_s + grace_s
+        delivery = _Delivery(self._open_producer(), deadline)
+        all_sent = all(delivery.send(*batch) for batch in batches)
+        delivery.wait(until_error=self._gapless)
+        if all_sent and delivery.error is None and delivery.reported == delivery.sent:
             self._trouble = ""
             return
         # What is still queued must not be delivered after the caller was told it was not.
         self._forget_producer()
-        raise self._sink_error(topic, reports.error)
+        raise self._sink_error(delivery.topic or batches[0][0], delivery.error)
 
     def _open_producer(self) -> Producer:
         if self._producer is None:
@@ -166,7 +203,7 @@ class KafkaTopics:
                     "enable.idempotence": True,
                     "acks": "all",
                     "partitioner": "murmur2_random",
-                    "delivery.timeout.ms": max(1, round(self._give_up_after_s * 1000)),
+                    "delivery.timeout.ms": self._delivery_timeout_ms(),
                     "queue.buffering.max.messages": RECORDS_QUEUED_MAX,
                     "message.max.bytes": RECORD_BYTES_TAKEN_MAX,
                     "linger.ms": 5,
@@ -175,6 +212,11 @@ class KafkaTopics:
                 }
             )
         return self._producer
+
+    def _delivery_timeout_ms(self) -> int:
+        # A record that times out is left out, and those behind it may yet be delivered. Without
+        # a limit of their own all are given up at once.
+        return 0 if self._gapless else max(1, round(self._give_up_after_s * 1000))
 
     def _forget_producer(self) -> None:
         producer, self._producer = self._producer, None
@@ -231,14 +273,48 @@ class KafkaTopics:
         )
 
 
-class _Reports:
-    """Delivery reports of one write."""
+class _Delivery:
+    """The records of one write on their way, and what is reported of them."""
 
-    def __init__(self) -> None:
-        self.count = 0
+    def __init__(self, producer: Producer, deadline: float) -> None:
+        self._producer = producer
+        self._deadline = deadline
+        self.sent = 0
+        self.reported = 0
         self.error: KafkaError | None = None
+        self.topic: str | None = None
+        """Of the error."""
 
-    def take(self, error: KafkaError | None, _message: Message) -> None:
-        self.count += 1
+    def send(self, topic: str, partition: int, records: Sequence[Record]) -> bool:
+        """Hand records to the client until one fails; False where it has not taken all."""
+        at, full = 0, False
+        while at < len(records) and self.error is None:
+            key, value = records[at]
+            try:
+                self._producer.produce(topic, value, key, partition, on_delivery=self._take)
+            except BufferError:
+                full = True
+            except KafkaException as raised:
+                self.error, self.topic = raised.args[0], topic
+                break
+            else:
+                at += 1
+                full = False
+            if full or at % 1_000 == 0:
+                self._producer.poll(0.05 if full else 0)
+            if full and time.monotonic() > self._deadline:
+                break
+        self.sent += at
+        return at == len(records)
+
+    def wait(self, *, until_error: bool) -> None:
+        """Return when all that was sent is reported, or it is too late."""
+        while self.reported < self.sent and time.monotonic() < self._deadline:
+            if until_error and self.error is not None:
+                return
+            self._producer.poll(0.05)
+
+    def _take(self, error: KafkaError | None, message: Message) -> None:
+        self.reported += 1
         if error is not None and self.error is None:
-            self.error = error
+            self.error, self.topic = error, message.topic()

@@ -22,8 +22,11 @@ AEROSPIKE_PORT = 3000
 _SQLITE = "sqlite:///"
 
 
-def open_topics(settings: Settings) -> FileTopics | KafkaTopics:
-    """The topics of TOPICS_URL. Connects, or makes its folder, at the first use."""
+def open_topics(settings: Settings, *, gapless: bool = False) -> FileTopics | KafkaTopics:
+    """The topics of TOPICS_URL. Connects, or makes its folder, at the first use.
+
+    With ``gapless`` what a write that failed has delivered to a partition are its first records.
+    """
     folder = settings.topics_folder
     if folder is not None:
         from sinks.topic_files import FileTopics
@@ -32,7 +35,7 @@ def open_topics(settings: Settings) -> FileTopics | KafkaTopics:
     from sinks.kafka import KafkaTopics
 
     assert settings.kafka_bootstrap is not None
-    return KafkaTopics(settings.kafka_bootstrap)
+    return KafkaTopics(settings.kafka_bootstrap, gapless=gapless)
 
 
 def open_profiles(settings: Settings) -> ProfileStore:

@@ -24,9 +24,22 @@ from pathlib import Path
 from threading import RLock
 from zlib import crc32
 
-from schemas.topic_files import META_FILE, index_path, partitions_of, records_path
+from schemas.topic_files import (
+    META_FILE,
+    end_offset,
+    index_path,
+    partitions_of,
+    records_path,
+)
 from schemas.topics import TOPICS
-from sinks import Record, SinkError, SinkRefusedError, SinkUnavailableError
+from sinks import (
+    PartitionBatch,
+    Place,
+    Record,
+    SinkError,
+    SinkRefusedError,
+    SinkUnavailableError,
+)
 from sinks._partition_file import PartitionFile
 
 TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
@@ -57,10 +70,11 @@ class FileTopics:
         self._files: OrderedDict[tuple[str, int], PartitionFile] = OrderedDict()
         self._counts: dict[str, tuple[tuple[int, int], int]] = {}
 
-    def create(self, topic: str, partitions: int) -> None:
+    def create(self, topic: str, partitions: int, retention_h: int | None = None) -> None:
         """Make a topic, or give it more partitions; harmless where it has as many.
 
-        Raises SinkRefusedError for a bad name and for fewer partitions than it has.
+        ``retention_h`` is for Kafka: nothing is removed here. Raises SinkRefusedError for a bad
+        name and for fewer partitions than it has.
         """
         _check_name(topic)
         if not 1 <= partitions <= PARTITIONS_MAX:
@@ -101,6 +115,18 @@ class FileTopics:
         except ValueError as error:
             raise SinkRefusedError(str(error)) from None
 
+    def topics(self) -> list[str]:
+        """The names of all topics."""
+        return [path.parent.name for path in self._folder.glob(f"*/{META_FILE}")]
+
+    def end_offsets(self, places: Sequence[Place]) -> list[int]:
+        """The next offset of each (topic, partition): the number of its whole records."""
+        return [end_offset(self._folder, *place) for place in places]
+
+    def first_offset(self, topic: str, partition: int) -> int:
+        """0: nothing is removed."""
+        return 0
+
     def write(self, topic: str, records: Sequence[Record]) -> None:
         """Append records, each to the partition of its key, in order; return when all are.
 
@@ -124,6 +150,11 @@ class FileTopics:
         """Append records to one partition, in order. Raises as ``write`` does."""
         if values:
             self.append(topic, partition, _lines(list(values)), len(values))
+
+    def write_each(self, batches: Sequence[PartitionBatch]) -> None:
+        """Append each batch to its partition, in order. Raises as ``write`` does."""
+        for topic, partition, values in batches:
+            self.write_to(topic, partition, values)
 
     def append(self, topic: str, partition: int, payloads: bytes, count: int) -> int:
         """Append ``count`` lines, each ended by a newline, to one partition.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +15,8 @@ Int64s = npt.NDArray[np.int64]
 
 TIME_MS = "time_ms"
 """The column of a batch's frame that holds the event time, milliseconds since 1970 UTC."""
+ROW = "row"
+"""Of rows that were made of a batch's frame: the place there of the event they stem from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +78,13 @@ class Batch:
         lines = self.poll.data.split(b"\n")
         lines.pop()
         return lines if self.rows is None else [lines[place] for place in self.rows]
+
+
+@dataclass(frozen=True, slots=True)
+class TableRows:
+    """Upserts for several tables, by the table's name."""
+
+    frames: Mapping[str, pl.DataFrame]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.frames.values()))

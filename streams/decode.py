@@ -2,13 +2,13 @@
 
 The fast path decodes all records of a slice and lifts the columns out of them, and after a few
 slices it makes series of what was lifted; the objects of either fit the processor's cache. Only
-where that fails are the records taken one by one, so that a bad record never costs a good one
-beside it.
+the slices where that fails are read line by line, so that a bad record never costs a good one
+beside it, and costs no other slice its speed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -20,8 +20,20 @@ import polars as pl
 from schemas.dead_letters import Code, DeadLetter, payload_fields
 from schemas.times import FUTURE_MAX_MS, BadTimeError, iso_ms, parse_time_ms
 from schemas.topics import RECORD_BYTES_MAX
+from streams._decode_each import NOT_DECODED, Bad, decode_all, decode_each
+from streams._slices import (
+    Slice,
+    bad_of,
+    cut,
+    firsts,
+    lines_at,
+    mark,
+    may_be_longer,
+    read_times,
+    rows_of,
+)
 from streams.batch import TIME_MS, Batch, Int64s, Poll
-from streams.times import BAD_TIME, parse_lines_ms, parse_times_ms
+from streams.times import BAD_TIME, parse_times_ms
 
 SLICE_BYTES = 131_072
 """About 500 records: their objects stay in the cache while the columns are lifted out."""
@@ -48,8 +60,8 @@ def text(lift: Lift) -> Column:
 
 
 def ident(lift: Lift) -> Column:
-    """A String column of ids that may come as integers."""
-    return Column(lift, _ident_series)
+    """A String column of ids that may come as integers, and may be None."""
+    return Column(lift, ident_series)
 
 
 def integer(lift: Lift) -> Column:
@@ -62,11 +74,31 @@ def cents(lift: Lift) -> Column:
     return Column(lift, _cents_series, bad=_bad_price)
 
 
-def _ident_series(name: str, values: list[Any]) -> pl.Series:
+def ident_series(name: str, values: list[Any]) -> pl.Series:
+    """A String series of ids, each an integer, a text or None; fastest where all are alike."""
+    first = next((value for value in values if value is not None), None)
+    if type(first) is int:
+        try:
+            return _mostly_integers(name, values)
+        except (TypeError, OverflowError):
+            pass  # Some are too large for Int64.
     try:
         return pl.Series(name, values, dtype=pl.String)
     except TypeError:
-        return pl.Series(name, list(map(str, values)), dtype=pl.String)
+        texts = [value if value is None else str(value) for value in values]
+        return pl.Series(name, texts, dtype=pl.String)
+
+
+def _mostly_integers(name: str, values: list[Any]) -> pl.Series:
+    # Integers of a series are made text at once, much faster than one by one.
+    try:
+        return pl.Series(name, values, dtype=pl.Int64).cast(pl.String)
+    except TypeError:
+        pass
+    numbers = [value if type(value) is int else None for value in values]
+    texts = pl.Series(name, numbers, dtype=pl.Int64).cast(pl.String)
+    places = texts.is_null().arg_true()
+    return texts.scatter(places, [values[place] for place in places])
 
 
 def _cents_series(name: str, values: list[Any]) -> pl.Series:
@@ -100,6 +132,8 @@ class Records:
     """An event further ahead of the wall clock is a dead letter; None accepts any."""
     bytes_max: int = RECORD_BYTES_MAX
     """A larger record is a dead letter."""
+    times: Lift | None = None
+    """Lifts the event times that ``time`` names, faster than a path is followed."""
     _decoder: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -112,75 +146,94 @@ class Records:
             self.columns,
             self.future_max_ms,
             self.bytes_max,
+            self.times,
         )
 
     def decode(self, flow: str, poll: Poll) -> Batch:
         """The batch of a poll: every record is a row of the frame or a dead letter."""
-        bad: dict[int, tuple[Code, str]] = {}
-        frame, rows = None if poll.sent_again else self._decode_all(poll), None
-        if frame is None:
-            bad = dict.fromkeys(poll.sent_again, _SENT_AGAIN)
-            frame, rows = self._decode_each(poll, bad)
-        frame, rows = self._drop_bad_values(poll, frame, rows, bad)
-        dead = _letters(flow, poll, bad) if bad else []
+        frame, slices = self._decode_slices(poll)
+        if any(piece.again for piece in slices):
+            frame = self._decode_again(poll, frame, slices)
+        rows, bad = rows_of(slices), bad_of(slices)
+        frame, rows = self._drop_bad_values(poll, frame, rows, slices, bad)
+        dead = _letters(flow, poll, slices, bad) if bad else []
         return Batch(poll, frame, rows, dead)
 
-    def _decode_all(self, poll: Poll) -> pl.DataFrame | None:
-        """The frame of all records, or None where one of them is bad."""
-        data, view = poll.data, memoryview(poll.data)
-        if self.bytes_max < SLICE_BYTES and _may_be_longer(data, self.bytes_max):
-            return None
-        texts: list[str] = []
-        columns = self._columns([[] for _ in self.columns])
-        count = 0
-        try:
-            for start, stop in _cut(data, 0, len(data), BLOCK_BYTES):
-                values: list[list[Any]] = [[] for _ in self.columns]
-                for first, last in _cut(data, start, stop, SLICE_BYTES):
-                    count += self._lift(view[first:last], texts, values)
-                for column, more in zip(columns, self._columns(values), strict=True):
-                    column.append(more)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, _UnusualError):
-            return None
-        # Blank lines are skipped by the decoder, but they are records, and bad ones.
-        if count != poll.count:
-            return None
-        times = parse_lines_ms("\n".join([*texts, ""]), count)
-        return None if times is None else _frame(times, [column.rechunk() for column in columns])
+    def _decode_slices(self, poll: Poll) -> tuple[pl.DataFrame, list[Slice]]:
+        """The frame of what was lifted, and the slices, marked where that is not to be used."""
+        data = poll.data
+        columns = self._columns(self._no_values())
+        slices: list[Slice] = []
+        for block in cut(data, 0, len(data), BLOCK_BYTES):
+            values = self._no_values()
+            for piece in cut(data, block.start, block.stop, SLICE_BYTES):
+                if not self._lift_at_once(data, piece, values):
+                    piece.times = "\n".join(self._lift_each(data, piece, values))
+                slices.append(piece)
+            for column, more in zip(columns, self._columns(values), strict=True):
+                column.append(more)
+        times = read_times(slices)
+        mark(poll, slices)
+        return _frame(times, [column.rechunk() for column in columns]), slices
 
-    def _lift(self, lines: memoryview, texts: list[str], values: list[list[Any]]) -> int:
-        """Add the times of records, joined by newlines, and their values; how many they are.
+    def _decode_again(self, poll: Poll, frame: pl.DataFrame, slices: list[Slice]) -> pl.DataFrame:
+        """The frame in which marked slices have given way to what they are line by line."""
+        values = self._no_values()
+        times: list[str] = []
+        taken: list[Int64s] = []
+        lifted = 0
+        for first, piece in zip(firsts(slices), slices, strict=True):
+            start, lifted = lifted, lifted + piece.count
+            if piece.again:
+                start = len(frame) + len(times)
+                sent_again = {place - first for place in poll.sent_again}
+                times += self._lift_each(poll.data, piece, values, sent_again)
+            taken.append(start + np.arange(piece.count))
+        again = _frame(parse_times_ms(times), self._columns(values))
+        return pl.concat([frame, again], rechunk=True)[np.concatenate(taken)]
+
+    def _lift_at_once(self, data: bytes, piece: Slice, values: list[list[Any]]) -> bool:
+        """Add the values of a slice, and note what it is; false where one of its lines is bad.
 
         The records are gone on return: the next ones take their place in the cache.
         """
-        records = self._decoder.decode_lines(lines)
-        # The decoder does not look into text that it skips. A copy of what has just been read
-        # is cheap; to look through the whole poll at once is not.
-        copy = bytes(lines)
-        if not copy.isascii():
-            copy.decode()
-        texts.append("\n".join(map(attrgetter(self.time), records)))
+        if may_be_longer(data, piece, self.bytes_max):
+            return False
+        try:
+            records = decode_all(self._decoder, memoryview(data)[piece.start : piece.stop])
+        except NOT_DECODED:
+            return False
+        piece.times = "\n".join(self._lift(records, values))
+        piece.lines = piece.count = len(records)
+        return True
+
+    def _lift_each(
+        self,
+        data: bytes,
+        piece: Slice,
+        values: list[list[Any]],
+        sent_again: Set[int] = frozenset(),
+    ) -> list[str]:
+        """Add the values of the good records of a slice, and note what it is; their times."""
+        lines = piece.read(data)
+        decoded = decode_each(self._decoder, self.bytes_max, lines, sent_again)
+        records, piece.places, piece.bad = decoded
+        piece.lines, piece.count = len(lines), len(records)
+        return self._lift(records, values)
+
+    def _lift(self, records: list[Any], values: list[list[Any]]) -> list[str]:
+        """Add the values of records; their times."""
         for found, column in zip(values, self.columns.values(), strict=True):
             found.extend(column.lift(records))
-        return len(records)
+        return self._times_of(records)
 
-    def _decode_each(
-        self, poll: Poll, bad: dict[int, tuple[Code, str]]
-    ) -> tuple[pl.DataFrame, Int64s]:
-        """The frame of the good records and their places, noting in ``bad`` what others are."""
-        structs = []
-        rows = []
-        for row, line in enumerate(poll.data.split(b"\n")[:-1]):
-            if row in bad:
-                continue
-            try:
-                structs.append(self._decode_one(line))
-                rows.append(row)
-            except _BadRecordError as error:
-                bad[row] = (error.code, error.reason)
-        values = [column.lift(structs) for column in self.columns.values()]
-        times = parse_times_ms([*map(attrgetter(self.time), structs)])
-        return _frame(times, self._columns(values)), np.array(rows, dtype=np.int64)
+    def _no_values(self) -> list[list[Any]]:
+        return [[] for _ in self.columns]
+
+    def _times_of(self, records: list[Any]) -> list[str]:
+        if self.times is not None:
+            return self.times(records)
+        return [*map(attrgetter(self.time), records)]
 
     def _columns(self, values: list[list[Any]]) -> list[pl.Series]:
         return [
@@ -188,29 +241,13 @@ class Records:
             for (name, column), found in zip(self.columns.items(), values, strict=True)
         ]
 
-    def _decode_one(self, line: bytes) -> Any:
-        if len(line) > self.bytes_max:
-            raise _BadRecordError(
-                "too_large", f"the record is over the limit of {self.bytes_max} bytes"
-            )
-        if not line.strip():
-            raise _BadRecordError("empty", "the record is empty")
-        try:
-            line.decode()
-            return self._decoder.decode(line)
-        except msgspec.ValidationError as error:
-            raise _BadRecordError("wrong_field", str(error)) from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise _BadRecordError("not_json", str(error)) from None
-        except RecursionError:
-            raise _BadRecordError("not_json", "JSON is nested too deeply") from None
-
     def _drop_bad_values(
         self,
         poll: Poll,
         frame: pl.DataFrame,
         rows: Int64s | None,
-        bad: dict[int, tuple[Code, str]],
+        slices: list[Slice],
+        bad: Bad,
     ) -> tuple[pl.DataFrame, Int64s | None]:
         """Drop rows whose types are right but whose time or values are not."""
         if frame.is_empty():
@@ -228,9 +265,9 @@ class Records:
             good &= pl.col(name).is_not_null()
         keep = frame.select(good).to_series().to_numpy()
         places = np.arange(poll.count) if rows is None else rows
-        lines = poll.data.split(b"\n")
-        for place in places[~keep]:
-            bad[int(place)] = self._why_bad(lines[place], future_from_ms)
+        dropped = places[~keep].tolist()
+        for place, line in zip(dropped, lines_at(poll.data, slices, dropped), strict=True):
+            bad[place] = self._why_bad(line, future_from_ms)
         return frame.filter(pl.Series(keep)), places[keep]
 
     def _why_bad(self, line: bytes, future_from_ms: int) -> tuple[Code, str]:
@@ -253,58 +290,17 @@ def _frame(times: Int64s, columns: list[pl.Series]) -> pl.DataFrame:
     return pl.DataFrame([pl.Series(TIME_MS, times, dtype=pl.Int64), *columns])
 
 
-_SENT_AGAIN: tuple[Code, str] = ("sent_again", "the record was sent again, and counts there")
-
-
-class _UnusualError(Exception):
-    """Some record is not for the fast path."""
-
-
-class _BadRecordError(Exception):
-    def __init__(self, code: Code, reason: str) -> None:
-        super().__init__(reason)
-        self.code: Code = code
-        self.reason = reason
-
-
-def _cut(data: bytes, start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
-    """Where whole lines begin and end, about ``size`` bytes at a time, from start to stop.
-
-    Raises _UnusualError for a longer line.
-    """
-    while start < stop:
-        end = data.rfind(b"\n", start, min(start + size, stop)) + 1
-        if end == 0:
-            # Longer than a piece, if not than a record may be: the careful path measures it.
-            raise _UnusualError
-        yield start, end
-        start = end
-
-
-def _may_be_longer(lines: bytes, bytes_max: int) -> bool:
-    """False where no line is longer; true where one may be.
-
-    A longer line leaves some block of half its length without a newline, and to look for one in
-    each block is far cheaper than to find them all.
-    """
-    block = bytes_max // 2
-    return any(
-        lines.find(b"\n", start, start + block) < 0
-        for start in range(0, len(lines) - block + 1, block)
-    )
-
-
-def _letters(flow: str, poll: Poll, bad: dict[int, tuple[Code, str]]) -> list[DeadLetter]:
-    lines = poll.data.split(b"\n")
+def _letters(flow: str, poll: Poll, slices: list[Slice], bad: Bad) -> list[DeadLetter]:
+    rows = sorted(bad)
     return [
         DeadLetter(
             flow=flow,
             topic=poll.topic,
             partition=poll.partition,
             offset=poll.offset_of(row),
-            code=code,
-            reason=reason,
-            **payload_fields(lines[row]),  # type: ignore[arg-type]
+            code=bad[row][0],
+            reason=bad[row][1],
+            **payload_fields(line),  # type: ignore[arg-type]
         )
-        for row, (code, reason) in sorted(bad.items())
+        for row, line in zip(rows, lines_at(poll.data, slices, rows), strict=True)
     ]

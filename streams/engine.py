@@ -10,11 +10,12 @@ rows again after a crash.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import bytewax.operators as op
+import numpy as np
 import polars as pl
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
@@ -24,18 +25,20 @@ from bytewax.outputs import Sink
 from schemas.dead_letters import DeadLetter, LateEvent, payload_fields
 from schemas.status import PartitionStatus
 from schemas.times import iso_ms
-from streams.batch import Batch, Int64s, Poll
+from streams.batch import ROW, TIME_MS, Batch, Int64s, Poll, TableRows
 from streams.decode import Records
 from streams.progress import Counts, Progress
-from streams.windows import NEVER, Tumbling, WindowState
+from streams.windows import NEVER, NO_ROWS, Seen, Tumbling, WindowState
+
+Rows = pl.DataFrame | TableRows
+"""Upserts, in order of writing: those of the flow's table, or of each of several."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """What a step made of a batch."""
 
-    rows: pl.DataFrame | None = None
-    """Upserts for the sink, in order of writing."""
+    rows: Rows | None = None
     late: list[LateEvent] | None = None
     filtered: int = 0
     """Good records of the batch that the flow does not use."""
@@ -58,6 +61,10 @@ class Step(Protocol):
 MakeStep = Callable[[int, bytes | None], Step]
 """(partition, snapshot or None) -> the step of that partition."""
 
+Choose = Callable[[pl.DataFrame], pl.DataFrame]
+"""A batch's frame -> the rows that a flow counts, in order: with TIME_MS, ROW, and what else it
+needs. An event may give several rows, or none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
@@ -68,8 +75,27 @@ class Outputs:
     late_events: Sink[Any]
 
 
-STATEFUL_STEPS = ("read", "step")
-"""The steps of a flow that keep a state a partition, under the partition's number."""
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A topic that a flow reads, and what it does with it."""
+
+    source: Source[Poll]
+    records: Records
+    make_step: MakeStep
+
+
+ONE_TOPIC_STEPS = ("read", "step")
+
+
+def stateful_steps(topics: Sequence[str], *, sink: bool = False) -> tuple[str, ...]:
+    """The steps of a flow that keep a state a partition, under the partition's number.
+
+    With ``sink`` that of its rows is one of them.
+    """
+    written = ("write_rows",) if sink else ()
+    if len(topics) == 1:
+        return ONE_TOPIC_STEPS + written
+    return tuple(f"{step}_{topic}" for topic in topics for step in ("read", "step")) + written
 
 
 def dataflow(
@@ -81,14 +107,36 @@ def dataflow(
     *,
     progress: Progress | None = None,
 ) -> Dataflow:
-    """Wire a flow. The step ids are those of the recovery store: they never change."""
-    counted = progress or Progress()
+    """Wire a flow of one topic. Its step ids are those of the recovery store: they stay."""
     flow = Dataflow(name)
-    polls = op.input("read", flow, source)
-    batches = op.map("decode", polls, lambda poll: _keyed(records.decode(name, poll)))
-    results: KeyedStream[_Output] = op.stateful_batch(
-        "step", batches, lambda state: _Logic(make_step, counted, state)
+    results = _results(flow, "", Input(source, records, make_step), progress or Progress())
+    return _written(flow, results, outputs)
+
+
+def dataflow_of(
+    name: str,
+    inputs: Mapping[str, Input],
+    outputs: Outputs,
+    *,
+    progress: Progress | None = None,
+) -> Dataflow:
+    """Wire a flow of several topics, by name, with a state for each partition of each."""
+    flow = Dataflow(name)
+    counted = progress or Progress()
+    results = [_results(flow, f"_{topic}", read, counted) for topic, read in inputs.items()]
+    return _written(flow, op.merge("results", *results), outputs)
+
+
+def _results(flow: Dataflow, suffix: str, read: Input, progress: Progress) -> KeyedStream[_Output]:
+    name, records = flow.flow_id, read.records
+    polls = op.input(f"read{suffix}", flow, read.source)
+    batches = op.map(f"decode{suffix}", polls, lambda poll: _keyed(records.decode(name, poll)))
+    return op.stateful_batch(
+        f"step{suffix}", batches, lambda state: _Logic(read.make_step, progress, state)
     )
+
+
+def _written(flow: Dataflow, results: KeyedStream[_Output], outputs: Outputs) -> Dataflow:
     rows = op.filter_map("rows", results, lambda item: _part(item, item[1].rows))
     dead = op.filter_map("dead", results, lambda item: _part(item, item[1].dead))
     late = op.filter_map("late", results, lambda item: _part(item, item[1].late))
@@ -100,7 +148,7 @@ def dataflow(
 
 @dataclass(frozen=True, slots=True)
 class _Output:
-    rows: pl.DataFrame | None
+    rows: Rows | None
     dead: list[DeadLetter] | None
     late: list[LateEvent] | None
 
@@ -176,11 +224,18 @@ class WindowStep:
         finish: Callable[[pl.DataFrame, int], pl.DataFrame],
         partition: int,
         snapshot: bytes | None,
+        *,
+        choose: Choose | None = None,
     ) -> None:
-        """``finish`` turns window rows and the partition into rows of the sink's table."""
+        """``finish`` turns window rows and the partition into rows of the sink's table.
+
+        Where not every event is counted once, ``choose`` gives what is counted; the others
+        are filtered, and move event time on all the same.
+        """
         self._flow = flow
         self._finish = finish
         self._partition = partition
+        self._choose = choose
         self._state = WindowState.restore(spec, snapshot) if snapshot else WindowState(spec)
 
     def on_batch(self, batch: Batch) -> StepResult:
@@ -188,9 +243,19 @@ class WindowStep:
         if poll.count == 0:
             rows = self._state.mark(poll.polled_at_ms, end=poll.end)
             return StepResult(self._finished(rows))
-        found = self._state.add(batch.frame, poll.polled_at_ms)
-        late = _late_events(self._flow, batch, found.late, found.watermarks_ms)
-        return StepResult(self._finished(found.rows), late)
+        if self._choose is None or batch.frame.is_empty():
+            found = self._state.add(batch.frame, poll.polled_at_ms)
+            late = late_events(self._flow, batch, found.late, found.watermarks_ms)
+            return StepResult(self._finished(found.rows), late)
+        seen = Seen.of(batch.frame[TIME_MS].to_numpy(), self._state.newest_ms)
+        chosen = self._choose(batch.frame)
+        places = chosen[ROW].to_numpy().astype(np.int64)
+        found = self._state.add(chosen.drop(ROW), poll.polled_at_ms, seen.at(places))
+        # Several rows of one event are late together.
+        late_places, first = np.unique(places[found.late], return_index=True)
+        late = late_events(self._flow, batch, late_places, found.watermarks_ms[first])
+        filtered = len(batch.frame) - len(np.unique(places))
+        return StepResult(self._finished(found.rows), late, filtered)
 
     def snapshot(self) -> bytes:
         return self._state.snapshot()
@@ -204,17 +269,17 @@ class WindowStep:
 
 
 class StatelessStep:
-    """A step whose rows follow from each batch alone."""
+    """A step whose rows follow from each batch alone; of no event is it ever too late."""
 
-    def __init__(self, rows_of: Callable[[Batch], pl.DataFrame], snapshot: bytes | None) -> None:
+    def __init__(self, rows_of: Callable[[Batch], StepResult], snapshot: bytes | None) -> None:
         self._rows_of = rows_of
         self._newest_ms = int.from_bytes(snapshot, "little", signed=True) if snapshot else NEVER
 
     def on_batch(self, batch: Batch) -> StepResult:
         if batch.frame.is_empty():
             return StepResult()
-        self._newest_ms = max(self._newest_ms, int(batch.frame["time_ms"].max()))  # type: ignore[arg-type]
-        return StepResult(self._rows_of(batch))
+        self._newest_ms = max(self._newest_ms, int(batch.frame[TIME_MS].max()))  # type: ignore[arg-type]
+        return self._rows_of(batch)
 
     def snapshot(self) -> bytes:
         return self._newest_ms.to_bytes(8, "little", signed=True)
@@ -224,13 +289,14 @@ class StatelessStep:
         return self._newest_ms
 
 
-def _late_events(
-    flow: str, batch: Batch, late: Int64s, watermarks_ms: Int64s
+def late_events(
+    flow: str, batch: Batch, late: Int64s = NO_ROWS, watermarks_ms: Int64s = NO_ROWS
 ) -> list[LateEvent] | None:
+    """Of the rows of a batch's frame that came too late, with the watermark that each met."""
     if not len(late):
         return None
     offsets, payloads = batch.offsets(), batch.payloads()
-    times = batch.frame["time_ms"]
+    times = batch.frame[TIME_MS]
     return [
         LateEvent(
             flow=flow,

@@ -17,12 +17,13 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from streams.engine import STATEFUL_STEPS
+from streams.engine import ONE_TOPIC_STEPS
 from streams.run import WorkerError
 from streams.source import Share
 from streams.states import States, make_store, read_states
@@ -65,19 +66,35 @@ def kept_layout(recovery: Path) -> int | None:
     return count
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A flow, and its steps whose states are kept."""
+
+    flow: str
+    steps: tuple[str, ...]
+
+
 @contextmanager
 def held_store(
-    home: Path, flow: str, share: Share, *, lock_wait_s: float = LOCK_WAIT_S
+    home: Path,
+    flow: str,
+    share: Share,
+    *,
+    steps: Sequence[str] = ONE_TOPIC_STEPS,
+    lock_wait_s: float = LOCK_WAIT_S,
 ) -> Iterator[Path]:
     """The store of one process, held against all others, with the states of its partitions.
 
-    Made where there is none, and moved where the flow ran with another number of processes.
-    Raises WorkerError where a process of another layout or this very share still runs.
+    ``steps`` are those of the flow that keep a state a partition. Made where there is none, and
+    moved where the flow ran with another number of processes. Raises WorkerError where a process
+    of another layout or this very share still runs.
     """
     recovery = recovery_folder(home, flow)
     recovery.mkdir(parents=True, exist_ok=True)
     with (recovery / "lock").open("a") as lock:
-        _agree_on_layout(recovery, flow, share.count, lock, time.monotonic() + lock_wait_s)
+        _agree_on_layout(
+            recovery, Kept(flow, tuple(steps)), share.count, lock, time.monotonic() + lock_wait_s
+        )
         folder = store_folder(recovery, share)
         with (folder / "lock").open("a+") as own:
             if not _lock_own(own):
@@ -91,7 +108,9 @@ def held_store(
             yield folder
 
 
-def _agree_on_layout(recovery: Path, flow: str, count: int, lock: IO[str], until_s: float) -> None:
+def _agree_on_layout(
+    recovery: Path, kept: Kept, count: int, lock: IO[str], until_s: float
+) -> None:
     """Hold the flow's lock shared, its states being laid out for so many processes."""
     while True:
         if _try_lock(lock, fcntl.LOCK_SH):
@@ -101,19 +120,19 @@ def _agree_on_layout(recovery: Path, flow: str, count: int, lock: IO[str], until
             fcntl.flock(lock, fcntl.LOCK_UN)
             if _try_lock(lock, fcntl.LOCK_EX):
                 if not _is_ready(recovery, count):
-                    _lay_out(recovery, flow, count)
+                    _lay_out(recovery, kept, count)
                 fcntl.flock(lock, fcntl.LOCK_UN)
                 continue
             running = _running(recovery)
             if running:
                 raise WorkerError(
-                    f"{flow} is to run as {_processes(count)} on {recovery}, and {running}: stop "
-                    "it first; what it has done is taken over"
+                    f"{kept.flow} is to run as {_processes(count)} on {recovery}, and {running}: "
+                    "stop it first; what it has done is taken over"
                 )
         if time.monotonic() >= until_s:
             raise WorkerError(
-                f"another worker holds {recovery}/lock for long: stop all workers of {flow} on "
-                "this FOOTFALL_HOME, and start again"
+                f"another worker holds {recovery}/lock for long: stop all workers of {kept.flow} "
+                "on this FOOTFALL_HOME, and start again"
             )
         time.sleep(_LOCK_POLL_S)
 
@@ -141,7 +160,7 @@ def _running(recovery: Path) -> str:
     return ""
 
 
-def _lay_out(recovery: Path, flow: str, count: int) -> None:
+def _lay_out(recovery: Path, of: Kept, count: int) -> None:
     """Make the stores for ``count`` processes of what there is. The flow's lock is held."""
     draft = recovery / "draft"
     shutil.rmtree(draft, ignore_errors=True)
@@ -151,16 +170,16 @@ def _lay_out(recovery: Path, flow: str, count: int) -> None:
     if kept == count:
         _switch(recovery, count)
         return
-    states = _states_of(recovery, flow, kept, draft) if kept is not None else {}
+    states = _states_of(recovery, of, kept, draft) if kept is not None else {}
     for index in range(count):
         store = draft / "new" / str(index)
         store.mkdir(parents=True)
         own = _part_of(states, Share(index, count))
-        make_store(store, flow, own)
-        if kept is not None and _copy_holds(store, flow, draft) != own:
+        make_store(store, of.flow, own)
+        if kept is not None and _copy_holds(store, of, draft) != own:
             raise WorkerError(
                 f"the states of {recovery} could not be moved for {_processes(count)}; they are "
-                f"as they were: run {flow} as {_processes(kept)}"
+                f"as they were: run {of.flow} as {_processes(kept)}"
             )
     _write_to_disk(draft)
     (draft / "new").rename(recovery / f"of-{count}")
@@ -169,21 +188,21 @@ def _lay_out(recovery: Path, flow: str, count: int) -> None:
     shutil.rmtree(draft)
 
 
-def _states_of(recovery: Path, flow: str, count: int, draft: Path) -> States:
+def _states_of(recovery: Path, of: Kept, count: int, draft: Path) -> States:
     """All states of a layout."""
-    found: States = {step: {} for step in STATEFUL_STEPS}
+    found: States = {step: {} for step in of.steps}
     for index in range(count):
         store = store_folder(recovery, Share(index, count))
-        for step, states in _copy_holds(store, flow, draft).items():
+        for step, states in _copy_holds(store, of, draft).items():
             found[step].update(states)
     return found
 
 
-def _copy_holds(store: Path, flow: str, draft: Path) -> States:
+def _copy_holds(store: Path, of: Kept, draft: Path) -> States:
     """What a store holds, by a copy of it: one that is run on is changed."""
     copy = draft / "copy"
     shutil.copytree(store, copy)
-    found = read_states(copy, flow, STATEFUL_STEPS)
+    found = read_states(copy, of.flow, of.steps)
     shutil.rmtree(copy)
     return found
 

@@ -17,7 +17,7 @@ import polars as pl
 
 from streams.batch import TIME_MS, Batch, Poll
 from streams.decode import Records
-from streams.engine import MakeStep, Step
+from streams.engine import MakeStep, Rows, Step
 from streams.source import EARLIEST, LATEST, Position, Reader, SourceError, Topic, wall_clock_ms
 from streams.windows import NEVER, Tumbling
 
@@ -192,7 +192,8 @@ class Replay:
         # Where no watermark says how far the stream is, later events are of no use.
         to_ms = windows.to_ms if self.rules.reach_ms is None else END_MS
 
-        def give(rows: pl.DataFrame | None) -> None:
+        def give(rows: Rows | None) -> None:
+            assert rows is None or isinstance(rows, pl.DataFrame), "rows of one table"
             if rows is not None and len(found := rows.filter(wanted)):
                 take(found)
 

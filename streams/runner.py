@@ -8,7 +8,7 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +20,7 @@ from bytewax.recovery import RecoveryConfig
 from bytewax.testing import run_main
 
 from schemas.status import WorkerStatus, status_folder, status_path
+from streams.engine import ONE_TOPIC_STEPS
 from streams.process import (
     STOP_WITHIN_S,
     native_messages_in,
@@ -47,6 +48,7 @@ def run_worker(
     once: bool = False,
     snapshot_every_s: float = SNAPSHOT_EVERY_S,
     share: Share = WHOLE,
+    steps: Sequence[str] = ONE_TOPIC_STEPS,
     skip_removed: bool = False,
     look_every_s: float = LOOK_EVERY_S,
     stop_within_s: float = STOP_WITHIN_S,
@@ -54,8 +56,8 @@ def run_worker(
 ) -> None:
     """Run the flow until it is stopped or, with ``once``, until it has read all there is.
 
-    State lies under ``home``. ``wire`` is called again whenever a topic that came by
-    ``Run.source`` has got more partitions. Returns when everything read is written and
+    The states of ``steps`` lie under ``home``. ``wire`` is called again whenever a topic that
+    came by ``Run.source`` has got more partitions. Returns when everything read is written and
     snapshotted. Raises WorkerError where another worker runs this share of the flow, or another
     layout of it, on the same home.
     """
@@ -65,9 +67,9 @@ def run_worker(
     with (
         native_messages_in(home / "logs" / f"{flow}.native.log"),
         _causes_alone(recovery_folder(home, flow)),
-        held_store(home, flow, share) as store,
+        held_store(home, flow, share, steps=steps) as store,
         stopped_by_signals(run.stop, name, stop_within_s=stop_within_s),
-        _reporting(flow, home, run),
+        reporting(flow, home, run),
     ):
         config = RecoveryConfig(str(store), timedelta(0))
         while True:
@@ -162,7 +164,8 @@ def _in_words(error: BaseException, recovery: Path) -> BaseException:
 
 
 @contextmanager
-def _reporting(flow: str, home: Path, run: Run) -> Iterator[None]:
+def reporting(flow: str, home: Path, run: Run) -> Iterator[None]:
+    """Keep the worker's status file while a flow runs."""
     path = status_path(home, flow, run.share.index)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_other_layouts(home, flow, run.share.count)

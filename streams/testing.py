@@ -25,8 +25,9 @@ from bytewax.testing import run_main
 
 from schemas.dead_letters import DeadLetter, LateEvent
 from schemas.status import PartitionStatus
-from streams.batch import Poll
-from streams.engine import Outputs
+from schemas.tables.clickhouse import Table
+from streams.batch import Poll, TableRows
+from streams.engine import Outputs, Rows
 from streams.progress import Progress
 from streams.source import TopicSource
 
@@ -116,7 +117,7 @@ class MemoryReader:
 class Result:
     """What a flow wrote."""
 
-    frames: list[pl.DataFrame] = field(default_factory=list)
+    items: list[Rows] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
     late: list[LateEvent] = field(default_factory=list)
     partitions: list[PartitionStatus] = field(default_factory=list)
@@ -124,15 +125,34 @@ class Result:
     @property
     def rows(self) -> pl.DataFrame:
         """All rows, in order of writing; no columns where there were none."""
-        return pl.concat(self.frames) if self.frames else pl.DataFrame()
+        frames = [item for item in self.items if isinstance(item, pl.DataFrame)]
+        return pl.concat(frames) if frames else pl.DataFrame()
+
+    def rows_of(self, table: str) -> pl.DataFrame:
+        """The same of one of several tables."""
+        frames = [
+            item.frames[table]
+            for item in self.items
+            if isinstance(item, TableRows) and table in item.frames
+        ]
+        return pl.concat(frames) if frames else pl.DataFrame()
 
     def upserts(self, *key: str) -> list[dict[str, Any]]:
         """The rows as a table holds them in the end, ordered by key: of each the newest."""
-        rows = self.rows
-        if rows.is_empty():
-            return []
-        newest = rows.sort("version", maintain_order=True).unique(key, keep="last")
-        return newest.sort(key).to_dicts()
+        return newest(self.rows, key).to_dicts()
+
+    def table(self, table: Table) -> pl.DataFrame:
+        """One of several tables as it is in the end, without versions, ordered by its key."""
+        found = newest(self.rows_of(table.name), table.order_by)
+        return found.drop(table.version, strict=False)
+
+
+def newest(rows: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
+    """Of each key the row with the highest version, of equal ones the last, ordered by key."""
+    if rows.is_empty():
+        return rows
+    ordered = rows.sort("version", maintain_order=True)
+    return ordered.unique(key, keep="last", maintain_order=True).sort(key)
 
 
 def run_flow(
@@ -161,7 +181,7 @@ def run_flow(
     progress = Progress()
     source = TopicSource(topic, threading.Event(), clock_ms=lambda: now_ms, poll_every_s=0)
     sinks = outputs or Outputs(
-        ListSink(result.frames.extend),
+        ListSink(result.items.extend),
         ListSink(lambda items: _extend(result.dead, items)),
         ListSink(lambda items: _extend(result.late, items)),
     )

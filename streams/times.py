@@ -1,13 +1,15 @@
 """Event times of a whole batch at once: the columnar twin of ``schemas.times``.
 
 Texts of one fixed layout are read as a matrix of characters: the minute that each begins with
-once for all that have it in a row, the rest of each on its own. Days are counted from the civil
-calendar by Howard Hinnant's ``days_from_civil`` (http://howardhinnant.github.io/date_algorithms.html).
+once for all that have it in a row, the rest of each on its own. Most polls are one such matrix;
+in the others the texts of each length make one. Days are counted from the civil calendar by
+Howard Hinnant's ``days_from_civil`` (http://howardhinnant.github.io/date_algorithms.html).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,39 +17,65 @@ import numpy.typing as npt
 from schemas.times import YEAR_MAX, BadTimeError, parse_time_ms
 from streams.batch import Int64s
 
-LAYOUTS = {
-    len(layout): layout
-    for layout in (
-        "YYYY-MM-DDThh:mm:ss.fffZ",
-        "YYYY-MM-DD hh:mm:ss UTC",
-        "YYYY-MM-DDThh:mm:ssZ",
-    )
-}
-"""The layouts that are read at once; every other text is read one by one."""
+LAYOUTS = (
+    "YYYY-MM-DDThh:mm:ss.fffZ",
+    "YYYY-MM-DD hh:mm:ss UTC",
+    "YYYY-MM-DDThh:mm:ss.fff",
+    "YYYY-MM-DDThh:mm:ss.fffuuuZ",
+    "YYYY-MM-DDThh:mm:ss.fff+HH:NN",
+    "YYYY-MM-DDThh:mm:ss.fff-HH:NN",
+    "YYYY-MM-DDThh:mm:ss.fffuuu",
+    "YYYY-MM-DDThh:mm:ss.fffuuu+HH:NN",
+    "YYYY-MM-DDThh:mm:ss.fffuuu-HH:NN",
+    "YYYY-MM-DDThh:mm:ssZ",
+    "YYYY-MM-DDThh:mm:ss+HH:NN",
+    "YYYY-MM-DDThh:mm:ss-HH:NN",
+    "YYYY-MM-DDThh:mm:ss",
+    "YYYY-MM-DD hh:mm:ss",
+)
+"""The layouts that are read at once; every other text is read one by one.
+
+``u`` is a digit past the milliseconds, and ``HH:NN`` is how far the zone's clock is off.
+"""
 
 BAD_TIME = -1
 
-_DIGITS = "YMDhmsf"
+_DIGITS = "YMDhmsfuHN"
 _MINUTE_CHARS = 16
 """Each layout begins with the minute, to which many texts in a row belong."""
+_FEW = 128
+"""Fewer texts are read faster one by one than as a matrix of their own."""
 _MONTH_DAYS = np.array([31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], dtype=np.int64)
 
+# Each text is a row: its newline stands in the last place of the row, and no place before takes
+# one.
+_BY_WIDTH: dict[int, list[str]] = defaultdict(list)
+for _layout in LAYOUTS:
+    _BY_WIDTH[len(_layout) + 1].append(_layout + "\n")
+
 Chars = npt.NDArray[np.uint8]
+Bools = npt.NDArray[np.bool_]
 
 
 def parse_times_ms(texts: Sequence[str]) -> Int64s:
     """Milliseconds since 1970 UTC of each text; BAD_TIME where a text is no time."""
-    times = _parse_layout("\n".join([*texts, ""]), len(texts))
+    times = parse_lines_ms("\n".join([*texts, ""]), len(texts))
     return _parse_each(texts) if times is None else times
 
 
 def parse_lines_ms(lines: str, count: int) -> Int64s | None:
     """The same of ``count`` texts, each ended by a newline; None where a text holds another."""
-    times = _parse_layout(lines, count)
-    if times is not None:
-        return times
-    texts = lines.split("\n")[:-1]
-    return _parse_each(texts) if len(texts) == count else None
+    if count == 0:
+        return np.empty(0, dtype=np.int64)
+    # A character that is not ASCII is a byte here too, and one that no layout has.
+    raw = np.frombuffer(lines.encode("ascii", "replace"), dtype=np.uint8)
+    width, rest = divmod(len(raw), count)
+    if not rest and width in _BY_WIDTH:
+        times, good = _parse_layout(raw.reshape(count, width), _BY_WIDTH[width][0])
+        if good.all():
+            return times
+    ends = np.flatnonzero(raw == ord("\n"))
+    return _parse_groups(lines, raw, ends) if len(ends) == count else None
 
 
 def _parse_each(texts: Sequence[str]) -> Int64s:
@@ -61,33 +89,51 @@ def _parse_one(text: str) -> int:
         return BAD_TIME
 
 
-def _parse_layout(lines: str, count: int) -> Int64s | None:
-    """The times of ``count`` texts if all of them are valid ones of one layout, else None."""
-    if count == 0:
-        return np.empty(0, dtype=np.int64)
-    width, rest = divmod(len(lines), count)
-    layout = LAYOUTS.get(width - 1)
-    if layout is None or rest or not lines.isascii():
-        return None
-    # Each text is a row: its newline stands in the last place of the row, and no place before
-    # takes one.
-    layout += "\n"
-    raw = lines.encode()
-    chars = np.frombuffer(raw, dtype=np.uint8).reshape(count, width)
-    starts, lengths = _runs_of_minutes(raw, count, width)
-    minutes = _minutes(chars[starts, :_MINUTE_CHARS], layout[:_MINUTE_CHARS])
-    rest_ms = _rest_of_minute_ms(chars[:, _MINUTE_CHARS:], layout[_MINUTE_CHARS:])
-    if minutes is None or rest_ms is None:
-        return None
-    times: Int64s = np.repeat(minutes * 60_000, lengths)
-    times += rest_ms
+def _parse_groups(lines: str, raw: Chars, ends: Int64s) -> Int64s:
+    """The times of the texts before each newline, those of one length and layout together."""
+    times = np.empty(len(ends), dtype=np.int64)
+    is_read = np.zeros(len(ends), dtype=np.bool_)
+    widths = np.diff(ends, prepend=-1)
+    for width, layouts in _BY_WIDTH.items():
+        places = np.flatnonzero(widths == width)
+        for layout in layouts:
+            if len(places) < _FEW:
+                break
+            found, good = _parse_layout(_rows(raw, ends[places], width), layout)
+            times[places] = found
+            is_read[places] = good
+            places = places[~good]
+    left = np.flatnonzero(~is_read)
+    starts = ends[left] - widths[left] + 1
+    cuts = zip(starts.tolist(), ends[left].tolist(), strict=True)
+    times[left] = _parse_each([lines[start:end] for start, end in cuts])
     return times
 
 
-def _runs_of_minutes(raw: bytes, count: int, width: int) -> tuple[Int64s, Int64s]:
+def _rows(raw: Chars, ends: Int64s, width: int) -> Chars:
+    """The characters before each end, and the newline that stands there, as a matrix."""
+    items = np.ndarray((len(raw) - width + 1,), dtype=f"V{width}", buffer=raw, strides=(1,))
+    return items[ends - width + 1].view(np.uint8).reshape(len(ends), width)
+
+
+def _parse_layout(chars: Chars, layout: str) -> tuple[Int64s, Bools]:
+    """The time of each row, and whether it is one in this layout: if not, it may be anything."""
+    starts, lengths = _runs_of_minutes(chars)
+    minutes, minute_good = _minutes(chars[starts, :_MINUTE_CHARS], layout[:_MINUTE_CHARS])
+    rest_ms, rest_good = _rest_of_minute_ms(chars[:, _MINUTE_CHARS:], layout[_MINUTE_CHARS:])
+    times: Int64s = np.repeat(minutes * 60_000, lengths)
+    times += rest_ms
+    good = rest_good if minute_good.all() else rest_good & np.repeat(minute_good, lengths)
+    if "H" in layout:
+        good &= times >= 0
+    return times, good
+
+
+def _runs_of_minutes(chars: Chars) -> tuple[Int64s, Int64s]:
     """Where the minute differs from that of the text before, and how many texts follow it."""
+    count, width = chars.shape
     first, second = (
-        np.ndarray((count,), dtype="<u8", buffer=raw, offset=at, strides=(width,)).copy()
+        np.ndarray((count,), dtype="<u8", buffer=chars, offset=at, strides=(width,)).copy()
         for at in (0, 8)
     )
     differs = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
@@ -95,66 +141,74 @@ def _runs_of_minutes(raw: bytes, count: int, width: int) -> tuple[Int64s, Int64s
     return starts, np.diff(starts, append=count)
 
 
-def _minutes(chars: Chars, layout: str) -> Int64s | None:
-    """Minutes since 1970 that the texts begin with; None where one is no minute of ours."""
-    digits = _digits(chars, layout)
-    if digits is None:
-        return None
-    hour, minute = (_number(digits, layout, mark) for mark in "hm")
-    if hour.max() > 23 or minute.max() > 59:
-        return None
-    days = _days(digits, layout)
-    return None if days is None else days * 1440 + hour * 60 + minute
+def _minutes(chars: Chars, layout: str) -> tuple[Int64s, Bools]:
+    """Minutes since 1970 that the texts begin with, and whether they are minutes of ours."""
+    digits, good = _digits(chars, layout)
+    number = _reader(digits, layout)
+    hour, minute = number("h"), number("m")
+    days, days_good = _days(number("Y"), number("M"), number("D"))
+    good &= days_good & (hour <= 23) & (minute <= 59)
+    return days * 1440 + hour * 60 + minute, good
 
 
-def _rest_of_minute_ms(chars: Chars, layout: str) -> npt.NDArray[np.int32] | None:
-    """Seconds and fractions in milliseconds; None where a text has something else there."""
-    digits = _digits(chars, layout)
-    if digits is None:
-        return None
-    second = _number(digits, layout, "s")
-    if second.max() > 59:
-        return None
-    return second * 1000 + (_number(digits, layout, "f") if "f" in layout else 0)
+def _rest_of_minute_ms(chars: Chars, layout: str) -> tuple[npt.NDArray[np.int32], Bools]:
+    """Seconds, fractions, and what makes the zone's clock UTC, in milliseconds."""
+    digits, good = _digits(chars, layout)
+    number = _reader(digits, layout)
+    second = number("s")
+    good &= second <= 59
+    rest_ms = second * 1000
+    if "f" in layout:
+        rest_ms += number("f")
+    if "H" in layout:
+        hours, minutes = number("H"), number("N")
+        good &= (hours <= 23) & (minutes <= 59)
+        off_ms = (hours * 60 + minutes) * 60_000
+        rest_ms += off_ms if "-HH" in layout else -off_ms
+    return rest_ms, good
 
 
-def _digits(chars: Chars, layout: str) -> Chars | None:
-    """What stands in each place of the layout, less "0"; None if any is not as in the layout.
+def _digits(chars: Chars, layout: str) -> tuple[Chars, Bools]:
+    """What stands in each place of the layout, less "0", and which texts are as the layout.
 
     One place a row: each is contiguous then.
     """
     digits = np.ascontiguousarray(chars.T) - np.uint8(ord("0"))
+    highest = np.zeros(len(chars), dtype=np.uint8)
+    differs = np.zeros(len(chars), dtype=np.uint8)
     for place, mark in zip(digits, layout, strict=True):
         if mark in _DIGITS:
-            if place.max() > 9:
-                return None
-        elif (place != np.uint8((ord(mark) - ord("0")) % 256)).any():
-            return None
-    return digits
+            np.maximum(highest, place, out=highest)
+        else:
+            differs |= place ^ np.uint8((ord(mark) - ord("0")) % 256)
+    return digits, (highest <= 9) & (differs == 0)
 
 
-def _number(digits: Chars, layout: str, mark: str) -> npt.NDArray[np.int32]:
-    """The decimal number that the places marked ``mark`` spell, for each text."""
-    first, last = layout.index(mark), layout.rindex(mark)
-    total: npt.NDArray[np.int32] = digits[first].astype(np.int32)
-    for place in range(first + 1, last + 1):
-        total *= 10
-        total += digits[place]
-    return total
+def _reader(digits: Chars, layout: str) -> Callable[[str], npt.NDArray[np.int32]]:
+    """Gives the decimal number that the places of a mark spell, for each text."""
+
+    def number(mark: str) -> npt.NDArray[np.int32]:
+        first, last = layout.index(mark), layout.rindex(mark)
+        total: npt.NDArray[np.int32] = digits[first].astype(np.int32)
+        for place in range(first + 1, last + 1):
+            total *= 10
+            total += digits[place]
+        return total
+
+    return number
 
 
-def _days(digits: Chars, layout: str) -> Int64s | None:
-    """Days since 1970-01-01 of each text; None where one is no date within our years."""
-    year, month, day = (_number(digits, layout, mark).astype(np.int64) for mark in "YMD")
-    if year.min() < 1970 or year.max() > YEAR_MAX or month.min() < 1 or month.max() > 12:
-        return None
+def _days(
+    year: npt.NDArray[np.int32], month: npt.NDArray[np.int32], day: npt.NDArray[np.int32]
+) -> tuple[Int64s, Bools]:
+    """Days since 1970-01-01 of each date, and whether it is one within our years."""
+    good = (year >= 1970) & (year <= YEAR_MAX) & (month >= 1) & (month <= 12) & (day >= 1)
     leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
-    if (day < 1).any() or (day > _MONTH_DAYS[month - 1] + (leap & (month == 2))).any():
-        return None
+    good &= day <= _MONTH_DAYS[np.clip(month, 1, 12) - 1] + (leap & (month == 2))
     # Years start in March here, so that the leap day is the last day of one.
-    shifted_year = year - (month <= 2)
+    shifted_year = year.astype(np.int64) - (month <= 2)
     era, year_of_era = np.divmod(shifted_year, 400)
     day_of_year = (153 * ((month + 9) % 12) + 2) // 5 + day - 1
     day_of_era = year_of_era * 365 + year_of_era // 4 - year_of_era // 100 + day_of_year
     days: Int64s = era * 146_097 + day_of_era - 719_468
-    return days
+    return days, good

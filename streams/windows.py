@@ -38,6 +38,7 @@ OPEN_ROWS_MAX = 65_536
 """Unmerged rows are merged when there are more, and twice as many as there are groups."""
 CLOSED_CHUNKS_MAX = 32
 NEVER = -1
+NO_END_MS = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,26 @@ class WindowRows:
 NO_ROWS = np.empty(0, dtype=np.int64)
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """How far event time had come, by events of which not all are counted."""
+
+    newest_ms: int
+    """The highest event time by the end of the batch."""
+    reached_ms: Int64s
+    """The highest event time that each row of the frame met, its own among them."""
+
+    @staticmethod
+    def of(times: Int64s, before_ms: int) -> Seen:
+        """All events count. ``times`` has some; ``before_ms`` is the highest before them."""
+        reached = np.maximum(np.maximum.accumulate(times), before_ms)
+        return Seen(int(reached[-1]), reached)
+
+    def at(self, rows: Int64s) -> Seen:
+        """The same for the rows that are counted."""
+        return Seen(self.newest_ms, self.reached_ms[rows])
+
+
 @dataclass(slots=True)
 class WindowState:
     """The windows of one partition. Bounded by the events of size + delay + lateness."""
@@ -102,7 +123,7 @@ class WindowState:
     """Groups of the open windows when they were last merged."""
     merged: bool = True
     """``open`` is one frame at most, with one row a group."""
-    earliest_end_ms: int = 2**62
+    earliest_end_ms: int = NO_END_MS
     """End of the earliest open window."""
     closed: list[Chunk] = field(default_factory=list)
 
@@ -111,17 +132,22 @@ class WindowState:
         """No earlier event is expected; NEVER before the first event."""
         return self.newest_ms - self.spec.delay_ms if self.newest_ms != NEVER else NEVER
 
-    def add(self, frame: pl.DataFrame, polled_at_ms: int) -> WindowRows:
-        """Count the events of a batch, and give the rows that are due."""
-        if frame.is_empty():
+    def add(self, frame: pl.DataFrame, polled_at_ms: int, seen: Seen | None = None) -> WindowRows:
+        """Count the events of a batch, and give the rows that are due.
+
+        Where the batch had others too, ``seen`` says how far they have brought event time.
+        """
+        if frame.is_empty() and seen is None:
             return WindowRows(None, NO_ROWS, NO_ROWS)
         spec = self.spec
         times = frame[TIME_MS].to_numpy()
-        newest_ms = max(self.newest_ms, int(times.max()))
-        earliest_end_ms = int(times.min()) // spec.size_ms * spec.size_ms + spec.size_ms
+        seen = seen or Seen.of(times, self.newest_ms)
+        earliest_end_ms = NO_END_MS
+        if len(times):
+            earliest_end_ms = int(times.min()) // spec.size_ms * spec.size_ms + spec.size_ms
         late, watermarks, corrections = NO_ROWS, NO_ROWS, None
         on_time = frame
-        reached = np.maximum(np.maximum.accumulate(times), self.newest_ms) - spec.delay_ms
+        reached = seen.reached_ms - spec.delay_ms
         if (times < reached).any():
             # Some row is behind the watermark that it meets: its window may be passed already.
             ends = times // spec.size_ms * spec.size_ms + spec.size_ms
@@ -134,8 +160,8 @@ class WindowState:
             is_on_time = ends > reached
             if not is_on_time.all():
                 on_time = frame.filter(pl.Series(is_on_time))
-            earliest_end_ms = int(ends[is_on_time].min()) if len(on_time) else 2**62
-        self.newest_ms = newest_ms
+            earliest_end_ms = int(ends[is_on_time].min()) if len(on_time) else NO_END_MS
+        self.newest_ms = seen.newest_ms
         self.polled_at_ms = polled_at_ms
         self._append(on_time, earliest_end_ms)
         rows = self._close(self.watermark_ms)
@@ -151,10 +177,10 @@ class WindowState:
 
     def mark(self, polled_at_ms: int, *, end: bool = False) -> pl.DataFrame | None:
         """The rows that are due as time passes without events, or, at the end, all of them."""
-        if self.newest_ms == NEVER:
+        if not self.open:
             return None
         quiet_ms = max(0, polled_at_ms - self.polled_at_ms)
-        passed_ms = 2**62 if end else self.watermark_ms + quiet_ms
+        passed_ms = NO_END_MS if end else self.watermark_ms + quiet_ms
         if self.earliest_end_ms > passed_ms:
             return _concat(self._write_early(polled_at_ms))
         groups = self._merge()
@@ -267,11 +293,11 @@ class WindowState:
         passed, opened = zip(*(_split(frame, last_start_ms) for frame in self.open), strict=True)
         closing = pl.concat(passed, rechunk=True)
         closing = closing.drop(FRESH) if self.merged else self._grouped(closing, fresh=False)
-        # There are some: the newest event's window is never passed.
+        # There is none where the newest event is of those that are not counted.
         self.open = [frame for frame in opened if len(frame)]
         self.open_rows = sum(map(len, self.open))
-        first_ms = min(int(frame[WINDOW].to_numpy().min()) for frame in self.open)
-        self.earliest_end_ms = first_ms + self.spec.size_ms
+        starts = [int(frame[WINDOW].to_numpy().min()) for frame in self.open]
+        self.earliest_end_ms = min(starts) + self.spec.size_ms if starts else NO_END_MS
         if self.spec.lateness_ms > 0:
             self.closed.append(_chunk(closing))
             if len(self.closed) > CLOSED_CHUNKS_MAX:

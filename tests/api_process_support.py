@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.ports_support import free_port  # noqa: F401
+
 WAIT_S = 20.0
 
 
@@ -24,12 +26,6 @@ def eventually(holds: Callable[[], bool], within_s: float = WAIT_S) -> None:
 
 def project_root() -> Path:
     return Path(__file__).resolve().parent.parent
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 LIMITED = """

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.ports_support import free_port  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND_S_MAX = 120.0
@@ -121,14 +122,6 @@ def processes_of(home: Path) -> dict[int, str]:
         if wanted in environ and command:
             found[int(folder.name)] = command.strip()
     return found
-
-
-def free_port() -> int:
-    """A port of loopback that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def one_line(result: subprocess.CompletedProcess[str]) -> str:

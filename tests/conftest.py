@@ -1,15 +1,20 @@
 """Skips are never silent: all are listed at the end, and in CI an unexpected one fails the run.
 
 tests/known_skips.txt holds the reasons that may stand, one shell pattern a line.
+
+Under ``-n N`` (pytest-xdist) tests run in several processes: see tests/side_by_side_support.py.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
 from collections import Counter
 from collections.abc import Generator
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,10 +25,15 @@ from tests.kafka_support import (  # noqa: F401
     kafka,
     own_kafka,
 )
+from tests.side_by_side_support import CALM, CALM_FIRST, Turns, place_of, scheduler
 
 KNOWN_SKIPS = Path(__file__).parent / "known_skips.txt"
 
 _skips: Counter[str] = Counter()
+_skipped_files: dict[str, str] = {}
+"""Reasons by file, which under ``-n N`` every process comes upon."""
+_turns = pytest.StashKey[Turns]()
+_folder = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 
 
 def known_reasons(text: str) -> list[str]:
@@ -39,6 +49,50 @@ def unexpected(reasons: Counter[str], known: list[str]) -> list[str]:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"{CALM}: runs while no other test does")
+    cache = getattr(config, "cache", None)
+    if sys.dont_write_bytecode and cache is not None:
+        # Hundreds of processes start in these tests: compiling anew is a third of each start.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = str(cache.mkdir("bytecode"))
+    given = getattr(config, "workerinput", {})
+    if "turns" in given:
+        config.stash[_turns] = Turns(Path(given["turns"]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Of each process of ``-n N``: the folder that all of them share."""
+    folder = node.config.stash.setdefault(_folder, tempfile.TemporaryDirectory("-footfall-turns"))
+    node.workerinput["turns"] = folder.name
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    return scheduler(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.startswith(CALM_FIRST):
+            item.add_marker(CALM)
+    if _turns in config.stash:
+        items.sort(key=lambda item: place_of(item.nodeid))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, object, object]:
+    turns = item.config.stash.get(_turns, None)
+    if turns is None:
+        return (yield)
+    next_calm = nextitem is not None and nextitem.get_closest_marker(CALM) is not None
+    with turns.turn(alone=item.get_closest_marker(CALM) is not None, next_alone=next_calm):
+        return (yield)
+
+
 def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
     text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
     return text.removeprefix("Skipped: ").strip()
@@ -51,11 +105,18 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
     if report.skipped:
-        _skips[_reason(report)] += 1
+        _skipped_files[report.nodeid] = _reason(report)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    _skipped_files.update(getattr(node, "workeroutput", {}).get("skipped_files", {}))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if os.environ.get("CI") == "true" and _unexpected() and session.exitstatus == 0:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["skipped_files"] = _skipped_files
+    elif os.environ.get("CI") == "true" and _unexpected() and session.exitstatus == 0:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -69,11 +130,12 @@ def pytest_terminal_summary(
 
 
 def _list_skips(terminalreporter: pytest.TerminalReporter) -> None:
-    if not _skips:
+    skips = _all_skips()
+    if not skips:
         terminalreporter.write_line("no skips")
         return
     terminalreporter.section("skips")
-    for reason, count in sorted(_skips.items()):
+    for reason, count in sorted(skips.items()):
         terminalreporter.write_line(f"{count} x {reason}")
     if os.environ.get("CI") == "true":
         for reason in _unexpected():
@@ -82,5 +144,9 @@ def _list_skips(terminalreporter: pytest.TerminalReporter) -> None:
             )
 
 
+def _all_skips() -> Counter[str]:
+    return _skips + Counter(_skipped_files.values())
+
+
 def _unexpected() -> list[str]:
-    return unexpected(_skips, known_reasons(KNOWN_SKIPS.read_text()))
+    return unexpected(_all_skips(), known_reasons(KNOWN_SKIPS.read_text()))

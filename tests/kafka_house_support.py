@@ -6,15 +6,19 @@ Two houses that were given the same records, on whatever topics, must be left wi
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 import random
 import sqlite3
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import patch
 
 import msgspec
 
@@ -62,23 +66,41 @@ def check_same(found: Contents, expected: Contents) -> None:
 
 
 class House:
-    """A home, a ClickHouse database of its own, and topics in a folder or in a Kafka."""
+    """A home, a ClickHouse database of its own, and topics in a folder or in a Kafka.
+
+    A flow of one topic may read it under any name, others read those of the catalogue.
+    """
 
     def __init__(
-        self, home: Path, clickhouse: ClickHouse, topic: str, kafka: Server | None = None
+        self,
+        home: Path,
+        clickhouse: ClickHouse,
+        topic: str,
+        kafka: Server | None = None,
+        *,
+        more_topics: Collection[str] = (),
+        database: str = "",
     ) -> None:
+        """``database``: one of the server that houses use one after the other, each finding it
+        empty; without, one of this house's own, with all tables of all flows to be made."""
         self.home = home
         self.topic = topic
+        self.topics = {topic, *more_topics}
+        self._flows: set[str] = set()
+        """Those that were started."""
         self.group = f"group-{topic}"
         self._kafka = kafka
         self._clickhouse = clickhouse
-        self._database = "".join(c if c.isalnum() else "_" for c in f"{home.name}_{topic}")
+        own = "".join(c if c.isalnum() else "_" for c in f"{home.name}_{topic}")
+        self._database = database or own
         clickhouse.rows(f"CREATE DATABASE IF NOT EXISTS {self._database}")
+        self._empty()
         self.settings = {
             "CLICKHOUSE_URL": f"{clickhouse.url}/{self._database}",
-            "KAFKA_TOPIC": topic,
             "KAFKA_GROUP": self.group,
         }
+        if not more_topics:
+            self.settings["KAFKA_TOPIC"] = topic
         if kafka is not None:
             self.settings["TOPICS_URL"] = kafka.url
 
@@ -89,27 +111,30 @@ class House:
 
         self.home.mkdir(parents=True, exist_ok=True)
         settings = read_settings(environment(self.home, self.settings))
+        standing = self._clickhouse.rows(f"SHOW TABLES FROM {self._database}")
         for _ in (
             *make_topics(settings),
-            *make_clickhouse_tables(settings),
+            *(() if standing else make_clickhouse_tables(settings)),
             *make_store_tables(settings),
         ):
             pass
 
-    def fill(self, partitions: Sequence[Sequence[bytes]]) -> None:
-        """Append records to the partitions of the topic."""
+    def fill(self, partitions: Sequence[Sequence[bytes]], topic: str = "") -> None:
+        """Append records to the partitions of the topic, or of another one."""
+        topic = topic or self.topic
         for number, records in enumerate(partitions):
             if not records:
                 continue
             if self._kafka is not None:
-                self._kafka.produce(self.topic, list(records), partition=number)
+                self._kafka.produce(topic, list(records), partition=number)
             else:
                 topics = FileTopics(self.home / "topics")
-                topics.append(self.topic, number, _lines(records), len(records))
+                topics.append(topic, number, _lines(records), len(records))
                 topics.close()
 
     def start(self, flow: str, *options: str, **more: str) -> subprocess.Popen[bytes]:
         """A worker in the background; what it says goes to a file of the home's folder."""
+        self._flows.add(flow)
         with self._log(flow).open("ab") as out:
             return subprocess.Popen(
                 [sys.executable, "-m", "cli.main", "run", flow, *options],
@@ -136,6 +161,19 @@ class House:
             for flow, process in zip(flows, processes, strict=True):
                 self.finish(flow, process)
 
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """A command on this house, without the price of a process."""
+        from cli.main import main
+
+        out, errors = io.StringIO(), io.StringIO()
+        with (
+            patch.dict(os.environ, environment(self.home, self.settings), clear=True),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(errors),
+        ):
+            code = main(words)
+        return subprocess.CompletedProcess(words, code, out.getvalue(), errors.getvalue())
+
     @contextmanager
     def running(self, flow: str, **more: str) -> Iterator[Running]:
         """A worker that follows its topic."""
@@ -157,13 +195,21 @@ class House:
             {topic: self._letters(topic) for topic in ASIDE},
         )
 
+    def _empty(self) -> None:
+        """Take all rows out of the database's tables."""
+        filled = f"database = '{self._database}' AND total_rows > 0"
+        for name in self._clickhouse.rows(f"SELECT name FROM system.tables WHERE {filled}"):
+            self._clickhouse.rows(f"TRUNCATE TABLE {self._database}.`{name}`")
+
     def _clickhouse_tables(self) -> dict[str, list[str]]:
         found = {}
         listing = "SELECT name, engine FROM system.tables WHERE database = '{}' FORMAT TSV"
         for line in self._clickhouse.rows(listing.format(self._database)):
             name, engine = line.split("\t")
             final = "FINAL" if "Replacing" in engine else ""
-            select = f"SELECT * FROM {self._database}.{name} {final} FORMAT JSONEachRow"
+            # Of folds the version tells how the topic was cut into batches.
+            columns = "* EXCEPT version" if final else "*"
+            select = f"SELECT {columns} FROM {self._database}.{name} {final} FORMAT JSONEachRow"
             found[f"ClickHouse {name}"] = sorted(self._clickhouse.rows(select))
         return found
 
@@ -186,9 +232,9 @@ class House:
         found: dict[Letter, bytes] = {}
         for record in values:
             value, letter = record, msgspec.json.decode(record)
-            if letter["topic"] != self.topic:
+            if letter["topic"] not in self.topics or letter["flow"] not in self._flows:
                 continue
-            identity = (letter["flow"], self.topic, letter["partition"], letter["offset"])
+            identity = (letter["flow"], letter["topic"], letter["partition"], letter["offset"])
             if letter.get("code") == "future_time":
                 # Tells of the wall clock, by which it was decided.
                 value = msgspec.json.encode({**letter, "reason": ""})

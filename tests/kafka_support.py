@@ -27,7 +27,6 @@ from typing import Any, TypeVar
 import pytest
 from confluent_kafka import (
     Consumer,
-    ConsumerGroupTopicPartitions,
     KafkaException,
     Producer,
     TopicPartition,
@@ -44,6 +43,7 @@ from confluent_kafka.admin import (
 import infra.kafka
 from infra.kafka.errors import MissingToolError
 from infra.kafka.jars import cache_folder, find_jars, find_java
+from tests.ports_support import free_port
 
 T = TypeVar("T")
 WITHIN_S = 30.0
@@ -125,7 +125,8 @@ class Server:
 
     def partitions(self, topic: str) -> list[int]:
         """The partitions of a topic that have a leader; none where it does not stand."""
-        found = self.admin().list_topics(timeout=WITHIN_S).topics.get(topic)
+        listing = self._patiently(lambda: self.admin().list_topics(timeout=WITHIN_S / 5))
+        found = listing.topics.get(topic)
         if found is None:
             return []
         return sorted(n for n, about in found.partitions.items() if about.leader >= 0)
@@ -186,11 +187,14 @@ class Server:
     def group_offsets(self, group: str, topic: str) -> list[int | None]:
         """What a consumer group has committed of each partition; None where nothing."""
         places = [TopicPartition(topic, part) for part in self.partitions(topic)]
-        asked = ConsumerGroupTopicPartitions(group, places)
-        answer = self._patiently(
-            lambda: self.admin().list_consumer_group_offsets([asked])[group].result(WITHIN_S)
-        )
-        return [p.offset if p.offset >= 0 else None for p in answer.topic_partitions]
+        # Not list_consumer_group_offsets of an AdminClient: with librdkafka up to 2.16 the process
+        # dies where the coordinator of the group is still being found.
+        consumer = Consumer(self.client(group_id=group))
+        try:
+            found = self._patiently(lambda: consumer.committed(places, WITHIN_S))
+        finally:
+            consumer.close()
+        return [p.offset if p.offset >= 0 else None for p in found]
 
     def lag(self, group: str, topic: str) -> int:
         """Records of a topic that a group has not committed yet."""
@@ -311,7 +315,7 @@ class Broker(Server):
         java, jars = tools()
         given = {name.replace("_", "."): value for name, value in settings.items()}
         self._process = infra.kafka.Broker(
-            folder, java=java, jars=jars, port=0, settings={**SETTINGS, **given}
+            folder, java=java, jars=jars, port=free_port(), settings={**SETTINGS, **given}
         )
         super().__init__("")
 

@@ -6,7 +6,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -18,6 +17,8 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+
+from tests.ports_support import free_port
 
 EXTERNAL = os.environ.get("POSTGRES_URL", "")
 """A server elsewhere, for the tests that neither stop a server nor end its sessions."""
@@ -41,9 +42,7 @@ class PostgresServer:
         self._folder = folder
         self._bin = bin_folder
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.url = f"postgresql://footfall:{PASSWORD}@{self.address}/postgres"
         self._as = _unprivileged(folder)

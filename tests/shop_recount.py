@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import msgspec
@@ -23,6 +25,7 @@ from schemas.store_events import StoreEvent
 from schemas.times import BadTimeError, parse_time_ms
 from schemas.topic_files import partition_of
 from schemas.user_tags import UserTag
+from tests.shop_event_recount import answers
 
 Records = dict[str, list[tuple[bytes, bytes]]]
 Row = tuple[Any, ...]
@@ -135,7 +138,7 @@ def _of_logs(logs: Read) -> dict[str, list[Row]]:
         "users_spend_time_online": sessions,
         "online_users_per_minute": _minutes(on_time, sessions),
         "failed_logins_per_minute": _summed(
-            [(time_ms // MINUTE_MS * MINUTE_MS, user, 1) for user, time_ms in failures], 2
+            [(time_ms // MINUTE_MS * MINUTE_MS, user, 1) for user, time_ms, *_ in failed], 2
         ),
         "login_alerts": list(_alerts(failures)),
     } | _requests(on_time)
@@ -231,21 +234,45 @@ def _requests(on_time: list[Row]) -> dict[str, list[Row]]:
         service_health.append(
             (*key, len(visits), errors, *(durations[rank - 1] for rank in ranks))
         )
-    return {"request_summary": summaries, "service_health": service_health}
+    return {
+        "request_summary": summaries,
+        "service_health": service_health,
+        "service_health_anomalies": list(_anomalies(service_health)),
+    }
+
+
+def _anomalies(health: list[Row]) -> Iterator[Row]:
+    """Each minute with each other one, in fractions."""
+    for minute_ms, server, operation, requests, errors, p50_ms, *_ in health:
+        hour = [
+            row
+            for row in health
+            if row[1:3] == (server, operation) and minute_ms - 3_600_000 <= row[0] < minute_ms
+        ]
+        served = sum(row[3] for row in hour)
+        if requests < 10 or served < 100:
+            continue
+        rate, usual = Fraction(errors, requests), Fraction(1 + sum(r[4] for r in hour), served + 2)
+        if (
+            errors >= 3
+            and rate > usual
+            and (rate - usual) ** 2 > 16 * usual * (1 - usual) / requests
+        ):
+            yield minute_ms, server, operation, "errors", float(rate), float(usual)
+        usual_ms = max(5, statistics.median_low(row[5] for row in hour))
+        if p50_ms >= 2 * usual_ms:
+            yield minute_ms, server, operation, "latency", float(p50_ms), float(usual_ms)
 
 
 def _of_events(events: Read) -> dict[str, list[Row]]:
-    kinds = Counter(record["event"] for _, _, record, _ in events.good)
     on_time = sorted(
         (time_ms, str(record["user_id"]), "login" if record["event"] == "LoggingIn" else "record")
         for time_ms, is_late, record, _ in events.good
         if not is_late
     )
     moments = [(user, time_ms, what) for time_ms, user, what in on_time]
-    return {
-        "shop_events_rows": list(kinds.items()),
-        "shop_sessions": _sessions(moments, "inactivity"),
-    }
+    counted = answers((time_ms, record) for time_ms, _, record, _ in events.good)
+    return {**counted, "shop_sessions": _sessions(moments, "inactivity")}
 
 
 def _of_store(store: Read) -> dict[str, list[Row]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import gzip
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -55,7 +56,7 @@ _databases = iter(range(1_000))
 
 @pytest.fixture
 def database(clickhouse: Server) -> str:
-    return f"{clickhouse.url}/cli{next(_databases)}"
+    return f"{clickhouse.url}/cli{os.getpid()}_{next(_databases)}"
 
 
 def push(home: Path, world: TagWorld, start: int, count: int) -> list[dict[str, Any]]:
@@ -199,7 +200,8 @@ def test_an_earlier_and_a_later_replay(tmp_path: Path, database: str) -> None:
     }
     late = footfall(home, *everything, "--complete", **servers)
     assert late.returncode == 0, late.stderr
-    assert late.stderr == ""
+    # Nothing but how far it is, where it takes long.
+    assert [line for line in late.stderr.splitlines() if "left in it" not in line] == []
     assert in_table(home, database) == right
     assert footfall(home, "verify", "minute_buckets", "--complete", **servers).returncode == 0
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import flows
 from api.snapshot import Flow, Worker
 from cli.errors import FailureError, UsageError
 from cli.home import (
@@ -92,7 +93,7 @@ def test_a_task_that_fails_says_why_and_one_that_ends_is_done(
     while not done.done:
         supervisor.poll()
         time.sleep(0.01)
-    assert last_line(done.log).startswith("user_profiles")
+    assert last_line(done.log).startswith(max(flows.catalogue()))
     supervisor.start("wrong", ("generate", "csv", "missing.csv"), service=False)
     with pytest.raises(FailureError, match="wrong failed: no such file: missing"):
         while True:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import streams._decode_each
+import streams.decode
+from flows._logs import COLUMNS
+from flows._logs import records as logs
+from flows._shop_events import EVENTS as SHOP_EVENTS
 from flows.minute_buckets import TAGS
 from flows.store_metrics import ROWS_OF_STORE
 from schemas.dead_letters import DeadLetter, payload_of
 from schemas.topics import RECORD_BYTES_MAX
+from streams._decode_each import decode_each
 from streams.batch import Batch, Poll
 from streams.decode import Records
+from tests.laws.worlds import BAD_RECORDS, EVENTS
 
 NOW_MS = 1_700_000_000_000
 
@@ -121,6 +129,7 @@ def test_a_limit_of_its_own_is_exact_to_the_byte(overs: list[int], bytes_max: in
     assert [letter.code for letter in batch.dead] == expected
 
 
+@settings(deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_bad_records_among_good_ones_are_told_apart(chance: random.Random) -> None:
     kinds = [None, None, *BAD]
@@ -135,15 +144,90 @@ def test_bad_records_among_good_ones_are_told_apart(chance: random.Random) -> No
     ]
 
 
+READS = {
+    "platform_logs": logs(*COLUMNS),
+    "shop_events": SHOP_EVENTS,
+    "store_events": replace(ROWS_OF_STORE, bytes_max=400),
+    "user_tags": TAGS,
+}
+ASIDE = (
+    # A record that goes on in the next line, a time of two lines, lines that are too long.
+    *(b'{"event_time":"2019-10-01 00:00:00 UTC",', event()[1:]),
+    *(event(event_time=time) for time in ("2019-10-01\n00:00:00", "\n", "")),
+    event(price=1.005),
+    event(brand="x" * 300),
+    event(brand="x" * 3_000),
+    *(event() + space for space in (b" ", b"\r", b"\t\r")),
+)
+
+
+@settings(deadline=None)
+@given(st.data(), st.sampled_from(sorted(READS)))
+def test_a_poll_gives_what_each_of_its_records_gives_alone(
+    data: st.DataObject, topic: str
+) -> None:
+    by = READS[topic]
+    good = st.builds(EVENTS[topic], st.just(1_569_888_000_000), st.integers(0, 60))
+    bad = st.sampled_from((*BAD_RECORDS, *ASIDE))
+    records = data.draw(st.lists(st.one_of(good, good, bad), max_size=40), "records")
+    poll = poll_of(*records)
+    again = data.draw(
+        st.sets(st.sampled_from(range(poll.count)), max_size=3) if records else st.just(set()),
+        "sent again",
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streams.decode, "SLICE_BYTES", data.draw(st.integers(1, 4_000), "slice"))
+        patch.setattr(streams.decode, "BLOCK_BYTES", data.draw(st.integers(1, 9_000), "block"))
+        patch.setattr(streams._decode_each, "FEW", data.draw(st.integers(1, 4), "few"))
+        batch = by.decode("a_flow", replace(poll, sent_again=tuple(sorted(again))))
+    alone = [
+        by.decode(
+            "a_flow",
+            replace(poll_of(record, first_offset=100 + n), sent_again=(0,) * (n in again)),
+        )
+        for n, record in enumerate(records)
+    ]
+    assert batch.frame.rows() == [row for one in alone for row in one.frame.rows()]
+    assert batch.offsets().tolist() == [at for one in alone for at in one.offsets().tolist()]
+    assert batch.payloads() == [record for one in alone for record in one.payloads()]
+    assert batch.dead == [letter for one in alone for letter in one.dead]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [b"nope", b"", event(price=None), event(event_time="\n"), event(brand="x" * 9_000), event()],
+    ids=["not JSON", "blank", "wrong type", "time of two lines", "too long", "sent again"],
+)
+def test_one_bad_record_costs_the_rest_of_its_slice_and_no_other(
+    bad: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    careful = []
+
+    def seen(decoder: Any, bytes_max: int, lines: list[bytes], *rest: Any) -> Any:
+        careful.append(lines)
+        return decode_each(decoder, bytes_max, lines, *rest)
+
+    monkeypatch.setattr(streams.decode, "decode_each", seen)
+    monkeypatch.setattr(streams.decode, "SLICE_BYTES", 10 * len(event()))
+    poll = poll_of(*[event()] * 500, bad, *[event()] * 500)
+    again = (500,) if bad == event() else ()
+    batch = replace(ROWS_OF_STORE, bytes_max=8_000).decode("f", replace(poll, sent_again=again))
+    assert [letter.offset for letter in batch.dead] == [600]
+    assert len(batch.frame) == 1_000
+    (lines,) = {tuple(lines) for lines in careful}
+    assert bad in lines
+    assert len(lines) <= 10
+
+
 def test_good_records_larger_than_a_slice_are_read() -> None:
     batch = decode(event(), event(brand="x" * 900_000), event())
     assert len(batch.frame) == 3
     assert not batch.dead
 
 
-def test_ids_that_come_as_integers_are_text_in_the_frame() -> None:
-    product = {"product_id": 1, "brand_id": 17, "category_id": "x", "price": 5}
-    tag = {
+def tag(brand_id: int | str, category_id: int | str) -> bytes:
+    product = {"product_id": 1, "brand_id": brand_id, "category_id": category_id, "price": 5}
+    fields = {
         "time": "2022-03-22T12:15:00.000Z",
         "cookie": "c",
         "country": "PL",
@@ -152,7 +236,11 @@ def test_ids_that_come_as_integers_are_text_in_the_frame() -> None:
         "origin": "o",
         "product_info": product,
     }
-    batch = decode(msgspec.json.encode(tag), by=TAGS)
+    return msgspec.json.encode(fields)
+
+
+def test_ids_that_come_as_integers_are_text_in_the_frame() -> None:
+    batch = decode(tag(17, "x"), by=TAGS)
     assert batch.frame.to_dicts() == [
         {
             "time_ms": 1_647_951_300_000,
@@ -163,6 +251,13 @@ def test_ids_that_come_as_integers_are_text_in_the_frame() -> None:
             "price": 5,
         }
     ]
+
+
+@given(st.lists(st.sampled_from((17, -1, "x", "017", 2**63 - 1, 2**63, 2**64 - 1)), min_size=1))
+def test_ids_of_mixed_types_are_text_each(ids: list[int | str]) -> None:
+    frame = decode(*(tag(one, ids[0]) for one in ids), by=TAGS).frame
+    assert frame["brand_id"].to_list() == [str(one) for one in ids]
+    assert frame["category_id"].to_list() == [str(ids[0])] * len(ids)
 
 
 def test_offsets_with_gaps_are_kept() -> None:

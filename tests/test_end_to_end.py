@@ -11,7 +11,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -30,6 +29,7 @@ from generator.tags import START_MS, TagWorld
 from schemas.status import WorkerStatus, status_folder
 from schemas.times import iso_ms
 from tests.cli_support import environment
+from tests.ports_support import free_port
 
 ROOT = Path(__file__).parent.parent
 RATE_PER_S, QUERIES_PER_S = 1_000.0, 100.0
@@ -39,11 +39,6 @@ PROFILES_BEHIND_MAX_S, AGGREGATES_BEHIND_MAX_S = 10.0, 60.0
 MINUTE_MS = 60_000
 
 pytest.importorskip("chdb", reason="chdb is not installed")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 class House:

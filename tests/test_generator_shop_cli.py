@@ -50,6 +50,8 @@ def test_the_shop_and_its_truth(tmp_path: Path) -> None:
     [
         (["--truth", "t"], "--truth takes --total"),
         (["--late", "0.5", "--malformed", "0.5"], "0.9 at most together"),
+        (["--without", "tags"], "the shop has no topic tags; did you mean user_tags?"),
+        (["--total", "5", "--truth", "t", "--without", "user_tags"], "leave --without out"),
         (["--start", "yesterday"], "not a date and time: 'yesterday'"),
         (["--disorder-ms", "5"], "3,000 to 60,000 ms, not 5"),
         (["--total", "5", "--truth", "/dev/null/x"], "cannot write the truth to /dev/null/x"),
@@ -61,6 +63,15 @@ def test_a_shop_that_cannot_be_is_one_clear_line(
     done = footfall(tmp_path / "home", "generate", "shop", *arguments)
     assert done.returncode != 0
     assert reason in one_line(done)
+
+
+def test_what_it_would_send_to_a_topic_can_be_left_out(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    asked = ("generate", "shop", "--total", "500", "--fast", "--without", "store_events")
+    for said in ("500 rows", "500 rows were pushed before"):
+        assert said in footfall(home, *asked).stdout
+    sent = {path.parent.name for path in (home / "topics").glob("*/*.jsonl")}
+    assert sent == set(TOPICS) - {"store_events"}
 
 
 def test_one_topic_cannot_take_the_place_of_four(tmp_path: Path) -> None:

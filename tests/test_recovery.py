@@ -73,7 +73,7 @@ class House:
             topic.abort_after = polls
         result = self.result
         outputs = Outputs(
-            ListSink(result.frames.extend),
+            ListSink(result.items.extend),
             ListSink(lambda items: [result.dead.extend(item) for item in items]),
             ListSink(lambda items: [result.late.extend(item) for item in items]),
         )

@@ -25,6 +25,7 @@ from schemas.topics import RECORD_BYTES_MAX
 from sinks import Record, SinkRefusedError, SinkUnavailableError
 from sinks.kafka import KafkaTopics
 from sinks.letters import LetterWriter
+from tests.ports_support import free_port
 
 PARTITIONS = 4
 """The mock broker makes every topic, with this many."""
@@ -102,12 +103,6 @@ def test_a_record_that_is_too_large_is_refused_by_name(broker: str, topics: Kafk
     assert "\n" not in str(no.value)
     topics.write("large", [(b"k", b"small")])
     assert read_all(broker, "large", 1)[0][1:] == (b"k", b"small")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_a_broker_that_is_not_there_is_an_error_within_the_bound() -> None:

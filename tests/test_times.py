@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from schemas.times import YEAR_MAX, BadTimeError, iso_ms, parse_time_ms
-from streams.times import BAD_TIME, parse_lines_ms, parse_times_ms
+from streams.times import BAD_TIME, LAYOUTS, parse_lines_ms, parse_times_ms
 
 moments = st.datetimes(datetime(1970, 1, 1), datetime(YEAR_MAX, 12, 31, 23, 59, 59))
 
@@ -36,14 +37,69 @@ def test_a_column_of_times_is_read_as_each_alone(layout: str, drawn: list[dateti
 
 @given(st.lists(st.text(alphabet="0123456789-:TZ. UC", max_size=26), max_size=5))
 def test_whatever_the_text_the_column_agrees_with_the_scalar(texts: list[str]) -> None:
-    def alone(text: str) -> int:
-        try:
-            return parse_time_ms(text)
-        except BadTimeError:
-            return BAD_TIME
-
     good = "2022-03-22T12:15:00.000Z"
-    assert parse_times_ms([*texts, good]).tolist() == [*map(alone, texts), 1_647_951_300_000]
+    assert parse_times_ms([*texts, good]).tolist() == [*map(_alone, texts), 1_647_951_300_000]
+
+
+def _alone(text: str) -> int:
+    try:
+        return parse_time_ms(text)
+    except BadTimeError:
+        return BAD_TIME
+
+
+def _filled(layout: str) -> st.SearchStrategy[str]:
+    """Texts of a layout; where all digits are drawn as they come, few are times."""
+    numbers = {"YYYY": 1968, "MM": 1, "DD": 27, "hh": 22, "mm": 58, "ss": 58, "HH": 22, "NN": 58}
+
+    def fill(adds: list[int]) -> str:
+        text = layout
+        for (mark, first), add in zip(numbers.items(), adds, strict=False):
+            text = text.replace(mark, f"{first + add:0{len(mark)}d}", 1)
+        return text.replace("fff", f"{adds[-1]:03d}").replace("uuu", f"{999 - adds[-1]:03d}")
+
+    few, all_years = st.integers(0, 2), st.integers(0, 140)
+    return st.tuples(all_years, st.integers(0, 12), st.integers(0, 5), *[few] * 5).map(
+        lambda drawn: fill([*drawn, drawn[0] * 7])
+    )
+
+
+_times_of_layouts = st.sampled_from(LAYOUTS).flatmap(_filled)
+_spoiled = st.tuples(
+    _times_of_layouts, st.integers(0, 31), st.sampled_from("09:-+TZ ,x\u0663\U0001f550")
+).map(lambda drawn: drawn[0][: drawn[1]] + drawn[2] + drawn[0][drawn[1] + 1 :])
+_any_texts = st.one_of(
+    _times_of_layouts, _times_of_layouts, _spoiled, st.text(alphabet="2019-T:Z. UC", max_size=34)
+)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(_any_texts, min_size=1, max_size=8),
+    st.integers(1, 300),
+    st.integers(0, 1_000),
+)
+@example(list(LAYOUTS), 1, 1)
+@example(["2019-10-01T00:00:00.5+0530", "2019-10-01T00:00:00+05:30"], 200, 1)
+def test_any_mix_of_layouts_is_read_as_each_text_alone(
+    texts: list[str], copies: int, seed: int
+) -> None:
+    # Only many texts of a layout are read as a matrix.
+    mixed = texts * copies
+    random.Random(seed).shuffle(mixed)
+    alone = {text: _alone(text) for text in texts}
+    assert parse_times_ms(mixed).tolist() == [alone[text] for text in mixed]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_each_layout_is_one_that_is_understood(layout: str) -> None:
+    text = layout.replace("YYYY-MM-DD", "2019-10-01").replace("hh:mm:ss", "00:00:07")
+    text = text.replace("fff", "250").replace("uuu", "999")
+    zone_min = {"+": -90, "-": 90}.get(layout[-6], 0) if layout.endswith("HH:NN") else 0
+    expected = 1_569_888_007_000 + zone_min * 60_000 + (250 if "fff" in layout else 0)
+    column = [text.replace("HH:NN", "01:30")] * 500
+    assert parse_times_ms(column).tolist() == [expected] * 500
+    assert parse_times_ms([*column, "soon"]).tolist() == [*[expected] * 500, BAD_TIME]
 
 
 @pytest.mark.parametrize(
@@ -72,6 +128,7 @@ def test_whatever_the_text_the_column_agrees_with_the_scalar(texts: list[str]) -
 def test_what_is_no_time_of_ours_is_refused(text: str) -> None:
     assert parse_times_ms([text]).tolist() == [BAD_TIME]
     assert parse_times_ms([text, "2019-01-01T00:00:00.000Z"])[0] == BAD_TIME
+    assert parse_times_ms([text, "2019-01-01T00:00:00"] * 200)[::2].tolist() == [BAD_TIME] * 200
     with pytest.raises(BadTimeError):
         parse_time_ms(text)
 

@@ -56,14 +56,13 @@ def test_any_order_within_the_delay_gives_the_same_rows(law: Law, data: st.DataO
     expected = run_flow(law.build, ordered)
     found = run_flow(law.build, shuffled, cuts=data.draw(cuts))
     assert not found.late
-    if law.same_order:
+    if law.flow != "user_profiles":
+        assert without(law.table(found), "offset") == without(law.table(expected), "offset")
+    elif len(expected.rows) == len(found.rows):
         # Which of two equal times is the newer is told by the offset; the tags are the same
         # as long as none had to go.
         expected_rows, found_rows = expected.rows.to_dicts(), found.rows.to_dicts()
-        if len(expected_rows) == len(found_rows):
-            assert without(found_rows, "offset") == without(expected_rows, "offset")
-    else:
-        assert law.table(found) == law.table(expected)
+        assert without(found_rows, "offset") == without(expected_rows, "offset")
 
 
 @every_flow
@@ -73,7 +72,7 @@ def test_a_replay_changes_nothing(law: Law, data: st.DataObject) -> None:
     records = data.draw(streams(law))
     first = run_flow(law.build, records, cuts=data.draw(cuts))
     again = run_flow(law.build, records, cuts=data.draw(cuts))
-    both = Result(first.frames + again.frames, first.dead + again.dead, first.late + again.late)
+    both = Result(first.items + again.items, first.dead + again.dead, first.late + again.late)
     assert law.table(both) == law.table(first)
     assert kept_aside(both) == kept_aside(first)
 
@@ -90,8 +89,7 @@ def test_every_record_is_accounted_for(law: Law, data: st.DataObject) -> None:
     assert status.read == len(records) == status.next_offset
     assert status.read == status.used + status.filtered + status.late + status.dead
     assert (status.late, status.dead) == (len(result.late), len(result.dead))
-    counted = {"count", "nr_of_events"} & set(result.rows.columns)
-    for name in counted:
+    for name in {"count", "nr_of_events"} & set(result.rows.columns):
         assert sum(row[name] for row in law.table(result)) == status.used
 
 

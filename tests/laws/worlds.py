@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,10 +13,13 @@ import polars as pl
 from hypothesis import strategies as st
 
 import flows
-from flows import minute_buckets, store_metrics, user_profiles
-from schemas.tables import minute_buckets as minute_buckets_table
+from flows import FlowContract
+from schemas.tables.clickhouse import Table
+from schemas.tables.minute_buckets import ROWS as MINUTE_BUCKETS
+from schemas.tables.service_health import ROWS as HEALTH
 from schemas.times import datetime_of, iso_ms
-from streams.testing import Build, Result
+from schemas.topics import PLATFORM_LOGS, SHOP_EVENTS, STORE_EVENTS, USER_TAGS
+from streams.testing import Build, Result, newest
 
 BASE_MS = 1_569_888_000_000  # 2019-10-01T00:00:00Z
 DELAY_MS = 5_000
@@ -26,16 +30,16 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Law:
-    """What the laws need to know of a flow."""
+    """What the laws need to know of a flow, and of one of the topics that it reads."""
 
     name: str
+    """The flow's, and where it reads several topics which of them."""
+    flow: str
     build: Build
     event: Callable[[int, int], bytes]
     """(event time in ms, a number that decides the rest) -> a record"""
     table: Callable[[Result], Rows]
-    """What stands in the flow's table in the end."""
-    same_order: bool
-    """The table tells in which order equal events came (by offset)."""
+    """What stands in the flow's tables in the end."""
 
 
 def tag(time_ms: int, choice: int) -> bytes:
@@ -73,8 +77,62 @@ def store_event(time_ms: int, choice: int) -> bytes:
     )
 
 
-def _upserts(key: tuple[str, ...], result: Result) -> Rows:
-    return result.upserts(*key)
+STEPS = (
+    ("Login", "LoginReq", {}),
+    ("Login", "LoginRep", {"status": "Valid"}),
+    ("Login", "LoginRep", {"status": "Invalid", "error": "wrong password"}),
+    ("Login", "LoginRep", {"status": "Invalid"}),
+    ("Login", "LogoutReq", {}),
+    ("Catalog", "CatalogReq", {}),
+    ("Catalog", "CatalogDbRep", {"products": [{"productId": 5}, {"productId": {"productId": 5}}]}),
+    ("Catalog", "CatalogDbRep", {"products": []}),
+    ("Catalog", "CatalogProductReq", {"productId": 5}),
+    ("Payment", "BuyReq", {"amount_cents": 100}),
+    ("Payment", "BuyRep", {"status": "Declined"}),
+    ("Search", "SearchRankReq", None),
+)
+
+
+def platform_log(time_ms: int, choice: int) -> bytes:
+    """A record of platform_logs; a request may go on for as long as the stream."""
+    server, action, data = STEPS[choice % len(STEPS)]
+    user = choice % 3
+    return msgspec.json.encode(
+        {
+            "action": action,
+            "commonData": {
+                "time": iso_ms(time_ms),
+                "userId": user if choice % 2 else {"userId": str(user)},
+                "requestId": f"r{choice % 5}",
+                "serverName": server,
+            },
+            "data": data,
+        }
+    )
+
+
+SHOP_EVENT_FIELDS: tuple[dict[str, Any], ...] = (
+    {"event": "LoggingIn", "login_type": 1},
+    {"event": "PageVisit", "page_id": 7},
+    {"event": "Searching", "query": "shoes"},
+    {"event": "Registering"},
+    {"event": "Filtering", "price_min": 0.5},
+    {"event": "ItemReturn", "item_id": 3, "order_id": 4, "reason_type": 0},
+)
+
+
+def shop_event(time_ms: int, choice: int) -> bytes:
+    """A record of shop_events."""
+    fields = SHOP_EVENT_FIELDS[choice % len(SHOP_EVENT_FIELDS)]
+    return msgspec.json.encode({**fields, "timestamp": iso_ms(time_ms), "user_id": choice % 4})
+
+
+EVENTS: dict[str, Callable[[int, int], bytes]] = {
+    PLATFORM_LOGS.name: platform_log,
+    SHOP_EVENTS.name: shop_event,
+    STORE_EVENTS.name: store_event,
+    USER_TAGS.name: tag,
+}
 
 
 def _profiles(result: Result) -> Rows:
@@ -85,33 +143,66 @@ def _profiles(result: Result) -> Rows:
     return tags.group_by("cookie", "action", maintain_order=True).tail(PROFILE_KEEP).to_dicts()
 
 
-LAWS = {
-    law.name: law
-    for law in (
-        Law(
-            "minute_buckets",
-            minute_buckets.build,
-            tag,
-            partial(_upserts, minute_buckets_table.ROWS.order_by),
-            same_order=False,
-        ),
-        Law(
-            "store_metrics",
-            store_metrics.build,
-            store_event,
-            partial(_upserts, ("start_event_time", "topic_partition")),
-            same_order=False,
-        ),
-        Law(
-            "user_profiles",
-            partial(user_profiles.build, keep=PROFILE_KEEP),
-            tag,
-            _profiles,
-            same_order=True,
-        ),
-    )
+def _in_tables(tables: tuple[Table, ...], result: Result) -> Rows:
+    """The rows of all tables, each with the name of its own."""
+    if len(tables) == 1 and not result.rows.is_empty():
+        return _rows(newest(result.rows, tables[0].order_by), tables[0])
+    return [row for table in tables for row in _rows(result.table(table), table)]
+
+
+def _rows(found: pl.DataFrame, table: Table) -> Rows:
+    rows = found.drop(table.version, strict=False).to_dicts()
+    return [{"table": table.name, **row} for row in rows]
+
+
+def _health(result: Result) -> Rows:
+    # A row of no request takes an earlier one back; readers are not shown it.
+    return [row for row in _in_tables((HEALTH,), result) if row["requests"]]
+
+
+def _alerts(result: Result) -> Rows:
+    if result.rows.is_empty():
+        return []
+    return newest(result.rows, ("user_id", "time_ms")).drop("version", strict=False).to_dicts()
+
+
+SPECIAL: dict[str, Callable[[Result], Rows]] = {
+    "login_alerts": _alerts,
+    # That each record is written once, and in which order, is for its sink to see to.
+    "split_topics": lambda result: result.rows.unique(maintain_order=True).to_dicts(),
+    # Their versions follow from the events alone.
+    "minute_buckets": lambda result: result.upserts(*MINUTE_BUCKETS.order_by),
+    "service_health": _health,
+    "store_metrics": lambda result: result.upserts("start_event_time", "topic_partition"),
+    "user_profiles": _profiles,
 }
-assert LAWS.keys() == flows.catalogue().keys(), "every flow obeys the laws"
+"""What stands in the end where more than rows of ClickHouse is to be looked at."""
+
+
+def _laws() -> Iterator[Law]:
+    for contract in flows.catalogue().values():
+        for topic in contract.reads:
+            several = len(contract.reads) > 1
+            yield Law(
+                f"{contract.name}[{topic}]" if several else contract.name,
+                contract.name,
+                _build(contract, topic),
+                EVENTS[topic],
+                SPECIAL.get(contract.name) or partial(_in_tables, contract.tables),
+            )
+
+
+def _build(contract: FlowContract, topic: str) -> Build:
+    build: Callable[..., Any] = importlib.import_module(f"flows.{contract.name}").build
+    if contract.name == "user_profiles":
+        return partial(build, keep=PROFILE_KEEP)
+    if len(contract.reads) == 1:
+        return build
+    return lambda source, outputs, progress: build({topic: source}, outputs, progress)
+
+
+LAWS = {law.name: law for law in _laws()}
+"""Every flow of the catalogue, once for each topic that it reads."""
 
 BAD_RECORDS = (
     b"",

@@ -57,7 +57,7 @@ def check_against_twin(
 ) -> None:
     """Run to the end, and be left with the same as a house on embedded topics that was given
     what stands in Kafka, and ran undisturbed."""
-    twin = House(house.home.parent / "twin", clickhouse, house.topic)
+    twin = House(house.home.parent / "twin", clickhouse, house.topic, database="twin")
     FileTopics(twin.home / "topics").create(house.topic, PARTITIONS)
     twin.init()
     partitions: list[list[bytes]] = [[] for _ in range(PARTITIONS)]
@@ -111,7 +111,7 @@ def test_kill_9_of_the_broker_under_load_changes_nothing(
     own_kafka: Broker, clickhouse: clickhouse_support.Server, tmp_path: Path, seed: int
 ) -> None:
     topic = own_kafka.topic("broker-killed", PARTITIONS, max_message_bytes=TAKES)
-    house = House(tmp_path / "real", clickhouse, topic, own_kafka)
+    house = House(tmp_path / "real", clickhouse, topic, own_kafka, database="real")
     house.init()
     world = TagWorld(seed=seed, out_of_order=0.02, late=0.002, duplicate=0.01, malformed=0.01)
     with ended([house.start(flow) for flow in TAG_FLOWS]) as workers:
@@ -133,7 +133,7 @@ def test_kill_9_of_a_worker_at_any_moment_changes_nothing(
     flow: str, kafka: Server, clickhouse: clickhouse_support.Server, tmp_path: Path, seed: int
 ) -> None:
     topic = kafka.topic("worker-killed", PARTITIONS)
-    house = House(tmp_path / "real", clickhouse, topic, kafka)
+    house = House(tmp_path / "real", clickhouse, topic, kafka, database="real")
     house.init()
     house.fill(stream(LAWS[flow], seed, 3_000, PARTITIONS))
     chance = random.Random(seed)
@@ -150,7 +150,7 @@ def test_kill_9_of_all_workers_at_once_changes_nothing(
     kafka: Server, clickhouse: clickhouse_support.Server, tmp_path: Path, seed: int
 ) -> None:
     topic = kafka.topic("all-killed", PARTITIONS, max_message_bytes=TAKES)
-    house = House(tmp_path / "real", clickhouse, topic, kafka)
+    house = House(tmp_path / "real", clickhouse, topic, kafka, database="real")
     house.init()
     world = TagWorld(seed=seed, out_of_order=0.02, late=0.002, malformed=0.01)
     pushed = Pushed(kafka, topic, world, TAGS)
@@ -176,7 +176,7 @@ def test_gaps_of_transactions_are_no_records_and_no_losses(
 ) -> None:
     flow = "store_metrics"
     topic = kafka.topic("gaps", PARTITIONS)
-    house = House(tmp_path / "real", clickhouse, topic, kafka)
+    house = House(tmp_path / "real", clickhouse, topic, kafka, database="real")
     house.init()
     first, second = (stream(LAWS[flow], seed, 300, 1)[0] for seed in (1, 2))
     kafka.transaction(topic, first[:100], commit=True)
@@ -186,7 +186,7 @@ def test_gaps_of_transactions_are_no_records_and_no_losses(
     kafka.transaction(topic, second[50:], partition=1, commit=False)
     ends = kafka.end_offsets(topic)
     assert ends[0] == 100 + 1 + 100 + 1 + 100 and ends[2] == 0
-    twin = House(tmp_path / "twin", clickhouse, topic)
+    twin = House(tmp_path / "twin", clickhouse, topic, database="twin")
     FileTopics(twin.home / "topics").create(topic, PARTITIONS)
     twin.init()
     twin.fill([first[:100] + first[200:], [b"not JSON", *second[:50]], []])

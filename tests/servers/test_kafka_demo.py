@@ -33,7 +33,7 @@ def test_the_demo_processes_on_kafka_what_it_sent_there(own_kafka: Broker, tmp_p
     # One of them is too large for a flow, and stands in the topic all the same.
     assert "too_large" in world.kinds(0, TAGS) and "too_large" in ran.stdout
     assert sum(own_kafka.end_offsets("user_tags")) == TAGS
-    assert sum(own_kafka.end_offsets("dead_letters")) == 2 * (TAGS - good)
+    assert sum(own_kafka.end_offsets("dead_letters")) == 3 * (TAGS - good)
     assert not (home / "topics").exists()
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import flows
 from tests import clickhouse_support
-from tests.cli_support import footfall
 from tests.kafka_house_support import House, stream
 from tests.kafka_support import Server
 from tests.laws.worlds import LAWS
@@ -29,7 +29,7 @@ def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clickhouse_
 
 
 def plain(house: House) -> dict[str, list[list[str]]]:
-    """The tables without versions, which a replay raises."""
+    """The tables without versions, which a replay raises; those of ClickHouse come without."""
     found = {}
     for name, rows in house.contents().tables.items():
         if name.endswith(("shadow", "to_announce")):
@@ -40,38 +40,39 @@ def plain(house: House) -> dict[str, list[list[str]]]:
 
 def _without_version(row: str) -> list[str]:
     if row.startswith("{"):
-        return [part for part in row.strip("{}").split(",") if not part.startswith('"version"')]
+        return [row]
     # The version of the store's tables is their last column.
     return row.rsplit(",", 1)[:1] if "'2019-10-01 " in row else [row]
 
 
-@pytest.mark.parametrize("flow", flows.catalogue())
+REPLAYED = [
+    name for name in flows.catalogue() if hasattr(import_module(f"flows.{name}"), "replay")
+]
+
+
+@pytest.mark.parametrize("flow", REPLAYED)
 def test_a_range_is_verified_and_replayed_from_kafka(
     flow: str, kafka: Server, clickhouse: clickhouse_support.Server, tmp_path: Path
 ) -> None:
     seed = random.randrange(2**32)
     print("seed", seed)
     topic = kafka.topic(flow, PARTITIONS)
-    house = House(tmp_path / "house", clickhouse, topic, kafka)
+    house = House(tmp_path / "house", clickhouse, topic, kafka, database="house")
     records = stream(LAWS[flow], seed, RECORDS, PARTITIONS)
     house.init()
     house.fill(records)
     house.run_once(flow)
     before = plain(house)
-    verified = footfall(house.home, "verify", flow, "--complete", **house.settings)
+    verified = house.command("verify", flow, "--complete")
     assert verified.returncode == 0, verified.stdout + verified.stderr
     assert f"{RECORDS:,} records read" in verified.stdout
-    replayed = footfall(
-        house.home, "replay", flow, "--from", BEGINNING, "--complete", **house.settings
-    )
+    replayed = house.command("replay", flow, "--from", BEGINNING, "--complete")
     assert replayed.returncode == 0, replayed.stderr
     assert " 0 of earlier generations taken back" in replayed.stdout
     assert plain(house) == before
     # Without records of the beginning the first windows cannot be counted any more, and are left.
     kafka.delete_records(topic, dict.fromkeys(range(PARTITIONS), 700))
-    again = footfall(
-        house.home, "replay", flow, "--from", BEGINNING, "--complete", **house.settings
-    )
+    again = house.command("replay", flow, "--from", BEGINNING, "--complete")
     assert again.returncode == 0, again.stderr
     assert plain(house) == before
     if flow != "user_profiles":

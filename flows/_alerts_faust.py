@@ -1,0 +1,266 @@
+"""The Faust app of the alerts: it reads the topic, keeps the table, and shows a user's state.
+
+Knows nothing of alerts: it hands over records and keeps rows, and says whose partitions it has.
+Everything runs in one event loop, but for the client's own threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+import faust
+from faust.types import TP
+from faust.web.base import BlueprintManager
+from mode import CrashingSupervisor
+
+from schemas.settings import Settings
+from streams.run import WorkerError
+
+QUEUE_RECORDS_MAX = 8_192
+"""Records that were fetched and not taken; when there are as many, the client reads no more."""
+BATCH_RECORDS_MAX = 2_000
+GATHER_S = 0.05
+"""Records that come within this are taken together."""
+WAIT_S = 0.1
+ACKNOWLEDGED_WITHIN_S = 60.0
+SESSION_S = 10.0
+"""A worker that is gone for longer loses its partitions to the others."""
+BATCH_WITHIN_S = 20.0
+"""Longest that a rebalance waits for the batch in hand; the group waits longer."""
+
+_TABLE = "users"
+
+Row = tuple[bytes, bytes | None]
+Show = Callable[[str], tuple[int, Any]]
+"""user id -> (HTTP status, what is answered as JSON)"""
+
+
+def changelog_of(settings: Settings, name: str) -> str:
+    """The topic of the table's changelog, as Faust names it."""
+    return f"{_app_name(settings, name)}-{_TABLE}-changelog"
+
+
+def _app_name(settings: Settings, name: str) -> str:
+    """The consumer group too, named as those of the other flows are."""
+    return f"{settings.kafka_group}-{name}"
+
+
+class FaustTable:
+    """A topic's records, and a table whose changelog has as many partitions as the topic."""
+
+    def __init__(
+        self,
+        name: str,
+        topic: str,
+        partitions: int,
+        settings: Settings,
+        *,
+        worker: int,
+        partition_of: Callable[[bytes], int],
+        show: Show,
+    ) -> None:
+        """``worker``: its number; ``partition_of`` a row's key; ``show`` answers
+        GET /``name``/{user_id}."""
+        self._topic = topic
+        self._partition_of = partition_of
+        self._stream: Any = None
+        self._records: asyncio.Queue[Any] = asyncio.Queue(QUEUE_RECORDS_MAX)
+        self._assigned: Callable[[Mapping[bytes, bytes], Iterable[int]], None] | None = None
+        self._revoked: Callable[[], None] = lambda: None
+        self.busy = asyncio.Lock()
+        """Held while records are in hand: partitions are not given away meanwhile."""
+        self.app = _app(_app_name(settings, name), settings, worker)
+        self._table = self.app.Table(
+            _TABLE, key_type=bytes, value_type=bytes, partitions=partitions
+        )
+        self._table.on_recover(self._on_recovered)
+        self.app.on_partitions_revoked.connect(self._on_revoked, weak=False)
+        self.app.on_partitions_assigned.connect(self._on_assigned, weak=False)
+        channel = self.app.topic(
+            topic, key_serializer="raw", value_serializer="raw", allow_empty=True
+        )
+        self.app.agent(channel, name=name)(self._collect)
+        # Faust's own pages tell of tables, topics and workers: none of them is served.
+        self.app.web.blueprints = BlueprintManager()
+
+        async def answer(view: Any, _request: Any, user_id: str) -> Any:
+            status, answered = show(user_id)
+            return view.json(answered, status=status)
+
+        self.app.page(f"/{name}/{{user_id}}", name=name)(answer)
+
+    def on_change(
+        self,
+        assigned: Callable[[Mapping[bytes, bytes], Iterable[int]], None],
+        revoked: Callable[[], None],
+    ) -> None:
+        """``assigned`` is given the table's rows and our partitions, after each rebalance;
+        before that ``revoked`` is called, and records that were not acknowledged come again."""
+        self._assigned, self._revoked = assigned, revoked
+
+    async def start(self, stopped: Callable[[], bool]) -> None:
+        """Return when it has started or was stopped. Raises what went wrong."""
+        self.app.conf.datadir.parent.mkdir(parents=True, exist_ok=True)
+        self.app.finalize()
+        starting = asyncio.ensure_future(self.app.start())
+        while not starting.done() and not stopped():
+            await asyncio.wait([starting], timeout=WAIT_S)
+            self.check()
+        if not starting.done():
+            return
+        try:
+            starting.result()
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
+                raise
+            raise WorkerError(
+                f"cannot serve {self.app.conf.web_bind}:{self.app.conf.web_port} "
+                f"({os.strerror(error.errno or 0)}): set LOGIN_ALERTS_PORT to another port, or "
+                "to 0 for none"
+            ) from None
+
+    @property
+    def is_settled(self) -> bool:
+        """False until Faust has done all that follows on an assignment."""
+        return not self.app.rebalancing
+
+    def check(self) -> None:
+        """Raise what Faust has crashed of."""
+        if self.app.crashed:
+            raise self.app.crash_reason or RuntimeError("Faust crashed and does not say why")
+
+    async def stop(self) -> None:
+        """Leave the group; what was acknowledged is committed."""
+        await self.app.stop()
+
+    async def take(self) -> list[Any]:
+        """The records that have come, each with ``message``; none after a short wait."""
+        try:
+            found = [await asyncio.wait_for(self._records.get(), WAIT_S)]
+        except TimeoutError:
+            return []
+        await asyncio.sleep(GATHER_S)
+        while len(found) < BATCH_RECORDS_MAX and not self._records.empty():
+            found.append(self._records.get_nowait())
+        return found
+
+    async def acknowledge(self, records: Iterable[Any]) -> None:
+        """They need not come again."""
+        for record in records:
+            await self._stream.ack(record)
+
+    async def write(self, rows: Iterable[tuple[int, Row]]) -> None:
+        """Set rows, or delete them, of the partitions named. Returns when all are acknowledged."""
+        sent: list[Awaitable[Any]] = []
+        for partition, (key, value) in rows:
+            if value is None:
+                self._table.data.pop(key, None)
+            else:
+                self._table.data[key] = value
+            # The table's own way takes the partition of the last record that came.
+            sent.append(self._table.send_changelog(partition, key, value, value_serializer="raw"))
+        if sent:
+            await asyncio.wait_for(asyncio.gather(*sent), ACKNOWLEDGED_WITHIN_S)
+
+    async def bounds(self) -> tuple[dict[int, int], dict[int, int]]:
+        """(the oldest offset left, the end) by partition of ours, asked of the broker."""
+        places = self._places()
+        oldest = await self.app.consumer.earliest_offsets(*places)
+        ends = await self.app.consumer.highwaters(*places)
+        return _by_partition(oldest), _by_partition(ends)
+
+    async def seek(self, offsets: Mapping[int, int]) -> None:
+        """Have the records from these offsets on come next, behind those that are on their way."""
+        if offsets:
+            await self.app.consumer.seek_wait(
+                {TP(self._topic, partition): offset for partition, offset in offsets.items()}
+            )
+
+    def end_seen(self, partition: int) -> int:
+        """The end of a partition as the client last heard of it."""
+        return int(self.app.consumer.highwater(TP(self._topic, partition)) or 0)
+
+    def _places(self) -> list[Any]:
+        return [place for place in self.app.consumer.assignment() if place.topic == self._topic]
+
+    async def _collect(self, stream: Any) -> None:
+        self._stream = stream
+        async for record in stream.noack().events():
+            await self._records.put(record)
+
+    async def _on_revoked(self, _app: Any, _places: Any, **_: Any) -> None:
+        self._drop_records()
+        try:
+            await asyncio.wait_for(self.busy.acquire(), BATCH_WITHIN_S)
+        except TimeoutError:
+            # The group goes on without us; what we still write, who follows writes as well.
+            self._revoked()
+            return
+        self._revoked()
+        self.busy.release()
+
+    async def _on_assigned(self, _app: Any, places: Any, **_: Any) -> None:
+        kept = {place.partition for place in places}
+        for key in [key for key in self._table.data if self._partition_of(key) not in kept]:
+            self._table.data.pop(key, None)
+
+    async def _on_recovered(self) -> None:
+        self._drop_records()
+        if self._assigned is not None:
+            partitions = sorted(place.partition for place in self._places())
+            self._assigned(dict(self._table.data.items()), partitions)
+
+    def _drop_records(self) -> None:
+        while not self._records.empty():
+            self._records.get_nowait()
+
+
+def _by_partition(offsets: Mapping[TP, int | None]) -> dict[int, int]:
+    return {place.partition: int(offset or 0) for place, offset in offsets.items()}
+
+
+def _app(name: str, settings: Settings, worker: int) -> Any:
+    assert settings.kafka_bootstrap
+    port = settings.login_alerts_port
+    return faust.App(
+        name,
+        broker=";".join(f"kafka://{host}" for host in settings.kafka_bootstrap.split(",")),
+        broker_client_id=settings.kafka_consumer_id,
+        # A worker that is started again takes its place at once, and nobody waits for the old one.
+        consumer_group_instance_id=f"{name}-{worker}",
+        broker_session_timeout=SESSION_S,
+        broker_heartbeat_interval=1.0,
+        broker_commit_interval=1.0,
+        consumer_auto_offset_reset="earliest",
+        # Acknowledged by all replicas, whatever the defaults become.
+        producer_acks=-1,
+        processing_guarantee="at_least_once",
+        key_serializer="raw",
+        value_serializer="raw",
+        # A stream that fails is not to be begun anew behind what it lost.
+        agent_supervisor=CrashingSupervisor,
+        store="memory://",
+        table_standby_replicas=0,
+        # Topics are made before it starts, with settings of their own.
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        # We give away partitions ourselves, with what is in hand done.
+        stream_wait_empty=False,
+        autodiscover=False,
+        datadir=str(settings.footfall_home / "faust" / f"{name}-{worker}"),
+        web_enabled=port > 0,
+        web_bind=settings.login_alerts_hostname,
+        web_host=settings.login_alerts_hostname,
+        web_port=port + worker or None,
+        web_in_thread=False,
+        web_tables_enabled=False,
+        web_router_enabled=False,
+        web_stats_enabled=False,
+        web_graph_enabled=False,
+        web_metrics_enabled=False,
+        debug=False,
+    )

@@ -1,0 +1,341 @@
+"""``login_alerts`` as a worker on Kafka: each failure is answered when it comes.
+
+Delivery    at least once: an alert is acknowledged before any state has its failures, so that
+            after a crash it is written again, with the same identity (user_id, time)
+State       the table's changelog, which says itself where to go on; the group's offsets follow
+Time        a failure is late as in the other engine; one that comes out of order within the
+            delay counts as ``streams.bursts`` says, and never makes an answer wait
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from aiokafka.errors import KafkaError
+from aiokafka.partitioner import murmur2
+
+from flows._alerts import AlertLetters
+from flows._alerts_faust import FaustTable, changelog_of
+from flows._alerts_place import Place
+from flows._alerts_topics import ends_of, make_changelog
+from flows._alerts_watch import Taken, Watch, partition_of
+from schemas.settings import Settings
+from schemas.status import PartitionStatus
+from schemas.times import iso_ms
+from schemas.topics import PLATFORM_LOGS
+from streams.batch import Poll
+from streams.bursts import in_burst
+from streams.kafka import KafkaTopic
+from streams.open import open_topic, sent_again_in
+from streams.process import stopped_by_signals, tune_process
+from streams.progress import Progress
+from streams.run import Run, WorkerError
+from streams.runner import reporting
+from streams.source import SourceError, wall_clock_ms
+
+LOOK_EVERY_S = 5.0
+"""How often a worker looks whether its topic has more partitions."""
+LOG_BYTES_MAX = 2_000_000
+_LOGGERS = ("faust", "mode", "aiokafka", "aiohttp")
+
+SentAgain = Callable[[], Mapping[int, Collection[int]]]
+
+
+def run_on_kafka(flow: str, settings: Settings, run: Run) -> None:
+    """Run the worker until it is stopped or, with ``run.once``, has read all there is now.
+
+    Raises WorkerError, SourceError and SinkError with what is wrong and what to do.
+    """
+    name = settings.kafka_topic or PLATFORM_LOGS.name
+    topic = open_topic(settings, name, group=flow, flow=flow)
+    assert isinstance(topic, KafkaTopic)
+    ends = ends_of(topic)
+    make_changelog(topic.bootstrap, changelog_of(settings, flow), len(ends))
+    tune_process()
+    own = OwnProgress()
+    with (
+        _logging_to(settings.footfall_home / "logs" / f"{flow}.{run.share.index}.faust.log"),
+        stopped_by_signals(run.stop, flow),
+        reporting(flow, settings.footfall_home, replace(run, progress=own)),
+    ):
+        worker = AlertsWorker(flow, settings, run, topic=topic, ends=ends, progress=own)
+        asyncio.run(worker.work())
+
+
+class OwnProgress(Progress):
+    """The progress of those partitions alone that this worker has now."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.partitions: Collection[int] = ()
+
+    def read(self) -> tuple[list[PartitionStatus], int]:
+        """(our partitions in order, rows written by this process)."""
+        found, rows_written = super().read()
+        return [one for one in found if one.partition in self.partitions], rows_written
+
+
+class AlertsWorker:
+    """Brings records to the watches of this worker's partitions, and what they say to Kafka."""
+
+    def __init__(
+        self,
+        flow: str,
+        settings: Settings,
+        run: Run,
+        *,
+        topic: KafkaTopic,
+        ends: Sequence[int],
+        progress: OwnProgress,
+    ) -> None:
+        """``ends``: the next offset of each partition, to which ``run.once`` reads."""
+        self._flow = flow
+        self._run = run
+        self._topic = topic
+        self._ends = ends
+        self._progress = progress
+        self._sent_again: SentAgain = sent_again_in(settings, topic.name)
+        self._letters = AlertLetters(settings)
+        self._changelog = changelog_of(settings, flow)
+        self._watches: dict[int, Watch] | None = None
+        """By partition; None while the group is assigning them."""
+        self._is_placed = False
+        self._places: dict[int, Place] = {}
+        self._faust = FaustTable(
+            flow,
+            topic.name,
+            len(ends),
+            settings,
+            worker=run.share.index,
+            partition_of=partition_of,
+            show=self._show,
+        )
+        self._faust.on_change(self._assigned, self._revoked)
+
+    async def work(self) -> None:
+        """Until it is stopped or, with ``once``, at the end."""
+        growth = asyncio.ensure_future(self._look_for_growth())
+        try:
+            await self._faust.start(self._run.stop.is_set)
+            while not self._run.stop.is_set():
+                self._faust.check()
+                if growth.done():
+                    growth.result()
+                if await self._take_some():
+                    return
+        except KafkaError as error:
+            raise WorkerError(
+                f"Kafka at {self._topic.bootstrap} does not answer: {error}; what was not written "
+                "is read again at the next start"
+            ) from error
+        finally:
+            growth.cancel()
+            await self._faust.stop()
+            self._letters.close()
+
+    async def _take_some(self) -> bool:
+        """Take what has come; True where ``once`` is done."""
+        if self._watches is None or not self._faust.is_settled:
+            await asyncio.sleep(0.1)
+            return False
+        async with self._faust.busy:
+            if self._watches is None:
+                return False
+            if not self._is_placed:
+                await self._find_places(self._watches.values())
+            records = await self._faust.take()
+            if records:
+                await self._take(records)
+            await self._ask_again()
+            return self._run.once and self._is_done()
+
+    async def _take(self, records: Sequence[Any]) -> None:
+        by_partition: dict[int, list[Any]] = defaultdict(list)
+        for record in records:
+            by_partition[record.message.partition].append(record.message)
+        taken: list[tuple[Watch, Taken]] = []
+        for partition, messages in by_partition.items():
+            place = self._places.get(partition)
+            poll = await self._poll(place, messages) if place is not None else None
+            if poll is not None and self._watches is not None:
+                watch = self._watches[partition]
+                taken.append((watch, watch.take(poll)))
+        # In this order a worker that is killed between any two of these loses nothing.
+        alerts = [alert for _, one in taken for alert in one.alerts]
+        dead = [letter for _, one in taken for letter in one.dead]
+        late = [event for _, one in taken for event in one.late]
+        if alerts or dead or late:
+            await asyncio.to_thread(self._letters.write, alerts, dead, late)
+        await self._faust.write((w.partition, row) for w, one in taken for row in one.users)
+        await self._faust.write((w.partition, one.partition_row) for w, one in taken)
+        await self._faust.acknowledge(
+            [one for one in records if self._is_taken(one.message.partition, one.message.offset)]
+        )
+        self._progress.wrote(len(alerts))
+        for watch, _ in taken:
+            self._tell(watch, self._faust.end_seen(watch.partition))
+
+    def _is_taken(self, partition: int, offset: int) -> bool:
+        place = self._places.get(partition)
+        return place is not None and offset < place.next_offset
+
+    async def _poll(self, place: Place, messages: Iterable[Any]) -> Poll | None:
+        """Those of the messages that come next, as a poll; None where none does."""
+        now_s = time.monotonic()
+        taken = [one for one in messages if place.take(one.offset, now_s)]
+        if not taken:
+            return None
+        partition = taken[0].partition
+        offsets = [one.offset for one in taken]
+        lines = [(one.value or b"").replace(b"\n", b" ") + b"\n" for one in taken]
+        sent_again = (await asyncio.to_thread(self._sent_again)).get(partition, ())
+        return Poll(
+            topic=self._topic.name,
+            partition=partition,
+            first_offset=offsets[0],
+            data=b"".join(lines),
+            count=len(lines),
+            lag=max(0, self._faust.end_seen(partition) - place.next_offset),
+            polled_at_ms=wall_clock_ms(),
+            offsets=np.array(offsets, dtype=np.int64),
+            sent_again=tuple(row for row, offset in enumerate(offsets) if offset in sent_again),
+        )
+
+    async def _find_places(self, watches: Collection[Watch]) -> None:
+        """Go on where the states of the partitions that were just assigned say."""
+        oldest, ends = await self._faust.bounds()
+        await asyncio.to_thread(self._sent_again)
+        now_s = time.monotonic()
+        for watch in watches:
+            partition = watch.partition
+            next_offset, end = watch.at.next_offset, ends[partition]
+            if next_offset > end:
+                raise WorkerError(
+                    f"{self._topic.name}/{partition}: the next offset {next_offset} is past the "
+                    f"topic's end at {end}: it was made anew, or this is another Kafka. To read "
+                    f"it from its beginning, stop the workers of {self._flow} and delete the "
+                    f"topic {self._changelog}"
+                )
+            if next_offset < oldest[partition]:
+                if not watch.is_new:
+                    self._note_removed(partition, next_offset, oldest[partition])
+                next_offset = oldest[partition]
+            self._places[partition] = Place(next_offset, now_s)
+            self._tell(watch, end)
+        await self._faust.seek({one: place.next_offset for one, place in self._places.items()})
+        self._is_placed = True
+
+    async def _ask_again(self) -> None:
+        """Have Faust give what it has left out."""
+        now_s = time.monotonic()
+        missing = [
+            partition
+            for partition, place in self._places.items()
+            if place.is_missing or place.is_quiet(self._faust.end_seen(partition), now_s)
+        ]
+        if not missing:
+            return
+        oldest, _ = await self._faust.bounds()
+        for partition in missing:
+            place = self._places[partition]
+            if place.next_offset < oldest[partition]:
+                self._note_removed(partition, place.next_offset, oldest[partition])
+                place.next_offset = oldest[partition]
+            place.asked()
+        await self._faust.seek({one: self._places[one].next_offset for one in missing})
+
+    def _note_removed(self, partition: int, next_offset: int, oldest: int) -> None:
+        name = f"{self._topic.name}/{partition}"
+        if not self._run.skip_removed:
+            raise WorkerError(
+                f"{name}: the next offset {next_offset} was removed by retention, the oldest left "
+                f"is {oldest}; nothing was skipped. `footfall run {self._flow} --skip-removed` "
+                "goes on from there with the state it has, and says what it skipped"
+            )
+        self._run.say(
+            f"{name}: skipped offsets {next_offset} to {oldest - 1}, which retention removed: "
+            f"{oldest - next_offset} offsets; goes on at {oldest}"
+        )
+
+    def _is_done(self) -> bool:
+        """Whether all of our partitions were read to where they ended at the start."""
+        now_s = time.monotonic()
+        return all(
+            place.is_at_end(self._ends[partition], now_s)
+            for partition, place in self._places.items()
+        )
+
+    async def _look_for_growth(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            count = 0
+            # Whether the topic can be read at all is for the client to say.
+            with suppress(SourceError):
+                count = await asyncio.to_thread(self._topic.partitions)
+            if count > len(self._ends) and not self._run.once:
+                raise WorkerError(
+                    f"{self._topic.name} has grown from {len(self._ends)} to {count} partitions: "
+                    f"start {self._flow} again, and it reads all of them"
+                )
+
+    def _assigned(self, rows: Mapping[bytes, bytes], partitions: Iterable[int]) -> None:
+        self._watches = {one: Watch(self._flow, one, rows) for one in partitions}
+        self._places = {}
+        self._is_placed = False
+        self._progress.partitions = tuple(self._watches)
+
+    def _revoked(self) -> None:
+        self._watches = None
+
+    def _tell(self, watch: Watch, end: int) -> None:
+        lag = max(0, end - watch.at.next_offset)
+        self._progress.update(watch.status(self._topic.name, lag))
+
+    def _show(self, user_id: str) -> tuple[int, Any]:
+        """The state of a user, in each of our partitions that has some."""
+        watches = self._watches
+        if watches is None:
+            return 503, {"error": "partitions are being assigned: ask again in a moment"}
+        found = [(one.partition, one.known(user_id)) for one in watches.values()]
+        states = [
+            {
+                "partition": partition,
+                "in_burst": in_burst(known),
+                "failures": [iso_ms(at) for at in known],
+            }
+            for partition, known in found
+            if known
+        ]
+        home = (murmur2(user_id.encode()) & 0x7FFFFFFF) % len(self._ends)
+        if not states and home not in watches:
+            return 421, {"error": f"another worker reads partition {home}, where this user is"}
+        return 200, {"user_id": user_id, "states": states}
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """What Faust and its clients tell goes to a file: the terminal is for what a person needs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = RotatingFileHandler(path, maxBytes=LOG_BYTES_MAX, backupCount=1)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()

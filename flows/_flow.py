@@ -1,0 +1,96 @@
+"""How a flow is put together: for each topic that it reads, what it decodes and its step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import Source
+
+from flows import FlowContract
+from flows._wiring import letters, table, tables
+from schemas.settings import SettingError, Settings
+from sinks.buffered import ROWS_MAX_DEFAULT
+from streams.batch import Poll
+from streams.decode import Records
+from streams.engine import Input, MakeStep, Outputs, dataflow, dataflow_of
+from streams.open import open_source
+from streams.progress import Progress
+from streams.runner import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a flow does with a topic."""
+
+    records: Records
+    make_step: MakeStep
+
+
+Readings = Mapping[str, Reading]
+"""By topic, in the order of the contract."""
+
+
+def build(
+    contract: FlowContract,
+    readings: Readings,
+    source: Source[Poll] | Mapping[str, Source[Poll]],
+    outputs: Outputs,
+    progress: Progress | None = None,
+) -> Dataflow:
+    """Wire a flow between its source, or its sources by topic, and its sinks.
+
+    Topics that no source is given for are left out.
+    """
+    if not isinstance(source, Mapping):
+        (reading,) = readings.values()
+        return dataflow(
+            contract.name,
+            source,
+            reading.records,
+            reading.make_step,
+            outputs,
+            progress=progress,
+        )
+    inputs = {
+        topic: Input(source[topic], reading.records, reading.make_step)
+        for topic, reading in readings.items()
+        if topic in source
+    }
+    return dataflow_of(contract.name, inputs, outputs, progress=progress)
+
+
+def wire(
+    contract: FlowContract,
+    readings: Readings,
+    settings: Settings,
+    run: Run,
+    *,
+    rows_max: int = ROWS_MAX_DEFAULT,
+) -> Dataflow:
+    """A flow of ClickHouse tables on the servers that the settings name.
+
+    ``rows_max``: gathered before they are written, of all tables together. Raises SettingError
+    where KAFKA_TOPIC names one topic for a flow of several.
+    """
+    rows = (
+        table(settings, contract.tables[0], run.progress)
+        if len(contract.tables) == 1
+        else tables(settings, contract.tables, run.progress, rows_max=rows_max)
+    )
+    outputs = Outputs(rows, *letters(settings))
+    if len(contract.reads) == 1:
+        topic = settings.kafka_topic or contract.reads[0]
+        source = open_source(settings, topic, contract.name, run)
+        return build(contract, readings, source, outputs, run.progress)
+    if settings.kafka_topic:
+        raise SettingError(
+            f"KAFKA_TOPIC={settings.kafka_topic!r}: {contract.name} reads "
+            f"{', '.join(contract.reads)}: leave it out"
+        )
+    sources = {topic: open_source(settings, topic, contract.name, run) for topic in contract.reads}
+    # The engine takes no source without partitions: all of a topic may be other processes' share.
+    # Where all of every topic are, the flow is not run.
+    with_parts = {topic: source for topic, source in sources.items() if source.list_parts()}
+    return build(contract, readings, with_parts or sources, outputs, run.progress)

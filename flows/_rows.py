@@ -1,0 +1,24 @@
+"""Columns that rows of many tables have in common."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from schemas.versions import FINAL, version_of
+from streams.batch import TIME_MS, Batch
+
+MOMENT = pl.Datetime("ms", "UTC")
+
+
+def moment(column: str = TIME_MS, name: str = "time") -> pl.Expr:
+    """Milliseconds since 1970 UTC as a moment."""
+    return pl.col(column).cast(MOMENT).alias(name)
+
+
+def placed(batch: Batch) -> pl.DataFrame:
+    """The batch's frame with what a raw table knows each record by, and its version."""
+    return batch.frame.with_columns(
+        pl.lit(batch.poll.partition, dtype=pl.UInt16).alias("topic_partition"),
+        pl.Series("offset", batch.offsets(), dtype=pl.UInt64),
+        pl.lit(version_of(0, 0, FINAL), dtype=pl.UInt64).alias("version"),
+    )

@@ -1,0 +1,137 @@
+"""How often each product was looked at in each minute, by whom, and how often it was listed.
+
+Reads    platform_logs        CatalogProductReq is a view, what a CatalogDbRep lists impressions
+         store_events         event_type view is a view
+         user_tags            action VIEW is a view, by cookie
+Writes   product_views_per_minute, product_user_views_per_minute   ClickHouse; from one row a
+         (minute, source topic, product, user, topic partition)
+Time     event time; the watermark trails by 5 s; corrected for 10 min after
+Replay   rows are upserts: reading the same events again changes nothing
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import polars as pl
+from bytewax.dataflow import Dataflow
+
+from flows import FlowContract, _flow
+from flows._flow import Reading
+from flows._logs import records
+from flows._rows import moment
+from schemas.settings import read_settings
+from schemas.store_events import StoreEvent
+from schemas.tables.product_views import PRODUCT_USER_VIEWS
+from schemas.topics import PLATFORM_LOGS, STORE_EVENTS, USER_TAGS
+from schemas.user_tags import UserTag
+from streams.batch import ROW, TIME_MS
+from streams.decode import Records, ident, text
+from streams.engine import Choose, MakeStep, WindowStep
+from streams.runner import Run
+from streams.windows import VERSION, WINDOW, Tumbling
+
+CONTRACT = FlowContract(
+    name="product_views",
+    about="views and impressions of each product in each minute, by user",
+    reads=(PLATFORM_LOGS.name, STORE_EVENTS.name, USER_TAGS.name),
+    writes=("ClickHouse product_views_per_minute", "ClickHouse product_user_views_per_minute"),
+    snapshot_every_s=5.0,
+    tables=(PRODUCT_USER_VIEWS,),
+)
+
+LOGS = records("log", "user_id", "product_id", "products")
+STORE = Records(
+    StoreEvent,
+    time="event_time",
+    columns={
+        "event_type": text(lambda events: [event.event_type for event in events]),
+        "product_id": ident(lambda events: [event.product_id for event in events]),
+        "user_id": ident(lambda events: [event.user_id for event in events]),
+    },
+)
+TAGS = Records(
+    UserTag,
+    time="time",
+    columns={
+        "action": text(lambda tags: [tag.action for tag in tags]),
+        "product_id": ident(lambda tags: [tag.product_info.product_id for tag in tags]),
+        "user_id": text(lambda tags: [tag.cookie for tag in tags]),
+    },
+    bytes_max=USER_TAGS.record_bytes_max,
+)
+
+MINUTES = Tumbling(
+    size_ms=60_000,
+    delay_ms=5_000,
+    lateness_ms=600_000,
+    by=("product_id", "user_id"),
+    sums={"views": pl.col("views"), "impressions": pl.col("impressions")},
+)
+
+
+def looks(found: pl.DataFrame, *, views: int, impressions: int) -> pl.DataFrame:
+    """Rows to be counted, of what was found in a frame with ROW."""
+    return found.select(
+        TIME_MS,
+        ROW,
+        "product_id",
+        "user_id",
+        pl.lit(views, dtype=pl.Int64).alias("views"),
+        pl.lit(impressions, dtype=pl.Int64).alias("impressions"),
+    )
+
+
+def in_logs(logs: pl.DataFrame) -> pl.DataFrame:
+    """Views and impressions of platform_logs, in order of the records."""
+    logs = logs.with_row_index(ROW)
+    viewed = logs.filter(
+        (pl.col("log") == "CatalogProductReq") & pl.col("product_id").is_not_null()
+    )
+    listed = logs.filter((pl.col("log") == "CatalogDbRep") & pl.col("products").is_not_null())
+    shown = listed.drop("product_id").explode("products").rename({"products": "product_id"})
+    both = [looks(viewed, views=1, impressions=0), looks(shown, views=0, impressions=1)]
+    return pl.concat(both).sort(ROW, maintain_order=True)
+
+
+def views(events: pl.DataFrame, kind: str, value: str) -> pl.DataFrame:
+    """Views of a topic in which the column ``kind`` says ``value`` for one."""
+    viewed = events.with_row_index(ROW).filter(pl.col(kind) == value)
+    return looks(viewed, views=1, impressions=0)
+
+
+def rows(found: pl.DataFrame, partition: int, source: str) -> pl.DataFrame:
+    """Rows of ``product_user_views_rows`` from the windows of one partition."""
+    return found.select(
+        moment(WINDOW, "minute"),
+        pl.lit(source).alias("source"),
+        *MINUTES.by,
+        pl.lit(partition, dtype=pl.UInt16).alias("topic_partition"),
+        pl.col("views", "impressions").cast(pl.UInt64),
+        pl.col(VERSION).cast(pl.UInt64),
+    )
+
+
+def step_of(source: str, choose: Choose) -> MakeStep:
+    """The step of a topic's partition."""
+    finish = partial(rows, source=source)
+    return lambda partition, snapshot: WindowStep(
+        CONTRACT.name, MINUTES, finish, partition, snapshot, choose=choose
+    )
+
+
+READS = {
+    topic: Reading(read, step_of(topic, choose))
+    for topic, read, choose in (
+        (PLATFORM_LOGS.name, LOGS, in_logs),
+        (STORE_EVENTS.name, STORE, partial(views, kind="event_type", value="view")),
+        (USER_TAGS.name, TAGS, partial(views, kind="action", value="VIEW")),
+    )
+}
+build = partial(_flow.build, CONTRACT, READS)
+wire = partial(_flow.wire, CONTRACT, READS)
+
+
+def main() -> Dataflow:
+    """For ``python -m bytewax.run "flows.product_views:main()"``."""
+    return wire(read_settings(), Run())

@@ -1,0 +1,57 @@
+"""What customers did on the marketplace, a table a kind, and what is usually asked about it.
+
+Reads    shop_events          JSON, 21 kinds, keyed by user
+Writes   shop_page_visit, shop_searching, ...   ClickHouse, one row an event, in a table a kind;
+         shop_funnel_by_hour and others (schemas.tables.shop_events) answer when they are asked
+Time     event time; no event is ever too late
+Replay   a row is known by its record's place in the topic: reading it again changes nothing
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from bytewax.dataflow import Dataflow
+
+from flows import FlowContract, _flow
+from flows._flow import Reading
+from flows._rows import moment, placed
+from flows._shop_events import EVENTS, by_kind
+from schemas.settings import read_settings
+from schemas.tables.shop_events import TABLES, VIEWS
+from schemas.topics import SHOP_EVENTS
+from streams.batch import TIME_MS, Batch, TableRows
+from streams.engine import StatelessStep, StepResult
+from streams.runner import Run
+
+CONTRACT = FlowContract(
+    name="shop_events_hot",
+    about="what customers did on the marketplace: a table a kind, funnel, searches, returns, ...",
+    reads=(SHOP_EVENTS.name,),
+    writes=tuple(f"ClickHouse {view.name}" for view in VIEWS.values()),
+    # Each snapshot is an insert into nearly all of the tables.
+    snapshot_every_s=5.0,
+    tables=tuple(TABLES.values()),
+)
+
+
+def rows(batch: Batch) -> StepResult:
+    """Rows of each kind's table."""
+    events = placed(batch).with_columns(moment()).drop(TIME_MS)
+    return StepResult(TableRows({TABLES[kind].name: of_kind for kind, of_kind in by_kind(events)}))
+
+
+def step(_partition: int, snapshot: bytes | None) -> StatelessStep:
+    """The step of a partition."""
+    return StatelessStep(rows, snapshot)
+
+
+READS = {SHOP_EVENTS.name: Reading(EVENTS, step)}
+build = partial(_flow.build, CONTRACT, READS)
+# Shared by 21 tables: fewer would be small inserts.
+wire = partial(_flow.wire, CONTRACT, READS, rows_max=500_000)
+
+
+def main() -> Dataflow:
+    """For ``python -m bytewax.run "flows.shop_events_hot:main()"``."""
+    return wire(read_settings(), Run())

@@ -1,0 +1,136 @@
+"""How long each user stayed: a row for each session, with why it ended.
+
+Reads    platform_logs        JSON PlatformLog, keyed by user: from a login to a logout, the next
+                              login, or 30 min without a record
+         shop_events          JSON ShopEvent, keyed by user: from a LoggingIn to the next one, or
+                              30 min without an event
+Writes   users_spend_time_online   ClickHouse, one row a session of platform_logs
+         shop_sessions             and one row a session of shop_events
+Time     event time; a session is written when it is over and the watermark, which trails by 5 s,
+         has passed its end; when nothing comes any more, by the end that it has then
+Replay   rows are upserts: reading the same events again changes nothing
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import polars as pl
+from bytewax.dataflow import Dataflow
+
+from flows import FlowContract, _flow
+from flows._flow import Reading
+from flows._sessions import (
+    DELAY_MS,
+    LOGIN,
+    LOGS,
+    RECORD,
+    USER_ID,
+    WHAT,
+    Ended,
+    Users,
+    moments,
+    same,
+    take,
+    whats,
+)
+from schemas.settings import read_settings
+from schemas.shop_events import STRUCTS, ShopEvent
+from schemas.tables.sessions import SESSIONS
+from schemas.topics import PLATFORM_LOGS, SHOP_EVENTS
+from streams.decode import Column, Records, ident
+from streams.ordered import OrderedStep
+from streams.runner import Run
+
+CONTRACT = FlowContract(
+    name="time_online",
+    about="how long each user stayed: every session, and why it ended",
+    reads=(PLATFORM_LOGS.name, SHOP_EVENTS.name),
+    writes=("ClickHouse users_spend_time_online", "ClickHouse shop_sessions"),
+    tables=(SESSIONS,),
+)
+
+_LOGGING_IN = STRUCTS["LoggingIn"]
+
+
+def _whats(events: list[Any]) -> list[int]:
+    return [LOGIN if type(event) is _LOGGING_IN else RECORD for event in events]
+
+
+EVENTS = Records(
+    ShopEvent,
+    time="timestamp",
+    columns={
+        USER_ID: ident(lambda events: [event.user_id for event in events]),
+        WHAT: Column(_whats, whats),
+    },
+    bytes_max=SHOP_EVENTS.record_bytes_max,
+    times=lambda events: [event.timestamp for event in events],
+)
+
+ENDED_BY = {
+    PLATFORM_LOGS.name: ("relogin", "logout", "timeout"),
+    SHOP_EVENTS.name: ("relogin", "logout", "inactivity"),
+}
+"""The names of why a session ended, in the order of flows._sessions; no shop event is a logout."""
+
+
+class Stays:
+    """The fold of one partition: its sessions. Its state is the users that are online."""
+
+    def __init__(self, source: str, partition: int, snapshot: bytes | None) -> None:
+        self._source = source
+        self._partition = partition
+        self._users = Users.restore(snapshot) if snapshot else Users.none()
+        self._due_ms = self._users.due_ms()
+
+    def take(self, events: pl.DataFrame, passed_ms: int, version: int) -> pl.DataFrame | None:
+        """See streams.ordered.Fold."""
+        taken = take(self._users, events, passed_ms)
+        self._users = taken.users
+        self._due_ms = taken.users.due_ms()
+        return self._rows(taken.ended, version) if len(taken.ended) else None
+
+    def due_ms(self) -> int:
+        """See streams.ordered.Fold."""
+        return self._due_ms
+
+    def snapshot(self) -> bytes:
+        """See streams.ordered.Fold."""
+        return self._users.snapshot()
+
+    def _rows(self, ended: Ended, version: int) -> pl.DataFrame:
+        """Rows of ``sessions_rows``."""
+        count = len(ended)
+        names = pl.Series("ended_by", ENDED_BY[self._source])
+        return pl.DataFrame(
+            [
+                same("source", self._source, pl.String, count),
+                ended.ids,
+                moments("login", ended.login_ms),
+                moments("ended", ended.end_ms),
+                pl.Series("spent_s", (ended.end_ms - ended.login_ms) / 1000),
+                names[ended.why],
+                same("topic_partition", self._partition, pl.UInt16, count),
+                same("version", version, pl.UInt64, count),
+            ]
+        )
+
+
+def step(source: str, partition: int, snapshot: bytes | None) -> OrderedStep:
+    """The step of a partition of the topic ``source``."""
+    return OrderedStep(CONTRACT.name, DELAY_MS, partial(Stays, source), partition, snapshot)
+
+
+READS = {
+    PLATFORM_LOGS.name: Reading(LOGS, partial(step, PLATFORM_LOGS.name)),
+    SHOP_EVENTS.name: Reading(EVENTS, partial(step, SHOP_EVENTS.name)),
+}
+build = partial(_flow.build, CONTRACT, READS)
+wire = partial(_flow.wire, CONTRACT, READS)
+
+
+def main() -> Dataflow:
+    """For ``python -m bytewax.run "flows.time_online:main()"``."""
+    return wire(read_settings(), Run())

@@ -1,0 +1,25 @@
+"""``failed_login``: each login that failed, and how many of a user in each minute."""
+
+from __future__ import annotations
+
+from schemas.tables.clickhouse import View
+from schemas.tables.raw import raw_table, raw_view
+
+FAILED_LOGIN = raw_table(
+    "failed_login",
+    {"user_id": "String", "time": "DateTime64(3, 'UTC')", "request_id": "String"},
+    by=("time", "user_id"),
+    time="time",
+)
+FAILED_LOGIN_VIEW = raw_view(FAILED_LOGIN)
+
+# Failures are few: to count them when somebody asks is cheaper than to keep counts, and it is
+# never too late for one.
+FAILED_PER_MINUTE_VIEW = View(
+    name="failed_logins_per_minute",
+    select="""
+        SELECT toStartOfMinute(r.time) AS minute, user_id, count() AS failures
+        FROM failed_login_rows AS r FINAL
+        GROUP BY minute, user_id
+    """,
+)

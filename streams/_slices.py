@@ -1,0 +1,139 @@
+"""The slices that a poll is decoded in, and which of them must be read again line by line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from streams._decode_each import Bad
+from streams.batch import Int64s, Poll
+from streams.times import BAD_TIME, parse_lines_ms
+
+
+@dataclass(slots=True)
+class Slice:
+    """Whole lines of a poll, from byte ``start`` to ``stop``, and what was made of them."""
+
+    start: int
+    stop: int
+    lines: int = 0
+    """Of a slice that was decoded at once it is ``count``, until it is found to be another."""
+    count: int = 0
+    """Records that were lifted."""
+    times: str = ""
+    """Their event times, joined by newlines."""
+    places: list[int] | None = None
+    """Where they are among the lines; None where every line is one of them."""
+    bad: Bad = field(default_factory=dict)
+    """What the other lines are."""
+    again: bool = False
+    """Whether it must be read line by line: what was lifted is not to be used."""
+
+    def read(self, data: bytes) -> list[bytes]:
+        """Its lines, without their newlines."""
+        return data[self.start : self.stop].split(b"\n")[:-1]
+
+
+def cut(data: bytes, start: int, stop: int, size: int) -> list[Slice]:
+    """Slices of about ``size`` bytes, from start to stop; a longer line is one by itself."""
+    slices = []
+    while start < stop:
+        end = data.rfind(b"\n", start, min(start + size, stop)) + 1
+        slices.append(Slice(start, end or data.find(b"\n", start, stop) + 1 or stop))
+        start = slices[-1].stop
+    return slices
+
+
+def may_be_longer(data: bytes, piece: Slice, bytes_max: int) -> bool:
+    """False where no line of the slice is longer; true where one may be.
+
+    A longer line leaves some block of half its length without a newline, and to look for one in
+    each block is far cheaper than to find them all.
+    """
+    if piece.stop - piece.start <= bytes_max:
+        return False
+    block = bytes_max // 2
+    return any(
+        data.find(b"\n", start, start + block) < 0
+        for start in range(piece.start, piece.stop - block + 1, block)
+    )
+
+
+def lines_at(data: bytes, slices: list[Slice], places: Iterable[int]) -> Iterator[bytes]:
+    """The lines at these places in the poll, which are in order."""
+    waiting = iter(slices)
+    lines: list[bytes] = []
+    first = end = 0
+    for place in places:
+        if place >= end:
+            while place >= end:
+                piece = next(waiting)
+                first, end = end, end + piece.lines
+            lines = piece.read(data)
+        yield lines[place - first]
+
+
+def read_times(slices: list[Slice]) -> Int64s:
+    """The event time of each record that was lifted, BAD_TIME where a text is none.
+
+    Marks the slices of which a text holds a newline: their texts cannot be told apart.
+    """
+    lifted = [piece for piece in slices if piece.count]
+    count = sum(piece.count for piece in lifted)
+    times = parse_lines_ms("\n".join([*(piece.times for piece in lifted), ""]), count)
+    return np.concatenate([*map(_times_of, lifted)]) if times is None else times
+
+
+def _times_of(piece: Slice) -> Int64s:
+    times = parse_lines_ms(piece.times + "\n", piece.count)
+    if times is None:
+        piece.again = True
+        times = np.full(piece.count, BAD_TIME, dtype=np.int64)
+    return times
+
+
+def mark(poll: Poll, slices: list[Slice]) -> None:
+    """Mark the slices whose lines are not a record each, or of which one was sent again."""
+    # Every record begins on a line where no other begins, so that no slice has more records
+    # than lines: as many in all are as many in each, and the lines need not be counted.
+    if sum(piece.lines for piece in slices) != poll.count:
+        for piece in slices:
+            if piece.places is None:
+                piece.lines = poll.data.count(b"\n", piece.start, piece.stop)
+                piece.again |= piece.lines != piece.count
+    if poll.sent_again:
+        ends = np.cumsum([piece.lines for piece in slices])
+        for place in np.searchsorted(ends, poll.sent_again, side="right"):
+            slices[place].again = True
+
+
+def firsts(slices: list[Slice]) -> list[int]:
+    """The place in the poll of the first line of each slice."""
+    return [0, *np.cumsum([piece.lines for piece in slices]).tolist()][:-1]
+
+
+def rows_of(slices: list[Slice]) -> Int64s | None:
+    """The place in the poll of each record that was lifted; None where every line is one."""
+    if all(piece.places is None for piece in slices):
+        return None
+    return np.concatenate(
+        [
+            first + (np.arange(piece.lines) if piece.places is None else _places(piece.places))
+            for first, piece in zip(firsts(slices), slices, strict=True)
+        ]
+    )
+
+
+def _places(places: list[int]) -> Int64s:
+    return np.array(places, dtype=np.int64)
+
+
+def bad_of(slices: list[Slice]) -> Bad:
+    """What the lines are that are no good records, by their place in the poll."""
+    return {
+        first + place: why
+        for first, piece in zip(firsts(slices), slices, strict=True)
+        for place, why in piece.bad.items()
+    }

@@ -1,0 +1,226 @@
+"""Events of a partition in order of time: held back until the watermark has passed them.
+
+What depends on the order of events (a session, a burst) is a fold over them. It is given them
+once none that is earlier can come any more, and so its rows depend neither on how the stream was
+cut into batches nor on any order within the delay. An event that the watermark has passed when
+it comes is late.
+
+While a partition is quiet, and at the end of a run, the fold is asked what its rows would be if
+nothing else came, on a copy of its state: they are provisional, and what is true in the end
+replaces them. The copy is asked again as time passes, until the next event comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from schemas.versions import FINAL, PROVISIONAL, version_of
+from streams.batch import ROW, TIME_MS, Batch
+from streams.engine import Choose, Rows, StepResult, late_events
+from streams.window_chunks import packed, unpacked
+from streams.windows import NEVER, Seen
+
+OFFSET = "offset"
+"""Of an event that is held: where it stands in its partition."""
+THE_END_MS = 2**62
+"""Nothing will come any more."""
+
+
+class Fold(Protocol):
+    """What a flow keeps of the events of one partition, in order of time."""
+
+    def take(self, events: pl.DataFrame, passed_ms: int, version: int) -> Rows | None:
+        """Take the events before ``passed_ms``, in no order among themselves, and give the rows
+        that are due by then: no earlier event will come. ``version`` is that of the rows.
+
+        All events of one millisecond are given together, with OFFSET beside their columns.
+        """
+
+    def due_ms(self) -> int:
+        """When time alone, without an event, leads to rows; THE_END_MS where it never does."""
+
+    def snapshot(self) -> bytes:
+        """The state as bytes."""
+
+
+MakeFold = Callable[[int, bytes | None], Fold]
+"""(partition, snapshot or None) -> the fold of that partition."""
+
+_NUMBERS = 4
+
+
+class OrderedStep:
+    """Gives a fold the events of one partition in order.
+
+    Its state is bounded by the events of ``delay_ms`` and by the fold's own.
+    """
+
+    def __init__(
+        self,
+        flow: str,
+        delay_ms: int,
+        make_fold: MakeFold,
+        partition: int,
+        snapshot: bytes | None,
+        *,
+        choose: Choose | None = None,
+        early_every_ms: int = 0,
+        early_ms: Callable[[int], int] = lambda newest_ms: newest_ms,
+        generation: int = 0,
+    ) -> None:
+        """``choose`` gives the events that the fold takes; the others are filtered.
+
+        With ``early_every_ms`` (of the wall clock) provisional rows are asked for while events
+        come, too: those up to ``early_ms`` of the newest event time.
+        """
+        self._flow = flow
+        self._delay_ms = delay_ms
+        self._make_fold = make_fold
+        self._partition = partition
+        self._choose = choose
+        self._early_every_ms = early_every_ms
+        self._early_ms = early_ms
+        self._generation = generation
+        self._newest_ms = NEVER
+        self._polled_at_ms = NEVER
+        self._early_at_ms = NEVER
+        self._next_offset = 0
+        self._held: pl.DataFrame | None = None
+        """One row an event that the watermark has not passed; None before the first."""
+        self._asked: Fold | None = None
+        """A copy of the fold that was asked for provisional rows since the last event."""
+        self._asked_ms = NEVER
+        """Up to when it was."""
+        folded = self._restore(snapshot) if snapshot else None
+        self._fold = make_fold(partition, folded)
+
+    def on_batch(self, batch: Batch) -> StepResult:
+        poll = batch.poll
+        if poll.count == 0:
+            return StepResult(self._mark(poll.polled_at_ms, end=poll.end))
+        self._polled_at_ms = poll.polled_at_ms
+        self._next_offset = poll.next_offset
+        self._asked, self._asked_ms = None, NEVER
+        if batch.frame.is_empty():
+            return StepResult()
+        seen = Seen.of(batch.frame[TIME_MS].to_numpy(), self._newest_ms)
+        self._newest_ms = seen.newest_ms
+        offsets = batch.offsets()
+        if self._choose is None:
+            events = batch.frame.hstack([pl.Series(OFFSET, offsets)])
+            places = np.arange(len(events))
+            filtered = 0
+        else:
+            chosen = self._choose(batch.frame)
+            places = chosen[ROW].to_numpy().astype(np.int64)
+            events = chosen.drop(ROW).hstack([pl.Series(OFFSET, offsets[places])])
+            filtered = len(batch.frame) - len(np.unique(places))
+        watermarks = seen.reached_ms[places] - self._delay_ms
+        is_late = events[TIME_MS].to_numpy() < watermarks
+        late = None
+        if is_late.any():
+            late_places, first = np.unique(places[is_late], return_index=True)
+            late = late_events(self._flow, batch, late_places, watermarks[is_late][first])
+            events = _where(events, ~is_late)
+        self._hold(events)
+        rows = self._pass(self.watermark_ms)
+        early = self._early(poll.polled_at_ms)
+        return StepResult(rows if early is None else _both(rows, early), late, filtered)
+
+    def snapshot(self) -> bytes:
+        held = b"" if self._held is None else packed(self._held)
+        numbers = (self._newest_ms, self._polled_at_ms, self._next_offset, len(held))
+        return np.array(numbers, dtype="<i8").tobytes() + held + self._fold.snapshot()
+
+    @property
+    def watermark_ms(self) -> int:
+        return self._newest_ms - self._delay_ms if self._newest_ms != NEVER else NEVER
+
+    def _restore(self, snapshot: bytes) -> bytes:
+        size = 8 * _NUMBERS
+        numbers = np.frombuffer(snapshot[:size], dtype="<i8")
+        self._newest_ms, self._polled_at_ms, self._next_offset, held = map(int, numbers)
+        if held:
+            self._held = unpacked(snapshot[size : size + held])
+        return snapshot[size + held :]
+
+    def _hold(self, events: pl.DataFrame) -> None:
+        if self._held is None or self._held.is_empty():
+            self._held = events
+        elif len(events):
+            self._held = pl.concat([self._held, events])
+
+    def _pass(self, watermark_ms: int) -> Rows | None:
+        """Give the fold what the watermark has passed."""
+        held = self._held
+        if held is None:
+            return None
+        is_passed = held[TIME_MS].to_numpy() < watermark_ms
+        if not is_passed.any() and self._fold.due_ms() > watermark_ms:
+            return None
+        self._held = _where(held, ~is_passed)
+        return self._fold.take(_where(held, is_passed), watermark_ms, self._version(FINAL))
+
+    def _early(self, polled_at_ms: int) -> Rows | None:
+        if not self._early_every_ms:
+            return None
+        if self._early_at_ms == NEVER:
+            self._early_at_ms = polled_at_ms
+        if polled_at_ms - self._early_at_ms < self._early_every_ms:
+            return None
+        self._early_at_ms = polled_at_ms
+        return self._ask(self._early_ms(self._newest_ms))
+
+    def _mark(self, polled_at_ms: int, *, end: bool) -> Rows | None:
+        """Provisional rows that are due as time passes, or, at the end, all of them."""
+        if self._held is None:
+            return None
+        quiet_ms = max(0, polled_at_ms - self._polled_at_ms)
+        until_ms = THE_END_MS if end else self.watermark_ms + quiet_ms
+        if until_ms <= self._asked_ms:
+            return None
+        # All events are asked for at once: two questions a partition that falls quiet, no more,
+        # but for what time alone brings.
+        due_ms = (self._asked or self._fold).due_ms()
+        if len(self._held) and self._asked_ms <= self._newest_ms:
+            due_ms = min(due_ms, self._newest_ms + 1)
+        return self._ask(until_ms) if until_ms >= due_ms else None
+
+    def _ask(self, until_ms: int) -> Rows | None:
+        """The rows that the fold would give if nothing else came, without those it gave before."""
+        assert self._held is not None
+        if self._asked is None:
+            self._asked = self._make_fold(self._partition, self._fold.snapshot())
+        times = self._held[TIME_MS].to_numpy()
+        events = _where(self._held, (times >= self._asked_ms) & (times < until_ms))
+        self._asked_ms = until_ms
+        return self._asked.take(events, until_ms, self._version(PROVISIONAL))
+
+    def _version(self, phase: int) -> int:
+        # What stands earlier in the partition is known to each later state: the offset orders
+        # the writes of a row as the number of events orders those of a window.
+        return version_of(self._generation, self._next_offset, phase)
+
+
+def _where(frame: pl.DataFrame, is_taken: npt.NDArray[np.bool_]) -> pl.DataFrame:
+    """The rows that are taken. A query, however short, would take as long as a thousand rows."""
+    mask = pl.Series(is_taken)
+    return pl.DataFrame([column.filter(mask) for column in frame.get_columns()])
+
+
+def _both(rows: Rows | None, early: Rows) -> Rows:
+    if rows is None:
+        return early
+    if isinstance(rows, pl.DataFrame):
+        assert isinstance(early, pl.DataFrame)
+        return pl.concat([rows, early])
+    assert not isinstance(early, pl.DataFrame)
+    frames = dict(rows.frames)
+    for name, frame in early.frames.items():
+        frames[name] = pl.concat([frames[name], frame]) if name in frames else frame
+    return type(rows)(frames)

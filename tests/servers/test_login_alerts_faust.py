@@ -1,0 +1,230 @@
+"""``login_alerts`` on a real Kafka, as its Faust workers run."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from generator.shop_sessions import Alerts
+from schemas.login_alerts import LoginAlert
+from schemas.status import WorkerStatus, status_folder
+from schemas.times import iso_ms, parse_time_ms
+from schemas.topics import DEAD_LETTERS, LATE_EVENTS, LOGIN_ALERTS
+from tests.cli_support import Running, footfall, free_port, one_line, running
+from tests.kafka_support import Server
+
+pytest.importorskip("faust", reason="faust-streaming is not installed")
+
+FLOW = "login_alerts"
+PARTITIONS = 3
+ALERT_WITHIN_S = 10.0
+"""Of a worker that runs; on a calm machine it takes a tenth of a second."""
+BASE_MS = 1_569_888_000_000  # 2019-10-01T00:00:00Z
+
+
+def failure(user: str, time_ms: int, status: str = "Invalid") -> tuple[bytes, bytes]:
+    """Key and value of a record of platform_logs."""
+    common = {"time": iso_ms(time_ms), "userId": user, "requestId": "r", "serverName": "Login"}
+    record = {"action": "LoginRep", "commonData": common, "data": {"status": status}}
+    return user.encode(), msgspec.json.encode(record)
+
+
+@dataclass
+class Shop:
+    """A topic of logs, a home, and what the workers of both have written."""
+
+    kafka: Server
+    home: Path
+    topic: str = ""
+    port: int = field(default_factory=free_port)
+
+    def __post_init__(self) -> None:
+        self.topic = self.kafka.topic("logs", PARTITIONS)
+        for catalogued in (LOGIN_ALERTS, DEAD_LETTERS, LATE_EVENTS):
+            self.kafka.create_topic(catalogued.name, catalogued.partitions)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return {
+            "TOPICS_URL": self.kafka.url,
+            "KAFKA_TOPIC": self.topic,
+            "KAFKA_GROUP": f"group-{self.topic}",
+            "LOGIN_ALERTS_PORT": str(self.port),
+        }
+
+    @property
+    def changelog(self) -> str:
+        return f"group-{self.topic}-{FLOW}-users-changelog"
+
+    def user(self, name: object) -> str:
+        """An id that no other test has: all write to the same topic of alerts."""
+        return f"{self.topic}-{name}"
+
+    def send(self, records: Iterable[tuple[bytes, bytes]]) -> None:
+        """Return when all are acknowledged."""
+        listed = list(records)
+        self.kafka.produce(
+            self.topic,
+            [value for _, value in listed],
+            keys=[key for key, _ in listed],
+            partitioner="murmur2_random",
+        )
+
+    def alerts(self) -> list[LoginAlert]:
+        """Those of our users, as they stand in the topic."""
+        found = [
+            msgspec.json.decode(record.value or b"", type=LoginAlert)
+            for record in self.kafka.consume_all(LOGIN_ALERTS.name)
+            if (record.value or b"").startswith(f'{{"user_id":"{self.topic}-'.encode())
+        ]
+        assert all(len(alert.times) == alert.failures for alert in found)
+        return found
+
+    def raised(self) -> set[tuple[str, int]]:
+        """What a reader knows the alerts by, each once."""
+        return {(alert.user_id, parse_time_ms(alert.time)) for alert in self.alerts()}
+
+    def dead(self) -> set[tuple[int, int, str]]:
+        """(partition, offset, code) of the dead letters of our topic."""
+        letters = [json.loads(r.value or b"") for r in self.kafka.consume_all(DEAD_LETTERS.name)]
+        return {
+            (letter["partition"], letter["offset"], letter["code"])
+            for letter in letters
+            if letter["topic"] == self.topic
+        }
+
+    def counts(self) -> tuple[int, ...]:
+        """(read, used, filtered, late, dead) over all partitions."""
+        at: dict[int, tuple[int, ...]] = {}
+        for path in status_folder(self.home).glob(f"{FLOW}.*.json"):
+            status = msgspec.json.decode(path.read_bytes(), type=WorkerStatus)
+            for one in status.partitions:
+                counts = (one.read, one.used, one.filtered, one.late, one.dead)
+                at[one.partition] = max(at.get(one.partition, counts), counts)
+        return tuple(map(sum, zip(*at.values(), strict=True)))
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        """What a worker answers: (status, body)."""
+        try:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self.port}{path}", timeout=30
+            ) as found:
+                return found.status, found.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+
+    def wait_for(self, worker: Running, user: str, within_s: float = 60.0) -> None:
+        """Until an alert of the user stands in the topic."""
+        worker.wait_until(
+            lambda: any(alert.user_id == user for alert in self.alerts()), "alerted", within_s
+        )
+
+
+@pytest.fixture
+def shop(kafka: Server, tmp_path: Path) -> Shop:
+    return Shop(kafka, tmp_path / "home")
+
+
+def truth(failures: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
+    """The alerts of failures in order of time."""
+    alerts = Alerts()
+    return {(user, time_ms) for user, time_ms in failures if alerts.failure(user, time_ms)}
+
+
+def test_a_worker_answers_at_once_shows_one_users_state_and_serves_nothing_else(
+    shop: Shop,
+) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    first, second = shop.user("first"), shop.user("second/ä")
+    with running(shop.home, "run", FLOW, **shop.settings) as worker:
+        shop.send(failure(first, now_ms + n) for n in range(4))
+        shop.wait_for(worker, first)
+        shop.send(failure(second, now_ms + n) for n in range(3))
+        shop.send([failure(second, now_ms + 3, status="Valid"), (b"bad", b"nope"), (b"bad", b"")])
+        shop.send([failure(second, now_ms + 4)])
+        shop.wait_for(worker, second, ALERT_WITHIN_S)
+        times = [iso_ms(now_ms + n) for n in (0, 1, 2, 4)]
+        (alert,) = [alert for alert in shop.alerts() if alert.user_id == second]
+        assert alert == LoginAlert(user_id=second, time=times[-1], failures=4, times=times)
+        worker.wait_until(lambda: len(shop.dead()) == 2, "put bad records aside")
+        assert sorted(code for _, _, code in shop.dead()) == ["empty", "not_json"]
+
+        status, body = shop.get(f"/{FLOW}/{urllib.request.quote(second, safe='')}")
+        (state,) = json.loads(body)["states"]
+        assert (status, state["in_burst"], state["failures"]) == (200, True, times)
+        status, body = shop.get(f"/{FLOW}/{shop.user('nobody')}")
+        assert (status, json.loads(body)["states"]) == (200, [])
+        for path in ("", "table", "tables", "router", "graph", "stats", "performance", FLOW):
+            assert {shop.get(f"/{path}")[0], shop.get(f"/{path}/")[0]} == {404}, path
+        worker.wait_until(lambda: shop.counts() == (11, 8, 1, 0, 2), "counted")
+        assert worker.process.poll() is None
+        worker.process.terminate()
+        assert worker.process.wait(10) == 0, worker.output()
+    assert len(shop.kafka.partitions(shop.changelog)) == PARTITIONS
+    assert shop.kafka.config(shop.changelog)["cleanup.policy"] == "compact"
+    assert shop.kafka.lag(f"group-{shop.topic}-{FLOW}", shop.topic) == 0
+
+
+def test_a_worker_that_is_killed_again_and_again_loses_no_alert_and_adds_none(
+    shop: Shop,
+) -> None:
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    chance = random.Random(seed)
+    failures: list[tuple[str, int]] = []
+    time_ms = BASE_MS
+
+    def send(count: int) -> None:
+        nonlocal time_ms
+        added = []
+        for _ in range(count):
+            time_ms += chance.choice((10, 100, 400))
+            added.append((shop.user(chance.randrange(40)), time_ms))
+        failures.extend(added)
+        shop.send(failure(user, at_ms) for user, at_ms in added)
+
+    for _ in range(2):
+        before = len(shop.alerts())
+        with running(shop.home, "run", FLOW, **shop.settings) as worker:
+            send(600)
+            worker.wait_until(lambda known=before: len(shop.alerts()) > known, "alerted")
+            send(600)
+            worker.process.kill()
+    # What ends the partition is the mark of a transaction: no record, and yet the end.
+    time_ms += 60_000
+    marked = [(shop.user("marked"), time_ms + n) for n in range(4)]
+    failures += marked
+    shop.kafka.transaction(shop.topic, [failure(*one)[1] for one in marked])
+    ended = footfall(shop.home, "run", FLOW, "--once", "--workers", "2", **shop.settings)
+    assert ended.returncode == 0, ended.stderr
+    assert shop.raised() == truth(failures)
+    assert shop.counts() == (len(failures), len(failures), 0, 0, 0)
+
+    # Records that retention removed are never passed over in silence.
+    send(30)
+    ends = shop.kafka.end_offsets(shop.topic)
+    shop.kafka.delete_records(shop.topic, dict(enumerate(ends)))
+    send(30)
+    refused = footfall(shop.home, "run", FLOW, "--once", **shop.settings)
+    assert refused.returncode == 1
+    assert "was removed by retention" in one_line(refused)
+    skipping = footfall(shop.home, "run", FLOW, "--once", "--skip-removed", **shop.settings)
+    assert skipping.returncode == 0, skipping.stderr
+    assert "skipped offsets" in skipping.stderr
+    assert shop.counts()[0] == len(failures) - 30
+
+
+def test_without_its_topics_a_worker_says_what_makes_them(kafka: Server, tmp_path: Path) -> None:
+    settings = {"TOPICS_URL": kafka.url, "KAFKA_TOPIC": kafka.name("none")}
+    ended = footfall(tmp_path / "home", "run", FLOW, "--once", **settings)
+    assert ended.returncode == 1
+    assert "`footfall init` makes it" in one_line(ended)

@@ -1,0 +1,66 @@
+"""A worker of split_topics for tests, which writes all the time and snapshots now and then.
+
+    python -m tests.split_child HOME [--once] [--share I/N]
+
+Topics lie in HOME/topics, the state in HOME.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from flows import split_topics
+from flows.split_topics import CONTRACT, records
+from schemas.topics import SHOP_EVENTS
+from sinks.split import SplitSink, Targets
+from sinks.topic_files import FileTopics
+from streams.engine import Outputs, stateful_steps
+from streams.runner import Run, run_worker
+from streams.source import LATEST, Share
+from streams.testing import ListSink
+from streams.topic_files import FileTopic
+
+WRITE_BYTES = 5_000
+SNAPSHOT_EVERY_S = 0.2
+
+
+def main(home: Path, share: Share, *, once: bool) -> None:
+    """Run the worker."""
+    folder = home / "topics"
+
+    def wire(run: Run) -> Any:
+        topic = FileTopic(
+            folder, SHOP_EVENTS.name, end=LATEST if once else None, poll_bytes_max=20_000
+        )
+        source = run.source(topic)
+        targets = Targets(
+            FileTopics(folder), topic.name, partitions=topic.partitions(), retention_h=1
+        )
+        sink = SplitSink(
+            lambda: FileTopics(folder), topic.name, source.list_parts(), bytes_max=WRITE_BYTES
+        )
+        outputs = Outputs(sink, ListSink(lambda _: None), ListSink(lambda _: None))
+        reads = records(SHOP_EVENTS, targets.why_not)
+        return split_topics.build(source, outputs, run.progress, reads=reads)
+
+    run_worker(
+        CONTRACT.name,
+        wire,
+        home,
+        once=once,
+        snapshot_every_s=SNAPSHOT_EVERY_S,
+        share=share,
+        steps=stateful_steps(CONTRACT.reads, sink=CONTRACT.sink_keeps_state),
+    )
+
+
+if __name__ == "__main__":
+    options = argparse.ArgumentParser()
+    options.add_argument("home", type=Path)
+    options.add_argument("--once", action="store_true")
+    options.add_argument("--share", type=lambda text: Share(*map(int, text.split("/"))))
+    options.set_defaults(share=Share())
+    given = options.parse_args()
+    main(given.home, given.share, once=given.once)

@@ -1,0 +1,295 @@
+"""service_health: steps of services in, minutes of health out; and the minutes that stand out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from random import Random
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+
+from flows import service_health
+from generator.shop_anomalies import anomalies
+from generator.shop_truth import percentiles
+from schemas.tables.service_health import ANOMALIES_VIEW, ROWS, VIEW
+from schemas.versions import FINAL, PROVISIONAL, phase_of, version_of
+from sinks.clickhouse import ClickHouseTable, create_tables, query_rows
+from streams.testing import NOW_MS, Result, newest, run_flow
+from tests.clickhouse_support import any_server
+from tests.requests_support import (
+    MINUTE,
+    START_MS,
+    Told,
+    cuts,
+    frames_of,
+    hour_of_steps,
+    lives_of,
+    log,
+    on_time,
+    poll_of,
+    streams,
+)
+
+Health = tuple[int, str, str, int, int, list[int]]
+"""(minute after the start, server, operation, requests, errors, durations)"""
+
+
+def table(result: Result) -> list[Health]:
+    """What the table holds in the end of each (minute, server, operation, partition)."""
+    if result.rows.is_empty():
+        return []
+    rows = newest(result.rows, ROWS.order_by).filter(pl.col("requests") > 0)
+    return [
+        (
+            (round(row["minute"].timestamp() * 1000) - START_MS) // MINUTE,
+            row["server"], row["operation"], row["requests"], row["errors"], row["durations_ms"],
+        )
+        for row in rows.to_dicts()
+    ]  # fmt: skip
+
+
+def health(*steps: Told, cuts: tuple[int, ...] = (1_000,)) -> list[Health]:
+    return table(run_flow(service_health.build, [*map(log, steps)], cuts=cuts))
+
+
+def recounted(steps: list[Told]) -> list[Health]:
+    """The same by a slow model: each request by itself."""
+    found: dict[tuple[int, str, str], list[tuple[int, bool]]] = {}
+    for life in lives_of(on_time(steps)):
+        for server in {told.server for told in life.steps}:
+            there = [told for told in life.steps if told.server == server]
+            key = there[0].after_ms // MINUTE, server, life.operation
+            took_ms = there[-1].after_ms - there[0].after_ms
+            found.setdefault(key, []).append((took_ms, any(told.failed for told in there)))
+    return sorted(
+        (*key, len(visits), sum(error for _, error in visits), sorted(took for took, _ in visits))
+        for key, visits in found.items()
+    )
+
+
+def test_a_request_counts_at_each_server_in_the_minute_it_came_there() -> None:
+    steps = [
+        Told("r1", 59_000, "Reservation", "ReserveReq"),
+        Told("r1", 59_100, "Reservation", "ReserveDbReq"),
+        Told("r1", 60_100, "Cart", "CartDbReq"),
+        Told("r1", 60_350, "Cart", "CartDbRep"),
+        Told("r1", 61_000, "Reservation", "ReserveRep", failed=True),
+        Told("r2", 70_000, "Reservation", "ReserveReq"),
+    ]
+    assert health(*steps) == [
+        (0, "Reservation", "reserve", 1, 1, [2_000]),
+        (1, "Cart", "reserve", 1, 0, [250]),
+        (1, "Reservation", "reserve", 1, 0, [0]),
+    ]
+
+
+def test_an_unknown_server_and_operation_have_minutes_too() -> None:
+    assert health(Told("r", 0, "Search", "Ask"), Told("r", 7, "Search", "Ask")) == [
+        (0, "Search", "unknown", 1, 0, [7])
+    ]
+
+
+def test_a_visit_that_moves_leaves_what_was_written_before_right() -> None:
+    # The first step comes last: before it the request was of another minute and operation.
+    moved = [
+        Told("r1", 61_000, "Cart", "CartDbReq"),
+        Told("r1", 61_100, "Cart", "CartDbRep"),
+        Told("r2", 160_000, "Login", "LogoutReq"),
+        Told("r1", 59_000, "Cart", "Wait"),
+        Told("r1", 58_000, "Reservation", "ReserveReq"),
+    ]
+    result = run_flow(service_health.build, [*map(log, moved)], cuts=(3, 1, 1))
+    assert (0, "Cart", "reserve", 1, 0, [2_100]) in table(result)
+    taken_back = result.rows.filter(pl.col("operation") == "add_to_cart")
+    assert taken_back.sort("version", "minute")["requests"].to_list() == [1, 1, 0, 0]
+    assert table(result) == recounted(moved) == health(*moved)
+
+
+def test_each_partition_has_rows_of_its_own() -> None:
+    steps = [log(Told("r", 0, "Login", "LogoutReq"))]
+    result = run_flow(service_health.build, [steps, steps * 2])
+    rows = newest(result.rows, ROWS.order_by)
+    assert rows.select("topic_partition", "durations_ms").rows() == [(0, [0]), (1, [0])]
+    assert set(rows.columns) == set(ROWS.columns)
+
+
+def test_a_late_step_counts_in_no_minute_and_is_kept_aside() -> None:
+    steps = [
+        Told("r1", 0, "Login", "LogoutReq"),
+        Told("r2", 125_000, "Login", "LogoutReq"),
+        Told("r1", 0, "Login", "LogoutRep"),
+        Told("r2", 125_001, "Login", "LogoutRep"),
+        Told("r1", 0, "Login", "LogoutRep", failed=True),
+    ]
+    result = run_flow(service_health.build, [*map(log, steps)])
+    assert [letter.offset for letter in result.late] == [4]
+    assert table(result) == [
+        (0, "Login", "logout", 1, 0, [0]), (2, "Login", "logout", 1, 0, [1]),
+    ]  # fmt: skip
+    (status,) = result.partitions
+    assert (status.used, status.late) == (4, 1)
+
+
+def test_minutes_are_written_when_they_are_over_and_from_time_to_time_before() -> None:
+    step = service_health.step(0, None)
+    written: list[tuple[int, int, int]] = []
+
+    def take(second: int, *at_s: float, end: bool = False) -> None:
+        steps = [Told(f"r{at}", round(at * 1000), "Login", "LogoutReq") for at in at_s]
+        nonlocal step
+        step = service_health.step(0, step.snapshot())
+        poll = poll_of(steps, polled_at_ms=NOW_MS + second * 1000, end=end)
+        rows = step.on_batch(service_health.LOGS.decode("test", poll)).rows
+        for row in [] if rows is None else rows.sort("minute").to_dicts():
+            minute = (round(row["minute"].timestamp() * 1000) - START_MS) // MINUTE
+            written.append((minute, row["requests"], phase_of(row["version"])))
+
+    take(0, 1)
+    take(4, 2)
+    assert written == []
+    take(5, 3)
+    assert written == [(0, 3, PROVISIONAL)]
+    take(6, 94.999)
+    assert written.pop(0) and not written
+    take(7, 95)
+    take(8, 95.001, 59)
+    assert written == [(0, 4, FINAL)]
+    take(9)
+    take(13)
+    assert written.pop() == (1, 3, PROVISIONAL)
+    take(20)
+    take(21, end=True)
+    assert not written[1:]
+    take(22, 96)
+    take(23, end=True)
+    assert written[1:] == [(1, 4, PROVISIONAL)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(streams, cuts)
+def test_the_table_is_that_of_a_slow_model_however_the_stream_is_cut(
+    steps: list[Told], sizes: list[int]
+) -> None:
+    assert health(*steps, cuts=tuple(sizes)) == recounted(steps)
+
+
+def test_the_state_of_an_hour_levels_off() -> None:
+    step = service_health.step(0, None)
+    held, sizes = [], []
+    for batch in frames_of(hour_of_steps(rate=20, seconds=3_600, poll_rows=1_200)):
+        step.on_batch(batch)
+        held.append(step.held)
+        sizes.append(len(step.snapshot()))
+    later = held[len(held) // 2 :]
+    # What can change, and a minute each for a chunk, a poll, and what is not written yet.
+    assert max(steps for steps, _ in later) <= 20 * (180 + 5 + 2 * 60)
+    visits_a_second = 20 / 4 * 2.02
+    assert max(visits for _, visits in later) <= visits_a_second * (180 + 300 + 5 + 4 * 60)
+    assert max(sizes[len(sizes) // 2 :]) < 1.2 * max(sizes[: len(sizes) // 2])
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real engine with the table and its views."""
+    with any_server(tmp_path_factory.mktemp("clickhouse")) as server:
+        create_tables(server.url, [ROWS, VIEW, ANOMALIES_VIEW])
+        yield server.url
+
+
+def drawn_health(seed: int) -> list[Health]:
+    """Three hours of two services, with minutes that are missing, slow or full of errors."""
+    chance = Random(seed)
+    found: list[Health] = []
+    for minute in range(180):
+        for server, operation, rate in (("Login", "login", 12), ("Cart", "reserve", 4)):
+            if chance.random() < 0.1:
+                continue
+            slow = chance.choice([1] * 15 + [2, 9])
+            bad = chance.choice([0.01] * 15 + [0.2, 0.7])
+            # Some have as many as the rule asks for, some one less.
+            count = chance.choice([9, 10, rate, 2 * rate])
+            took = sorted(slow * chance.randrange(0, 40) for _ in range(count))
+            errors = sum(chance.random() < bad for _ in range(count))
+            found.append((minute, server, operation, count, errors, took))
+    return found
+
+
+def rows_of(drawn: list[Health]) -> pl.DataFrame:
+    """Rows of two partitions that have these between them, the first written twice."""
+    rows: list[dict[str, Any]] = []
+    for minute, server, operation, _, errors, took in drawn:
+        for partition, of in ((0, took[1:]), (0, took[::2]), (1, took[1::2])):
+            rows.append(
+                {
+                    "minute": datetime.fromtimestamp(START_MS / 1000 + 60 * minute, UTC),
+                    "server": server,
+                    "operation": operation,
+                    "topic_partition": partition,
+                    "requests": len(of),
+                    "errors": errors * (1 - partition),
+                    "durations_ms": of,
+                    "version": version_of(0, len(rows), FINAL),
+                }
+            )
+    kinds = {"UInt16": pl.UInt16(), "UInt64": pl.UInt64(), "Array(UInt32)": pl.List(pl.UInt32())}
+    types = {name: kinds[kind] for name, kind in ROWS.columns.items() if kind in kinds}
+    return pl.DataFrame(rows, schema_overrides={**types, "minute": pl.Datetime("ms", "UTC")})
+
+
+def test_the_views_say_what_the_definitions_say(url: str) -> None:
+    drawn = drawn_health(seed=4)
+    expected = sorted(
+        (START_MS + minute * MINUTE, server, operation, count, errors, *percentiles(took))
+        for minute, server, operation, count, errors, took in drawn
+    )
+    writer = ClickHouseTable(url, ROWS)
+    writer.write([rows_of(drawn)])
+    writer.close()
+    start = "toUnixTimestamp(minute) * 1000 AS minute_ms"
+    _, found = query_rows(
+        url,
+        f"SELECT {start}, server, operation, requests, errors, p50_ms, p95_ms, p99_ms "
+        f"FROM {VIEW.name} ORDER BY ALL",
+    )
+    assert [tuple(row) for row in found] == expected
+    _, found = query_rows(
+        url,
+        f"SELECT {start}, server, operation, measure, value, expected "
+        f"FROM {ANOMALIES_VIEW.name} ORDER BY ALL",
+    )
+    wanted = sorted(anomalies(expected))
+    assert [tuple(row) for row in found] == wanted
+    assert {(row[1], row[3]) for row in wanted} == {
+        (server, measure) for server in ("Login", "Cart") for measure in ("errors", "latency")
+    }
+
+
+def minutes(*rows: tuple[int, int, int, int]) -> list[tuple[int, str, float, float]]:
+    """(minute, requests, errors, p50) -> (minute, measure, value, expected) that stand out."""
+    found = anomalies(
+        (minute * MINUTE, "Cart", "add_to_cart", requests, errors, p50, p50, p50)
+        for minute, requests, errors, p50 in rows
+    )
+    return [(row[0] // MINUTE, *row[3:]) for row in found]
+
+
+def test_a_minute_stands_out_against_the_hour_before_it() -> None:
+    usual = [(minute, 20, 1, 30) for minute in range(10)]
+    assert minutes(*usual) == []
+    assert minutes(*usual, (10, 10, 0, 60)) == [(10, "latency", 60.0, 30.0)]
+    assert minutes(*usual, (10, 10, 0, 59), (11, 9, 9, 900)) == []
+    # 11 of 202 with this minute left out; 4 standard errors of 20 requests are 0.2.
+    assert minutes(*usual, (10, 20, 6, 30)) == [(10, "errors", 0.3, 11 / 202)]
+    assert minutes(*usual, (10, 20, 5, 30)) == []
+    often = [(minute, 20, 10, 30) for minute in range(10)]
+    assert minutes(*often, (10, 20, 19, 30)) == [(10, "errors", 0.95, 0.5)]
+    assert minutes(*often, (10, 20, 18, 30)) == []
+    # The hour reaches back 60 minutes, and its own minute is no part of it.
+    assert minutes(*usual, (64, 10, 0, 99)) == [(64, "latency", 99.0, 30.0)]
+    assert minutes(*usual, (65, 10, 0, 99)) == [(65, "latency", 99.0, 30.0)]
+    assert minutes(*usual, (66, 10, 0, 99)) == []
+    # What takes no time at all may take a little.
+    assert minutes(*((m, 50, 0, 0) for m in range(5)), (5, 50, 0, 9)) == []
