@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 
 from starlette.applications import Starlette
@@ -39,7 +40,10 @@ def create_app(services: Services) -> Starlette:
 
     def route(path: str, handle: Handler, *methods: str, label: str = "") -> Route:
         endpoint = Endpoint(label or path, handle, metrics, services.request_log)
-        return Route(path, endpoint, methods=list(methods or ("GET",)))
+        made = Route(path, endpoint, methods=list(methods or ("GET",)))
+        # A cookie or an id may hold a line break, too.
+        made.path_regex = re.compile(made.path_regex.pattern, re.DOTALL)
+        return made
 
     async def exposition(scope: Scope, receive: Receive) -> Answer:
         return Answer(200, *metrics.exposition())
@@ -63,6 +67,12 @@ def create_app(services: Services) -> Starlette:
         route("/api/activity/v1/", activity, "POST"),
         route("/api/activity/v1", activity, "POST", label="/api/activity/v1/"),
         route("/live.json", services.live.handle),
+        route(
+            "/live/requests/{request_id:path}",
+            services.lookups.request,
+            label="/live/requests/{request_id}",
+        ),
+        route("/live/users/{user_id:path}", services.lookups.user, label="/live/users/{user_id}"),
         route("/", serve_one(page["index.html"])),
         route("/static/{path:path}", serve_files(page), label="/static"),
         route("/healthz", healthy),

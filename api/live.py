@@ -22,6 +22,9 @@ import msgspec
 from api.answers import Answer, Receive, Scope, encode_json
 from api.files import unless_seen
 from api.refreshed import Refreshed
+from api.shop_live import ShopPanels
+from api.shop_snapshot import ShopNow
+from api.shop_tables import ShopTables
 from api.snapshot import Letter, Minutes, Snapshot, Top, Windows
 from api.workers import WorkerMeter
 from schemas import topics
@@ -54,6 +57,8 @@ class LiveSources:
     """Blocking."""
     newest: Callable[[str, int], list[bytes]]
     """Newest records of a topic, so many of each partition. Blocking."""
+    shop: ShopTables | None = None
+    """None where there is no ClickHouse to ask: the panels of the shop stay empty."""
 
 
 class Live:
@@ -82,6 +87,10 @@ class Live:
             "cookies": self._cookies,
             "dead_letters": self._letters,
         }
+        self._shop: ShopPanels | None = None
+        if sources.shop is not None:
+            self._shop = ShopPanels(sources.shop, sources.newest, clock)
+            self._parts |= self._shop.parts
         self._series = secrets.token_hex(4)
         self._number = 0
         self._made_s: float | None = None
@@ -125,6 +134,7 @@ class Live:
             windows=self._windows.value,
             cookies=self._cookies.value,
             dead_letters=self._letters.value,
+            shop=self._shop.snapshot() if self._shop else ShopNow(),
             problems={name: part.problem for name, part in self._parts.items() if part.problem},
         )
         self._number += 1

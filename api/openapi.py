@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from api.aggregates import ACTIONS, AGGREGATES, FILTERS, MINUTES_MAX
 from api.aggregates import SHAPE as MINUTES_SHAPE
+from api.lookups import ID_CHARS_MAX, RequestTrace, UserTrail
 from api.profiles import SHAPE as PROFILE_SHAPE
 from api.records import INCOMING
 from api.snapshot import Snapshot
@@ -61,6 +62,8 @@ STRUCTS: tuple[type[Struct], ...] = (
     Aggregates,
     Ready,
     Snapshot,
+    RequestTrace,
+    UserTrail,
 )
 
 Json = dict[str, Any]
@@ -115,6 +118,12 @@ def _paths() -> Json:
         "/api/visit/v1/": {"post": _one_record("Store a visit report", ClientReport)},
         "/api/activity/v1/": {"post": _one_record("Store an activity report", ClientReport)},
         "/live.json": {"get": _operation("What the live page shows", {"200": _json(Snapshot)})},
+        "/live/requests/{request_id}": {
+            "get": _lookup("The steps of one request", "request_id", RequestTrace)
+        },
+        "/live/users/{user_id}": {
+            "get": _lookup("The newest records of one user", "user_id", UserTrail)
+        },
         "/healthz": {"get": _operation("Does the process serve?", {"200": _plain("It does")})},
         "/readyz": {
             "get": _operation(
@@ -182,6 +191,14 @@ def _events() -> Json:
                 "application/x-ndjson": {"schema": {"type": "string"}},
             },
         },
+    }
+
+
+def _lookup(summary: str, name: str, struct: type[Struct]) -> Json:
+    """An id that nobody knows is no error: its lists are empty."""
+    return {
+        **_operation(summary, {"200": _json(struct), **_WRONG, **_DOWN}),
+        "parameters": [_path(name, f"Any text of up to {ID_CHARS_MAX} characters")],
     }
 
 

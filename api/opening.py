@@ -10,9 +10,11 @@ from pathlib import Path
 from api.clickhouse import ClickHouse, MinuteBuckets
 from api.endpoint import RequestLog
 from api.live import Live, LiveSources
+from api.lookups import Lookups
 from api.metrics import ApiMetrics
 from api.profiles import Profiles
 from api.services import Services
+from api.shop_tables import ShopTables
 from api.tables import MinutesSource, WindowsSource
 from api.tails import FileTail, KafkaTail, Tail
 from api.workers import WorkerMeter, read_statuses
@@ -57,6 +59,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 "clickhouse": buckets.check,
                 "profiles": profiles.check,
             },
+            lookups=Lookups(clickhouse),
             metrics=ApiMetrics(),
             request_log=RequestLog(settings.use_logger, settings.log_headers, settings.log_body),
             limit_default=settings.default_limit,
@@ -93,6 +96,7 @@ def _open_live(
             top=minutes.top,
             windows=windows.windows,
             newest=tail.newest,
+            shop=ShopTables(clickhouse, meter.topic_watermark_ms),
         )
     )
 

@@ -9,6 +9,7 @@ from api.aggregates import AggregatesSource
 from api.endpoint import RequestLog
 from api.health import Check
 from api.live import Live
+from api.lookups import Lookups
 from api.metrics import ApiMetrics
 from api.profiles import Profiles
 from api.writing import Writing
@@ -24,6 +25,7 @@ class Services:
     live: Live
     checks: Mapping[str, Check]
     """What ``/readyz`` asks, by the name it shows."""
+    lookups: Lookups = field(default_factory=Lookups)
     metrics: ApiMetrics = field(default_factory=ApiMetrics)
     request_log: RequestLog = field(default_factory=RequestLog)
     limit_default: int = 200

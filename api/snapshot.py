@@ -9,6 +9,8 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from api.shop_snapshot import ShopNow
+
 
 class Rates(Struct, frozen=True):
     """Records read a second, by topic, over the last minutes of wall time."""
@@ -107,5 +109,6 @@ class Snapshot(Struct, frozen=True):
     windows: Windows
     cookies: list[str]
     dead_letters: list[Letter]
+    shop: ShopNow = ShopNow()
     problems: dict[str, str] = field(default_factory=dict)
     """By panel: why it shows old values or none."""

@@ -35,6 +35,13 @@ _RANGE = (
 )
 
 
+def shown_newest_ms(newest_ms: int, watermark_ms: int | None) -> int:
+    """The newest moment, or the minute after the watermark where it comes from a stray event."""
+    if watermark_ms is not None and newest_ms > watermark_ms + STRAY_MS:
+        return watermark_ms // MINUTE_MS * MINUTE_MS + MINUTE_MS
+    return newest_ms
+
+
 class MinutesSource:
     """Minutes up to the newest one. Whole ranges are read seldom, the newest minutes often."""
 
@@ -108,11 +115,7 @@ class MinutesSource:
         )
         if not int(rows[0][0]):
             return None
-        newest_ms = int(rows[0][1]) * 1000
-        watermark_ms = self._watermark_ms()
-        if watermark_ms is not None and newest_ms > watermark_ms + STRAY_MS:
-            return watermark_ms // MINUTE_MS * MINUTE_MS + MINUTE_MS
-        return newest_ms
+        return shown_newest_ms(int(rows[0][1]) * 1000, self._watermark_ms())
 
     async def _sums(self, from_ms: int, to_ms: int) -> dict[int, tuple[int, int, int]]:
         rows = await self._clickhouse.rows(

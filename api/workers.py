@@ -83,6 +83,20 @@ class WorkerMeter:
         marks = _watermarks(status for status in self._statuses if status.flow == flow)
         return median_low(marks) if marks else None
 
+    def topic_watermark_ms(self, topic: str) -> int | None:
+        """The same of a topic: of the flows that read it, the one that is furthest."""
+        found = []
+        for name in {status.flow for status in self._statuses}:
+            marks = [
+                partition.watermark_ms
+                for status in self._statuses
+                for partition in status.partitions
+                if status.flow == name and partition.topic == topic and partition.watermark_ms >= 0
+            ]
+            if marks:
+                found.append(median_low(marks))
+        return max(found, default=None)
+
     def _observe_worker(self, status: WorkerStatus) -> None:
         points = self._points.setdefault((status.flow, status.worker), deque(maxlen=64))
         read: dict[str, int] = {}

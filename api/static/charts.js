@@ -4,6 +4,8 @@ import { el, say, sentence } from "./elements.js";
 import { NOTHING } from "./format.js";
 
 const AXIS_FONT = "12px system-ui, sans-serif";
+/** What is counted has no fractions: an axis of a few goes 0, 1, 2. */
+const WHOLE_STEPS = Array.from({ length: 16 }, (_, power) => [1, 2, 5].map((one) => one * 10 ** power)).flat();
 const made = new Set();
 
 function colour(name) {
@@ -79,6 +81,7 @@ export function chart(box, { label, series, height = 220, empty, sync, small = f
           ...axis,
           grid,
           size: 48,
+          incrs: WHOLE_STEPS,
           space: small ? 34 : 40,
           values: (_plot, splits) => splits.map((value) => series[0].axis(value)),
         },
@@ -105,7 +108,8 @@ export function chart(box, { label, series, height = 220, empty, sync, small = f
       stroke,
       fill: `${stroke}22`,
       width: 2,
-      points: { show: false },
+      // A line of one point would not be seen.
+      points: { show: (plotted) => plotted.data[0].length < 2 },
       spanGaps: true,
     };
   }

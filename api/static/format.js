@@ -40,6 +40,27 @@ export function bytes(value) {
   return `${whole.format(value / 1e6)} MB`;
 }
 
+/** How long: milliseconds as people say them. */
+export function duration(ms) {
+  if (ms == null) return NOTHING;
+  if (ms < 1000) return `${Math.round(ms)} ms`;
+  if (ms < 60_000) return `${(ms / 1000).toFixed(ms < 10_000 ? 2 : 1)} s`;
+  const minutes = Math.floor(ms / 60_000);
+  if (minutes < 60) return `${minutes} min ${Math.floor((ms % 60_000) / 1000)} s`;
+  return `${whole.format(Math.floor(minutes / 60))} h ${minutes % 60} min`;
+}
+
+export function percent(part, of) {
+  if (!of) return NOTHING;
+  const share = (part / of) * 100;
+  return `${share > 0 && share < 10 ? share.toFixed(1) : Math.round(share)} %`;
+}
+
+/** Time of day with its milliseconds. */
+export function moment(ms) {
+  return new Date(ms).toISOString().slice(11, 23);
+}
+
 export function clock(ms) {
   return new Date(ms).toISOString().slice(11, 19);
 }

@@ -2,7 +2,7 @@
 
 import { el, say } from "./elements.js";
 import { clock } from "./format.js";
-import { panels } from "./panels.js";
+import { groups } from "./panels.js";
 
 const EVERY_MS = 1000;
 const ANSWER_WITHIN_MS = 5000;
@@ -12,8 +12,13 @@ const stateText = document.getElementById("state-text");
 const notice = document.getElementById("notice");
 const main = document.getElementById("panels");
 
-const shown = panels.map((panel) => {
-  const heading = el("h2", { id: `${panel.id}-title`, text: panel.title });
+const shown = groups.flatMap(({ title, panels }) => {
+  main.append(el("h2", { class: "group", text: title }));
+  return panels.map(put);
+});
+
+function put(panel) {
+  const heading = el("h3", { id: `${panel.id}-title`, text: panel.title });
   const problem = el("p", { class: "problem", hidden: true });
   const body = el("div", { class: "body" });
   main.append(
@@ -26,7 +31,7 @@ const shown = panels.map((panel) => {
     ),
   );
   return { panel, problem, update: panel.make(body) };
-});
+}
 
 let tag = null;
 let seenMs = null;
@@ -47,7 +52,8 @@ async function ask() {
 
 function show(snapshot) {
   for (const { panel, problem, update } of shown) {
-    const reasons = (panel.parts ?? []).map((part) => snapshot.problems[part]).filter(Boolean);
+    const told = (panel.parts ?? []).map((part) => snapshot.problems[part]).filter(Boolean);
+    const reasons = [...new Set(told)];
     problem.hidden = reasons.length === 0;
     say(problem, reasons.join("; "));
     problem.title = reasons.join("; ");

@@ -1,4 +1,4 @@
-// The panels, in the order they stand. A new one is one object:
+// The panels, in groups and in the order they stand. A new one is one object:
 //
 //   id, title, about   what it is called, and a few words beside
 //   size               "full", "half" or "strip" of the page's width
@@ -8,29 +8,17 @@
 import { chart } from "./charts.js";
 import { el, keep, say, sentence } from "./elements.js";
 import * as format from "./format.js";
+import { funnel, products, sessions } from "./behaviour.js";
+import { chooser, last, middles, ranking, span, sum, tile } from "./parts.js";
 import { profile } from "./profile.js";
+import { request } from "./request.js";
+import { alerts, failures, logins, online, services, shopNow, slowest } from "./shop.js";
+import { trail } from "./trail.js";
 
-const MINUTE_MS = 60_000;
-const MINUTES_FIRST = 8;
 const MINUTES_SHOWN = 20;
 const RATES_SHOWN_MS = 180_000;
 const TOP_ROWS = 8;
 const START = "start the generator, for example `footfall generate tags`";
-
-const last = (list) => (list.length ? list[list.length - 1] : null);
-const sum = (list, of) => list.reduce((total, one) => total + of(one), 0);
-
-function tile(body, label) {
-  const value = el("strong", { class: "number", text: format.NOTHING });
-  const note = el("span", { class: "note", text: " " });
-  const box = el("div", { class: "tile" }, el("span", { class: "label", text: label }), value, note);
-  body.append(box);
-  return (text, noteText = " ", tone = "") => {
-    say(value, text);
-    say(note, noteText);
-    box.dataset.tone = tone;
-  };
-}
 
 const eventTime = (snapshot, topic) => {
   const reading = { user_tags: ["minute_buckets", "user_profiles"], store_events: ["store_metrics"] };
@@ -40,7 +28,7 @@ const eventTime = (snapshot, topic) => {
 
 const numbers = {
   id: "numbers",
-  title: "Now",
+  title: "Flows now",
   size: "strip",
   make(body) {
     const tags = tile(body, "Tags a second");
@@ -76,7 +64,7 @@ const rates = {
   id: "rates",
   title: "Read a second",
   about: "last three minutes",
-  size: "half",
+  size: "full",
   make(body) {
     const topics = ["user_tags", "store_events"];
     const drawn = chart(body, {
@@ -100,14 +88,6 @@ const rates = {
   },
 };
 
-/** The minutes shown: some room from the first one on, so that bars are wide, then all. */
-const span = (starts) => {
-  const end = last(starts) + MINUTE_MS;
-  const minutes = Math.min(Math.max((end - starts[0]) / MINUTE_MS, MINUTES_FIRST), MINUTES_SHOWN);
-  return [end - minutes * MINUTE_MS, end];
-};
-const middles = (starts) => starts.map((start) => start + MINUTE_MS / 2);
-
 const minutes = {
   id: "minutes",
   title: "Views against buys",
@@ -124,7 +104,7 @@ const minutes = {
       empty: `No minutes yet: ${START}.`,
     });
     return ({ minutes: { start_ms: starts, views, buys } }) =>
-      drawn.draw(middles(starts), [views, buys], span(starts), format.date(last(starts)));
+      drawn.draw(middles(starts), [views, buys], span(starts, MINUTES_SHOWN), format.date(last(starts)));
   },
 };
 
@@ -143,7 +123,7 @@ const revenue = {
       empty: `No revenue yet: ${START}.`,
     });
     return ({ minutes: { start_ms: starts, revenue: sums } }) =>
-      drawn.draw(middles(starts), [sums], span(starts), format.date(last(starts)));
+      drawn.draw(middles(starts), [sums], span(starts, MINUTES_SHOWN), format.date(last(starts)));
   },
 };
 
@@ -154,49 +134,28 @@ const top = {
   size: "half",
   parts: ["top"],
   make(body) {
-    const kinds = { brands: "Brands", origins: "Origins", categories: "Categories" };
-    let chosen = "brands";
     let seen = null;
-    const buttons = Object.entries(kinds).map(([kind, text]) => {
-      const button = el("button", { type: "button", "aria-pressed": String(kind === chosen), text });
-      button.addEventListener("click", () => {
-        chosen = kind;
-        for (const one of buttons) one.setAttribute("aria-pressed", String(one === button));
-        if (seen) show(seen);
-      });
-      return button;
-    });
+    const kinds = { brands: "Brands", origins: "Origins", categories: "Categories" };
+    const chosen = chooser(body, "Top what", kinds, () => seen && show(seen));
     const nothing = sentence({ class: "empty" }, `Nothing sold yet: ${START}.`);
-    const rows = el("ol", { class: "ranking" });
-    const box = el("div", { class: "ranked" }, rows, nothing);
-    body.append(el("div", { class: "choice", role: "group", "aria-label": "Top what" }, ...buttons), box);
-
-    function row() {
-      const made = el(
-        "li",
-        {},
-        el("span", { class: "name" }),
-        el("span", { class: "sold" }),
-        el("span", { class: "value" }),
-        el("i", { class: "bar", "aria-hidden": "true" }),
-      );
-      return made;
-    }
+    const box = el("div", { class: "ranked" });
+    const fill = ranking(box, "revenue");
+    box.append(nothing);
+    body.append(box);
 
     function show(snapshot) {
       seen = snapshot;
-      const list = snapshot.top[chosen].slice(0, TOP_ROWS);
+      const list = snapshot.top[chosen.name].slice(0, TOP_ROWS);
       const most = Math.max(1, ...list.map((one) => one.revenue));
       nothing.hidden = list.length > 0;
-      keep(rows, list.length, row).forEach((element, place) => {
-        const one = list[place];
-        const [name, sold, value, bar] = element.children;
-        say(name, one.name);
-        name.title = one.name;
-        say(sold, `${format.short(one.buys)} buys, ${format.short(one.views)} views`);
-        say(value, format.amount(one.revenue));
-        bar.style.setProperty("--share", String(Math.max(0, one.revenue) / most));
-      });
+      fill(
+        list.map((one) => ({
+          name: one.name,
+          note: `${format.short(one.buys)} buys, ${format.short(one.views)} views`,
+          value: format.amount(one.revenue),
+          share: one.revenue / most,
+        })),
+      );
     }
     return show;
   },
@@ -244,7 +203,7 @@ const workers = {
   id: "flows",
   title: "Flows",
   about: "and their workers",
-  size: "half",
+  size: "full",
   make(body) {
     const columns = ["Flow", "Read/s", "Lag", "Late", "Dead", "Rows", "Event time"];
     const rows = el("tbody", {});
@@ -334,4 +293,14 @@ const letters = {
   },
 };
 
-export const panels = [numbers, rates, minutes, revenue, top, store, profile, workers, letters];
+export const groups = [
+  {
+    title: "The shop",
+    panels: [
+      shopNow, online, logins, services, slowest, failures, alerts, request, trail, profile,
+      sessions, funnel,
+    ],
+  },
+  { title: "What it sells", panels: [products, top, minutes, revenue, store] },
+  { title: "The flows behind it", panels: [numbers, rates, workers, letters] },
+];

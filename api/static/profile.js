@@ -21,7 +21,7 @@ const timeOf = (tag) => Date.parse(/Z|[+-]\d\d:?\d\d$/.test(tag.time) ? tag.time
 
 export const profile = {
   id: "profile",
-  title: "One user",
+  title: "One user's profile",
   about: "the newest views and buys of a cookie",
   size: "half",
   parts: ["cookies"],

@@ -1,0 +1,102 @@
+"""The shop's part of the live page's snapshot: each panel asked for in its own time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from api.refreshed import Refreshed
+from api.shop_snapshot import (
+    Alert,
+    Anomaly,
+    FailedRequest,
+    Funnel,
+    Health,
+    Logins,
+    Online,
+    Products,
+    Sessions,
+    ShopNow,
+)
+from api.shop_tables import ShopTables
+from schemas.login_alerts import LoginAlert
+from schemas.times import BadTimeError, parse_time_ms
+from schemas.topics import LOGIN_ALERTS
+
+ALERTS_SHOWN = 8
+ALERTS_LOOKED_AT = 50
+"""Of each partition: the newest by event time may have been written a little earlier."""
+TIMES_SHOWN = 20
+
+_decode_alert = msgspec.json.Decoder(LoginAlert).decode
+
+Newest = Callable[[str, int], list[bytes]]
+"""Newest records of a topic, so many of each partition. Blocking."""
+
+
+class ShopPanels:
+    """The last answer to each question about the shop."""
+
+    def __init__(self, tables: ShopTables, newest: Newest, clock: Callable[[], float]) -> None:
+        self._newest = newest
+        self._now: Refreshed[int | None] = Refreshed(tables.now_ms, None, 1.0, clock)
+        self._online = Refreshed(tables.online, Online(), 2.0, clock)
+        self._logins = Refreshed(tables.logins, Logins(), 2.0, clock)
+        self._alerts: Refreshed[list[Alert]] = Refreshed(self._ask_alerts, [], 2.0, clock)
+        self._health = Refreshed(tables.health, Health(), 4.0, clock)
+        self._anomalies: Refreshed[list[Anomaly]] = Refreshed(tables.anomalies, [], 5.0, clock)
+        self._failures: Refreshed[list[FailedRequest]] = Refreshed(tables.failures, [], 3.0, clock)
+        self._sessions: Refreshed[list[Sessions]] = Refreshed(tables.sessions, [], 5.0, clock)
+        self._products: Refreshed[list[Products]] = Refreshed(tables.products, [], 5.0, clock)
+        self._funnel = Refreshed(tables.funnel, Funnel(), 5.0, clock)
+        self.parts: dict[str, Refreshed[Any]] = {
+            "moment": self._now,
+            "online": self._online,
+            "logins": self._logins,
+            "alerts": self._alerts,
+            "health": self._health,
+            "anomalies": self._anomalies,
+            "failures": self._failures,
+            "sessions": self._sessions,
+            "products": self._products,
+            "funnel": self._funnel,
+        }
+
+    def snapshot(self) -> ShopNow:
+        """The last values."""
+        return ShopNow(
+            now_ms=self._now.value,
+            online=self._online.value,
+            logins=self._logins.value,
+            alerts=self._alerts.value,
+            health=self._health.value,
+            anomalies=self._anomalies.value,
+            failures=self._failures.value,
+            sessions=self._sessions.value,
+            products=self._products.value,
+            funnel=self._funnel.value,
+        )
+
+    async def _ask_alerts(self) -> list[Alert]:
+        records = await asyncio.to_thread(self._newest, LOGIN_ALERTS.name, ALERTS_LOOKED_AT)
+        return shown_alerts(records)
+
+
+def shown_alerts(records: Sequence[bytes]) -> list[Alert]:
+    """The newest alerts by event time, each (user, time) once: a crash may have sent it twice."""
+    alerts: dict[tuple[str, int], Alert] = {}
+    for record in records:
+        with contextlib.suppress(
+            msgspec.DecodeError, UnicodeDecodeError, RecursionError, BadTimeError
+        ):
+            found = _decode_alert(record)
+            time_ms = parse_time_ms(found.time)
+            times_ms = [parse_time_ms(one) for one in found.times[-TIMES_SHOWN:]]
+            alert = Alert(found.user_id, time_ms, found.failures, times_ms)
+            alerts.setdefault((found.user_id, time_ms), alert)
+    newest = sorted(alerts.values(), key=lambda one: (-one.time_ms, one.user_id))
+    return newest[:ALERTS_SHOWN]
