@@ -25,12 +25,13 @@ from cli.home import (
     running_clickhouse,
     write_note,
 )
-from cli.options import world_arguments
 from cli.servers import engine_held, need_engine, start_clickhouse
 from cli.supervise import Child, Supervisor
 from schemas.settings import Settings, read_settings
 
 POLL_S = 0.1
+AT_ONCE_MAX = 4
+"""Processes of flows that run to their end at the same time: more would share the same cores."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -80,6 +81,8 @@ class House:
     stop: Stop
     flows: tuple[str, ...] = ()
     generators: list[Child] = field(default_factory=list)
+    workers: dict[str, list[Child]] = field(default_factory=dict)
+    """By flow, its processes that were started."""
 
     def run_until(self, done: Callable[[], bool], tick: Callable[[], None]) -> None:
         """Keep the house running, and ``tick`` many times a second, until it is done.
@@ -96,13 +99,35 @@ class House:
         """Until these tasks are done."""
         self.run_until(lambda: all(child.done for child in children), tick)
 
-    def start_flows(self, *, once: bool) -> list[Child]:
-        """A worker process for each flow of the catalogue."""
-        options = ("--once",) if once else ()
-        return [
-            self.supervisor.start(name, ("run", name, *options), service=not once)
-            for name in self.flows
-        ]
+    def start_flows(self, workers: int) -> list[Child]:
+        """So many worker processes for each flow of the catalogue, until they are stopped."""
+        return [child for name in self.flows for child in self._start_flow(name, workers)]
+
+    def run_flows(self, workers: int, tick: Callable[[], None]) -> None:
+        """Run each flow to its end, a few processes at once: most of their work is to start."""
+        waiting = list(self.flows)
+        started: list[Child] = []
+
+        def all_done() -> bool:
+            running = sum(not child.done for child in started)
+            while waiting and (not running or running + workers <= AT_ONCE_MAX):
+                started.extend(self._start_flow(waiting.pop(0), workers, "--once"))
+                running += workers
+            return not running
+
+        self.run_until(all_done, tick)
+
+    def _start_flow(self, name: str, workers: int, *options: str) -> list[Child]:
+        children = []
+        for index in range(workers):
+            child_name = f"{name}.{index}" if workers > 1 else name
+            which = ("--worker", f"{index}/{workers}")
+            command = ("run", name, *which, *options)
+            children.append(
+                self.supervisor.start(child_name, command, service="--once" not in options)
+            )
+        self.workers[name] = children
+        return children
 
     def generate(self, name: str, *arguments: str) -> Child:
         """Start a generator as a task."""
@@ -185,15 +210,3 @@ def _is_locked(path: Path) -> bool:
         except BlockingIOError:
             return True
     return False
-
-
-def tag_arguments(args: argparse.Namespace) -> list[str]:
-    """``generate tags``'s options for what the demo was asked."""
-    arguments = ["tags", *world_arguments(args)]
-    if args.tags is not None:
-        arguments += ["--total", str(args.tags)]
-    if args.rate is not None:
-        arguments += ["--rate", str(args.rate)]
-    elif args.once:
-        arguments += ["--fast"]
-    return arguments

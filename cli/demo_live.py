@@ -6,8 +6,9 @@ import argparse
 import socket
 from collections.abc import Mapping
 
-from cli.demo_house import House, Stopped, open_house, tag_arguments
-from cli.home import need_file, need_free_port
+from cli.demo_house import Stopped, open_house
+from cli.demo_sends import check_shop, sent_live
+from cli.home import Home, need_file, need_free_port
 from cli.show import Show
 from schemas.settings import read_settings
 
@@ -21,22 +22,26 @@ def run_live(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
         environ = {**environ, "PRODUCER_DATA_SEC_PER_REAL_SEC": str(args.speed)}
     settings = read_settings(environ)
     host, port = settings.frontend_hostname, args.port or settings.frontend_port
-    csv = args.csv or (settings.input_file_name if not args.no_generator else "")
-    if csv:
-        need_file(csv)
+    if not args.no_generator and not args.truth:
+        args.csv = args.csv or settings.input_file_name
+    if args.csv:
+        need_file(args.csv)
     page = f"http://{_reachable(host)}:{port}/"
+
+    sent = sent_live(args)
 
     def begin() -> None:
         need_free_port(host, port, "--port")
+        check_shop(sent, Home(settings.footfall_home), is_fresh=args.fresh)
         _print(f"starting servers, flows, page and shop; state lies in {settings.footfall_home}")
 
     show = Show()
     try:
         with open_house(args, environ, show.tell, begin) as house:
-            house.start_flows(once=False)
+            house.start_flows(args.workers)
             house.supervisor.start("api", ("api", "--port", str(port)), service=True)
-            if not args.no_generator:
-                _start_generators(house, args, csv)
+            for name, arguments in sent:
+                house.generate(name, *arguments)
             house.run_until(lambda: _listens(page), lambda: None)
             _print(f"page: {page}")
             show.page = page
@@ -46,15 +51,6 @@ def run_live(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
         pass
     _print("ended; `footfall demo` goes on from here, `footfall query` asks what there is")
     return 0
-
-
-def _start_generators(house: House, args: argparse.Namespace, csv: str) -> None:
-    house.generate("tags", *tag_arguments(args))
-    if csv:
-        speed = ("--speed", str(args.speed)) if args.speed is not None else ()
-        house.generate("csv", "csv", csv, *speed)
-    else:
-        house.generate("store", "store", "--seed", str(args.seed))
 
 
 def _listens(page: str) -> bool:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from api.workers import read_statuses
-from cli.demo_house import House, Stopped, open_house, tag_arguments
-from cli.errors import INTERRUPTED_EXIT_CODE, FailureError, UsageError, say
+from cli.demo_house import House, Stopped, open_house
+from cli.demo_sends import check_shop, sent_once
+from cli.errors import INTERRUPTED_EXIT_CODE, FailureError, say
+from cli.home import Home
 from cli.show import Show
 from cli.summary import accounts, summary_lines
+from cli.topics import topic_view
 from schemas.settings import Settings, read_settings
 
 
@@ -19,18 +22,25 @@ def run_once(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
     Raises UsageError, FailureError; a signal ends it with 130.
     """
-    args.csv = args.csv or read_settings(environ).input_file_name
-    if not args.csv and args.tags is None:
-        raise UsageError("--once: send what? --csv FILE, --tags N, or both")
+    if args.events is None:
+        args.csv = args.csv or read_settings(environ).input_file_name
+    sent = sent_once(args)
     begun_s = time.monotonic()
     show = Show()
+
+    def begin() -> None:
+        home = Home(read_settings(environ).footfall_home)
+        check_shop(sent, home, is_fresh=args.fresh)
+
     try:
-        with open_house(args, environ, show.tell) as house:
+        with open_house(args, environ, show.tell, begin) as house:
             before = _read_count(house)
             with show:
-                _generate(house, args)
+                for name, arguments in sent:
+                    house.generate(name, *arguments)
                 house.wait_for(house.generators, lambda: show.tick(house))
-                house.wait_for(house.start_flows(once=True), lambda: show.tick(house))
+                house.flows = tuple(_with_input(house))
+                house.run_flows(args.workers, lambda: show.tick(house))
             statuses = read_statuses(house.home.path)
             if _read_count(house) == before:
                 print("nothing new: all of this was sent and processed before")
@@ -41,16 +51,23 @@ def run_once(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
         say("interrupted; the same command goes on from here")
         return INTERRUPTED_EXIT_CODE
     print(f"{time.monotonic() - begun_s:.1f} s")
+    if args.truth:
+        print(f"`footfall verify --all --truth {args.truth}` compares every table with the truth")
     if open_accounts:
         raise FailureError("; ".join(open_accounts))
     return 0
 
 
-def _generate(house: House, args: argparse.Namespace) -> None:
-    if args.csv:
-        house.generate("csv", "csv", args.csv, "--fast")
-    if args.tags is not None:
-        house.generate("tags", *tag_arguments(args))
+def _with_input(house: House) -> Iterator[str]:
+    """The flows that have a record to read: to start the others would only take its time."""
+    import flows
+
+    settings = _settings(house)
+    ends = topic_view(settings).end_offsets
+    for name, contract in flows.catalogue().items():
+        topics = (settings.kafka_topic,) if settings.kafka_topic else contract.reads
+        if any(sum(ends(topic)) for topic in topics):
+            yield name
 
 
 def _settings(house: House) -> Settings:

@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from cli.errors import FailureError, UsageError
+from cli.errors import FailureError, UsageError, did_you_mean
 from cli.home import Home, need_file
 from cli.options import add_world_options, count, moment_ms, rate, seed, share, speed
 from schemas.settings import Settings, read_settings
@@ -116,10 +116,28 @@ def generate_store(args: argparse.Namespace) -> int:
 
 def generate_shop(args: argparse.Namespace) -> int:
     """Send what happens in a simulated shop, and write the truth about it."""
+    world = shop_world(args)
+    if read_settings(os.environ).kafka_topic:
+        raise UsageError("KAFKA_TOPIC names one topic, but the shop writes four: unset it")
+    if args.truth is not None:
+        _write_truth(world, args.truth, without=args.without)
+    if args.without is not None and args.without not in world.topics:
+        raise UsageError(
+            f"--without: the shop has no topic {args.without}"
+            f"{did_you_mean(args.without, world.topics)}"
+        )
+    # The world ends by itself, with all that was still under way.
+    args.total = None
+    rate_per_s = _rate(args, SHOP_RECORDS_PER_S)
+    return _push(world, args, rate_per_s=rate_per_s, without=args.without)
+
+
+def shop_world(args: argparse.Namespace) -> ShopWorld:
+    """The shop of these options. Raises UsageError for options that make none."""
     from generator.shop_world import ShopWorld
 
     try:
-        world = ShopWorld(
+        return ShopWorld(
             seed=args.seed,
             total=args.total,
             disturbances=_disturbances(args),
@@ -130,13 +148,6 @@ def generate_shop(args: argparse.Namespace) -> int:
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
-    if read_settings(os.environ).kafka_topic:
-        raise UsageError("KAFKA_TOPIC names one topic, but the shop writes four: unset it")
-    if args.truth is not None:
-        _write_truth(world, args.truth)
-    # The world ends by itself, with all that was still under way.
-    args.total = None
-    return _push(world, args, rate_per_s=_rate(args, SHOP_RECORDS_PER_S))
 
 
 def _disturbances(args: argparse.Namespace) -> Disturbances:
@@ -152,9 +163,11 @@ def _disturbances(args: argparse.Namespace) -> Disturbances:
     )
 
 
-def _write_truth(world: ShopWorld, folder: str) -> None:
+def _write_truth(world: ShopWorld, folder: str, *, without: str | None) -> None:
     from generator.shop_truth import write_truth
 
+    if without is not None:
+        raise UsageError("--truth is of all four topics: leave --without out")
     if world.total is None:
         raise UsageError("--truth takes --total: a shop without end has no end to tell of")
     try:
@@ -188,6 +201,7 @@ def _push(
     *,
     rate_per_s: float | None = None,
     speed: float | None = None,
+    without: str | None = None,
 ) -> int:
     from cli.topics import topic_view
     from generator.drive import push
@@ -208,7 +222,7 @@ def _push(
     try:
         result = push(
             source,
-            _RenamedWriter(writer, name),
+            _RenamedWriter(writer, name, without),
             rate_per_s=rate_per_s,
             speed=speed,
             total=args.total,
@@ -297,6 +311,9 @@ def _add_shop_options(parser: argparse.ArgumentParser) -> None:
         "--users", type=count, metavar="N", default=50_000, help="who come to the shop (50,000)"
     )
     parser.add_argument(
+        "--without", metavar="TOPIC", help="leave out what the shop would send to one topic"
+    )
+    parser.add_argument(
         "--truth", metavar="DIR",
         help="first write here what every table must hold in the end; takes --total",
     )  # fmt: skip
@@ -339,12 +356,16 @@ def _rename(settings: Settings, topics: Sequence[str]) -> Callable[[str], str]:
 
 
 class _RenamedWriter:
-    def __init__(self, writer: TopicWriter, name: Callable[[str], str]) -> None:
+    def __init__(
+        self, writer: TopicWriter, name: Callable[[str], str], without: str | None
+    ) -> None:
         self._writer = writer
         self._name = name
+        self._without = without
 
     def write(self, topic: str, records: Sequence[Record]) -> None:
-        self._writer.write(self._name(topic), records)
+        if topic != self._without:
+            self._writer.write(self._name(topic), records)
 
 
 def _renamed_view(view: TopicView, name: Callable[[str], str]) -> TopicView:

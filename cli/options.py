@@ -94,3 +94,16 @@ def world_arguments(args: argparse.Namespace) -> list[str]:
         *("--duplicates", str(args.duplicates)),
         *("--malformed", str(args.malformed)),
     ]
+
+
+def shop_arguments(args: argparse.Namespace) -> list[str]:
+    """The simulated shop's options again, for a child's command line."""
+    return [
+        *("--seed", str(args.seed)),
+        *("--late", str(args.late)),
+        *("--out-of-order", str(args.out_of_order)),
+        *("--malformed", str(args.malformed)),
+        *("--clocks-off", str(args.clocks_off)),
+        *("--clocks-far-off", str(args.clocks_far_off)),
+        *("--density", str(args.density)),
+    ]

@@ -20,9 +20,14 @@ if TYPE_CHECKING:
     from streams.replay import Partitions, Range, Replay, Replayed
 
 
-def add_range_options(parser: argparse.ArgumentParser) -> None:
-    """FLOW, the range, and what is certain in it."""
-    parser.add_argument("flow", metavar="FLOW", help="a name from `footfall flows`")
+def add_range_options(parser: argparse.ArgumentParser, *, may_be_all: bool = False) -> None:
+    """FLOW, the range, and what is certain in it; with ``may_be_all`` FLOW may be left out."""
+    parser.add_argument(
+        "flow",
+        metavar="FLOW",
+        nargs="?" if may_be_all else None,
+        help="a name from `footfall flows`",
+    )
     parser.add_argument(
         "--from",
         dest="from_ms",
@@ -38,6 +43,22 @@ def add_range_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="nothing will follow in the topic: its last windows are certain too",
     )
+
+
+def need_replay(flow: str) -> None:
+    """Raises UsageError for a flow that tells nothing of its rows."""
+    import flows
+
+    def tells(name: str) -> bool:
+        return hasattr(importlib.import_module(f"flows.{name}"), "replay")
+
+    if not tells(flow):
+        raise UsageError(
+            f"{flow}: no range of its rows can be counted or written anew by itself (only of "
+            f"{', '.join(filter(tells, flows.catalogue()))}). Its rows are upserts: to write all "
+            f"of them anew, stop it, move FOOTFALL_HOME/recovery/{flow} away and start it; "
+            "`footfall verify --all --truth DIR` compares every table of a simulated shop"
+        )
 
 
 def replayable_of(settings: Settings, flow: str) -> Replayable:

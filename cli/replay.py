@@ -16,6 +16,7 @@ from cli.flows import contract_of
 from cli.ranges import (
     add_range_options,
     live_limits,
+    need_replay,
     range_of,
     read_partitions,
     replayable_of,
@@ -73,6 +74,7 @@ def run_replay(args: argparse.Namespace) -> int:
     from cli.servers import servers_of_flow
 
     contract = contract_of(args.flow)
+    need_replay(args.flow)
     if args.swap and args.into == "live":
         if args.from_ms is not None or args.to_ms is not None or args.source or args.complete:
             raise UsageError("--swap goes alone, or with --into shadow")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 MEASURE_EVERY_S = 1.0
 PLAIN_EVERY_S = 5.0
 MESSAGES_MAX = 100
+WAITING, DONE = "waiting", "done"
+_IDLE = (DONE, WAITING)
 
 
 class Show:
@@ -74,26 +78,36 @@ class Show:
 
     def _picture(self, house: House, now_s: float) -> Picture:
         flows = {flow.flow: flow for flow in self._meter.flows()}
-        children = house.supervisor.children
+        lines = [
+            FlowLine(name, _state(house.workers.get(name, ()), flows.get(name)), flows.get(name))
+            for name in house.flows
+        ]
+        notes = {child.name: last_line(child.log) for child in house.generators}
+        if self._screen is None:
+            # One line has no room for flows that do nothing: they are only counted.
+            idle = Counter(line.state for line in lines if line.state in _IDLE)
+            lines = [line for line in lines if line.state not in _IDLE]
+            told = ", ".join(f"{idle[state]} {state}" for state in _IDLE if idle[state])
+            notes = ({"flows": told} if told else {}) | notes
         return Picture(
             page=self.page,
             elapsed_s=now_s - self._begun_s,
-            flows=[
-                FlowLine(name, _state(children.get(name), flows.get(name)), flows.get(name))
-                for name in house.flows
-            ],
-            generators={child.name: last_line(child.log) for child in house.generators},
+            flows=lines,
+            generators=notes,
             messages=self._messages,
         )
 
 
-def _state(child: Child | None, flow: Flow | None) -> str:
-    if child is None:
-        return "waiting"
-    if child.done:
-        return "done"
-    if child.pid is None:
+def _state(children: Sequence[Child], flow: Flow | None) -> str:
+    """Of a flow: what the process does that is least far."""
+    if not children:
+        return WAITING
+    if all(child.done for child in children):
+        return DONE
+    left = [child for child in children if not child.done]
+    if any(child.pid is None for child in left):
         return "ended, to start again"
-    if flow is None or child.pid not in {worker.pid for worker in flow.workers}:
+    said = {worker.pid for worker in flow.workers} if flow is not None else set()
+    if any(child.pid not in said for child in left):
         return "starting"
     return RUNNING

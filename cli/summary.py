@@ -27,6 +27,20 @@ BUCKETS_SQL = """
            sum(sum_price), uniqExact(bucket)
     FROM minute_buckets
 """
+SHOP_SQL = {
+    "requests": "SELECT count(), countIf(outcome = 'failed'), countIf(outcome = 'incomplete') "
+    "FROM request_summary",
+    "sessions": "SELECT count(), countIf(ended_by = 'logout'), countIf(ended_by = 'relogin'), "
+    "countIf(ended_by = 'timeout') FROM users_spend_time_online",
+    "failed logins": "SELECT count(), uniqExact(user_id) FROM failed_login",
+    "shop events": "SELECT sum(rows), count() FROM shop_events_rows",
+}
+SHOP_WORDS = {
+    "requests": "{:,}: {:,} failed, {:,} incomplete",
+    "sessions": "{:,}: {:,} by logout, {:,} by relogin, {:,} by timeout",
+    "failed logins": "{:,} of {:,} users",
+    "shop events": "{:,} of {:,} kinds",
+}
 PROFILES_SQL = "SELECT count(DISTINCT cookie) FROM tags"
 """Of the embedded profiles: Aerospike has no cheap count of its records."""
 
@@ -54,6 +68,10 @@ def summary_lines(settings: Settings, statuses: Sequence[WorkerStatus]) -> list[
         if settings.profiles_url.startswith("sqlite:"):
             ((profiles,),) = query_rows(settings.profiles_url, PROFILES_SQL)[1]
             lines.append(line("profiles", f"{profiles:,} cookies"))
+    if _read_by(statuses, "request_trace"):
+        for name, sql in SHOP_SQL.items():
+            (counts,) = ask_clickhouse(settings, sql)[1]
+            lines.append(line(name, SHOP_WORDS[name].format(*counts)))
     late = sum(partition.late for status in statuses for partition in status.partitions)
     letters = dead_letters(settings)
     lines += [line("late", f"{late:,}"), line("dead letters", f"{letters.total():,}")]

@@ -1,4 +1,7 @@
-"""``footfall verify``: counts a flow's topic against its table, and names what differs."""
+"""``footfall verify``: counts a flow's topic against its table, and names what differs.
+
+``--all --truth DIR`` compares every table with the truth of the simulated shop (verify_all).
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,13 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cli.errors import say
+from cli.errors import UsageError, say
 from cli.flows import contract_of
 from cli.positions import of_statuses, read_statuses
 from cli.ranges import (
     add_range_options,
     live_limits,
+    need_replay,
     range_of,
     read_partitions,
     replayable_of,
@@ -41,9 +45,14 @@ def add_commands(commands: Any) -> None:
         help="compare topic and tables",
         description="Count a range of the flow's topic again, compare with what its table holds, "
         "and name the windows that differ. Exit code 1 where a window that nothing can change "
-        "any more is not equal.",
+        "any more is not equal. With --all --truth DIR: compare every row of every table with "
+        "what `footfall demo --shop --truth DIR` has written; exit code 1 where one differs.",
     )
-    add_range_options(verify)
+    add_range_options(verify, may_be_all=True)
+    verify.add_argument("--all", action="store_true", help="every table, with --truth")
+    verify.add_argument(
+        "--truth", metavar="DIR", help="what every table must hold, as `footfall demo` wrote it"
+    )
     verify.set_defaults(handler=run_verify)
 
 
@@ -51,7 +60,14 @@ def run_verify(args: argparse.Namespace) -> int:
     """Compare, print what differs; 0 where all that is certain is equal."""
     from cli.servers import servers_of_flow
 
+    if args.all or args.truth:
+        from cli.verify_all import run_verify_all
+
+        return run_verify_all(args, os.environ)
+    if args.flow is None:
+        raise UsageError("verify: which FLOW? (`footfall flows` lists them; or --all --truth DIR)")
     contract_of(args.flow)
+    need_replay(args.flow)
     # Before any server is asked: it may be refused.
     range_of(args)
     with servers_of_flow(os.environ, args.flow) as settings:

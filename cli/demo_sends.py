@@ -1,0 +1,117 @@
+"""What a demo sends: which generators, and the options that contradict each other there.
+
+By default the simulated shop sends to all topics. A CSV takes the place of its store events,
+or, once, of all of it; a world of tags takes the place of the shop.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from cli.errors import UsageError
+from cli.home import Home
+from cli.options import shop_arguments, world_arguments
+from schemas.topics import STORE_EVENTS
+
+if TYPE_CHECKING:
+    from generator.shop_world import ShopWorld
+
+Generators = list[tuple[str, tuple[str, ...]]]
+"""(name, what follows ``footfall generate``)"""
+
+
+def check_sends(args: argparse.Namespace) -> None:
+    """Raises UsageError where options contradict each other."""
+    is_shop = args.shop or args.events is not None or args.truth is not None
+    if args.no_generator and (args.csv or args.tags is not None):
+        raise UsageError("--no-generator sends nothing: leave --csv and --tags out")
+    if args.no_generator and is_shop:
+        raise UsageError("--no-generator sends nothing: leave --shop, --events and --truth out")
+    if is_shop and args.tags is not None:
+        raise UsageError("--tags sends a world of tags, --shop a whole shop: which of them?")
+    if args.csv and is_shop and (args.once or args.truth):
+        raise UsageError("--csv sends store events, and so does --shop: which of them?")
+    if args.truth and args.events is None:
+        raise UsageError("--truth takes --events N: a shop without end has no end to tell of")
+    if args.once and is_shop and args.events is None:
+        raise UsageError("--once --shop: how many records? --events N")
+    if args.tags is None and args.duplicates:
+        raise UsageError("--duplicates is for --tags: the shop sends nothing twice")
+    if args.tags is not None and (args.clocks_off or args.clocks_far_off):
+        raise UsageError("--clocks-off and --clocks-far-off are for the shop: leave --tags out")
+
+
+def sent_once(args: argparse.Namespace) -> Generators:
+    """What ``--once`` sends: all that is named. Raises UsageError where nothing is."""
+    if args.events is not None:
+        return [("shop", _shop(args))]
+    found: Generators = []
+    if args.csv:
+        found.append(("csv", ("csv", args.csv, "--fast")))
+    if args.tags is not None:
+        found.append(("tags", _tags(args)))
+    if not found:
+        raise UsageError("--once: send what? --shop --events N, or --csv FILE, --tags N, or both")
+    return found
+
+
+def sent_live(args: argparse.Namespace) -> Generators:
+    """What runs beside the flows until it is stopped or sent to its end."""
+    if args.no_generator:
+        return []
+    csv: Generators = []
+    if args.csv:
+        speed = ("--speed", str(args.speed)) if args.speed is not None else ()
+        csv.append(("csv", ("csv", args.csv, *speed)))
+    if args.tags is not None:
+        store: Generators = [("store", ("store", "--seed", str(args.seed)))]
+        return [("tags", _tags(args)), *(csv or store)]
+    without = ("--without", STORE_EVENTS.name) if csv else ()
+    return [("shop", (*_shop(args), *without)), *csv]
+
+
+def check_shop(generators: Generators, home: Home, *, is_fresh: bool) -> None:
+    """Raises UsageError for a shop that cannot be, or that another one is in the way of."""
+    from cli.generate import shop_world
+    from cli.main import build_parser
+
+    for name, arguments in generators:
+        if name == "shop":
+            world = shop_world(build_parser().parse_args(["generate", *arguments]))
+            if not is_fresh:
+                _check_progress(world, home)
+
+
+def _check_progress(world: ShopWorld, home: Home) -> None:
+    import msgspec
+
+    from generator.progress import Progress
+
+    try:
+        text = (home.generator / f"{world.name}.json").read_bytes()
+        sent = msgspec.json.decode(text, type=Progress)
+    except (OSError, msgspec.MsgspecError):
+        # None was sent; what else may be wrong is for the generator to say.
+        return
+    if sent.identity != world.identity:
+        raise UsageError(
+            f"{home.path} holds {sent.rows:,} records of a shop with the same seed and other "
+            "options: begin anew with --fresh, or set FOOTFALL_HOME to another folder"
+        )
+
+
+def _shop(args: argparse.Namespace) -> tuple[str, ...]:
+    total = ("--total", str(args.events)) if args.events is not None else ()
+    truth = ("--truth", args.truth) if args.truth else ()
+    return ("shop", *shop_arguments(args), *total, *truth, *_pace(args))
+
+
+def _tags(args: argparse.Namespace) -> tuple[str, ...]:
+    return ("tags", *world_arguments(args), "--total", str(args.tags), *_pace(args))
+
+
+def _pace(args: argparse.Namespace) -> tuple[str, ...]:
+    if args.rate is not None:
+        return ("--rate", str(args.rate))
+    return ("--fast",) if args.once else ()

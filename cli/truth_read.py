@@ -1,0 +1,273 @@
+"""The rows of the truth's files, and those that stand in the tables, as frames of one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from cli.errors import FailureError, UsageError
+from cli.positions import read_statuses
+from cli.topics import polls, records
+from cli.truth_tables import ASKED, SPLIT
+from generator.shop_tables import TABLES
+from schemas.login_alerts import LoginAlert
+from schemas.settings import Settings
+from schemas.times import parse_time_ms
+from schemas.topics import LOGIN_ALERTS, SHOP_EVENTS
+
+ROWS_MAX = 5_000_000
+"""Of one table of the truth: with those of the table they are held at once."""
+ROWS_MORE_MAX = 1_000_000
+"""A table that has so many more is of another world: it is not read."""
+PART_ROWS = 100_000
+"""Of an answer of ClickHouse, which comes as text and takes much more room than a frame."""
+
+Columns = Mapping[str, pl.DataType]
+
+_SPLIT_TRUTH = "shop_events_rows"
+_ACCOUNTS: Columns = {
+    "flow": pl.String(), "topic": pl.String(), "read": pl.Int64(), "dead": pl.Int64(),
+}  # fmt: skip
+_SQLITE_TAGS = (
+    "SELECT cookie, CASE buy WHEN 1 THEN 'BUY' ELSE 'VIEW' END AS action, time_ms, "
+    "CAST(tag AS TEXT) AS tag FROM tags"
+)
+
+
+class TableError(FailureError):
+    """A table cannot be compared; the others can."""
+
+
+class Truth:
+    """The files that ``footfall generate shop --truth`` writes."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises UsageError for a folder that holds none."""
+        again = f"`footfall demo --shop --truth {folder}` writes it"
+        if not folder.exists():
+            raise UsageError(f"--truth: no such folder: {folder}; {again}")
+        if not folder.is_dir():
+            raise UsageError(f"--truth: not a folder: {folder}")
+        self._files = {path.stem: path for path in sorted(folder.glob("*.parquet"))}
+        if not self._files.keys() & TABLES.keys():
+            raise UsageError(f"--truth: there is no table in {folder}; {again}")
+        self.folder = folder
+
+    def names(self) -> list[str]:
+        """Of all that there should be or is to be compared."""
+        return [*TABLES, SPLIT, *sorted(self._files.keys() - TABLES.keys())]
+
+    def frame(self, name: str) -> pl.DataFrame:
+        """The rows of a table. Raises TableError."""
+        if name not in TABLES:
+            raise TableError(f"no table of ours is called so, but {self._files[name]} is there")
+        path = self._files.get(name)
+        if path is None:
+            raise TableError(f"{self.folder / f'{name}.parquet'} is missing: write the truth anew")
+        try:
+            # By hand, since a name with a star in it is a pattern for polars.
+            with path.open("rb") as file:
+                rows = int(pl.scan_parquet(file).select(pl.len()).collect().item())
+                if rows > ROWS_MAX:
+                    raise TableError(f"{rows:,} rows; at most {ROWS_MAX:,} are compared")
+                file.seek(0)
+                frame = pl.read_parquet(file)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise TableError(f"{path} cannot be read: {error}") from None
+        if frame.schema != TABLES[name]:
+            raise TableError(f"{path} has other columns: write the truth anew")
+        return frame
+
+    def records(self) -> dict[str, int]:
+        """How many records were sent to each topic. Raises TableError."""
+        accounts = self.frame("accounts")
+        return dict(accounts.select("topic", "records").iter_rows())
+
+
+def expected(truth: Truth, name: str, reads: Mapping[str, Iterable[str]]) -> pl.DataFrame:
+    """What a table must hold. ``reads``: the topics of each flow. Raises TableError."""
+    frame = truth.frame(_SPLIT_TRUTH if name == SPLIT else name)
+    if name != "accounts":
+        return frame
+    # How many are late is each flow's own; read and dead is the same to all, but for the one
+    # that looks at no more than kind and time.
+    return pl.DataFrame(
+        [
+            (flow, topic, count, None if flow == SPLIT else malformed + future)
+            for topic, count, malformed, future, _ in frame.iter_rows()
+            for flow, topics in reads.items()
+            if topic in topics
+        ],
+        schema=_ACCOUNTS,
+        orient="row",
+    )
+
+
+class Standing:
+    """What stands in the tables that the settings name."""
+
+    def __init__(self, settings: Settings) -> None:
+        from sinks.clickhouse import ClickHouseReader
+
+        self._settings = settings
+        self._clickhouse = ClickHouseReader(settings.clickhouse_url)
+
+    def close(self) -> None:
+        """Release connections. Never raises."""
+        self._clickhouse.close()
+
+    def frame(self, name: str, truth: pl.DataFrame) -> pl.DataFrame:
+        """The rows of a table. Raises TableError, and SinkError where a server is away."""
+        from sinks import SinkRefusedError
+
+        asked = ASKED.get(name)
+        if asked is None:
+            raise TableError("there is nothing to compare it with: no flow writes it")
+        most = truth.height + ROWS_MORE_MAX
+        try:
+            if asked.where == "clickhouse":
+                return self._of_clickhouse(asked.sql, asked.key, TABLES[name], most)
+            if asked.where == "store":
+                return self._of_store(asked.sql, TABLES[name], most)
+            if asked.where == "profiles":
+                return self._of_profiles(TABLES[name], truth, most)
+        except SinkRefusedError as error:
+            raise TableError(f"cannot be asked: {error}") from None
+        if asked.where == "alerts":
+            return _alerts(self._settings, TABLES[name])
+        if asked.where == "split":
+            return _split(self._settings)
+        return _accounts(self._settings)
+
+    def _of_clickhouse(
+        self, sql: str, key: tuple[str, ...], columns: Columns, most: int
+    ) -> pl.DataFrame:
+        names = ", ".join(columns)
+        rows = self._ask(f"SELECT {names} FROM ({sql}) LIMIT {PART_ROWS}")
+        if len(rows) < PART_ROWS:
+            return _frame(rows, columns)
+        count = self._ask(f"SELECT count() FROM ({sql})")[0][0]
+        if count > most:
+            raise TableError(f"{count:,} rows stand there: those of another world")
+        parts = 1 + count // PART_ROWS
+        of_part = f"cityHash64({', '.join(key)}) % {parts}"
+        return pl.concat(
+            _frame(self._ask(f"SELECT {names} FROM ({sql}) WHERE {of_part} = {part}"), columns)
+            for part in range(parts)
+        )
+
+    def _ask(self, sql: str) -> list[list[Any]]:
+        return self._clickhouse.rows(sql)[1]
+
+    def _of_store(self, sql: str, columns: Columns, most: int) -> pl.DataFrame:
+        from sinks.sql import query_rows
+
+        window_s = self._settings.producer_data_sec_per_real_sec
+        if window_s != 1:
+            raise TableError(
+                f"PRODUCER_DATA_SEC_PER_REAL_SEC={window_s:g}: the truth has windows of a second"
+            )
+        names, rows = query_rows(self._settings.postgres_url, sql, rows_max=most)
+        is_moment = [name.endswith("_ms") for name in names]
+        plain = [
+            [
+                parse_time_ms(f"{value}Z") if of_moment else value
+                for of_moment, value in zip(is_moment, row, strict=True)
+            ]
+            for row in rows
+        ]
+        return _frame(plain, columns)
+
+    def _of_profiles(self, columns: Columns, truth: pl.DataFrame, most: int) -> pl.DataFrame:
+        from sinks.sql import query_rows
+
+        if self._settings.profiles_url.startswith("sqlite:"):
+            _, rows = query_rows(self._settings.profiles_url, _SQLITE_TAGS, rows_max=most)
+            return _frame(rows, columns)
+        cookies = truth["cookie"].unique().sort()
+        return _frame(list(_tags_of(self._settings, cookies)), columns)
+
+
+def _tags_of(settings: Settings, cookies: Iterable[str]) -> Iterator[tuple[Any, ...]]:
+    """Of cookies that are known: Aerospike has no cheap way to tell of all."""
+    from sinks.open import open_profiles
+
+    store = open_profiles(settings)
+    try:
+        for cookie in cookies:
+            found = store.get(cookie, 0, 2**62, settings.num_tags_to_keep)
+            for action, tags in zip(("VIEW", "BUY"), found, strict=True):
+                for tag in tags:
+                    time = msgspec.json.decode(tag)["time"]
+                    yield cookie, action, parse_time_ms(time), tag.decode()
+    finally:
+        store.close()
+
+
+def _alerts(settings: Settings, columns: Columns) -> pl.DataFrame:
+    """Each alert once, however often it was written."""
+    from streams.source import SourceError
+
+    decode = msgspec.json.Decoder(LoginAlert).decode
+    try:
+        alerts = [
+            decode(record)
+            for poll in polls(settings, LOGIN_ALERTS.name)
+            for record in records(poll)
+        ]
+    except SourceError as error:
+        raise TableError(str(error)) from None
+    except msgspec.MsgspecError as error:
+        raise TableError(f"topic {LOGIN_ALERTS.name} has a record that is none: {error}") from None
+    once = {
+        (
+            alert.user_id,
+            parse_time_ms(alert.time),
+            alert.failures,
+            tuple(map(parse_time_ms, alert.times)),
+        )
+        for alert in alerts
+    }
+    return _frame([(*row[:3], list(row[3])) for row in once], columns)
+
+
+def _accounts(settings: Settings) -> pl.DataFrame:
+    """What the flows' workers say that they have read."""
+    rows = [
+        (status.flow, part.topic, part.read, part.dead)
+        for status in read_statuses(settings.footfall_home)
+        for part in status.partitions
+    ]
+    frame = pl.DataFrame(rows, schema=_ACCOUNTS, orient="row")
+    summed = frame.group_by("flow", "topic").agg(pl.col("read", "dead").sum())
+    return summed.with_columns(pl.when(pl.col("flow") != SPLIT).then("dead").alias("dead"))
+
+
+def _split(settings: Settings) -> pl.DataFrame:
+    """How many events the topic of each kind holds, of records that the others would read."""
+    from flows._shop_events import EVENTS
+    from sinks.open import open_topics
+    from sinks.split import target_of
+
+    topics = open_topics(settings)
+    try:
+        names = topics.topics()
+    finally:
+        topics.close()
+    prefix = target_of(SHOP_EVENTS.name, "")
+    counts = {
+        name.removeprefix(prefix): sum(
+            len(EVENTS.decode(SPLIT, poll).frame) for poll in polls(settings, name)
+        )
+        for name in names
+        if name.startswith(prefix)
+    }
+    return _frame([row for row in counts.items() if row[1]], TABLES[_SPLIT_TRUTH])
+
+
+def _frame(rows: list[Any], columns: Columns) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=dict(columns), orient="row")

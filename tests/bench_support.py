@@ -1,0 +1,31 @@
+"""Measured runs within this process: what they answer, without what a process costs to start."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from benchmarks import child, kafka_job
+from benchmarks.measure import Run
+
+
+def in_this_process(_name: str, modules: Sequence[Sequence[str]], _folder: Path) -> Run:
+    """See benchmarks.measure.Launch."""
+    answer: Counter[str] = Counter()
+    begun_s, cpu_s = time.monotonic(), time.process_time()
+    for module, *arguments in modules:
+        printed = io.StringIO()
+        with redirect_stdout(printed):
+            if module == "benchmarks.kafka_job":
+                kafka_job.main(*arguments)
+            else:
+                assert module == "benchmarks.child"
+                variant, flow, folder, home = arguments
+                child.main(variant, flow, Path(folder), Path(home))
+        answer.update(json.loads(printed.getvalue().splitlines()[-1]))
+    return Run(time.process_time() - cpu_s, time.monotonic() - begun_s, 1.0, dict(answer))
