@@ -40,19 +40,21 @@ class Picture:
 
 
 def plain_line(picture: Picture) -> str:
-    """Everything on one line, for a log file."""
+    """Everything on one line, for a log file; of a flow what is not 0."""
     parts = [f"{picture.elapsed_s:.0f} s"]
+    told = [line.flow for line in picture.flows if line.flow is not None]
     for line in picture.flows:
         flow = line.flow
         if flow is None:
             parts.append(f"{line.name} {line.state}")
             continue
         state = "" if line.state == RUNNING else f" ({line.state})"
-        parts.append(
-            f"{line.name}{state} read {flow.read:,} at {flow.read_per_s:,.0f}/s lag {flow.lag:,}"
-            f" late {flow.late:,} dead {flow.dead:,} {_memory_mb(flow):.0f} MB"
-            f" {_cpu_percent(flow):.0f}% cpu"
-        )
+        counts = {"lag": flow.lag, "late": flow.late, "dead": flow.dead}
+        shown = "".join(f" {name} {count:,}" for name, count in counts.items() if count)
+        parts.append(f"{line.name}{state} {flow.read:,} at {flow.read_per_s:,.0f}/s{shown}")
+    if told:
+        memory_mb, cpu_percent = sum(map(_memory_mb, told)), sum(map(_cpu_percent, told))
+        parts.append(f"flows {memory_mb:,.0f} MB {cpu_percent:.0f}% cpu")
     parts += [f"{name}: {text}" for name, text in picture.generators.items() if text]
     return " | ".join(parts)
 

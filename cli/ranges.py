@@ -52,13 +52,20 @@ def need_replay(flow: str) -> None:
     def tells(name: str) -> bool:
         return hasattr(importlib.import_module(f"flows.{name}"), "replay")
 
-    if not tells(flow):
-        raise UsageError(
-            f"{flow}: no range of its rows can be counted or written anew by itself (only of "
-            f"{', '.join(filter(tells, flows.catalogue()))}). Its rows are upserts: to write all "
-            f"of them anew, stop it, move FOOTFALL_HOME/recovery/{flow} away and start it; "
-            "`footfall verify --all --truth DIR` compares every table of a simulated shop"
-        )
+    if tells(flow):
+        return
+    rows = ", ".join(table.name for table in flows.catalogue()[flow].tables)
+    anew = (
+        f" To write all of them anew: stop it, empty its tables ({rows}), move "
+        f"FOOTFALL_HOME/recovery/{flow} away, and start it."
+        if rows
+        else ""
+    )
+    raise UsageError(
+        f"{flow}: no range of what it writes can be counted or written anew by itself, only of "
+        f"{', '.join(filter(tells, flows.catalogue()))}.{anew} "
+        "`footfall verify --all --truth DIR` compares all that is written of a simulated shop"
+    )
 
 
 def replayable_of(settings: Settings, flow: str) -> Replayable:

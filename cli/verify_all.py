@@ -105,7 +105,8 @@ def print_outcome(outcome: Outcome) -> None:
 
 
 def _check_world(settings: Settings, truth: Truth) -> None:
-    """Raises FailureError where no topic holds as many records as the truth speaks of."""
+    """Raises FailureError where a topic holds another number of records than the truth speaks of,
+    or where a flow has not read all of them."""
     from cli.topics import end_of
     from streams.open import open_topic
 
@@ -114,9 +115,32 @@ def _check_world(settings: Settings, truth: Truth) -> None:
     for topic, sent in truth.records().items():
         partitions = open_topic(settings, topic, group="verify").partitions()
         counts[topic] = sum(end(topic, number) for number in range(partitions)), sent
-    if all(standing != sent for standing, sent in counts.values()):
+    if any(standing != sent for standing, sent in counts.values()):
         told = ", ".join(f"{topic} {here:,} of {sent:,}" for topic, (here, sent) in counts.items())
         raise FailureError(
             f"the truth in {truth.folder} is of another world, or not all of it was sent: "
             f"records in the topics: {told}"
         )
+    behind = flows_behind(settings, {topic: sent for topic, (_, sent) in counts.items()})
+    if behind:
+        raise FailureError(
+            f"{', '.join(behind)} did not read all there is yet: give the same `footfall demo` "
+            "again, which goes on from here, and then compare"
+        )
+
+
+def flows_behind(settings: Settings, records: Mapping[str, int]) -> list[str]:
+    """The flows whose workers have read less than so many records by topic."""
+    import flows
+    from cli.positions import of_statuses, read_statuses
+
+    places = of_statuses(read_statuses(settings.footfall_home))
+    return [
+        name
+        for name, contract in flows.catalogue().items()
+        if any(
+            sum(at for (of, _), at in places.get(name, {}).items() if of == topic)
+            < records.get(topic, 0)
+            for topic in contract.reads
+        )
+    ]

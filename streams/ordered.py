@@ -71,7 +71,6 @@ class OrderedStep:
         choose: Choose | None = None,
         early_every_ms: int = 0,
         early_ms: Callable[[int], int] = lambda newest_ms: newest_ms,
-        generation: int = 0,
     ) -> None:
         """``choose`` gives the events that the fold takes; the others are filtered.
 
@@ -85,7 +84,6 @@ class OrderedStep:
         self._choose = choose
         self._early_every_ms = early_every_ms
         self._early_ms = early_ms
-        self._generation = generation
         self._newest_ms = NEVER
         self._polled_at_ms = NEVER
         self._early_at_ms = NEVER
@@ -204,7 +202,7 @@ class OrderedStep:
     def _version(self, phase: int) -> int:
         # What stands earlier in the partition is known to each later state: the offset orders
         # the writes of a row as the number of events orders those of a window.
-        return version_of(self._generation, self._next_offset, phase)
+        return version_of(0, self._next_offset, phase)
 
 
 def _where(frame: pl.DataFrame, is_taken: npt.NDArray[np.bool_]) -> pl.DataFrame:

@@ -7,8 +7,10 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import flows
@@ -202,9 +204,17 @@ PICTURE = Picture(
 
 def test_a_plain_line_has_everything() -> None:
     assert plain_line(PICTURE) == (
-        "61 s | minute_buckets read 1,234,567 at 999/s lag 12 late 500 dead 67 120 MB 25% cpu"
-        " | user_profiles starting | tags: 5 rows, 5 sent"
+        "61 s | minute_buckets 1,234,567 at 999/s lag 12 late 500 dead 67"
+        " | user_profiles starting | flows 120 MB 25% cpu | tags: 5 rows, 5 sent"
     )
+
+
+def test_a_plain_line_does_not_tell_of_what_is_not_there() -> None:
+    calm = replace(
+        PICTURE,
+        flows=[FlowLine("f", "ending", msgspec.structs.replace(FLOW, lag=0, late=0, dead=0))],
+    )
+    assert "| f (ending) 1,234,567 at 999/s | flows" in plain_line(calm)
 
 
 def test_the_terminal_view_has_everything() -> None:

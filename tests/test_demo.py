@@ -198,7 +198,7 @@ def test_live_it_survives_a_killed_worker_ends_on_ctrl_c_and_goes_on(tmp_path: P
         demo.wait_until(
             lambda: read_by(home, "minute_buckets") > before + 200, "went on with minute_buckets"
         )
-        demo.wait_for_text(" lag ")
+        demo.wait_for_text("% cpu")
         assert demo.end(signal.SIGINT) == 0, demo.output()
         assert demo.output().splitlines()[-1].startswith("ended; ")
         assert processes_of(home) == {}
