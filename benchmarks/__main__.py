@@ -1,6 +1,8 @@
 """``make bench``: every flow beside its peers, in one run; prints a table.
 
 python -m benchmarks [--events N] [--runs N] [--flows a,b] [--quick] [--no-kafka] [--write]
+
+Three flows beside their peers, every flow with its parts and its sink, three flows over Kafka.
 """
 
 from __future__ import annotations
@@ -8,43 +10,40 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections import defaultdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from benchmarks import kafka, kafka_report
-from benchmarks.footfall import SUMMED
-from benchmarks.inputs import Input, make_input
+import flows
+from benchmarks import every_flow, every_report, kafka, kafka_faust, kafka_report
+from benchmarks.compare import TOPIC_OF, compare, parts_of
+from benchmarks.inputs import make_input
 from benchmarks.kafka_servers import why_not
-from benchmarks.measure import BenchmarkError, Figure, Run, check_same, figure_of, run_once
+from benchmarks.measure import BenchmarkError, Figure, run_once
 from benchmarks.parts import PARTS
 from benchmarks.report import chart, machine, table
 
 ROOT = Path(__file__).resolve().parent.parent
-VARIANTS = ("footfall", "plain_loop", "batch_query")
-PER_EVENT = "per_event"
-PER_EVENT_EVENTS = 200_000
-"""The per-event dataflow is so dear that it is measured on fewer events."""
-TOPIC_OF = {
-    "store_metrics": "store_events",
-    "minute_buckets": "user_tags",
-    "user_profiles": "user_tags",
-}
 
 
 def main() -> int:
     """Measure, print, and with --write keep the figures in docs/."""
     args = _arguments()
     cache = Path(os.environ.get("FOOTFALL_HOME") or ".footfall").absolute() / "bench"
+    compared = [flow for flow in TOPIC_OF if flow in args.flows]
     try:
-        figures = {flow: _measure(flow, args, cache) for flow in args.flows}
-        parts = {flow: _parts(flow, args, cache) for flow in args.flows}
+        made = partial(make_input, cache, say=_say)
+        figures = {
+            flow: compare(flow, made, events=args.events, runs=args.runs, say=_say)
+            for flow in compared
+        }
+        parts = {flow: parts_of(flow, made, events=args.events, say=_say) for flow in compared}
+        every = _every(args, cache)
         over_kafka = _over_kafka(figures, args, cache)
     except BenchmarkError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
-    found = _page(figures, parts, args) + "\n".join(["", *over_kafka])
+    found = "\n".join([*_head(args), *beside_peers(figures, parts), *every, *over_kafka])
     print(found)
     if args.write:
         (ROOT / "docs" / "benchmarks.md").write_text(found)
@@ -57,11 +56,13 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--events", type=int, default=2_000_000, help="of each topic (2,000,000)")
     parser.add_argument("--runs", type=int, default=3, help="of each variant (3)")
-    parser.add_argument("--flows", type=_flows, default=list(TOPIC_OF), help="a,b (all)")
+    parser.add_argument("--flows", type=_flows, default=list(flows.catalogue()), help="a,b (all)")
     parser.add_argument("--quick", action="store_true", help="100,000 events, one run")
     parser.add_argument("--no-kafka", action="store_true", help="leave out the runs over Kafka")
     parser.add_argument("--write", action="store_true", help="keep the figures in docs/")
     args = parser.parse_args()
+    if args.write and not {*args.flows} >= {*flows.catalogue()}:
+        parser.error("--write takes every flow: leave --flows out")
     if args.quick:
         args.events, args.runs = 100_000, 1
     if args.events < 1_000 or args.runs < 1:
@@ -71,76 +72,78 @@ def _arguments() -> argparse.Namespace:
 
 def _flows(text: str) -> list[str]:
     names = text.split(",")
-    unknown = [name for name in names if name not in SUMMED]
+    unknown = [name for name in names if name not in flows.catalogue()]
     if unknown:
         raise argparse.ArgumentTypeError(f"no such flow: {', '.join(unknown)}")
     return names
 
 
-def _measure(flow: str, args: argparse.Namespace, cache: Path) -> list[Figure]:
-    """The variants in turn, so that a slow moment of the machine falls on all of them."""
-    topic_name = TOPIC_OF[flow]
-    full = make_input(cache, topic_name, args.events, _say)
-    few = make_input(cache, topic_name, min(args.events, PER_EVENT_EVENTS), _say)
-    none = make_input(cache, topic_name, 0, _say)
-    over: dict[str, Input] = {**dict.fromkeys(VARIANTS, full), PER_EVENT: few}
-    runs: dict[str, list[Run]] = defaultdict(list)
-    empty: dict[str, list[Run]] = defaultdict(list)
-    for number in range(args.runs):
-        for variant, topic in over.items():
-            _say(f"{flow}: {variant}, run {number + 1} of {args.runs}, {topic.events:,} events")
-            empty[variant].append(run_once(variant, flow, none))
-            runs[variant].append(run_once(variant, flow, topic))
-    check_same(flow, {variant: runs[variant][0].answer for variant in VARIANTS})
-    check_same(
-        flow,
-        {
-            "footfall": run_once("footfall", flow, few).answer,
-            PER_EVENT: runs[PER_EVENT][0].answer,
-        },
+def _every(args: argparse.Namespace, cache: Path) -> list[str]:
+    """The section of every flow."""
+    found = every_flow.measure(
+        args.flows,
+        partial(make_input, cache, say=_say),
+        events=args.events,
+        runs=args.runs,
+        cache=cache,
+        say=_say,
     )
-    order = ("footfall", PER_EVENT, "plain_loop", "batch_query")
-    return [figure_of(name, over[name].events, runs[name], empty[name]) for name in order]
-
-
-def _parts(flow: str, args: argparse.Namespace, cache: Path) -> dict[str, float]:
-    """CPU seconds per million events of each part, measured apart from the engine."""
-    _say(f"{flow}: its parts")
-    topic = make_input(cache, TOPIC_OF[flow], args.events, _say)
-    found = run_once("parts", flow, topic).answer
-    return {part: found[part] / found["events"] for part in PARTS}
+    return every_report.section(found)
 
 
 def _over_kafka(
     figures: dict[str, list[Figure]], args: argparse.Namespace, cache: Path
 ) -> list[str]:
     """The section of the runs over Kafka, or why there is none."""
-    why = "--no-kafka was given" if args.no_kafka else why_not(os.environ, _say)
+    why: str | None = "--no-kafka was given"
+    if not args.no_kafka:
+        one_of = f"it takes one of {', '.join(TOPIC_OF)} among the flows"
+        why = why_not(os.environ, _say) if figures else one_of
     if why is not None:
         _say(f"without Kafka: {why}")
         return kafka_report.not_measured(why)
     found = kafka.measure(
-        {flow: TOPIC_OF[flow] for flow in args.flows},
+        {flow: TOPIC_OF[flow] for flow in figures},
         partial(make_input, cache, say=_say),
         lambda flow, topic: run_once("footfall", flow, topic).answer,
         events=args.events,
         runs=args.runs,
         cache=cache,
         say=_say,
+        with_faust=_with_faust(args),
     )
     return kafka_report.section(found, {flow: found[0] for flow, found in figures.items()})
 
 
-def _page(
-    figures: dict[str, list[Figure]], parts: dict[str, dict[str, float]], args: argparse.Namespace
-) -> str:
-    lines = [
+def _with_faust(args: argparse.Namespace) -> bool:
+    if kafka_faust.FLOW not in args.flows:
+        return False
+    why = kafka_faust.why_not()
+    if why is not None:
+        _say(f"without {kafka_faust.FLOW} on Kafka: {why}")
+    return why is None
+
+
+def _head(args: argparse.Namespace) -> list[str]:
+    return [
         "# Benchmarks",
         "",
         f"Measured {datetime.now(UTC):%Y-%m-%d} by `make bench` on {machine()}: medians of "
-        f"{args.runs} runs, taken in turn, each a process of its own with its start-up "
-        "subtracted. Topic files of 10 partitions to rows in the sink's frame, recovery on. All "
-        "variants over the same events gave the same answer.",
+        f"{args.runs} runs, of {min(args.runs, every_flow.RUNS_MAX)} in the section of every "
+        "flow, taken in turn, each a process of its own with its start-up subtracted.",
+        "",
+    ]
+
+
+def beside_peers(
+    figures: dict[str, list[Figure]], parts: dict[str, dict[str, float]]
+) -> list[str]:
+    """The section of the flows of TOPIC_OF; nothing where none of them was measured."""
+    if not figures:
+        return []
+    return [
+        "Topic files of 10 partitions to rows in the sink's frame, recovery on. All variants over "
+        "the same events gave the same answer.",
         "",
         "![CPU seconds per million events](benchmarks.svg)",
         "",
@@ -161,7 +164,6 @@ def _page(
         ),
         "",
     ]
-    return "\n".join(lines)
 
 
 def _say(line: str) -> None:

@@ -9,24 +9,39 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from generator.sources import World
+from generator.shop_records import Disturbances
+from generator.shop_world import ShopWorld
+from generator.sources import Record, World
 from generator.store import StoreWorld
 from generator.tags import TagWorld
 from schemas.topic_files import end_offset
-from schemas.topics import PARTITIONS_DEFAULT
+from schemas.topics import PARTITIONS_DEFAULT, PLATFORM_LOGS, SHOP_EVENTS
 from sinks.topic_files import FileTopics
 
 SEED = 0
 BATCH_ROWS = 10_000
 STAMP_FILE = "made_of.json"
 _ROOT = Path(__file__).resolve().parent.parent
-_DECIDES_THE_BYTES = ("generator/*.py", "schemas/topic_files.py", "schemas/times.py")
+_DECIDES_THE_BYTES = (
+    "generator/*.py",
+    "schemas/topic_files.py",
+    "schemas/times.py",
+    "schemas/topics.py",
+    "schemas/platform_logs.py",
+)
 
-WORLDS: dict[str, Callable[[], World]] = {
-    world.topic: lambda world=world: world  # type: ignore[misc]
-    for world in (StoreWorld(seed=SEED), TagWorld(seed=SEED))
+WORLDS: dict[str, World] = {
+    world.topic: world for world in (StoreWorld(seed=SEED), TagWorld(seed=SEED))
 }
-"""By topic."""
+"""By topic, for those that have a world of their own."""
+SHOP = ShopWorld(
+    seed=SEED,
+    disturbances=Disturbances(out_of_order=0.01, late=0.0005, malformed=0.0005),
+    records_per_s=1_000,
+    users=50_000,
+)
+"""What the other topics are taken from."""
+SHOP_TOPICS = (PLATFORM_LOGS.name, SHOP_EVENTS.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +70,6 @@ def make_input(
 
     What lies there is used again if it is whole and was made of the same world, size and code.
     """
-    world = WORLDS[topic]()
     made = Input(cache / f"{topic}-{events}", topic, events)
     stamp = _stamp(topic, events)
     if _is_whole(made, stamp):
@@ -64,18 +78,38 @@ def make_input(
     writer = FileTopics(made.folder)
     try:
         writer.create(topic, PARTITIONS_DEFAULT)
-        for start, count in _batches(events):
-            say(f"making {topic}: {start:,} of {events:,} records")
-            writer.write(topic, world.batch(start, count))
+        written = 0
+        for records in batches(topic, events):
+            if written % (10 * BATCH_ROWS) == 0:
+                say(f"making {topic}: {written:,} of {events:,} records")
+            writer.write(topic, records)
+            written += len(records)
     finally:
         writer.close()
     (made.folder / STAMP_FILE).write_text(stamp)
     return made
 
 
-def _batches(events: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, events, BATCH_ROWS):
-        yield start, min(BATCH_ROWS, events - start)
+def batches(topic: str, events: int) -> Iterator[list[Record]]:
+    """The first ``events`` records of a topic, BATCH_ROWS at a time, the last ones fewer.
+
+    Those of SHOP_TOPICS are what the shop sends to that topic; the other topics are left out.
+    """
+    if topic in WORLDS:
+        for start in range(0, events, BATCH_ROWS):
+            yield WORLDS[topic].batch(start, min(BATCH_ROWS, events - start))
+        return
+    assert topic in SHOP_TOPICS
+    stream = SHOP.open(0)
+    waiting: list[Record] = []
+    left = events
+    while left:
+        waiting += dict(stream.take(BATCH_ROWS).writes).get(topic, [])
+        rows = min(BATCH_ROWS, left)
+        if len(waiting) >= rows:
+            yield waiting[:rows]
+            del waiting[:rows]
+            left -= rows
 
 
 def _stamp(topic: str, events: int) -> str:
@@ -87,6 +121,7 @@ def _stamp(topic: str, events: int) -> str:
         {
             "topic": topic,
             "seed": SEED,
+            "shop": SHOP.identity if topic in SHOP_TOPICS else "",
             "events": events,
             "partitions": PARTITIONS_DEFAULT,
             "generator": code.hexdigest()[:16],

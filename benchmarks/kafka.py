@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks import kafka_faust
 from benchmarks.footfall import SUMMED
 from benchmarks.inputs import Input
 from benchmarks.kafka_job import BYTEWAX, FRAME, PLAIN, TABLES, Job
-from benchmarks.kafka_servers import PROFILE_SUMS, Servers, fill, started, sums_of, topic_name
+from benchmarks.kafka_servers import Servers, fill, started, topic_name
 from benchmarks.measure import BenchmarkError, Figure, Run, check_same, figure_of, run_children
+from benchmarks.tables import answer_of
 
 EVENTS_MAX = 1_000_000
 FILES = 0
@@ -51,6 +53,8 @@ class Found:
     flows: dict[str, Figures]
     topics: dict[str, Figures]
     """Of readers that do nothing."""
+    faust: Figure | None = None
+    """Of login_alerts, where it was asked for."""
 
 
 def measure(
@@ -63,17 +67,19 @@ def measure(
     cache: Path,
     say: Say,
     layouts: Sequence[tuple[int, int]] = LAYOUTS,
+    with_faust: bool = False,
 ) -> Found:
     """Measure every flow of ``topic_of`` (by flow the topic it reads) over at most EVENTS_MAX.
 
     ``make_input`` gives the files of a topic with so many events, ``file_answer`` what a flow
-    makes of them. Raises BenchmarkError where a run fails or answers otherwise.
+    makes of them. ``with_faust`` measures login_alerts as well. Raises BenchmarkError where a
+    run fails or answers otherwise.
     """
     events = min(events, EVENTS_MAX)
     partitions = sorted({partitions for partitions, _ in layouts})
     readers = [Case(what, count) for what in (PLAIN, BYTEWAX) for count in partitions]
     workers = [Case(what, *layout) for what in (FRAME, TABLES) for layout in layouts]
-    with started(cache, say, with_clickhouse="minute_buckets" in topic_of) as servers:
+    with started(cache, say, list(topic_of)) as servers:
         found = Found(events, servers.kafka_version, {}, {})
         for topic in dict.fromkeys(topic_of.values()):
             fill(servers.bootstrap, topic, events, partitions, say)
@@ -82,7 +88,10 @@ def measure(
             for flow in (flow for flow, read in topic_of.items() if read == topic):
                 cases = [Case(TABLES, FILES), *workers]
                 found.flows[flow] = bench.flow(flow, cases, file_answer(flow, bench.full))
-    return found
+        if not with_faust:
+            return found
+        faust = kafka_faust.measure(servers, make_input, events=events, runs=runs, say=say)
+        return replace(found, faust=faust)
 
 
 def check_answers(name: str, runs: dict[Case, list[Run]], expected: Answer) -> None:
@@ -142,7 +151,7 @@ class _Bench:
         with tempfile.TemporaryDirectory(prefix="footfall-bench-") as folder:
             home = Path(folder) / "home"
             home.mkdir()
-            tables = self.servers.make_tables(flow, home) if case.what == TABLES else {}
+            tables = self.servers.tables.make(flow, home) if case.what == TABLES else {}
             environ = {**self._topics(case, of, home), **tables, "FOOTFALL_HOME": str(home)}
             topic = environ.get("KAFKA_TOPIC", of.topic)
             jobs = [
@@ -156,7 +165,7 @@ class _Bench:
                 raise BenchmarkError(f"{name}: {case} read {read:,} of {of.events:,} events")
             answer = done.answer if case.what == FRAME else {}
             if case.what == TABLES and of.events:
-                answer = sums_of(flow, tuple(SUMMED[flow]) or PROFILE_SUMS, tables)
+                answer = answer_of(flow, tables)
             if flow and not SUMMED[flow]:
                 answer = {"events": read, **answer}
             return replace(done, answer=answer)

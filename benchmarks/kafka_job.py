@@ -16,6 +16,8 @@ import msgspec
 
 FRAME, TABLES = "frame", "tables"
 """What a worker does with its rows: adds them up and drops them, or writes them."""
+FAUST = "faust"
+"""A worker on the other engine that some flow has on Kafka."""
 PLAIN, BYTEWAX = "plain", "bytewax"
 """What only reads: the client itself, or Bytewax's own source."""
 
@@ -24,7 +26,7 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one process is to do."""
 
     what: str
-    """FRAME, TABLES, PLAIN or BYTEWAX."""
+    """FRAME, TABLES, FAUST, PLAIN or BYTEWAX."""
     topic: str
     environ: dict[str, str]
     """For read_settings: where topics and tables are, and the home."""

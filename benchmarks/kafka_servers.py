@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.inputs import BATCH_ROWS, WORLDS
+from benchmarks.inputs import BATCH_ROWS, batches
 from benchmarks.measure import BenchmarkError
-from cli.errors import FailureError, UsageError
-from cli.servers import clickhouse_for_a_while
+from benchmarks.tables import Tables, tables_in
 from infra.kafka import Broker, KafkaServerError
 from infra.kafka.jars import cache_folder, find_jars, find_java
-from schemas.tables import minute_buckets, store_metrics
-from schemas.topics import DEAD_LETTERS, LATE_EVENTS, STORE_METRICS_AVAILABLE
-from sinks import clickhouse, sql
+from schemas.topics import DEAD_LETTERS, LATE_EVENTS, LOGIN_ALERTS, STORE_METRICS_AVAILABLE
 from sinks.kafka import KafkaTopics
 
 RETENTION_H = 168
-_SUMS_IN_TABLES = {
-    "minute_buckets": "SELECT sum(count), sum(sum_price) FROM minute_buckets",
-    "store_metrics": f"SELECT {', '.join(f'sum({name})' for name in store_metrics.SUMS)} "
-    "FROM events",
-    "user_profiles": "SELECT count(*), sum(time_ms) FROM tags",
-}
-PROFILE_SUMS = ("kept", "time_ms")
 
 Say = Callable[[str], None]
 
@@ -40,40 +28,12 @@ class Servers:
 
     bootstrap: str
     kafka_version: str
-    clickhouse_url: str | None
-    """None where no flow needs it."""
-    _databases: Iterator[int] = field(default_factory=itertools.count)
+    tables: Tables
 
     @property
     def topics_url(self) -> str:
         """TOPICS_URL of the broker."""
         return f"kafka://{self.bootstrap}"
-
-    def make_tables(self, flow: str, home: Path) -> dict[str, str]:
-        """Empty tables of the flow for one run; the settings that lead to them."""
-        if flow == "user_profiles":
-            return {"PROFILES_URL": f"sqlite:///{home}/profiles.sqlite"}
-        if flow == "store_metrics":
-            url = f"sqlite:///{home}/store.sqlite"
-            sql.create_tables(url, store_metrics.METADATA)
-            return {"POSTGRES_URL": url}
-        assert self.clickhouse_url is not None
-        url = f"{self.clickhouse_url}/bench_{next(self._databases)}"
-        clickhouse.create_tables(url, [minute_buckets.ROWS, minute_buckets.VIEW])
-        return {"CLICKHOUSE_URL": url}
-
-
-def sums_of(flow: str, names: Sequence[str], tables: dict[str, str]) -> dict[str, int]:
-    """What the tables of a run add up to, as ``names``; ``tables`` is of ``make_tables``."""
-    query = _SUMS_IN_TABLES[flow]
-    if flow == "minute_buckets":
-        _, (row,) = clickhouse.query_rows(tables["CLICKHOUSE_URL"], query)
-    else:
-        (url,) = tables.values()
-        connection = sqlite3.connect(url.removeprefix("sqlite:///"))
-        (row,) = connection.execute(query).fetchall()
-        connection.close()
-    return {name: int(value or 0) for name, value in zip(names, row, strict=True)}
 
 
 def why_not(environ: Mapping[str, str], say: Say) -> str | None:
@@ -93,7 +53,7 @@ def version_of(jars: Path) -> str:
 
 
 @contextmanager
-def started(cache: Path, say: Say, *, with_clickhouse: bool) -> Iterator[Servers]:
+def started(cache: Path, say: Say, flows: list[str]) -> Iterator[Servers]:
     """Servers of this benchmark's own, on a folder under ``cache`` that is removed after it."""
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
@@ -108,15 +68,8 @@ def started(cache: Path, say: Say, *, with_clickhouse: bool) -> Iterator[Servers
             raise BenchmarkError(str(error)) from None
         try:
             make_output_topics(broker.bootstrap)
-            if not with_clickhouse:
-                yield Servers(broker.bootstrap, version_of(jars), None)
-                return
-            environ = {**os.environ, "FOOTFALL_HOME": str(folder / "home"), "CLICKHOUSE_URL": ""}
-            try:
-                with clickhouse_for_a_while(environ, make=True) as settings:
-                    yield Servers(broker.bootstrap, version_of(jars), settings.clickhouse_url)
-            except (UsageError, FailureError) as error:
-                raise BenchmarkError(str(error)) from None
+            with tables_in(folder / "home", flows, say) as tables:
+                yield Servers(broker.bootstrap, version_of(jars), tables)
         finally:
             broker.kill()
 
@@ -124,7 +77,7 @@ def started(cache: Path, say: Say, *, with_clickhouse: bool) -> Iterator[Servers
 def make_output_topics(bootstrap: str) -> None:
     """Make the topics that flows write to."""
     writer = KafkaTopics(bootstrap)
-    for topic in (DEAD_LETTERS, LATE_EVENTS, STORE_METRICS_AVAILABLE):
+    for topic in (DEAD_LETTERS, LATE_EVENTS, LOGIN_ALERTS, STORE_METRICS_AVAILABLE):
         writer.create(topic.name, topic.partitions, topic.retention_h)
     writer.close()
 
@@ -141,17 +94,16 @@ def fill(
 
     They are those of the topic files, with the same keys.
     """
-    world = WORLDS[topic]()
     writer = KafkaTopics(bootstrap)
     try:
         for partitions in partition_counts:
             for empty in (False, True):
                 name = topic_name(topic, partitions, empty=empty)
                 writer.create(name, partitions, RETENTION_H)
-        for start in range(0, events, BATCH_ROWS):
-            if start % (10 * BATCH_ROWS) == 0:
-                say(f"filling topics of {topic}: {start:,} of {events:,} records")
-            records = world.batch(start, min(BATCH_ROWS, events - start))
+        for number, records in enumerate(batches(topic, events)):
+            if number % 10 == 0:
+                written = number * BATCH_ROWS
+                say(f"filling topics of {topic}: {written:,} of {events:,} records")
             for partitions in partition_counts:
                 writer.write(topic_name(topic, partitions), records)
     finally:

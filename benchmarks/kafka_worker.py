@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from benchmarks.footfall import SUMMED, Answer, CountingWriter
-from benchmarks.kafka_job import FRAME, Job
+from benchmarks.kafka_job import FAUST, FRAME, Job
 from schemas.settings import read_settings
+from schemas.status import PartitionStatus, WorkerStatus, status_path
 from sinks.buffered import BufferedSink
-from streams.engine import Outputs
+from streams.engine import Outputs, stateful_steps
 from streams.open import open_source
 from streams.runner import Run, run_worker
 from streams.source import Share
@@ -18,8 +22,13 @@ from streams.source import Share
 def run(job: Job) -> Answer:
     """How many events were read and, to a frame, what the final rows add up to."""
     module = importlib.import_module(f"flows.{job.flow}")
+    contract = module.CONTRACT
     settings = read_settings(job.environ)
-    writer = CountingWriter(SUMMED[job.flow])
+    if job.what == FAUST:
+        module.other_engine(settings)(Run(once=True))
+        status = status_path(settings.footfall_home, job.flow, 0).read_bytes()
+        return _read(msgspec.json.decode(status, type=WorkerStatus).partitions)
+    writer = CountingWriter(SUMMED.get(job.flow, {}))
     runs: list[Run] = []
 
     def sink(target: Any) -> BufferedSink[Any]:
@@ -30,7 +39,9 @@ def run(job: Job) -> Answer:
         if job.what != FRAME:
             return module.wire(settings, started)
         outputs = Outputs(sink(writer), sink(CountingWriter({})), sink(CountingWriter({})))
-        source = open_source(settings, job.topic, job.flow, started)
+        source: Any = open_source(settings, job.topic, job.flow, started)
+        if len(contract.reads) > 1:
+            source = {job.topic: source}
         return module.build(source, outputs, started.progress)
 
     run_worker(
@@ -38,8 +49,13 @@ def run(job: Job) -> Answer:
         wire,
         settings.footfall_home,
         once=True,
-        snapshot_every_s=module.CONTRACT.snapshot_every_s,
+        snapshot_every_s=contract.snapshot_every_s,
         share=Share(job.index, job.count),
+        steps=stateful_steps(contract.reads, sink=contract.sink_keeps_state),
     )
     partitions, _ = runs[0].progress.read()
-    return {**writer.answer, "read": sum(part.used for part in partitions)}
+    return {**writer.answer, **_read(partitions)}
+
+
+def _read(partitions: Sequence[PartitionStatus]) -> Answer:
+    return {"read": sum(part.read for part in partitions)}

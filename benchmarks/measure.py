@@ -11,8 +11,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -39,6 +39,11 @@ class Run:
     answer: dict[str, int]
 
 
+Launch = Callable[[str, Sequence[Sequence[str]], Path], Run]
+"""Runs modules with their arguments at the same time: (name, modules, folder for what they print)
+-> what they took together."""
+
+
 @dataclass(frozen=True, slots=True)
 class Figure:
     """Medians of the runs of a variant, start-up subtracted."""
@@ -49,15 +54,6 @@ class Figure:
     events_per_s: float
     """NaN where the runs were too short beside their start-up to tell."""
     memory_mb: float
-
-
-def run_once(variant: str, flow: str, topic: Input) -> Run:
-    """Run a variant over a topic. Raises BenchmarkError with the end of what it printed."""
-    with tempfile.TemporaryDirectory(prefix="footfall-bench-") as home:
-        state = Path(home) / "state"
-        state.mkdir()
-        arguments = ("benchmarks.child", variant, flow, str(topic.folder), str(state))
-        return run_children(f"{variant} of {flow}", [arguments], Path(home))
 
 
 def run_children(name: str, modules: Sequence[Sequence[str]], folder: Path) -> Run:
@@ -99,6 +95,15 @@ def run_children(name: str, modules: Sequence[Sequence[str]], folder: Path) -> R
     )
 
 
+def run_once(variant: str, flow: str, topic: Input, launch: Launch = run_children) -> Run:
+    """Run a variant over a topic. Raises BenchmarkError with the end of what it printed."""
+    with tempfile.TemporaryDirectory(prefix="footfall-bench-") as home:
+        state = Path(home) / "state"
+        state.mkdir()
+        arguments = ("benchmarks.child", variant, flow, str(topic.folder), str(state))
+        return launch(f"{variant} of {flow}", [arguments], Path(home))
+
+
 def _ended(name: str, child: subprocess.Popen[bytes], output: Path) -> Run:
     killer = threading.Timer(RUN_TIMEOUT_S, child.kill)
     killer.start()
@@ -136,3 +141,12 @@ def check_same(flow: str, answers: dict[str, dict[str, int]]) -> None:
     for variant, answer in answers.items():
         if answer != expected:
             raise BenchmarkError(f"{flow}: {variant} answers {answer}, not {expected}")
+
+
+def check_read(name: str, run: Run, topic: Input) -> Run:
+    """The run without what it has read. Raises BenchmarkError if that is not the whole topic."""
+    answer = dict(run.answer)
+    read = answer.pop("read")
+    if read != topic.events:
+        raise BenchmarkError(f"{name} read {read:,} of {topic.events:,} events")
+    return replace(run, answer=answer)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flows import minute_buckets, store_metrics, user_profiles
-from schemas.topics import PARTITIONS_DEFAULT
+from benchmarks.folders import topic_in
+from flows import _alerts, login_alerts, minute_buckets, split_topics, store_metrics, user_profiles
+from schemas.topics import PARTITIONS_DEFAULT, SHOP_EVENTS
+from streams.batch import Poll
 from streams.decode import Records
 from streams.engine import MakeStep, StatelessStep, WindowStep
+from streams.ordered import OrderedStep
 from streams.runner import tune_process
 from streams.source import LATEST, wall_clock_ms
 from streams.topic_files import FileTopic
@@ -19,7 +25,51 @@ from streams.topic_files import FileTopic
 PARTS = ("read", "decode", "arithmetic")
 
 
-def _polls(folder: Path, topic: str) -> Iterator[Any]:
+def pieces(flow: str, topic: str) -> tuple[Records, MakeStep]:
+    """How a flow decodes a topic that it reads, and its step."""
+    module = importlib.import_module(f"flows.{flow}")
+    if hasattr(module, "READS"):
+        reading = module.READS[topic]
+        return reading.records, reading.make_step
+    return _OTHERS[flow]
+
+
+_OTHERS: dict[str, tuple[Records, MakeStep]] = {
+    "login_alerts": (
+        _alerts.LOGS,
+        partial(
+            OrderedStep,
+            "login_alerts",
+            _alerts.DELAY_MS,
+            lambda _partition, snapshot: login_alerts.Bursts(snapshot),
+            choose=_alerts.failed_logins,
+        ),
+    ),
+    "minute_buckets": (
+        minute_buckets.TAGS,
+        partial(WindowStep, "minute_buckets", minute_buckets.MINUTES, minute_buckets.buckets),
+    ),
+    "split_topics": (split_topics.records(SHOP_EVENTS), split_topics.step),
+    "store_metrics": (
+        store_metrics.ROWS_OF_STORE,
+        partial(
+            WindowStep,
+            "store_metrics",
+            store_metrics.windows_of(1.0),
+            partial(store_metrics.metrics, size_ms=1_000),
+        ),
+    ),
+    "user_profiles": (
+        user_profiles.TAGS,
+        lambda _partition, snapshot: StatelessStep(
+            partial(user_profiles.profile_rows, keep=200), snapshot
+        ),
+    ),
+}
+"""By flow, for those whose settings have a say in it."""
+
+
+def _polls(folder: Path, topic: str) -> Iterator[Poll]:
     readers = [
         FileTopic(folder, topic, end=LATEST).open(n, None) for n in range(PARTITIONS_DEFAULT)
     ]
@@ -27,51 +77,27 @@ def _polls(folder: Path, topic: str) -> Iterator[Any]:
     # The partitions in turn, as the source gives them.
     while waiting:
         for reader in list(waiting):
+            poll = reader.poll(wall_clock_ms())
+            yield poll
             if reader.finished():
                 waiting.remove(reader)
-            else:
-                yield reader.poll(wall_clock_ms())
-
-
-def _pieces(flow: str) -> tuple[str, Records, MakeStep]:
-    """The topic that the flow reads, how it decodes it, and its step."""
-    steps: dict[str, tuple[Any, Records, MakeStep]] = {
-        "minute_buckets": (
-            minute_buckets,
-            minute_buckets.TAGS,
-            partial(WindowStep, flow, minute_buckets.MINUTES, minute_buckets.buckets),
-        ),
-        "store_metrics": (
-            store_metrics,
-            store_metrics.ROWS_OF_STORE,
-            partial(
-                WindowStep, flow, store_metrics.windows_of(1.0), partial(_metrics, size_ms=1_000)
-            ),
-        ),
-        "user_profiles": (
-            user_profiles,
-            user_profiles.TAGS,
-            lambda _partition, snapshot: StatelessStep(
-                partial(user_profiles.profile_rows, keep=200), snapshot
-            ),
-        ),
-    }
-    module, records, make_step = steps[flow]
-    return module.CONTRACT.reads[0], records, make_step
-
-
-def _metrics(windows: Any, partition: int, size_ms: int) -> Any:
-    return store_metrics.metrics(windows, partition, size_ms)
+                yield replace(poll, data=b"", count=0, end=True, offsets=None, sent_again=())
 
 
 def run(flow: str, folder: Path, _home: Path) -> dict[str, int]:
     """Microseconds of CPU that each of PARTS took in all, and the events read."""
     tune_process()
-    topic, records, make_step = _pieces(flow)
+    topic = topic_in(folder)
+    records, make_step = pieces(flow, topic)
     steps: dict[int, Any] = {}
     spent = dict.fromkeys(PARTS, 0.0)
     events = 0
     polls = _polls(folder, topic)
+    # What a run over no events does too is start-up.
+    no_events = Poll(topic, 0, 0, b"", 0, 0, wall_clock_ms(), end=True)
+    make_step(0, None).on_batch(records.decode(flow, no_events))
+    # As the worker does.
+    gc.freeze()
     while True:
         begun = time.process_time()
         poll = next(polls, None)

@@ -7,40 +7,171 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import kafka
+import flows
+from benchmarks import every_flow, every_report, kafka
+from benchmarks.__main__ import beside_peers, main
+from benchmarks.compare import TOPIC_OF, compare, parts_of
 from benchmarks.inputs import Input, make_input
 from benchmarks.kafka import FILES, Case, Found, check_answers
 from benchmarks.kafka_job import BYTEWAX, FRAME, PLAIN, TABLES
 from benchmarks.kafka_report import section
 from benchmarks.kafka_servers import why_not
-from benchmarks.measure import BenchmarkError, Figure, Run, check_same, figure_of, run_children
+from benchmarks.measure import (
+    BenchmarkError,
+    Figure,
+    Run,
+    check_read,
+    check_same,
+    figure_of,
+    run_children,
+)
 from benchmarks.report import chart, speed, table
+from tests.bench_support import in_this_process
 from tests.kafka_support import tools
 
 ROOT = Path(__file__).parent.parent
 
 
-def test_a_small_run_measures_every_variant_of_a_flow(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--events", "5000", "--runs", "1", "--no-kafka"],
+def test_a_small_run_measures_a_flow_in_processes(tmp_path: Path) -> None:
+    done = run_benchmarks(
+        tmp_path,
+        *("--events", "3000", "--runs", "1", "--no-kafka", "--flows", "login_alerts"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "\n| `login_alerts` | `platform_logs` | " in done.stdout
+    assert "login_alerts over platform_logs, run 1 of 1, 3,000 events: to tables" in done.stderr
+    assert "without Kafka: --no-kafka was given" in done.stderr
+    assert "Not measured in this run: --no-kafka was given." in done.stdout
+
+
+def run_benchmarks(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
         cwd=ROOT,
-        env={**os.environ, "FOOTFALL_HOME": str(tmp_path)},
+        env={**os.environ, "FOOTFALL_HOME": str(home)},
         capture_output=True,
         text=True,
         timeout=200,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    for flow in ("store_metrics", "minute_buckets", "user_profiles"):
-        rows = [line for line in done.stdout.splitlines() if line.startswith(f"| `{flow}` | ")]
-        assert len(rows) == 5, done.stdout
-    assert "without Kafka: --no-kafka was given" in done.stderr
-    assert "Not measured in this run: --no-kafka was given." in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--flows", "store_metrics,best_sellers"], "no such flow: best_sellers"),
+        (["--flows", "store_metrics", "--write"], "--write takes every flow"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_at_once(
+    arguments: list[str],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flow", TOPIC_OF)
+def test_the_variants_of_a_flow_agree(flow: str, tmp_path: Path) -> None:
+    made = partial(make_input, tmp_path)
+    said: list[str] = []
+    figures = compare(flow, made, events=3_000, runs=1, say=said.append, launch=in_this_process)
+    parts = parts_of(flow, made, events=3_000, say=said.append, launch=in_this_process)
+    text = "\n".join(beside_peers({flow: figures}, {flow: parts}))
+    # Its four variants and its parts.
+    assert text.count(f"| `{flow}` | ") == 5, text
+
+
+def test_every_flow_is_measured_over_every_topic_that_it_reads(tmp_path: Path) -> None:
+    names = list(flows.catalogue())
+    found = every_flow.measure(
+        names,
+        partial(make_input, tmp_path / "inputs"),
+        events=3_000,
+        runs=1,
+        cache=tmp_path / "cache",
+        say=lambda _line: None,
+        launch=in_this_process,
+    )
+    wanted = {
+        (name, topic) for name, contract in flows.catalogue().items() for topic in contract.reads
+    }
+    assert set(found) == wanted and len(wanted) > len(names)
+    for subject, one in found.items():
+        assert set(one.parts) == {"read", "decode", "arithmetic"}
+        assert one.parts["decode"] > 0, subject
+        peers = tuple(peer.variant for peer in one.peers)
+        assert peers == every_flow.PEERS.get(subject, ())
+    text = "\n".join(every_report.section(found))
+    for name, topic in wanted:
+        assert f"\n| `{name}` | `{topic}` | " in text
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_peer_that_answers_otherwise_is_an_error(tmp_path: Path) -> None:
+    def one_more(name: str, modules: Sequence[Sequence[str]], folder: Path) -> Run:
+        done = in_this_process(name, modules, folder)
+        if modules[0][1] == "batch_shop" and done.answer["failures"]:
+            done.answer["failures"] += 1
+        return done
+
+    with pytest.raises(BenchmarkError, match=r"failed_logins over platform_logs.*batch_shop"):
+        every_flow.measure(
+            ["failed_logins"],
+            partial(make_input, tmp_path / "inputs"),
+            events=2_000,
+            runs=1,
+            cache=tmp_path / "cache",
+            say=lambda _line: None,
+            launch=one_more,
+        )
+
+
+def test_a_run_that_has_not_read_all_is_an_error(tmp_path: Path) -> None:
+    topic = Input(tmp_path, "platform_logs", 10)
+    assert check_read("a", Run(1, 1, 1, {"read": 10, "n": 2}), topic).answer == {"n": 2}
+    with pytest.raises(BenchmarkError, match="a read 9 of 10 events"):
+        check_read("a", Run(1, 1, 1, {"read": 9}), topic)
+
+
+def test_the_table_says_what_is_left_to_the_engine_and_whether_the_goal_is_met() -> None:
+    def found(cpu_s: float) -> every_flow.Found:
+        return every_flow.Found(
+            Figure("frame", 1_000, cpu_s, 1.0, 1.0),
+            Figure("tables", 1_000, cpu_s + 0.5, 200_000.0, 150.0),
+            0.25,
+            {"read": 0.1, "decode": 0.6, "arithmetic": 0.2},
+            [Figure("plain_shop", 1_000, 2 * cpu_s, math.nan, 100.0)],
+        )
+
+    of = {
+        ("request_trace", "platform_logs"): found(2.4),
+        ("user_trace", "platform_logs"): found(1.6),
+    }
+    text = "\n".join(every_report.section(of))
+    row = "| 0.10 | 0.60 | 0.20 | 1.50 | **2.40** | 2.5 | 0.50 | 0.25 | 200,000 | 150 |"
+    assert f"| `request_trace` | `platform_logs` {row} ClickHouse |" in text
+    assert "| **1.60** | 1.5 missed | 0.50 |" in text
+    assert "is missed by `user_trace` over `platform_logs` (1.60 of 1.5)." in text
+    assert "| `user_trace` | `platform_logs` | plain Python loop | 3.20 | 2.00 | - | 100 |" in text
+
+
+def test_records_of_the_shop_are_the_first_of_their_topic(tmp_path: Path) -> None:
+    few, more = (make_input(tmp_path, "shop_events", count) for count in (50, 120))
+    for one, whole in zip(few.files, more.files, strict=True):
+        assert whole.read_bytes().startswith(one.read_bytes())
+    assert few.record_bytes > 50 and b'"event"' in b"".join(p.read_bytes() for p in few.files)
 
 
 def test_variants_that_disagree_are_an_error() -> None:
@@ -92,6 +223,11 @@ def test_a_flow_is_measured_from_kafka_to_its_sink(tmp_path: Path) -> None:
         cache=tmp_path / "servers",
         say=said.append,
         layouts=((2, 2),),
+        with_faust=True,
+    )
+    assert found.faust is not None and found.faust.events == 3_000
+    assert "`login_alerts` runs on Faust here" in "\n".join(
+        section(found, {flow: figures[Case(FRAME, 2, 2)] for flow, figures in found.flows.items()})
     )
     assert set(found.flows["minute_buckets"]) == {
         Case(TABLES, FILES),

@@ -1,0 +1,133 @@
+"""Where the flows of a benchmark write: tables of each run's own, and what they add up to."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import flows
+from benchmarks.measure import BenchmarkError
+from cli.errors import FailureError, UsageError
+from cli.home import Home, free_port
+from cli.servers import need_engine, start_clickhouse
+from cli.supervise import Supervisor
+from schemas.operations import OUTCOME_FAILED, OUTCOME_INCOMPLETE, OUTCOME_OK
+from schemas.tables.store_metrics import METADATA, SUMS
+from sinks import clickhouse, sql
+
+Answer = dict[str, int]
+
+CLICKHOUSE, SQLITE, FILES = "ClickHouse", "SQLite", "topic files"
+_OTHER_SINKS = {
+    "store_metrics": SQLITE,
+    "user_profiles": SQLITE,
+    "login_alerts": FILES,
+    "split_topics": FILES,
+}
+_OUTCOMES = (OUTCOME_OK, OUTCOME_FAILED, OUTCOME_INCOMPLETE)
+_ANSWERS = {
+    "failed_logins": "SELECT count() AS failures FROM failed_login_rows FINAL",
+    "minute_buckets": "SELECT sum(count) AS events, sum(sum_price) AS sum_price "
+    "FROM minute_buckets_rows FINAL",
+    "product_views": "SELECT sum(r.views) AS views, sum(r.impressions) AS impressions "
+    "FROM product_user_views_rows AS r FINAL",
+    "request_trace": "SELECT "
+    + ", ".join(f"countIf(outcome = '{name}') AS {name}" for name in _OUTCOMES)
+    + " FROM request_summary_rows FINAL",
+    "store_metrics": "SELECT sum(nr_of_events) AS events, "
+    f"{', '.join(f'sum({name}) AS {name}' for name in SUMS[1:])} FROM events",
+    "time_online": "SELECT count() AS sessions, "
+    "toInt64(sum(round(spent_s * 1000))) AS spent_ms FROM sessions_rows FINAL",
+    "user_profiles": "SELECT count(*) AS kept, sum(time_ms) AS time_ms FROM tags",
+}
+"""By flow: what its tables add up to in the end."""
+
+
+def sink_of(flow: str) -> str:
+    """The name of what a flow writes to here."""
+    return _OTHER_SINKS.get(flow, CLICKHOUSE)
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """The tables of one benchmark's runs."""
+
+    clickhouse_url: str | None = None
+    """None where no flow needs it."""
+    clickhouse_pid: int | None = None
+    _databases: Iterator[int] = field(default_factory=itertools.count)
+
+    def make(self, flow: str, home: Path) -> dict[str, str]:
+        """Empty tables of the flow for one run; the settings that lead to them."""
+        if flow == "user_profiles":
+            return {"PROFILES_URL": f"sqlite:///{home}/profiles.sqlite"}
+        if flow == "store_metrics":
+            url = f"sqlite:///{home}/store.sqlite"
+            sql.create_tables(url, METADATA)
+            return {"POSTGRES_URL": url}
+        if sink_of(flow) != CLICKHOUSE:
+            return {}
+        assert self.clickhouse_url is not None
+        url = f"{self.clickhouse_url}/bench_{next(self._databases)}"
+        clickhouse.create_tables(url, flows.catalogue()[flow].tables)
+        return {"CLICKHOUSE_URL": url}
+
+    def drop(self, environ: dict[str, str]) -> None:
+        """Remove what ``make`` made, if it is in ClickHouse: its merges would go on."""
+        if "CLICKHOUSE_URL" in environ:
+            url, _, database = environ["CLICKHOUSE_URL"].rpartition("/")
+            clickhouse.query_rows(url, f"DROP DATABASE {database} SYNC")
+
+    def server_cpu_s(self) -> float:
+        """What the process of ClickHouse has used since it started; 0 where there is none."""
+        if self.clickhouse_pid is None:
+            return 0.0
+        # Behind the name, which may hold spaces, the 12th and 13th are user and system time.
+        fields = Path(f"/proc/{self.clickhouse_pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def answer_of(flow: str, environ: dict[str, str]) -> Answer:
+    """What the tables of a run add up to, {} for a flow without an answer.
+
+    ``environ`` is of ``Tables.make``.
+    """
+    query = _ANSWERS.get(flow)
+    if query is None:
+        return {}
+    if sink_of(flow) == CLICKHOUSE:
+        names, (row,) = clickhouse.query_rows(environ["CLICKHOUSE_URL"], query)
+    else:
+        (url,) = environ.values()
+        connection = sqlite3.connect(url.removeprefix("sqlite:///"))
+        found = connection.execute(query)
+        names, (row,) = [column[0] for column in found.description], found.fetchall()
+        connection.close()
+    return {name: int(value or 0) for name, value in zip(names, row, strict=True)}
+
+
+@contextmanager
+def tables_in(folder: Path, names: list[str], say: Callable[[str], None]) -> Iterator[Tables]:
+    """The tables of these flows; a ClickHouse of its own under ``folder`` if they need one."""
+    if all(sink_of(name) != CLICKHOUSE for name in names):
+        yield Tables()
+        return
+    home = Home(folder)
+    try:
+        need_engine()
+        home.make()
+        home.logs.mkdir(exist_ok=True)
+        environ = {**os.environ, "FOOTFALL_HOME": str(folder)}
+        supervisor = Supervisor(home.logs, environ, say=say)
+        try:
+            url = start_clickhouse(supervisor, free_port())
+            yield Tables(url, supervisor.children["clickhouse"].pid)
+        finally:
+            supervisor.stop()
+    except (UsageError, FailureError) as error:
+        raise BenchmarkError(str(error)) from None
