@@ -77,19 +77,15 @@ def _product_ids(logs: list[Any]) -> list[Any]:
     ]
 
 
-def _products(logs: list[Any]) -> list[Any]:
+def listed_in(log: PlatformLog) -> list[Any] | None:
+    """The products that a record lists: ids of either type; None where there is none."""
     return [
-        [
-            of.productId if type(of := product.productId) is NestedProductId else of
-            for product in listed
-        ]
-        if (listed := (log.data or NO_DATA).products)
-        else None
-        for log in logs
-    ]
+        of.productId if type(of := product.productId) is NestedProductId else of
+        for product in (log.data or NO_DATA).products or ()
+    ] or None
 
 
-def _lists_series(name: str, values: list[Any]) -> pl.Series:
+def id_lists(name: str, values: list[Any]) -> pl.Series:
     """A List(String) series of lists of ids, none of them empty, or None."""
     counts = np.array([len(listed) if listed else 0 for listed in values], dtype=np.int64)
     flat = ident_series(name, [*chain.from_iterable(filter(None, values))])
@@ -117,7 +113,7 @@ FAILED: Final = Column(
 PROVIDER: Final = text(lambda logs: [(log.data or NO_DATA).provider for log in logs])
 PRODUCT: Final = ident(_product_ids)
 AMOUNT: Final = integer(lambda logs: [(log.data or NO_DATA).amount_cents for log in logs])
-PRODUCTS: Final = Column(_products, _lists_series)
+PRODUCTS: Final = Column(lambda logs: [*map(listed_in, logs)], id_lists)
 
 COLUMNS: Final[dict[str, Column]] = {
     "user_id": USER,
@@ -134,12 +130,21 @@ COLUMNS: Final[dict[str, Column]] = {
 }
 
 
-def records(*columns: str) -> Records:
-    """How a flow reads the topic, with these of COLUMNS. Raises KeyError for another name."""
+def product_of(log: PlatformLog) -> Any:
+    """The product that a record is about, if any: an id of either type."""
+    product = (log.data or NO_DATA).productId
+    return product.productId if type(product) is NestedProductId else product
+
+
+def records(*columns: str, **more: Column) -> Records:
+    """How a flow reads the topic, with these of COLUMNS and ``more`` of its own, by name.
+
+    Raises KeyError for a name that is none of COLUMNS.
+    """
     return Records(
         PlatformLog,
         time="commonData.time",
-        columns={name: COLUMNS[name] for name in columns},
+        columns={name: COLUMNS[name] for name in columns} | more,
         bytes_max=PLATFORM_LOGS.record_bytes_max,
         times=lambda logs: [log.commonData.time for log in logs],
     )

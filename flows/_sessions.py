@@ -15,12 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from flows._logs import USER
+from flows._logs import records
 from flows._rows import MOMENT
 from schemas.platform_logs import SESSION_TIMEOUT_S, VALID, PlatformLog
-from schemas.topics import PLATFORM_LOGS
 from streams.batch import TIME_MS, Int64s
-from streams.decode import Column, Records
+from streams.decode import Column
 from streams.ordered import THE_END_MS
 from streams.window_chunks import packed, unpacked
 
@@ -54,18 +53,14 @@ def _what(log: PlatformLog) -> int:
 
 _ENDS_OR_BEGINS = frozenset({"LogoutReq", "LoginRep"})
 
-LOGS: Final = Records(
-    PlatformLog,
-    time="commonData.time",
-    columns={
-        USER_ID: USER,
+LOGS: Final = records(
+    USER_ID,
+    **{
         WHAT: Column(
             lambda logs: [_what(log) if log.action in _ENDS_OR_BEGINS else RECORD for log in logs],
             whats,
-        ),
+        )
     },
-    bytes_max=PLATFORM_LOGS.record_bytes_max,
-    times=lambda logs: [log.commonData.time for log in logs],
 )
 """The records of platform_logs."""
 

@@ -18,7 +18,7 @@ from bytewax.dataflow import Dataflow
 
 from flows import FlowContract, _flow
 from flows._flow import Reading
-from flows._logs import records
+from flows._logs import id_lists, listed_in, product_of, records
 from flows._rows import moment
 from schemas.settings import read_settings
 from schemas.store_events import StoreEvent
@@ -26,7 +26,7 @@ from schemas.tables.product_views import PRODUCT_USER_VIEWS
 from schemas.topics import PLATFORM_LOGS, STORE_EVENTS, USER_TAGS
 from schemas.user_tags import UserTag
 from streams.batch import ROW, TIME_MS
-from streams.decode import Records, ident, text
+from streams.decode import Column, Records, ident, text
 from streams.engine import Choose, MakeStep, WindowStep
 from streams.runner import Run
 from streams.windows import VERSION, WINDOW, Tumbling
@@ -40,7 +40,18 @@ CONTRACT = FlowContract(
     tables=(PRODUCT_USER_VIEWS,),
 )
 
-LOGS = records("log", "user_id", "product_id", "products")
+LOGS = records(
+    "user_id",
+    viewed=ident(
+        lambda logs: [
+            product_of(log) if log.action == "CatalogProductReq" else None for log in logs
+        ]
+    ),
+    listed=Column(
+        lambda logs: [listed_in(log) if log.action == "CatalogDbRep" else None for log in logs],
+        id_lists,
+    ),
+)
 STORE = Records(
     StoreEvent,
     time="event_time",
@@ -85,12 +96,12 @@ def looks(found: pl.DataFrame, *, views: int, impressions: int) -> pl.DataFrame:
 def in_logs(logs: pl.DataFrame) -> pl.DataFrame:
     """Views and impressions of platform_logs, in order of the records."""
     logs = logs.with_row_index(ROW)
-    viewed = logs.filter(
-        (pl.col("log") == "CatalogProductReq") & pl.col("product_id").is_not_null()
-    )
-    listed = logs.filter((pl.col("log") == "CatalogDbRep") & pl.col("products").is_not_null())
-    shown = listed.drop("product_id").explode("products").rename({"products": "product_id"})
-    both = [looks(viewed, views=1, impressions=0), looks(shown, views=0, impressions=1)]
+    viewed = logs.filter(pl.col("viewed").is_not_null()).rename({"viewed": "product_id"})
+    listed = logs.filter(pl.col("listed").is_not_null()).rename({"listed": "product_id"})
+    both = [
+        looks(viewed, views=1, impressions=0),
+        looks(listed.explode("product_id"), views=0, impressions=1),
+    ]
     return pl.concat(both).sort(ROW, maintain_order=True)
 
 

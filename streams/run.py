@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from streams.progress import Progress
-from streams.source import WHOLE, Share, Topic, TopicSource
+from streams.source import POLL_EVERY_S, WHOLE, Share, Topic, TopicSource
 
 
 class WorkerError(Exception):
@@ -30,6 +30,8 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     share: Share = WHOLE
     """The partitions that this process reads."""
+    poll_every_s: float = POLL_EVERY_S
+    """How often a partition that has been read to its end is looked at."""
     skip_removed: bool = False
     """Go on from the oldest record left where retention removed the next one."""
     say: Callable[[str], None] = say_on_stderr
@@ -41,6 +43,12 @@ class Run:
 
     def source(self, topic: Topic) -> TopicSource:
         """The topic as the flow's source: this process's share of it, stopped with the run."""
-        source = TopicSource(topic, self.stop, share=self.share, grown=self.grown)
+        source = TopicSource(
+            topic,
+            self.stop,
+            poll_every_s=self.poll_every_s,
+            share=self.share,
+            grown=self.grown,
+        )
         self.sources.append(source)
         return source

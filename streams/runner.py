@@ -35,6 +35,10 @@ from streams.source import WHOLE, Share, SourceError
 __all__ = ["Run", "WorkerError", "run_worker", "tune_process"]
 
 SNAPSHOT_EVERY_S = 2.0
+POLLS_A_SNAPSHOT = 2
+"""Of a partition without a backlog: rows are durable at a snapshot, and each poll costs about as
+much as a thousand records."""
+POLL_EVERY_MAX_S = 1.0
 STATUS_EVERY_S = 1.0
 LOOK_EVERY_S = 5.0
 """How often a worker looks whether its topics have more partitions."""
@@ -61,7 +65,13 @@ def run_worker(
     snapshotted. Raises WorkerError where another worker runs this share of the flow, or another
     layout of it, on the same home.
     """
-    run = Run(once=once, share=share, skip_removed=skip_removed, say=say)
+    run = Run(
+        once=once,
+        share=share,
+        poll_every_s=min(POLL_EVERY_MAX_S, snapshot_every_s / POLLS_A_SNAPSHOT),
+        skip_removed=skip_removed,
+        say=say,
+    )
     tune_process()
     name = flow if share == WHOLE else f"{flow} {share.index}/{share.count}"
     with (
