@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from schemas.operations import OPERATIONS, Step, missing_step, operation_of
+from schemas.operations import BY_FIRST_STEP, OPERATIONS, Step, missing_step, operation_of
 from streams.batch import TIME_MS, Int64s
 
 GAP_MS = 60_000
@@ -41,6 +41,8 @@ class Form:
     servers: tuple[str, ...]
     is_over: bool
     """The operation's last step is there."""
+    is_steady: bool
+    """Its first steps alone, however many, are of the same operation."""
 
 
 def form_of(steps: list[Step]) -> Form:
@@ -54,6 +56,7 @@ def form_of(steps: list[Step]) -> Form:
         ".".join(missing or ()),
         tuple(server for server, _ in groupby(server for server, _ in steps)),
         known is not None and known.last in counts,
+        steps[0] in BY_FIRST_STEP or all(operation_of([step]) == operation for step in counts),
     )
 
 

@@ -17,7 +17,6 @@ import polars as pl
 
 from flows._request_lives import GAP_MS, Forms, Lives
 from schemas.dead_letters import LateEvent
-from schemas.platform_logs import FAILED_STATUSES
 from streams.batch import TIME_MS, Batch, Int64s
 from streams.engine import late_events
 from streams.window_chunks import packed, unpacked
@@ -38,11 +37,6 @@ Hashes = npt.NDArray[np.uint64]
 Late = tuple[Int64s, Int64s]
 """Which rows of a batch's frame came too late, and the watermark that each met."""
 
-FAILED = (
-    (pl.col("error").fill_null("") != "") | pl.col("status").is_in(sorted(FAILED_STATUSES))
-).fill_null(False)  # fmt: skip
-"""``platform_logs.is_failed`` of the columns."""
-
 
 @dataclass(frozen=True, slots=True)
 class Touched:
@@ -51,6 +45,28 @@ class Touched:
     before: Lives | None
     """As they were; None where none of the ids was known."""
     now: Lives
+    """Its steps are those of ``before``, then the batch's."""
+
+    def moved(self) -> pl.DataFrame:
+        """All steps of the ids whose requests may have been others, of another operation or
+        moment, between two steps of the batch.
+
+        A request whose steps come in order only grows, and one that begins with the first step
+        of an operation is of that from then on.
+        """
+        now = self.now
+        known = 0 if self.before is None else len(self.before.steps)
+        # In which order those came that were known does not matter any more.
+        came = np.maximum(now.order, known - 1)
+        id_starts = now.starts[np.append(True, now.is_newest[:-1])]
+        is_moved = np.append(False, came[1:] < came[:-1])
+        is_moved[id_starts] = False
+        is_steady = np.array([form.is_steady for form in now.forms])
+        is_moved[now.starts] |= ~is_steady[now.form_places]
+        counts = np.diff(np.append(id_starts, len(is_moved)))
+        is_of_moved = np.repeat(np.logical_or.reduceat(is_moved, id_starts), counts)
+        found: pl.DataFrame = now.steps[now.order[is_of_moved]]
+        return found
 
 
 @dataclass(slots=True)

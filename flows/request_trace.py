@@ -25,7 +25,6 @@ from flows._logs import records
 from flows._request_lives import Lives
 from flows._requests import (
     DELAY_MS,
-    FAILED,
     LIMIT_MS,
     Requests,
     framed,
@@ -52,14 +51,14 @@ CONTRACT = FlowContract(
     tables=(REQUEST_TRACE, REQUEST_SUMMARY),
 )
 
-LOGS = records("user_id", "request_id", "server", "log", "status", "error")
+LOGS = records("user_id", "request_id", "server", "log", "status", "error", "failed")
 
 LAST_MS, IS_OVER = "last_ms", "is_over"
 """Of a summary that is not written yet: its last step, and whether nothing more is to come."""
 
 
 def traced(batch: Batch) -> pl.DataFrame:
-    """Rows of ``request_trace_rows``; the batch's frame has a column ``failed``."""
+    """Rows of ``request_trace_rows``."""
     return placed(batch).select(
         moment(),
         pl.col("status", "error").fill_null(""),
@@ -127,9 +126,8 @@ class TraceStep:
         if batch.frame.is_empty():
             return StepResult()
         self._is_told = False
-        with_failed = Batch(poll, batch.frame.with_columns(FAILED.alias("failed")), batch.rows)
-        touched, late = self._requests.take(with_failed.frame)
-        frames = {REQUEST_TRACE.name: traced(with_failed)}
+        touched, late = self._requests.take(batch.frame)
+        frames = {REQUEST_TRACE.name: traced(batch)}
         due = self._due(touched.before, touched.now) if touched else []
         due += self._overdue()
         if due:

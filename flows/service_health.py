@@ -37,11 +37,12 @@ from flows._requests import (
     unframed,
 )
 from flows._rows import moment
+from schemas.operations import operation_of
 from schemas.settings import read_settings
 from schemas.tables.service_health import ROWS
 from schemas.topics import PLATFORM_LOGS
 from schemas.versions import FINAL, PROVISIONAL, version_of
-from streams.batch import Batch
+from streams.batch import TIME_MS, Batch
 from streams.engine import StepResult
 from streams.runner import Run
 from streams.window_chunks import packed, unpacked
@@ -93,12 +94,37 @@ def visits(lives: Lives, count: int) -> pl.DataFrame:
 
 
 def visits_of(touched: Touched) -> pl.DataFrame:
-    """What has changed of the visits, as ``visits`` gives them."""
+    """What has changed of the visits, as ``visits`` gives them, and none (COUNT is 0) of each
+    group that a request may have been in for some steps of the batch."""
     found = visits(touched.now, 1)
-    if touched.before is None:
-        return found
-    found = pl.concat([visits(touched.before, -1), found])
-    return found.group_by(pl.exclude(COUNT)).agg(pl.col(COUNT).sum()).filter(pl.col(COUNT) != 0)
+    if touched.before is not None:
+        found = pl.concat([visits(touched.before, -1), found])
+        found = found.group_by(pl.exclude(COUNT)).agg(pl.col(COUNT).sum())
+        found = found.filter(pl.col(COUNT) != 0)
+    moved = touched.moved()
+    return found if moved.is_empty() else pl.concat([found, passed_through(moved)])
+
+
+def passed_through(steps: pl.DataFrame) -> pl.DataFrame:
+    """Each group that a request of some of these steps could be in, with no visit.
+
+    A process that was killed may have read the stream up to any of them, and written that. Who
+    reads it again in other batches must write the same groups, or what no longer holds would
+    stand for ever. Its rows win: they know a later step.
+    """
+    pairs = steps.select("server", "log").unique()
+    operations = [operation_of([pair]) for pair in pairs.iter_rows()]
+    named = steps.join(
+        pairs.with_columns(pl.Series("operation", operations)), on=("server", "log")
+    ).select("request_id", "operation")
+    minute = (pl.col(TIME_MS) // MINUTE_MS * MINUTE_MS).alias(MINUTE)
+    came = steps.select("request_id", minute, "server").unique()
+    groups = came.join(named.unique(), on="request_id").select(GROUP).unique()
+    return groups.with_columns(
+        pl.lit(0, pl.UInt32).alias("duration_ms"),
+        pl.lit(False).alias("error"),
+        pl.lit(0, pl.Int64).alias(COUNT),
+    )
 
 
 @dataclass(slots=True)

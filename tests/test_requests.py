@@ -97,10 +97,10 @@ def test_ids_with_the_same_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_form_says_what_is_missing_and_whether_more_is_to_come() -> None:
     login = OPERATIONS["login"].steps
-    assert form_of([*login]) == Form("login", "", ("Login",), True)
-    assert form_of([login[0], login[2]]) == Form("login", "Login.LoginDbReq", ("Login",), True)
-    assert form_of([*login[:2]]) == Form("login", "Login.LoginRep", ("Login",), False)
-    assert form_of([("X", "Y")]) == Form("unknown", "", ("X",), False)
+    assert form_of([*login]) == Form("login", "", ("Login",), True, True)
+    assert form_of([login[0], login[2]]) == Form("login", "Login.LoginDbReq", ("Login",), True, True)
+    assert form_of([*login[:2]]) == Form("login", "Login.LoginRep", ("Login",), False, True)
+    assert form_of([("X", "Y")]) == Form("unknown", "", ("X",), False, True)
 
 
 def test_the_memory_of_forms_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +108,7 @@ def test_the_memory_of_forms_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     forms = Forms()
     for number in range(100):
         found = forms.lives(steps_of(("r", 0), ("r", 1), log=f"new {number}"))
-        assert found.forms == [Form("unknown", "", ("S",), False)]
+        assert found.forms == [Form("unknown", "", ("S",), False, True)]
     assert len(forms._known) <= 11 and len(forms._codes) <= 11
 
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import msgspec
 import polars as pl
+import pytest
 from hypothesis import strategies as st
 
 import flows
 from flows import FlowContract
+from flows._flow import Reading
 from schemas.tables.clickhouse import Table
 from schemas.tables.minute_buckets import ROWS as MINUTE_BUCKETS
 from schemas.tables.service_health import ROWS as HEALTH
@@ -35,11 +37,30 @@ class Law:
     name: str
     """The flow's, and where it reads several topics which of them."""
     flow: str
+    topic: str
     build: Build
     event: Callable[[int, int], bytes]
     """(event time in ms, a number that decides the rest) -> a record"""
     table: Callable[[Result], Rows]
     """What stands in the flow's tables in the end."""
+
+    def reading(self) -> Reading:
+        """What it does with the topic, without an engine."""
+        module = importlib.import_module(f"flows.{self.flow}")
+        if hasattr(module, "READS"):
+            found: Reading = module.READS[self.topic]
+            return found
+        readings: list[Reading] = []
+
+        def kept(
+            _name: str, _source: Any, records: Any, make_step: Any, *_: Any, **__: Any
+        ) -> None:
+            readings.append(Reading(records, make_step))
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(module, "dataflow", kept)
+            self.build(None, None, None)  # type: ignore[arg-type]
+        return readings[0]
 
 
 def tag(time_ms: int, choice: int) -> bytes:
@@ -92,6 +113,8 @@ STEPS = (
     ("Search", "SearchRankReq", None),
 )
 
+REQUESTS = 5
+
 
 def platform_log(time_ms: int, choice: int) -> bytes:
     """A record of platform_logs; a request may go on for as long as the stream."""
@@ -103,7 +126,7 @@ def platform_log(time_ms: int, choice: int) -> bytes:
             "commonData": {
                 "time": iso_ms(time_ms),
                 "userId": user if choice % 2 else {"userId": str(user)},
-                "requestId": f"r{choice % 5}",
+                "requestId": f"r{choice % REQUESTS}",
                 "serverName": server,
             },
             "data": data,
@@ -186,6 +209,7 @@ def _laws() -> Iterator[Law]:
             yield Law(
                 f"{contract.name}[{topic}]" if several else contract.name,
                 contract.name,
+                topic,
                 _build(contract, topic),
                 EVENTS[topic],
                 SPECIAL.get(contract.name) or partial(_in_tables, contract.tables),
