@@ -98,7 +98,9 @@ def test_ids_with_the_same_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) 
 def test_the_form_says_what_is_missing_and_whether_more_is_to_come() -> None:
     login = OPERATIONS["login"].steps
     assert form_of([*login]) == Form("login", "", ("Login",), True, True)
-    assert form_of([login[0], login[2]]) == Form("login", "Login.LoginDbReq", ("Login",), True, True)
+    assert form_of([login[0], login[2]]) == Form(
+        "login", "Login.LoginDbReq", ("Login",), True, True
+    )
     assert form_of([*login[:2]]) == Form("login", "Login.LoginRep", ("Login",), False, True)
     assert form_of([("X", "Y")]) == Form("unknown", "", ("X",), False, True)
 
