@@ -120,6 +120,8 @@ class KafkaTopics:
                 if time.monotonic() > deadline:
                     raise self._no_answer(places[0][0], raised.args[0]) from None
                 time.sleep(_ASK_AGAIN_S)
+                # Another client: what this one knew of leaders may be what stood in the way.
+                admin = self._admin()
         return []
 
     def create(self, topic: str, partitions: int, retention_h: int) -> None:

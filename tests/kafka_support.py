@@ -163,9 +163,9 @@ class Server:
         return self._offsets(topic, OffsetSpec.earliest())
 
     def _offsets(self, topic: str, spec: Any) -> list[int]:
-        asked = {TopicPartition(topic, part): spec for part in self.partitions(topic)}
-
         def ask() -> list[int]:
+            # Each time anew: what the client knew of leaders may be what stood in the way.
+            asked = {TopicPartition(topic, part): spec for part in self.partitions(topic)}
             found = self.admin().list_offsets(asked)
             return [int(found[place].result(WITHIN_S).offset) for place in asked]
 
