@@ -120,7 +120,8 @@ class Expected:
         first, last = iso_ms(from_ms), iso_ms(to_ms)
 
         def newest(action: str) -> list[dict[str, Any]]:
-            tags = [tag for tag in self.by_cookie[cookie] if tag["action"] == action]
+            # Of two tags at the same time, the one that came last is the newer.
+            tags = [tag for tag in reversed(self.by_cookie[cookie]) if tag["action"] == action]
             tags.sort(key=lambda tag: tag["time"], reverse=True)
             return [tag for tag in tags[:200] if first <= tag["time"] < last][:limit]
 
