@@ -13,7 +13,9 @@ from api.lookups import ID_CHARS_MAX, RequestTrace, UserTrail
 from api.profiles import SHAPE as PROFILE_SHAPE
 from api.records import INCOMING
 from api.snapshot import Snapshot
+from schemas import shop_events
 from schemas.client_reports import ClientReport
+from schemas.platform_logs import PlatformLog
 from schemas.store_events import StoreEvent
 from schemas.user_tags import UserTag
 
@@ -52,10 +54,17 @@ class Ready(Struct, frozen=True):
     parts: dict[str, str]
 
 
-STRUCTS: tuple[type[Struct], ...] = (
+RECORDS: tuple[type[Struct], ...] = (
     UserTag,
     StoreEvent,
+    PlatformLog,
+    *shop_events.STRUCTS.values(),
     ClientReport,
+)
+"""What ``POST /events/{topic}`` takes, each in its topic."""
+
+STRUCTS: tuple[type[Struct], ...] = (
+    *RECORDS,
     Error,
     Stored,
     Profile,
@@ -169,7 +178,7 @@ def _one_record(summary: str, struct: type[Struct]) -> Json:
 
 
 def _events() -> Json:
-    record: Json = {"anyOf": [_ref(UserTag), _ref(StoreEvent), _ref(ClientReport)]}
+    record: Json = {"anyOf": [*map(_ref, RECORDS)]}
     either = {"anyOf": [record, {"type": "array", "items": record}]}
     responses = {
         "200": _json(Stored),

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 
 from schemas import topics
 from schemas.client_reports import ClientReport
+from schemas.platform_logs import PlatformLog, id_text
+from schemas.shop_events import ShopEvent
 from schemas.store_events import StoreEvent, is_whole_cents
 from schemas.times import FUTURE_MAX_MS, BadTimeError, parse_time_ms
 from schemas.user_tags import UserTag
@@ -32,10 +35,8 @@ class Incoming:
     """A topic that may be written from outside."""
 
     topic: str
-    struct: type[msgspec.Struct]
-    _decode: Callable[[bytes], Any]
-    _time: str
-    _key: str
+    decode: Callable[[bytes], Any]
+    """From one record's JSON; raises one of msgspec's errors."""
 
     def record(self, data: bytes, now_ms: int) -> Record:
         """The checked record, keyed by the topic's key field. Raises BadRecordError.
@@ -43,30 +44,29 @@ class Incoming:
         ``now_ms`` is the wall clock: the flows refuse what is far in the future, and what they
         would refuse is not taken in.
         """
-        bytes_max = topics.TOPICS[self.topic].record_bytes_max
-        if len(data) > bytes_max:
+        topic = topics.TOPICS[self.topic]
+        if len(data) > topic.record_bytes_max:
             raise BadRecordError(
-                f"body: a record of {len(data)} bytes; {self.topic} takes at most {bytes_max}"
+                f"body: a record of {len(data)} bytes; {self.topic} takes at most "
+                f"{topic.record_bytes_max}"
             )
-        value = _decoded(self._decode, data)
-        check_time(self._time, getattr(value, self._time), now_ms)
+        value = _decoded(self.decode, data)
+        check_time(topic.time, attrgetter(topic.time)(value), now_ms)
         if type(value) is StoreEvent and not is_whole_cents(value.price):
             raise BadRecordError(f"price: {value.price} is not a whole number of cents")
-        key = getattr(value, self._key)
-        return str(key).encode(), one_line(data)
-
-
-def _incoming(topic: topics.Topic, struct: type[msgspec.Struct], time: str) -> Incoming:
-    return Incoming(topic.name, struct, msgspec.json.Decoder(struct).decode, time, topic.key)
+        # However an id is written, it decides the same partition.
+        return id_text(attrgetter(topic.key)(value)).encode(), one_line(data)
 
 
 INCOMING: dict[str, Incoming] = {
-    one.topic: one
-    for one in (
-        _incoming(topics.USER_TAGS, UserTag, "time"),
-        _incoming(topics.STORE_EVENTS, StoreEvent, "event_time"),
-        _incoming(topics.VISITS, ClientReport, "time"),
-        _incoming(topics.ACTIVITIES, ClientReport, "time"),
+    topic.name: Incoming(topic.name, msgspec.json.Decoder(type_).decode)
+    for topic, type_ in (
+        (topics.USER_TAGS, UserTag),
+        (topics.STORE_EVENTS, StoreEvent),
+        (topics.PLATFORM_LOGS, PlatformLog),
+        (topics.SHOP_EVENTS, ShopEvent),
+        (topics.VISITS, ClientReport),
+        (topics.ACTIVITIES, ClientReport),
     )
 }
 """Topics that clients may write; the others are written by flows alone."""

@@ -85,8 +85,8 @@ STORE_METRICS_AVAILABLE = Topic(
     key="start_event_time",
     partitions=1,
 )
-VISITS = Topic("visits", "visit reports sent by clients", key="client_id")
-ACTIVITIES = Topic("activities", "activity reports sent by clients", key="client_id")
+VISITS = Topic("visits", "visit reports sent by clients", key="client_id", time="time")
+ACTIVITIES = Topic("activities", "activity reports sent by clients", key="client_id", time="time")
 
 TOPICS: dict[str, Topic] = {
     topic.name: topic

@@ -142,7 +142,26 @@ STORE_EVENT = {
     "price": 35.79,
     "user_id": 541312140,
 }
+LOG = {
+    "action": "CatalogReq",
+    "commonData": {
+        "time": "2022-03-22T12:15:00",
+        "userId": 17,
+        "requestId": {"requestId": "a1"},
+        "serverName": "Catalog",
+    },
+}
+SHOP_EVENT = {
+    "event": "PageVisit",
+    "timestamp": "2022-03-22T12:15:00Z",
+    "user_id": 17,
+    "page_id": 3,
+}
 REPORT = {"time": "2022-03-22T12:15:00Z", "client_id": "c1", "report": {"page": "/", "ms": 3}}
+
+
+def log(**common: Any) -> dict[str, Any]:
+    return LOG | {"commonData": LOG["commonData"] | common}  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(
@@ -173,12 +192,28 @@ def test_one_record_over_several_lines(shop: Shop, client: Client) -> None:
     assert json.loads(shop.topics.records["user_tags"][0][1]) == tag()
 
 
+def test_steps_and_behaviour_of_a_user_are_keyed_by_the_user(shop: Shop, client: Client) -> None:
+    logs = [log(userId=user) for user in (17, "17", {"userId": 17}, {"userId": "17"})]
+    assert client.post("/events/platform_logs", encoded(logs)).json() == {"stored": 4}
+    assert client.post("/events/shop_events", encoded(SHOP_EVENT)).json() == {"stored": 1}
+    stored = shop.topics.records
+    assert [key for key, _ in stored["platform_logs"]] == [b"17"] * 4
+    assert [json.loads(value) for _, value in stored["platform_logs"]] == logs
+    assert stored["shop_events"] == [(b"17", encoded(SHOP_EVENT))]
+
+
 WRONG_EVENTS = [
     ("user_tags", [tag(), tag(device="FRIDGE"), tag(cookie=None)], "record 1: device: "),
     ("store_events", [STORE_EVENT, STORE_EVENT | {"price": 1.234}], "record 1: price: "),
     ("store_events", [STORE_EVENT | {"event_time": "soon"}], "record 0: event_time: "),
     ("store_events", [STORE_EVENT | {"event_type": "steal"}], "record 0: event_type: "),
     ("store_events", [STORE_EVENT | {"user_id": -1}], "record 0: user_id: "),
+    ("platform_logs", [LOG, LOG | {"action": ""}], "record 1: action: "),
+    ("platform_logs", [log(userId=[17])], "record 0: commonData.userId: "),
+    ("platform_logs", [log(time="soon")], "record 0: commonData.time: "),
+    ("shop_events", [SHOP_EVENT | {"event": "PageVisits"}], "record 0: event: "),
+    ("shop_events", [SHOP_EVENT | {"page_id": "3"}], "record 0: page_id: "),
+    ("shop_events", [SHOP_EVENT | {"timestamp": "soon"}], "record 0: timestamp: "),
     ("visits", [REPORT, 5], "record 1: body: "),
     ("activities", [REPORT | {"client_id": ""}], "record 0: client_id: "),
     ("activities", [], "body: "),
