@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 from cli.errors import UsageError
 from cli.home import (
@@ -26,49 +24,13 @@ from cli.home import (
     write_note,
 )
 from cli.servers import engine_held, need_engine, start_clickhouse
+from cli.stop import Stop
 from cli.supervise import Child, Supervisor
 from schemas.settings import Settings, read_settings
 
 POLL_S = 0.1
 AT_ONCE_MAX = 4
 """Processes of flows that run to their end at the same time: more would share the same cores."""
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class Stopped(Exception):  # noqa: N818 - asked for, so no error
-    """The user ended the demo."""
-
-
-@dataclass(slots=True)
-class Stop:
-    """Set by SIGINT, SIGTERM and SIGHUP while a demo runs."""
-
-    asked: bool = False
-
-    def check(self) -> None:
-        """Raises Stopped once a signal came."""
-        if self.asked:
-            raise Stopped
-
-    @contextmanager
-    def on_signals(self) -> Iterator[None]:
-        """Note the signals for this while; a second one changes nothing: the end is bounded."""
-
-        def on_signal(_number: int, _frame: FrameType | None) -> None:
-            self.asked = True
-
-        # Under nohup a hang-up is ignored, and stays so.
-        wanted = [
-            number
-            for number in _SIGNALS
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
-        ]
-        before = {number: signal.signal(number, on_signal) for number in wanted}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 @dataclass(slots=True)

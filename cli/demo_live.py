@@ -6,10 +6,11 @@ import argparse
 import socket
 from collections.abc import Mapping
 
-from cli.demo_house import Stopped, open_house
+from cli.demo_house import open_house
 from cli.demo_sends import check_shop, sent_live
 from cli.home import Home, need_file, need_free_port
 from cli.show import Show
+from cli.stop import Stopped
 from schemas.settings import read_settings
 
 _CONNECT_TIMEOUT_S = 0.2

@@ -7,11 +7,12 @@ import time
 from collections.abc import Iterator, Mapping
 
 from api.workers import read_statuses
-from cli.demo_house import House, Stopped, open_house
+from cli.demo_house import House, open_house
 from cli.demo_sends import check_shop, sent_once
 from cli.errors import INTERRUPTED_EXIT_CODE, FailureError, say
 from cli.home import Home
 from cli.show import Show
+from cli.stop import Stopped
 from cli.summary import accounts, summary_lines
 from cli.topics import topic_view
 from schemas.settings import Settings, read_settings

@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
-from cli.demo_house import Stop
 from cli.errors import FailureError, say
 from cli.home import Home
+from cli.stop import Stop
 from cli.supervise import Supervisor
 from schemas.settings import read_settings
 
