@@ -34,7 +34,7 @@ from schemas.platform_logs import (
     id_text,
 )
 from schemas.topics import PLATFORM_LOGS
-from streams.decode import Column, Records, ident, ident_series, integer, text
+from streams.decode import Column, Records, boolean, ident, ident_series, integer, text
 
 
 def _number(of: UserId | RequestId) -> int | str:
@@ -102,13 +102,12 @@ SERVER: Final = text(lambda logs: [log.commonData.serverName for log in logs])
 ACTION: Final = text(lambda logs: [log.action for log in logs])
 STATUS: Final = text(lambda logs: [(log.data or NO_DATA).status for log in logs])
 ERROR: Final = text(lambda logs: [(log.data or NO_DATA).error for log in logs])
-FAILED: Final = Column(
+FAILED: Final = boolean(
     lambda logs: [
         (data := log.data) is not None
         and ((data.status is not None and data.status in FAILED_STATUSES) or bool(data.error))
         for log in logs
-    ],
-    lambda name, values: pl.Series(name, values, dtype=pl.Boolean),
+    ]
 )
 PROVIDER: Final = text(lambda logs: [(log.data or NO_DATA).provider for log in logs])
 PRODUCT: Final = ident(_product_ids)

@@ -8,17 +8,18 @@ forgotten: whatever comes under its id is another.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
-from flows._request_lives import GAP_MS, Forms, Lives
+from flows._request_lives import GAP_MS, Bools, Hashes, Lives, Steps, hashed, lives_of
 from schemas.dead_letters import LateEvent
 from streams.batch import TIME_MS, Batch, Int64s
 from streams.engine import late_events
+from streams.frames import where
 from streams.window_chunks import packed, unpacked
 from streams.windows import NEVER, Seen
 
@@ -31,42 +32,44 @@ KEEP_MS = LATENESS_MS + GAP_MS
 CHUNK_ROWS = 16_384
 CHUNK_MS = 60_000
 """What is held is forgotten by chunks: each has so many rows, of so much time, about."""
-_FILTER_BITS = 20
+_FILTER_BITS = 4
+"""Of hashes as many more are compared at first as it takes to rule out nearly all others."""
 
-Hashes = npt.NDArray[np.uint64]
 Late = tuple[Int64s, Int64s]
 """Which rows of a batch's frame came too late, and the watermark that each met."""
 
 
 @dataclass(frozen=True, slots=True)
 class Touched:
-    """The requests whose ids are in a batch."""
+    """The requests whose ids are in a batch, or have the hash of one that is."""
 
     before: Lives | None
     """As they were; None where none of the ids was known."""
     now: Lives
-    """Its steps are those of ``before``, then the batch's."""
+    known: int
+    """So many rows of their frame came before the batch."""
 
-    def moved(self) -> pl.DataFrame:
+    def of_ids(self, is_step: Bools) -> Bools:
+        """Of each step of ``now`` whether any of its id is one of these."""
+        ids = self.now.steps.ids
+        is_id = np.zeros(ids[-1] + 1, dtype=np.bool_)
+        is_id[ids[is_step]] = True
+        return is_id[ids]
+
+    def moved(self) -> Steps:
         """All steps of the ids whose requests may have been others, of another operation or
         moment, between two steps of the batch.
 
         A request whose steps come in order only grows, and one that begins with the first step
         of an operation is of that from then on.
         """
-        now = self.now
-        known = 0 if self.before is None else len(self.before.steps)
+        steps = self.now.steps
         # In which order those came that were known does not matter any more.
-        came = np.maximum(now.order, known - 1)
-        id_starts = now.starts[np.append(True, now.is_newest[:-1])]
-        is_moved = np.append(False, came[1:] < came[:-1])
-        is_moved[id_starts] = False
-        is_steady = np.array([form.is_steady for form in now.forms])
-        is_moved[now.starts] |= ~is_steady[now.form_places]
-        counts = np.diff(np.append(id_starts, len(is_moved)))
-        is_of_moved = np.repeat(np.logical_or.reduceat(is_moved, id_starts), counts)
-        found: pl.DataFrame = now.steps[now.order[is_of_moved]]
-        return found
+        came = np.maximum(steps.order, self.known - 1)
+        is_moved = np.append(False, (came[1:] < came[:-1]) & (steps.ids[1:] == steps.ids[:-1]))
+        is_steady = np.array([form.is_steady for form in self.now.forms])
+        is_moved[self.now.starts] |= ~is_steady[self.now.form_places]
+        return steps.only(self.of_ids(is_moved))
 
 
 @dataclass(slots=True)
@@ -75,17 +78,33 @@ class _Chunk:
 
     steps: pl.DataFrame
     hashes: Hashes
+    """Of their ids."""
     last_ms: int
     opened_ms: int
     """The last step that it began with."""
     data: bytes | None = None
 
     @staticmethod
-    def of(steps: pl.DataFrame, opened_ms: int | None = None, data: bytes | None = None) -> _Chunk:
+    def of(steps: pl.DataFrame, hashes: Hashes, opened_ms: int | None = None) -> _Chunk:
         """A chunk of some steps, at least one; a new one unless it is said when it began."""
         last_ms = int(steps[TIME_MS].to_numpy().max())
-        opened_ms = last_ms if opened_ms is None else opened_ms
-        return _Chunk(steps, steps["request_id"].hash().to_numpy(), last_ms, opened_ms, data)
+        return _Chunk(steps, hashes, last_ms, last_ms if opened_ms is None else opened_ms)
+
+    @staticmethod
+    def unpacked(data: bytes) -> _Chunk:
+        """A chunk of what ``packed`` gave."""
+        steps = unpacked(data)
+        chunk = _Chunk.of(steps, hashed(steps))
+        chunk.data = data
+        return chunk
+
+    @staticmethod
+    def joined(chunks: Sequence[_Chunk]) -> tuple[pl.DataFrame, Hashes]:
+        """All steps of chunks, at least one, and their hashes."""
+        if len(chunks) == 1:
+            return chunks[0].steps, chunks[0].hashes
+        steps = pl.concat([chunk.steps for chunk in chunks])
+        return steps, np.concatenate([chunk.hashes for chunk in chunks])
 
     def packed(self) -> bytes:
         """The steps as bytes, made once."""
@@ -103,13 +122,12 @@ class Requests:
     def __init__(self, snapshot: bytes | None, *columns: str) -> None:
         """``columns`` of the batches' frames are kept beside those that requests are made of."""
         self._columns = (*columns, "request_id", "server", "log", TIME_MS)
-        self._forms = Forms()
         self._chunks: list[_Chunk] = []
         self.newest_ms = NEVER
         if snapshot:
             newest, *parts = unframed(snapshot)
             self.newest_ms = int.from_bytes(newest, "little", signed=True)
-            self._chunks = [_Chunk.of(unpacked(data), data=data) for data in parts]
+            self._chunks = [_Chunk.unpacked(data) for data in parts]
 
     def snapshot(self) -> bytes:
         """The state as bytes."""
@@ -132,19 +150,18 @@ class Requests:
         seen = Seen.of(times, self.newest_ms)
         watermarks = seen.reached_ms - DELAY_MS
         is_late = times < watermarks - LATENESS_MS
-        steps = frame.select(*self._columns, "failed")
-        late = None
+        steps, late, touched = frame[[*self._columns, "failed"]], None, None
         if is_late.any():
             rows = np.flatnonzero(is_late)
             late = rows, watermarks[rows]
-            steps = steps.filter(pl.Series(~is_late))
-        touched = None if steps.is_empty() else self._touch(steps)
+            steps = where(steps, ~is_late)
+        if len(steps):
+            touched = self._touched(_Chunk.of(steps, hashed(steps)))
         # Not before: the first of these steps met an earlier watermark than the last.
         self.newest_ms = seen.newest_ms
-        passed_ms = self._passed_ms
         if touched:
-            self._hold(touched.now.kept(passed_ms))
-        self._chunks = [chunk for chunk in self._chunks if chunk.last_ms >= passed_ms]
+            self._hold(touched.now)
+        self._chunks = [chunk for chunk in self._chunks if chunk.last_ms >= self._passed_ms]
         return touched, late
 
     @property
@@ -152,53 +169,64 @@ class Requests:
         """Requests whose last step is before this cannot change."""
         return self.watermark_ms - KEEP_MS
 
-    def _touch(self, steps: pl.DataFrame) -> Touched:
-        known = self._take_out(steps["request_id"])
-        before = None
-        if known is not None:
-            before = self._forms.lives(known)
-            changing = before.kept(self._passed_ms)
-            if len(changing) < len(known):
-                known = changing
-                before = self._forms.lives(known) if len(known) else None
-        now = self._forms.lives(steps if before is None else pl.concat([before.steps, steps]))
-        return Touched(before, now)
+    def _touched(self, came: _Chunk) -> Touched:
+        taken = self._take_out(came.hashes)
+        known = sum(len(chunk.steps) for chunk in taken)
+        steps = Steps.of(*_Chunk.joined([*taken, came]))
+        if not known:
+            return Touched(None, lives_of(steps), 0)
+        is_known = steps.order < known
+        before = lives_of(steps.only(is_known))
+        is_kept = before.is_kept(self._passed_ms)
+        if is_kept.all():
+            return Touched(before, lives_of(steps), known)
+        is_there = ~is_known
+        is_there[is_known] = is_kept
+        was = lives_of(before.steps.only(is_kept)) if is_kept.any() else None
+        return Touched(was, lives_of(steps.only(is_there)), known)
 
-    def _hold(self, steps: pl.DataFrame) -> None:
-        if steps.is_empty():
+    def _hold(self, lives: Lives) -> None:
+        """Hold the steps of those of these requests that can still change."""
+        frame, hashes = lives.steps.frame, lives.steps.hashes
+        is_held = np.zeros(len(frame), dtype=np.bool_)
+        is_held[lives.steps.order[lives.is_kept(self._passed_ms)]] = True
+        if not is_held.any():
             return
-        new = _Chunk.of(steps)
+        new = _Chunk.of(where(frame, is_held), hashes[is_held])
         last = self._chunks[-1] if self._chunks else None
         if (
             last is not None
-            and len(last.steps) + len(steps) <= CHUNK_ROWS
+            and len(last.steps) + len(new.steps) <= CHUNK_ROWS
             and new.last_ms - last.opened_ms <= CHUNK_MS
         ):
-            new = _Chunk.of(pl.concat([last.steps, steps], rechunk=True), last.opened_ms)
             self._chunks.pop()
+            steps, hashes = _Chunk.joined([last, new])
+            new = _Chunk.of(steps.rechunk(), hashes, last.opened_ms)
         self._chunks.append(new)
 
-    def _take_out(self, ids: pl.Series) -> pl.DataFrame | None:
-        """The held steps of these ids, which are held no more."""
-        mask = np.uint64((1 << _FILTER_BITS) - 1)
-        may_be = np.zeros(1 << _FILTER_BITS, dtype=np.bool_)
-        may_be[ids.hash().to_numpy() & mask] = True
+    def _take_out(self, hashes: Hashes) -> list[_Chunk]:
+        """The held steps whose ids have these hashes, which are held no more."""
+        bits = len(hashes).bit_length() + _FILTER_BITS
+        mask = np.uint64((1 << bits) - 1)
+        may_be = np.zeros(1 << bits, dtype=np.bool_)
+        may_be[hashes & mask] = True
+        ordered = np.sort(hashes)
         taken, kept = [], []
         for chunk in self._chunks:
             rows = np.flatnonzero(may_be[chunk.hashes & mask])
-            if len(rows):
-                is_known = chunk.steps["request_id"][rows].is_in(ids.implode()).to_numpy()
-                rows = rows[is_known]
+            found = chunk.hashes[rows]
+            rows = rows[ordered[np.searchsorted(ordered[:-1], found)] == found]
             if not len(rows):
                 kept.append(chunk)
                 continue
-            taken.append(chunk.steps[rows])
-            rest = np.ones(len(chunk.steps), dtype=np.bool_)
-            rest[rows] = False
-            if rest.any():
-                kept.append(_Chunk.of(chunk.steps.filter(pl.Series(rest)), chunk.opened_ms))
+            taken.append(_Chunk.of(chunk.steps[rows], chunk.hashes[rows]))
+            is_rest = np.ones(len(chunk.steps), dtype=np.bool_)
+            is_rest[rows] = False
+            if is_rest.any():
+                rest = where(chunk.steps, is_rest), chunk.hashes[is_rest]
+                kept.append(_Chunk.of(*rest, chunk.opened_ms))
         self._chunks = kept
-        return pl.concat(taken) if taken else None
+        return taken
 
 
 def framed(*parts: bytes) -> bytes:

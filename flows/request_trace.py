@@ -27,6 +27,7 @@ from flows._requests import (
     DELAY_MS,
     LIMIT_MS,
     Requests,
+    Touched,
     framed,
     late_letters,
     unframed,
@@ -37,8 +38,9 @@ from schemas.settings import read_settings
 from schemas.tables.traces import REQUEST_SUMMARY, REQUEST_TRACE
 from schemas.topics import PLATFORM_LOGS
 from schemas.versions import FINAL, PROVISIONAL, version_of
-from streams.batch import Batch, TableRows
+from streams.batch import Batch, Int64s, TableRows
 from streams.engine import StepResult
+from streams.frames import where
 from streams.runner import Run
 from streams.window_chunks import packed, unpacked
 from streams.windows import NEVER
@@ -53,8 +55,23 @@ CONTRACT = FlowContract(
 
 LOGS = records("user_id", "request_id", "server", "log", "status", "error", "failed")
 
-LAST_MS, IS_OVER = "last_ms", "is_over"
-"""Of a summary that is not written yet: its last step, and whether nothing more is to come."""
+LAST_MS = "last_ms"
+"""Of a summary that is not written yet: its last step."""
+NONE_WAITING = pl.DataFrame(
+    schema={
+        "request_id": pl.String,
+        "user_id": pl.String,
+        "hops": pl.UInt32,
+        "servers": pl.List(pl.String),
+        "operation": pl.String,
+        "missing": pl.String,
+        "started": MOMENT,
+        "duration_ms": pl.UInt64,
+        "steps": pl.UInt32,
+        "outcome": pl.String,
+        LAST_MS: pl.Int64,
+    }
+)
 
 
 def traced(batch: Batch) -> pl.DataFrame:
@@ -66,35 +83,34 @@ def traced(batch: Batch) -> pl.DataFrame:
     )
 
 
-def summaries(lives: Lives) -> pl.DataFrame:
-    """Of each id the newest request: what ``request_summary_rows`` says of it, and LAST_MS and
-    IS_OVER."""
-    chosen = np.flatnonzero(lives.is_newest)
+def summaries(lives: Lives, chosen: Int64s) -> pl.DataFrame:
+    """Of some of these requests what ``request_summary_rows`` says of them, and LAST_MS."""
+    steps, of_form = lives.steps, lives.form_places[chosen]
     starts, ends = lives.starts[chosen], lives.ends[chosen]
-    first_ms, last_ms = lives.times[starts], lives.times[ends - 1]
-    first = lives.steps.select("request_id", "user_id")[lives.order[starts]]
+    first_ms, last_ms = steps.times[starts], steps.times[ends - 1]
+    first = steps.frame[["request_id", "user_id"]][steps.order[starts]]
     forms = pl.DataFrame(
         {
             "hops": [len(form.servers) - 1 for form in lives.forms],
             "servers": [form.servers for form in lives.forms],
             "operation": [form.operation for form in lives.forms],
             "missing": [form.missing for form in lives.forms],
-            IS_OVER: [form.is_over for form in lives.forms],
         },
         schema_overrides={"hops": pl.UInt32, "servers": pl.List(pl.String)},
     )
-    failed = np.logical_or.reduceat(lives.failed, lives.starts)[chosen]
-    return first.hstack(forms[lives.form_places[chosen]]).with_columns(
-        pl.Series("started", first_ms).cast(MOMENT),
-        pl.Series("duration_ms", last_ms - first_ms, dtype=pl.UInt64),
-        pl.Series("steps", ends - starts, dtype=pl.UInt32),
-        pl.when(pl.col("missing") != "")
-        .then(pl.lit(OUTCOME_INCOMPLETE))
-        .when(pl.Series(failed))
-        .then(pl.lit(OUTCOME_FAILED))
-        .otherwise(pl.lit(OUTCOME_OK))
-        .alias("outcome"),
-        pl.Series(LAST_MS, last_ms),
+    is_incomplete = np.array([form.missing != "" for form in lives.forms])[of_form]
+    is_failed = np.logical_or.reduceat(steps.failed, lives.starts)[chosen]
+    outcomes = pl.Series("outcome", (OUTCOME_OK, OUTCOME_FAILED, OUTCOME_INCOMPLETE))
+    return pl.DataFrame(
+        [
+            *first,
+            *forms[of_form],
+            pl.Series("started", first_ms).cast(MOMENT),
+            pl.Series("duration_ms", last_ms - first_ms, dtype=pl.UInt64),
+            pl.Series("steps", ends - starts, dtype=pl.UInt32),
+            outcomes[np.where(is_incomplete, 2, is_failed)],
+            pl.Series(LAST_MS, last_ms),
+        ]
     )
 
 
@@ -106,14 +122,14 @@ class TraceStep:
         self._partition = partition
         self._polled_at_ms = NEVER
         self._next_offset = 0
-        self._waiting: pl.DataFrame | None = None
+        self._waiting = NONE_WAITING
         self._is_told = True
         """All that waits was written provisionally, as it is now."""
         requests = None
         if snapshot:
             numbers, requests, waiting = unframed(snapshot)
             self._polled_at_ms, self._next_offset = np.frombuffer(numbers, "<i8").tolist()
-            self._waiting = unpacked(waiting) if waiting else None
+            self._waiting = unpacked(waiting)
             self._is_told = False
         self._requests = Requests(requests, "user_id")
 
@@ -128,56 +144,53 @@ class TraceStep:
         self._is_told = False
         touched, late = self._requests.take(batch.frame)
         frames = {REQUEST_TRACE.name: traced(batch)}
-        due = self._due(touched.before, touched.now) if touched else []
-        due += self._overdue()
+        due = [] if touched is None else [self._due(touched)]
+        due = [found for found in (*due, self._overdue()) if len(found)]
         if due:
             frames[REQUEST_SUMMARY.name] = self._rows(pl.concat(due), FINAL)
         return StepResult(TableRows(frames), late_letters(CONTRACT.name, batch, late))
 
     def snapshot(self) -> bytes:
         numbers = np.array((self._polled_at_ms, self._next_offset), dtype="<i8").tobytes()
-        waiting = b"" if self._waiting is None else packed(self._waiting)
-        return framed(numbers, self._requests.snapshot(), waiting)
+        return framed(numbers, self._requests.snapshot(), packed(self._waiting))
 
     @property
     def watermark_ms(self) -> int:
         return self._requests.watermark_ms
 
-    def _due(self, before: Lives | None, now: Lives) -> list[pl.DataFrame]:
-        """What to write of the requests that a batch has changed; the others wait."""
-        found = summaries(now)
-        is_due = found[IS_OVER]
-        ids = found["request_id"]
-        waiting = self._waiting
-        if before is not None:
+    def _due(self, touched: Touched) -> pl.DataFrame:
+        """What to write of the requests that a batch has changed, of each id the newest; the
+        others wait."""
+        lives, waiting = touched.now, self._waiting
+        chosen = np.flatnonzero(lives.is_newest)
+        starts = lives.starts[chosen]
+        is_due = np.array([form.is_over for form in lives.forms])[lives.form_places[chosen]]
+        if touched.known:
+            is_known = touched.of_ids(lives.steps.order < touched.known)[starts]
+            known = lives.steps.frame["request_id"][lives.steps.order[starts[is_known]]]
+            is_there = known.is_in(waiting["request_id"].implode())
             # What was known and does not wait has been written: it must not stay as it was.
-            known = ids.is_in(before.steps["request_id"].implode())
-            if waiting is not None:
-                known &= ~ids.is_in(waiting["request_id"].implode())
-            is_due |= known
-        if waiting is not None:
-            waiting = waiting.filter(~waiting["request_id"].is_in(ids.implode()))
-        more = found.filter(~is_due)
-        self._waiting = more if waiting is None else pl.concat([waiting, more])
-        return [found.filter(is_due)]
+            is_due[is_known] |= ~is_there.to_numpy()
+            waiting = where(waiting, ~waiting["request_id"].is_in(known.implode()).to_numpy())
+        found = summaries(lives, np.append(chosen[is_due], chosen[~is_due]))
+        count = int(np.count_nonzero(is_due))
+        self._waiting = pl.concat([waiting, found.slice(count)], rechunk=True)
+        return found.head(count)
 
-    def _overdue(self) -> list[pl.DataFrame]:
+    def _overdue(self) -> pl.DataFrame:
         """What has waited long enough."""
-        if self._waiting is None:
-            return []
-        is_overdue = self._waiting[LAST_MS] + LIMIT_MS <= self.watermark_ms
-        if not is_overdue.any():
-            return []
-        overdue = self._waiting.filter(is_overdue)
-        self._waiting = self._waiting.filter(~is_overdue)
-        return [overdue]
+        is_overdue = self._waiting[LAST_MS].to_numpy() + LIMIT_MS <= self.watermark_ms
+        overdue = where(self._waiting, is_overdue)
+        if len(overdue):
+            self._waiting = where(self._waiting, ~is_overdue)
+        return overdue
 
     def _mark(self, polled_at_ms: int, *, end: bool) -> TableRows | None:
         """What waits, once a partition is quiet, and at the end."""
         if self._is_told or not (end or polled_at_ms - self._polled_at_ms >= DELAY_MS):
             return None
         self._is_told = True
-        if self._waiting is None or self._waiting.is_empty():
+        if self._waiting.is_empty():
             return None
         return TableRows({REQUEST_SUMMARY.name: self._rows(self._waiting, PROVISIONAL)})
 
@@ -185,10 +198,12 @@ class TraceStep:
         # A state of the partition knows all that an earlier one does: the offset orders the
         # writes of a row.
         version = version_of(0, self._next_offset, phase)
-        return found.with_columns(
-            pl.lit(self._partition, dtype=pl.UInt16).alias("topic_partition"),
-            pl.lit(version, dtype=pl.UInt64).alias("version"),
-        ).select(*REQUEST_SUMMARY.columns)
+        own = (
+            pl.Series("topic_partition", [self._partition], dtype=pl.UInt16),
+            pl.Series("version", [version], dtype=pl.UInt64),
+        )
+        columns = [*found, *(column.new_from_index(0, len(found)) for column in own)]
+        return pl.DataFrame(columns)[[*REQUEST_SUMMARY.columns]]
 
 
 def step(partition: int, snapshot: bytes | None) -> TraceStep:

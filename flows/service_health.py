@@ -12,8 +12,6 @@ Replay   rows are upserts: reading the same records again changes nothing
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -23,29 +21,25 @@ from bytewax.dataflow import Dataflow
 from flows import FlowContract, _flow
 from flows._flow import Reading
 from flows._logs import records
-from flows._request_lives import SPAN_MAX_MS, Lives
+from flows._request_lives import SPAN_MAX_MS
 from flows._requests import (
-    CHUNK_MS,
-    CHUNK_ROWS,
     DELAY_MS,
     KEEP_MS,
     LIMIT_MS,
     Requests,
-    Touched,
     framed,
     late_letters,
     unframed,
 )
-from flows._rows import moment
-from schemas.operations import operation_of
+from flows._rows import MOMENT
+from flows._visits import MINUTE, MINUTE_MS, Minutes
 from schemas.settings import read_settings
 from schemas.tables.service_health import ROWS
 from schemas.topics import PLATFORM_LOGS
 from schemas.versions import FINAL, PROVISIONAL, version_of
-from streams.batch import TIME_MS, Batch
+from streams.batch import Batch
 from streams.engine import StepResult
 from streams.runner import Run
-from streams.window_chunks import packed, unpacked
 from streams.windows import NEVER, NO_END_MS
 
 CONTRACT = FlowContract(
@@ -58,188 +52,10 @@ CONTRACT = FlowContract(
 
 LOGS = records("request_id", "server", "log", "failed")
 
-MINUTE_MS = 60_000
 WRITE_EVERY_MS = 5_000
 """Of the wall clock: how often minutes that go on are written."""
 SETTLED_MS = KEEP_MS + SPAN_MAX_MS
 """When the watermark has passed a minute by this, no request that began in it can change."""
-MINUTE, COUNT = "minute_ms", "count"
-GROUP = (MINUTE, "server", "operation")
-"""What a row of a partition is known by."""
-
-
-def visits(lives: Lives, count: int) -> pl.DataFrame:
-    """Each request at each server that it came to: MINUTE, server, operation, duration_ms, error,
-    and COUNT, which is -1 for what is to be taken back."""
-    counts = lives.ends - lives.starts
-    life = np.repeat(np.arange(len(counts)), counts)
-    key = life * len(lives.server_names) + lives.servers
-    rows = np.argsort(key, kind="stable")
-    key = key[rows]
-    starts = np.flatnonzero(np.append(True, key[1:] != key[:-1]))
-    times = lives.times[rows]
-    first_ms, last_ms = times[starts], times[np.append(starts[1:], len(times)) - 1]
-    visited, server = np.divmod(key[starts], len(lives.server_names))
-    operations = pl.Series("operation", [form.operation for form in lives.forms])
-    return pl.DataFrame(
-        [
-            pl.Series(MINUTE, first_ms // MINUTE_MS * MINUTE_MS),
-            pl.Series("server", lives.server_names)[server],
-            operations[lives.form_places[visited]],
-            pl.Series("duration_ms", last_ms - first_ms, dtype=pl.UInt32),
-            pl.Series("error", np.logical_or.reduceat(lives.failed[rows], starts)),
-            pl.Series(COUNT, np.full(len(starts), count)),
-        ]
-    )
-
-
-def visits_of(touched: Touched) -> pl.DataFrame:
-    """What has changed of the visits, as ``visits`` gives them, and none (COUNT is 0) of each
-    group that a request may have been in for some steps of the batch."""
-    found = visits(touched.now, 1)
-    if touched.before is not None:
-        found = pl.concat([visits(touched.before, -1), found])
-        found = found.group_by(pl.exclude(COUNT)).agg(pl.col(COUNT).sum())
-        found = found.filter(pl.col(COUNT) != 0)
-    moved = touched.moved()
-    return found if moved.is_empty() else pl.concat([found, passed_through(moved)])
-
-
-def passed_through(steps: pl.DataFrame) -> pl.DataFrame:
-    """Each group that a request of some of these steps could be in, with no visit.
-
-    A process that was killed may have read the stream up to any of them, and written that. Who
-    reads it again in other batches must write the same groups, or what no longer holds would
-    stand for ever. Its rows win: they know a later step.
-    """
-    pairs = steps.select("server", "log").unique()
-    operations = [operation_of([pair]) for pair in pairs.iter_rows()]
-    named = steps.join(
-        pairs.with_columns(pl.Series("operation", operations)), on=("server", "log")
-    ).select("request_id", "operation")
-    minute = (pl.col(TIME_MS) // MINUTE_MS * MINUTE_MS).alias(MINUTE)
-    came = steps.select("request_id", minute, "server").unique()
-    groups = came.join(named.unique(), on="request_id").select(GROUP).unique()
-    return groups.with_columns(
-        pl.lit(0, pl.UInt32).alias("duration_ms"),
-        pl.lit(False).alias("error"),
-        pl.lit(0, pl.Int64).alias(COUNT),
-    )
-
-
-@dataclass(slots=True)
-class _Chunk:
-    """Visits that were written. All of one group are in one chunk."""
-
-    visits: pl.DataFrame
-    last_ms: int
-    """The last of their minutes."""
-    opened_ms: int
-    """The same of those that it began with."""
-    data: bytes | None = None
-
-    @staticmethod
-    def of(found: pl.DataFrame, opened_ms: int | None = None, data: bytes | None = None) -> _Chunk:
-        """A chunk of some visits, at least one; a new one unless it is said when it began."""
-        last_ms = int(found[MINUTE].to_numpy().max())
-        return _Chunk(found, last_ms, last_ms if opened_ms is None else opened_ms, data)
-
-    def packed(self) -> bytes:
-        """The visits as bytes, made once."""
-        if self.data is None:
-            self.data = packed(self.visits)
-        return self.data
-
-
-class Minutes:
-    """The visits of the minutes that can still change."""
-
-    def __init__(self, fresh: bytes = b"", chunks: Sequence[bytes] = ()) -> None:
-        """The arguments are what ``snapshot`` gave."""
-        self._fresh = [unpacked(fresh)] if fresh else []
-        """Visits that were not written yet."""
-        self._first_ms = 0 if fresh else NO_END_MS
-        """None of them is of an earlier minute."""
-        self._chunks = [_Chunk.of(unpacked(data), data=data) for data in chunks]
-
-    def snapshot(self) -> tuple[bytes, list[bytes]]:
-        """The state as bytes."""
-        fresh = packed(pl.concat(self._fresh)) if self._fresh else b""
-        return fresh, [chunk.packed() for chunk in self._chunks]
-
-    @property
-    def held(self) -> int:
-        """How many visits are held."""
-        return sum(map(len, (*self._fresh, *(chunk.visits for chunk in self._chunks))))
-
-    def add(self, found: pl.DataFrame) -> None:
-        """Count visits, or take them back."""
-        if len(found):
-            self._fresh.append(found)
-            self._first_ms = min(self._first_ms, int(found[MINUTE].to_numpy().min()))
-
-    def written(self, last_ms: int, settled_ms: int) -> pl.DataFrame | None:
-        """The groups up to a minute that have changed since they were last given: MINUTE, server,
-        operation, requests, errors, durations_ms. One that has no visit any more has none.
-
-        What began before ``settled_ms`` can change no more, and is forgotten.
-        """
-        if not self._fresh or self._first_ms > last_ms:
-            return None
-        fresh = pl.concat(self._fresh, rechunk=True)
-        is_due = fresh[MINUTE] <= last_ms
-        due, rest = fresh.filter(is_due), fresh.filter(~is_due)
-        self._fresh = [rest] if len(rest) else []
-        self._first_ms = int(rest[MINUTE].to_numpy().min()) if len(rest) else NO_END_MS
-        if due.is_empty():
-            return None
-        found = pl.concat([*self._take_out(due), due], rechunk=True)
-        if (found[COUNT].to_numpy() < 0).any():
-            found = found.group_by(*GROUP, "duration_ms", "error").agg(pl.col(COUNT).sum())
-        is_there = pl.col(COUNT) > 0
-        rows = found.group_by(GROUP).agg(
-            pl.col(COUNT).sum().cast(pl.UInt64).alias("requests"),
-            (pl.col(COUNT) * pl.col("error")).sum().cast(pl.UInt64).alias("errors"),
-            pl.col("duration_ms").repeat_by(COUNT).explode().drop_nulls().sort()
-            if (found[COUNT].to_numpy() != 1).any()
-            else pl.col("duration_ms").sort(),
-        )
-        self._hold(found.filter(is_there))
-        self._chunks = [chunk for chunk in self._chunks if chunk.last_ms >= settled_ms]
-        return rows
-
-    def _hold(self, found: pl.DataFrame) -> None:
-        if found.is_empty():
-            return
-        new = _Chunk.of(found)
-        last = self._chunks[-1] if self._chunks else None
-        if (
-            last is not None
-            and len(last.visits) + len(found) <= CHUNK_ROWS
-            and new.last_ms - last.opened_ms <= CHUNK_MS
-        ):
-            new = _Chunk.of(pl.concat([last.visits, found], rechunk=True), last.opened_ms)
-            self._chunks.pop()
-        self._chunks.append(new)
-
-    def _take_out(self, due: pl.DataFrame) -> list[pl.DataFrame]:
-        """The visits of these groups that were written; they are held no more."""
-        first_ms = int(due[MINUTE].to_numpy().min())
-        if all(chunk.last_ms < first_ms for chunk in self._chunks):
-            return []
-        groups = due.select(GROUP).unique()
-        taken, kept = [], []
-        for chunk in self._chunks:
-            if chunk.last_ms >= first_ms:
-                of_groups = chunk.visits.join(groups, on=GROUP, how="semi")
-                if len(of_groups):
-                    taken.append(of_groups)
-                    rest = chunk.visits.join(groups, on=GROUP, how="anti")
-                    kept += [_Chunk.of(rest, chunk.opened_ms)] if len(rest) else []
-                    continue
-            kept.append(chunk)
-        self._chunks = kept
-        return taken
 
 
 class HealthStep:
@@ -250,12 +66,12 @@ class HealthStep:
         self._polled_at_ms = self._written_at_ms = NEVER
         self._next_offset = 0
         if snapshot:
-            numbers, requests, fresh, *chunks = unframed(snapshot)
+            numbers, requests, minutes = unframed(snapshot)
             self._polled_at_ms, self._written_at_ms, self._next_offset = np.frombuffer(
                 numbers, "<i8"
             ).tolist()
             self._requests = Requests(requests)
-            self._minutes = Minutes(fresh, chunks)
+            self._minutes = Minutes(minutes)
         else:
             self._requests = Requests(None)
             self._minutes = Minutes()
@@ -272,15 +88,14 @@ class HealthStep:
             return StepResult()
         touched, late = self._requests.take(batch.frame)
         if touched:
-            self._minutes.add(visits_of(touched))
+            self._minutes.add(touched)
         rows = self._due(poll.polled_at_ms)
         return StepResult(rows, late_letters(CONTRACT.name, batch, late))
 
     def snapshot(self) -> bytes:
         numbers = (self._polled_at_ms, self._written_at_ms, self._next_offset)
-        fresh, chunks = self._minutes.snapshot()
-        requests = self._requests.snapshot()
-        return framed(np.array(numbers, "<i8").tobytes(), requests, fresh, *chunks)
+        parts = self._requests.snapshot(), self._minutes.snapshot()
+        return framed(np.array(numbers, "<i8").tobytes(), *parts)
 
     @property
     def watermark_ms(self) -> int:
@@ -317,22 +132,18 @@ class HealthStep:
         if found is None:
             return None
         # The offset orders the writes of a row: a later state of the partition knows more.
+        is_over = found[MINUTE].to_numpy() <= self._over_ms
         final, provisional = (
-            pl.lit(version_of(0, self._next_offset, phase), pl.UInt64)
-            for phase in (FINAL, PROVISIONAL)
+            version_of(0, self._next_offset, phase) for phase in (FINAL, PROVISIONAL)
         )
-        return found.select(
-            moment(MINUTE, "minute"),
-            "server",
-            "operation",
-            pl.lit(self._partition, pl.UInt16).alias("topic_partition"),
-            "requests",
-            "errors",
-            pl.col("duration_ms").alias("durations_ms"),
-            pl.when(pl.col(MINUTE) <= self._over_ms)
-            .then(final)
-            .otherwise(provisional)
-            .alias("version"),
+        minutes, *columns = found
+        return pl.DataFrame(
+            [
+                minutes.cast(MOMENT).alias("minute"),
+                pl.Series("topic_partition", np.full(len(found), self._partition, np.uint16)),
+                *columns,
+                pl.Series("version", np.where(is_over, final, provisional), dtype=pl.UInt64),
+            ]
         )
 
 

@@ -1,8 +1,14 @@
-"""Lines among which one is bad: decoded as many at once as can be, the others one by one."""
+"""Lines among which one is bad: decoded as many at once as can be, the others one by one.
+
+What the decoder says tells mostly which line it is that is bad, so that those around it need not
+be looked for. That is a guess: nothing but the speed depends on it.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Set
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -15,6 +21,8 @@ Bad = dict[int, tuple[Code, str]]
 FEW = 16
 """So many lines are taken one by one where a bad one is among them."""
 _PARTS = 8
+_AT_BYTE = re.compile(r"\(byte (\d+)\)$")
+_AT_RECORD = re.compile(r" - at `\$\[(\d+)\][^`]*`$")
 
 NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What ``decode_all`` raises where a record is bad."""
@@ -29,64 +37,115 @@ class _BadRecordError(Exception):
         self.reason = reason
 
 
-def decode_all(decoder: Any, lines: bytes | memoryview) -> list[Any]:
-    """The records of lines; blank ones have none. Raises one of NOT_DECODED."""
-    records: list[Any] = decoder.decode_lines(lines)
-    # The decoder does not look into text that it skips. A copy of what has just been read
-    # is cheap; to look through the whole poll at once is not.
-    copy = bytes(lines)
-    if not copy.isascii():
-        copy.decode()
+@dataclass(frozen=True, slots=True)
+class Decoders:
+    """Of one record, and of a list of them."""
+
+    one: Any
+    many: Any
+
+    @staticmethod
+    def of(struct: Any) -> Decoders:
+        """For records of this type."""
+        return Decoders(msgspec.json.Decoder(struct), msgspec.json.Decoder(list[struct]))
+
+
+def decode_all(decoders: Decoders, lines: bytes) -> list[Any]:
+    """The records of lines, without the last newline. Raises one of NOT_DECODED.
+
+    As items of a list there is one between any two commas: a blank line fails, and so does one
+    with two records. As many records as lines are then one in each.
+    """
+    items = b"[%b]" % lines.replace(b"\n", b",")
+    records: list[Any] = decoders.many.decode(items)
+    # The decoder does not look into text that it skips. What has just been read is cheap to
+    # read again; to look through the whole poll at once is not.
+    if not items.isascii():
+        items.decode()
     return records
 
 
+def culprit_of(error: Exception, lines: bytes, start: int = 0) -> int | None:
+    """The line, counted from byte ``start`` on, that an error of ``decode_all`` is likely about.
+
+    It may be the one before too, which a quote or a bracket is missing in.
+    """
+    # One byte stands before the lines.
+    if isinstance(error, UnicodeDecodeError):
+        return lines.count(b"\n", start, start + error.start - 1)
+    said = str(error)
+    if found := _AT_BYTE.search(said):
+        return lines.count(b"\n", start, max(start, start + int(found[1]) - 1))
+    found = _AT_RECORD.search(said)
+    return int(found[1]) if found else None
+
+
 def decode_each(
-    decoder: Any, bytes_max: int, lines: list[bytes], sent_again: Set[int]
+    decoders: Decoders,
+    bytes_max: int,
+    lines: list[bytes],
+    sent_again: Set[int],
+    culprit: int | None = None,
 ) -> tuple[list[Any], list[int], Bad]:
-    """The good records, their places among the lines, and what is bad about the others."""
+    """The good records, their places among the lines, and what is bad about the others.
+
+    ``culprit`` is the line that all of them together failed at, where that is known.
+    """
     records: list[Any] = []
     places: list[int] = []
     bad: Bad = {}
-    parts = _split(range(len(lines)))
+    parts = _around(range(len(lines)), culprit)
     while parts:
         part = parts.pop()
+        culprit = None
         if sent_again.isdisjoint(part):
-            found = _try_all(decoder, bytes_max, lines[part.start : part.stop])
+            found, culprit = _try_all(decoders, bytes_max, lines[part.start : part.stop])
             if found is not None:
                 records += found
                 places += part
                 continue
         if len(part) > FEW:
-            parts += _split(part)
+            parts += _around(part, culprit)
             continue
         for place in part:
             if place in sent_again:
                 bad[place] = _SENT_AGAIN
                 continue
             try:
-                records.append(_decode_one(decoder, bytes_max, lines[place]))
+                records.append(_decode_one(decoders.one, bytes_max, lines[place]))
                 places.append(place)
             except _BadRecordError as error:
                 bad[place] = (error.code, error.reason)
     return records, places, bad
 
 
+def _around(part: range, culprit: int | None) -> list[range]:
+    """A part as smaller ones, the last first: all that stand before the culprit in one."""
+    if culprit is None or culprit >= len(part) or len(part) == 2:
+        return _split(part)
+    before, rest = part[: max(culprit - 1, 0)], part[culprit + 1 :]
+    parts = [*_split(rest), part[len(before) : culprit + 1], before]
+    return parts if before else parts[:-1]
+
+
 def _split(part: range) -> list[range]:
-    """A part as smaller ones, the last first."""
     size = max(len(part) // _PARTS, FEW)
     return [part[start : start + size] for start in range(0, len(part), size)][::-1]
 
 
-def _try_all(decoder: Any, bytes_max: int, lines: list[bytes]) -> list[Any] | None:
-    """The records of the lines, or None where one of them is bad."""
+def _try_all(
+    decoders: Decoders, bytes_max: int, lines: list[bytes]
+) -> tuple[list[Any] | None, int | None]:
+    """The records of the lines; or None where one of them is bad, and which, if that is said."""
     if max(map(len, lines)) > bytes_max:
-        return None
+        return None, None
+    joined = b"\n".join(lines)
     try:
-        records = decode_all(decoder, b"\n".join(lines))
-    except NOT_DECODED:
-        return None
-    # Fewer, where a line is blank, or a record goes on in the next line.
-    return records if len(records) == len(lines) else None
+        records = decode_all(decoders, joined)
+    except NOT_DECODED as error:
+        return None, culprit_of(error, joined)
+    # Fewer, where a record goes on in the next line.
+    return (records if len(records) == len(lines) else None), None
 
 
 def _decode_one(decoder: Any, bytes_max: int, line: bytes) -> Any:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from schemas.dead_letters import DeadLetter
+from streams.frames import where
 
 Int64s = npt.NDArray[np.int64]
 
@@ -65,6 +66,22 @@ class Batch:
     rows: Int64s | None = None
     """Place in the poll of each row of the frame; None where every record is good."""
     dead: list[DeadLetter] = field(default_factory=list)
+    parts: pl.DataFrame | None = None
+    """Parts of its records, of any number of each, in order, where a flow counts those: with ROW,
+    which is the place in the poll here. Those of records that are not in the frame do not count.
+    """
+
+    def counted(self) -> pl.DataFrame:
+        """What a flow chooses from: the parts if there are, with TIME_MS and ROW; or the frame."""
+        if self.parts is None:
+            return self.frame
+        row_of = np.full(self.poll.count, -1)
+        row_of[slice(None) if self.rows is None else self.rows] = np.arange(len(self.frame))
+        rows = row_of[self.parts[ROW].to_numpy()]
+        parts = where(self.parts.drop(ROW), rows >= 0)
+        rows = rows[rows >= 0]
+        times = self.frame[TIME_MS].to_numpy()[rows]
+        return pl.DataFrame([pl.Series(TIME_MS, times), pl.Series(ROW, rows), *parts])
 
     def offsets(self) -> Int64s:
         """The offset of each row of the frame."""

@@ -20,7 +20,7 @@ import polars as pl
 from schemas.dead_letters import Code, DeadLetter, payload_fields
 from schemas.times import FUTURE_MAX_MS, BadTimeError, iso_ms, parse_time_ms
 from schemas.topics import RECORD_BYTES_MAX
-from streams._decode_each import NOT_DECODED, Bad, decode_all, decode_each
+from streams._decode_each import NOT_DECODED, Bad, Decoders, culprit_of, decode_all, decode_each
 from streams._slices import (
     Slice,
     bad_of,
@@ -33,6 +33,8 @@ from streams._slices import (
     rows_of,
 )
 from streams.batch import TIME_MS, Batch, Int64s, Poll
+from streams.frames import where
+from streams.parts import LiftedParts, Parts
 from streams.times import BAD_TIME, parse_times_ms
 
 SLICE_BYTES = 65_536
@@ -70,6 +72,11 @@ def integer(lift: Lift) -> Column:
     return Column(lift, lambda name, values: pl.Series(name, values, dtype=pl.Int64))
 
 
+def boolean(lift: Lift) -> Column:
+    """A Boolean column."""
+    return Column(lift, lambda name, values: pl.Series(name, values, dtype=pl.Boolean))
+
+
 def cents(lift: Lift) -> Column:
     """An Int64 column of whole cents from decimal prices: 35.79 is 3579."""
     return Column(lift, _cents_series, bad=_bad_price)
@@ -97,9 +104,9 @@ def _mostly_integers(name: str, values: list[Any]) -> pl.Series:
     except TypeError:
         pass
     numbers = [value if type(value) is int else None for value in values]
+    others = [place for place, number in enumerate(numbers) if number is None]
     texts = pl.Series(name, numbers, dtype=pl.Int64).cast(pl.String)
-    places = texts.is_null().arg_true()
-    return texts.scatter(places, [values[place] for place in places])
+    return texts.scatter(others, [values[place] for place in others])
 
 
 def _cents_series(name: str, values: list[Any]) -> pl.Series:
@@ -119,6 +126,17 @@ def _bad_price(value: Any) -> str | None:
     return None
 
 
+@dataclass(slots=True)
+class _Lifted:
+    """What was lifted of records."""
+
+    values: list[list[Any]]
+    """Of each column, those that are in no series yet."""
+    parts: LiftedParts | None
+    count: int = 0
+    """How many records."""
+
+
 @dataclass(frozen=True, slots=True)
 class Records:
     """How a flow reads a topic's records: the struct, its event time, the columns it needs.
@@ -135,10 +153,12 @@ class Records:
     """A larger record is a dead letter."""
     times: Lift | None = None
     """Lifts the event times that ``time`` names, faster than a path is followed."""
-    _decoder: Any = field(init=False, repr=False, compare=False)
+    parts: Parts | None = None
+    """What is lifted beside the columns, where parts of few records are to be counted."""
+    _decoders: Decoders = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_decoder", msgspec.json.Decoder(self.struct))
+        object.__setattr__(self, "_decoders", Decoders.of(self.struct))
 
     def __reduce__(self) -> Any:
         return Records, (
@@ -148,52 +168,65 @@ class Records:
             self.future_max_ms,
             self.bytes_max,
             self.times,
+            self.parts,
         )
 
     def decode(self, flow: str, poll: Poll) -> Batch:
         """The batch of a poll: every record is a row of the frame or a dead letter."""
-        frame, slices = self._decode_slices(poll)
+        lifted = _Lifted(
+            [[] for _ in self.columns],
+            None if self.parts is None else LiftedParts(self.parts),
+        )
+        frame, slices = self._decode_slices(poll, lifted)
+        taken = None
         if any(piece.again for piece in slices):
-            frame = self._decode_again(poll, frame, slices)
+            frame, taken = self._decode_again(poll, frame, slices, lifted)
         rows, bad = rows_of(slices), bad_of(slices)
+        parts = None
+        if lifted.parts is not None:
+            parts = lifted.parts.frame(_places(lifted.count, taken, rows))
         frame, rows = self._drop_bad_values(poll, frame, rows, slices, bad)
         dead = _letters(flow, poll, slices, bad) if bad else []
-        return Batch(poll, frame, rows, dead)
+        return Batch(poll, frame, rows, dead, parts)
 
-    def _decode_slices(self, poll: Poll) -> tuple[pl.DataFrame, list[Slice]]:
+    def _decode_slices(self, poll: Poll, lifted: _Lifted) -> tuple[pl.DataFrame, list[Slice]]:
         """The frame of what was lifted, and the slices, marked where that is not to be used."""
         data = poll.data
-        columns = self._columns(self._no_values())
+        series: list[list[pl.Series]] = [[] for _ in self.columns]
         slices: list[Slice] = []
-        for block in cut(data, 0, len(data), BLOCK_BYTES):
-            values = self._no_values()
+        for block in cut(data, 0, len(data), BLOCK_BYTES) or [Slice(0, 0)]:
             for piece in cut(data, block.start, block.stop, SLICE_BYTES):
-                if not self._lift_at_once(data, piece, values):
-                    piece.times = "\n".join(self._lift_each(data, piece, values))
+                if not self._lift_at_once(data, piece, lifted):
+                    piece.times = "\n".join(self._lift_each(data, piece, lifted))
                 slices.append(piece)
-            for column, more in zip(columns, self._columns(values), strict=True):
-                column.append(more)
+            for made, more in zip(series, self._series(lifted), strict=True):
+                made.append(more)
         times = read_times(slices)
         mark(poll, slices)
-        return _frame(times, [column.rechunk() for column in columns]), slices
+        return _frame(times, [pl.concat(made, rechunk=True) for made in series]), slices
 
-    def _decode_again(self, poll: Poll, frame: pl.DataFrame, slices: list[Slice]) -> pl.DataFrame:
-        """The frame in which marked slices have given way to what they are line by line."""
-        values = self._no_values()
+    def _decode_again(
+        self, poll: Poll, frame: pl.DataFrame, slices: list[Slice], lifted: _Lifted
+    ) -> tuple[pl.DataFrame, Int64s]:
+        """The frame in which marked slices have given way to what they are line by line.
+
+        And of each of its rows, how many records were lifted before its own.
+        """
         times: list[str] = []
         taken: list[Int64s] = []
-        lifted = 0
+        stop = 0
         for first, piece in zip(firsts(slices), slices, strict=True):
-            start, lifted = lifted, lifted + piece.count
+            start, stop = stop, stop + piece.count
             if piece.again:
                 start = len(frame) + len(times)
                 sent_again = {place - first for place in poll.sent_again}
-                times += self._lift_each(poll.data, piece, values, sent_again)
+                times += self._lift_each(poll.data, piece, lifted, sent_again)
             taken.append(start + np.arange(piece.count))
-        again = _frame(parse_times_ms(times), self._columns(values))
-        return pl.concat([frame, again], rechunk=True)[np.concatenate(taken)]
+        again = _frame(parse_times_ms(times), self._series(lifted))
+        rows = np.concatenate(taken)
+        return pl.concat([frame, again], rechunk=True)[rows], rows
 
-    def _lift_at_once(self, data: bytes, piece: Slice, values: list[list[Any]]) -> bool:
+    def _lift_at_once(self, data: bytes, piece: Slice, lifted: _Lifted) -> bool:
         """Add the values of a slice, and note what it is; false where one of its lines is bad.
 
         The records are gone on return: the next ones take their place in the cache.
@@ -201,10 +234,11 @@ class Records:
         if may_be_longer(data, piece, self.bytes_max):
             return False
         try:
-            records = decode_all(self._decoder, memoryview(data)[piece.start : piece.stop])
-        except NOT_DECODED:
+            records = decode_all(self._decoders, data[piece.start : piece.stop - 1])
+        except NOT_DECODED as error:
+            piece.culprit = culprit_of(error, data, piece.start)
             return False
-        piece.times = "\n".join(self._lift(records, values))
+        piece.times = "\n".join(self._lift(records, lifted))
         piece.lines = piece.count = len(records)
         return True
 
@@ -212,35 +246,37 @@ class Records:
         self,
         data: bytes,
         piece: Slice,
-        values: list[list[Any]],
+        lifted: _Lifted,
         sent_again: Set[int] = frozenset(),
     ) -> list[str]:
         """Add the values of the good records of a slice, and note what it is; their times."""
         lines = piece.read(data)
-        decoded = decode_each(self._decoder, self.bytes_max, lines, sent_again)
+        decoded = decode_each(self._decoders, self.bytes_max, lines, sent_again, piece.culprit)
         records, piece.places, piece.bad = decoded
         piece.lines, piece.count = len(lines), len(records)
-        return self._lift(records, values)
+        return self._lift(records, lifted)
 
-    def _lift(self, records: list[Any], values: list[list[Any]]) -> list[str]:
+    def _lift(self, records: list[Any], lifted: _Lifted) -> list[str]:
         """Add the values of records; their times."""
-        for found, column in zip(values, self.columns.values(), strict=True):
+        for found, column in zip(lifted.values, self.columns.values(), strict=True):
             found.extend(column.lift(records))
+        if lifted.parts is not None:
+            lifted.parts.lift(records, lifted.count)
+        lifted.count += len(records)
         return self._times_of(records)
-
-    def _no_values(self) -> list[list[Any]]:
-        return [[] for _ in self.columns]
 
     def _times_of(self, records: list[Any]) -> list[str]:
         if self.times is not None:
             return self.times(records)
         return [*map(attrgetter(self.time), records)]
 
-    def _columns(self, values: list[list[Any]]) -> list[pl.Series]:
-        return [
-            column.series(name, found)
-            for (name, column), found in zip(self.columns.items(), values, strict=True)
-        ]
+    def _series(self, lifted: _Lifted) -> list[pl.Series]:
+        """The values of each column, which are gone then."""
+        series = []
+        for (name, column), found in zip(self.columns.items(), lifted.values, strict=True):
+            series.append(column.series(name, found))
+            found.clear()
+        return series
 
     def _drop_bad_values(
         self,
@@ -253,26 +289,24 @@ class Records:
         """Drop rows whose types are right but whose time or values are not."""
         if frame.is_empty():
             return frame, rows
-        times = frame[TIME_MS]
         future_from_ms = 2**62
         if self.future_max_ms is not None:
             future_from_ms = poll.polled_at_ms + self.future_max_ms
-        checked = [name for name, column in self.columns.items() if column.bad]
-        nulls = any(frame[name].null_count() for name in checked)
-        if times.min() != BAD_TIME and times.max() <= future_from_ms and not nulls:  # type: ignore[operator]
+        times = frame[TIME_MS].to_numpy()
+        keep = (times != BAD_TIME) & (times <= future_from_ms)
+        for name, column in self.columns.items():
+            if column.bad and frame[name].null_count():
+                keep &= frame[name].is_not_null().to_numpy()
+        if keep.all():
             return frame, rows
-        good = pl.col(TIME_MS).is_between(0, future_from_ms)
-        for name in checked:
-            good &= pl.col(name).is_not_null()
-        keep = frame.select(good).to_series().to_numpy()
         places = np.arange(poll.count) if rows is None else rows
         dropped = places[~keep].tolist()
         for place, line in zip(dropped, lines_at(poll.data, slices, dropped), strict=True):
             bad[place] = self._why_bad(line, future_from_ms)
-        return frame.filter(pl.Series(keep)), places[keep]
+        return where(frame, keep), places[keep]
 
     def _why_bad(self, line: bytes, future_from_ms: int) -> tuple[Code, str]:
-        record = self._decoder.decode(line)
+        record = self._decoders.one.decode(line)
         try:
             time_ms = parse_time_ms(attrgetter(self.time)(record))
         except BadTimeError as error:
@@ -289,6 +323,15 @@ class Records:
 
 def _frame(times: Int64s, columns: list[pl.Series]) -> pl.DataFrame:
     return pl.DataFrame([pl.Series(TIME_MS, times, dtype=pl.Int64), *columns])
+
+
+def _places(count: int, taken: Int64s | None, rows: Int64s | None) -> Int64s:
+    """Where in the poll each of the records stands that were lifted; -1 of those not used."""
+    if taken is None:
+        return np.arange(count) if rows is None else rows
+    places = np.full(count, -1)
+    places[taken] = np.arange(len(taken)) if rows is None else rows
+    return places
 
 
 def _letters(flow: str, poll: Poll, slices: list[Slice], bad: Bad) -> list[DeadLetter]:

@@ -25,6 +25,7 @@ from bytewax.outputs import Sink
 from schemas.dead_letters import DeadLetter, LateEvent, payload_fields
 from schemas.status import PartitionStatus
 from schemas.times import iso_ms
+from streams._slices import lines_of
 from streams.batch import ROW, TIME_MS, Batch, Int64s, Poll, TableRows
 from streams.decode import Records
 from streams.progress import Counts, Progress
@@ -62,8 +63,8 @@ MakeStep = Callable[[int, bytes | None], Step]
 """(partition, snapshot or None) -> the step of that partition."""
 
 Choose = Callable[[pl.DataFrame], pl.DataFrame]
-"""A batch's frame -> the rows that a flow counts, in order: with TIME_MS, ROW, and what else it
-needs. An event may give several rows, or none."""
+"""A batch's frame, or its parts -> the rows that a flow counts, in order: with TIME_MS, ROW, and
+what else it needs. An event may give several rows, or none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +239,19 @@ class WindowStep:
         self._choose = choose
         self._state = WindowState.restore(spec, snapshot) if snapshot else WindowState(spec)
 
+    @property
+    def spec(self) -> Tumbling:
+        """Its windows."""
+        return self._state.spec
+
+    def anew(
+        self, spec: Tumbling, finish: Callable[[pl.DataFrame, int], pl.DataFrame] | None = None
+    ) -> WindowStep:
+        """A step without a past that counts the same events in other windows."""
+        return WindowStep(
+            self._flow, spec, finish or self._finish, self._partition, None, choose=self._choose
+        )
+
     def on_batch(self, batch: Batch) -> StepResult:
         poll = batch.poll
         if poll.count == 0:
@@ -248,14 +262,13 @@ class WindowStep:
             late = late_events(self._flow, batch, found.late, found.watermarks_ms)
             return StepResult(self._finished(found.rows), late)
         seen = Seen.of(batch.frame[TIME_MS].to_numpy(), self._state.newest_ms)
-        chosen = self._choose(batch.frame)
+        chosen = self._choose(batch.counted())
         places = chosen[ROW].to_numpy().astype(np.int64)
         found = self._state.add(chosen.drop(ROW), poll.polled_at_ms, seen.at(places))
         # Several rows of one event are late together.
         late_places, first = np.unique(places[found.late], return_index=True)
         late = late_events(self._flow, batch, late_places, found.watermarks_ms[first])
-        filtered = len(batch.frame) - len(np.unique(places))
-        return StepResult(self._finished(found.rows), late, filtered)
+        return StepResult(self._finished(found.rows), late, unchosen(len(batch.frame), places))
 
     def snapshot(self) -> bytes:
         return self._state.snapshot()
@@ -289,13 +302,21 @@ class StatelessStep:
         return self._newest_ms
 
 
+def unchosen(rows: int, places: Int64s) -> int:
+    """How many of so many rows are at none of the places."""
+    is_chosen = np.zeros(rows, dtype=np.bool_)
+    is_chosen[places] = True
+    return rows - int(np.count_nonzero(is_chosen))
+
+
 def late_events(
     flow: str, batch: Batch, late: Int64s = NO_ROWS, watermarks_ms: Int64s = NO_ROWS
 ) -> list[LateEvent] | None:
     """Of the rows of a batch's frame that came too late, with the watermark that each met."""
     if not len(late):
         return None
-    offsets, payloads = batch.offsets(), batch.payloads()
+    offsets = batch.offsets()
+    payloads = lines_of(batch.poll.data, late if batch.rows is None else batch.rows[late])
     times = batch.frame[TIME_MS]
     return [
         LateEvent(
@@ -305,7 +326,7 @@ def late_events(
             offset=int(offsets[row]),
             time=iso_ms(times[int(row)]),
             watermark=iso_ms(int(watermark_ms)),
-            **payload_fields(payloads[row]),  # type: ignore[arg-type]
+            **payload_fields(payload),  # type: ignore[arg-type]
         )
-        for row, watermark_ms in zip(late, watermarks_ms, strict=True)
+        for row, watermark_ms, payload in zip(late, watermarks_ms, payloads, strict=True)
     ]

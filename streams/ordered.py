@@ -16,12 +16,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from schemas.versions import FINAL, PROVISIONAL, version_of
 from streams.batch import ROW, TIME_MS, Batch
-from streams.engine import Choose, Rows, StepResult, late_events
+from streams.engine import Choose, Rows, StepResult, late_events, unchosen
+from streams.frames import where
 from streams.window_chunks import packed, unpacked
 from streams.windows import NEVER, Seen
 
@@ -117,14 +117,14 @@ class OrderedStep:
             chosen = self._choose(batch.frame)
             places = chosen[ROW].to_numpy().astype(np.int64)
             events = chosen.drop(ROW).hstack([pl.Series(OFFSET, offsets[places])])
-            filtered = len(batch.frame) - len(np.unique(places))
+            filtered = unchosen(len(batch.frame), places)
         watermarks = seen.reached_ms[places] - self._delay_ms
         is_late = events[TIME_MS].to_numpy() < watermarks
         late = None
         if is_late.any():
             late_places, first = np.unique(places[is_late], return_index=True)
             late = late_events(self._flow, batch, late_places, watermarks[is_late][first])
-            events = _where(events, ~is_late)
+            events = where(events, ~is_late)
         self._hold(events)
         rows = self._pass(self.watermark_ms)
         early = self._early(poll.polled_at_ms)
@@ -161,8 +161,8 @@ class OrderedStep:
         is_passed = held[TIME_MS].to_numpy() < watermark_ms
         if not is_passed.any() and self._fold.due_ms() > watermark_ms:
             return None
-        self._held = _where(held, ~is_passed)
-        return self._fold.take(_where(held, is_passed), watermark_ms, self._version(FINAL))
+        self._held = where(held, ~is_passed)
+        return self._fold.take(where(held, is_passed), watermark_ms, self._version(FINAL))
 
     def _early(self, polled_at_ms: int) -> Rows | None:
         if not self._early_every_ms:
@@ -195,7 +195,7 @@ class OrderedStep:
         if self._asked is None:
             self._asked = self._make_fold(self._partition, self._fold.snapshot())
         times = self._held[TIME_MS].to_numpy()
-        events = _where(self._held, (times >= self._asked_ms) & (times < until_ms))
+        events = where(self._held, (times >= self._asked_ms) & (times < until_ms))
         self._asked_ms = until_ms
         return self._asked.take(events, until_ms, self._version(PROVISIONAL))
 
@@ -203,12 +203,6 @@ class OrderedStep:
         # What stands earlier in the partition is known to each later state: the offset orders
         # the writes of a row as the number of events orders those of a window.
         return version_of(0, self._next_offset, phase)
-
-
-def _where(frame: pl.DataFrame, is_taken: npt.NDArray[np.bool_]) -> pl.DataFrame:
-    """The rows that are taken. A query, however short, would take as long as a thousand rows."""
-    mask = pl.Series(is_taken)
-    return pl.DataFrame([column.filter(mask) for column in frame.get_columns()])
 
 
 def _both(rows: Rows | None, early: Rows) -> Rows:

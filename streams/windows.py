@@ -25,6 +25,7 @@ import polars as pl
 
 from schemas.versions import EVENTS_SHIFT, FINAL, GENERATION_SHIFT, PROVISIONAL, REVISED
 from streams.batch import TIME_MS, Int64s
+from streams.frames import where
 from streams.window_chunks import Chunk, packed, unpacked
 
 WINDOW = "window_ms"
@@ -156,10 +157,10 @@ class WindowState:
             late = np.flatnonzero(is_late)
             watermarks = reached[late]
             if is_correction.any():
-                corrections = frame.filter(pl.Series(is_correction))
+                corrections = where(frame, is_correction)
             is_on_time = ends > reached
             if not is_on_time.all():
-                on_time = frame.filter(pl.Series(is_on_time))
+                on_time = where(frame, is_on_time)
             earliest_end_ms = int(ends[is_on_time].min()) if len(on_time) else NO_END_MS
         self.newest_ms = seen.newest_ms
         self.polled_at_ms = polled_at_ms
@@ -395,7 +396,7 @@ def _split(frame: pl.DataFrame, last_start_ms: int) -> tuple[pl.DataFrame, pl.Da
     if is_before[:count].all():
         # So are most streams: in order. Nothing is copied.
         return frame.head(count), frame.tail(len(frame) - count)
-    return frame.filter(pl.Series(is_before)), frame.filter(pl.Series(~is_before))
+    return where(frame, is_before), where(frame, ~is_before)
 
 
 def _concat(frames: Sequence[pl.DataFrame]) -> pl.DataFrame | None:

@@ -8,12 +8,15 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streams._decode_each
+import streams._slices
 import streams.decode
+from flows import product_views
 from flows._logs import COLUMNS
 from flows._logs import records as logs
 from flows._shop_events import EVENTS as SHOP_EVENTS
@@ -22,7 +25,8 @@ from flows.store_metrics import ROWS_OF_STORE
 from schemas.dead_letters import DeadLetter, payload_of
 from schemas.topics import RECORD_BYTES_MAX
 from streams._decode_each import decode_each
-from streams.batch import Batch, Poll
+from streams._slices import lines_of
+from streams.batch import ROW, Batch, Poll
 from streams.decode import Records
 from tests.laws.worlds import BAD_RECORDS, EVENTS
 
@@ -145,7 +149,7 @@ def test_bad_records_among_good_ones_are_told_apart(chance: random.Random) -> No
 
 
 READS = {
-    "platform_logs": logs(*COLUMNS),
+    "platform_logs": replace(logs(*COLUMNS), parts=product_views.LOGS.parts),
     "shop_events": SHOP_EVENTS,
     "store_events": replace(ROWS_OF_STORE, bytes_max=400),
     "user_tags": TAGS,
@@ -191,6 +195,64 @@ def test_a_poll_gives_what_each_of_its_records_gives_alone(
     assert batch.offsets().tolist() == [at for one in alone for at in one.offsets().tolist()]
     assert batch.payloads() == [record for one in alone for record in one.payloads()]
     assert batch.dead == [letter for one in alone for letter in one.dead]
+    assert parts_of(batch) == [part for one in alone for part in parts_of(one)]
+
+
+def parts_of(batch: Batch) -> list[tuple[Any, ...]]:
+    """Each part of a record: its time, the record's offset, its values."""
+    if batch.parts is None:
+        return []
+    parts = batch.counted()
+    return parts.with_columns(pl.Series(ROW, batch.offsets()[parts[ROW]])).rows()
+
+
+def test_parts_of_records_that_are_not_in_the_frame_do_not_count() -> None:
+    def shown(action: str, data: Any, time: str = "2022-03-22T12:15:00.000Z") -> bytes:
+        common = {"time": time, "userId": 1, "requestId": 2, "serverName": "Catalog"}
+        return msgspec.json.encode({"action": action, "commonData": common, "data": data})
+
+    listed = {"products": [{"productId": 5}, {"productId": {"productId": "x"}}]}
+    batch = decode(
+        shown("CatalogDbRep", listed, time="soon"),
+        shown("CatalogReq", listed),
+        b"nope",
+        shown("CatalogDbRep", listed),
+        shown("CatalogProductReq", {"productId": 6}),
+        by=product_views.LOGS,
+    )
+    assert parts_of(batch) == [
+        (1_647_951_300_000, 103, "1", 0, "5"),
+        (1_647_951_300_000, 103, "1", 0, "x"),
+        (1_647_951_300_000, 104, "1", 1, "6"),
+    ]
+    # As a replay does with what is outside its range.
+    assert batch.rows is not None
+    some = replace(batch, frame=batch.frame[2:], rows=batch.rows[2:])
+    assert parts_of(some) == [(1_647_951_300_000, 104, "1", 1, "6")]
+
+
+@pytest.mark.parametrize("blank", [b"", b" ", b"\r"])
+@pytest.mark.parametrize("between", [b"", b" ", b","])
+def test_a_blank_line_does_not_make_up_for_a_line_of_two_records(
+    blank: bytes, between: bytes
+) -> None:
+    lines = [event()] * 40
+    lines[20], lines[25] = blank, event() + between + event()
+    batch = ROWS_OF_STORE.decode("f", poll_of(*lines))
+    assert [(letter.offset, letter.code) for letter in batch.dead] == [
+        (120, "empty"),
+        (125, "not_json"),
+    ]
+    assert batch.offsets().tolist() == [*range(100, 120), *range(121, 125), *range(126, 140)]
+
+
+@given(st.lists(st.binary(max_size=9).map(lambda line: line.replace(b"\n", b""))), st.data())
+def test_lines_are_found_by_their_places(lines: list[bytes], data: st.DataObject) -> None:
+    places = data.draw(st.lists(st.sampled_from(range(len(lines)))) if lines else st.just([]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streams._slices, "COUNTED_BYTES", data.draw(st.integers(1, 20)))
+        found = lines_of(b"".join(line + b"\n" for line in lines), np.array(places, dtype=int))
+    assert found == [lines[place] for place in places]
 
 
 @pytest.mark.parametrize(

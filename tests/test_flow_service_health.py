@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 
-from flows import service_health
+from flows import _visits, service_health
 from generator.shop_anomalies import anomalies
 from generator.shop_truth import percentiles
 from schemas.tables.service_health import ANOMALIES_VIEW, ROWS, VIEW
@@ -180,6 +180,37 @@ def test_the_table_is_that_of_a_slow_model_wherever_processes_were_killed(
 ) -> None:
     whole = run_flow(service_health.build, [*map(log, steps)], cuts=tuple(sizes))
     assert table(Result([*killed_everywhere(steps), *whole.items])) == recounted(steps)
+
+
+def test_what_was_taken_back_is_not_held() -> None:
+    step = service_health.step(0, None)
+    moved = [Told("r", 61_000, "Login", "LoginDbReq"), Told("r", 59_000, "Login", "LoginReq")]
+    for offset, told in enumerate(moved):
+        for poll in (poll_of([told], offset), poll_of([], offset + 1, end=True)):
+            step.on_batch(service_health.LOGS.decode("test", poll))
+    assert step.held == (2, 1)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_names_that_no_visit_has_any_more_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch, restarts: bool
+) -> None:
+    monkeypatch.setattr(_visits, "NAMES_MAX", 4)
+    steps = [
+        Told(f"r{number // 2}", 10_000 * number, f"new {number // 4}", "Ask", number % 3 == 0)
+        for number in range(600)
+    ]
+    step = service_health.step(0, None)
+    written = []
+    for offset in (*range(0, len(steps), 7), len(steps)):
+        poll = poll_of(steps[offset : offset + 7], offset, end=offset == len(steps))
+        rows = step.on_batch(service_health.LOGS.decode("test", poll)).rows
+        written += [] if rows is None else [rows]
+        # A minute has two new ones, and ten minutes or so can change.
+        assert step._minutes.names < 70
+        if restarts:
+            step = service_health.step(0, step.snapshot())
+    assert table(Result(written)) == recounted(steps)
 
 
 def test_each_partition_has_rows_of_its_own() -> None:

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import polars as pl
 import pytest
 
 from flows import _request_lives
-from flows._request_lives import STEPS_MAX, Form, Forms, form_of
+from flows._request_lives import (
+    FORMS_MAX,
+    STEPS_MAX,
+    Form,
+    Lives,
+    Steps,
+    form_of,
+    hashed,
+    lives_of,
+)
 from flows._requests import Requests, framed, unframed
 from schemas.operations import OPERATIONS
 from tests.requests_support import START_MS, frames_of, hour_of_steps
@@ -25,14 +36,24 @@ def steps_of(*told: tuple[str, int], server: str = "S", log: str = "L") -> pl.Da
     )
 
 
+def lives_in(frame: pl.DataFrame) -> Lives:
+    return lives_of(Steps.of(frame, hashed(frame)))
+
+
+def ids_of(found: Lives | None) -> list[str]:
+    """The different ids of some requests."""
+    assert found is not None
+    return sorted({*found.steps.frame["request_id"][found.steps.order].to_list()})
+
+
 def lives(frame: pl.DataFrame) -> list[tuple[str, int, int, int, bool]]:
     """(request, first, last, steps, is it the newest) of each, in order."""
-    found = Forms().lives(frame)
-    ids = frame["request_id"][found.order[found.starts]]
+    found = lives_in(frame)
+    ids = frame["request_id"][found.steps.order[found.starts]]
     return sorted(
         zip(
             ids.to_list(),
-            (found.times[found.starts] - START_MS).tolist(),
+            (found.steps.times[found.starts] - START_MS).tolist(),
             (found.last_ms - START_MS).tolist(),
             (found.ends - found.starts).tolist(),
             found.is_newest.tolist(),
@@ -63,7 +84,7 @@ def test_names_are_told_apart_whatever_they_hold() -> None:
     frame = steps_of(*(("r", at) for at in range(len(odd) ** 2))).with_columns(
         pl.Series("server", [name for name in odd for _ in odd]), pl.Series("log", odd * len(odd))
     )
-    (form,) = Forms().lives(frame).forms
+    (form,) = lives_in(frame).forms
     assert form.servers == tuple(odd)
 
 
@@ -71,11 +92,11 @@ def test_steps_of_one_moment_are_in_order_of_server_and_action_however_they_came
     frame = steps_of(("r", 7), ("r", 7), ("r", 7)).with_columns(
         pl.Series("server", ["b", "a", "b"]), user_id=pl.Series(["x", "z", "y"])
     )
-    found = Forms().lives(frame)
+    found = lives_in(frame)
     assert found.forms[0].servers == ("a", "b")
     for rows in ([0, 1, 2], [2, 1, 0], [1, 2, 0]):
         given = frame[rows]
-        placed = given["user_id"][Forms().lives(given).order]
+        placed = given["user_id"][lives_in(given).steps.order]
         assert placed.to_list() == ["z", "x", "y"]
 
 
@@ -91,8 +112,10 @@ def test_ids_with_the_same_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) 
     state = Requests(None)
     state.take(frame)
     touched, _ = state.take(steps_of(("b", 9)))
-    assert touched is not None and touched.before is not None
-    assert touched.before.steps["request_id"].to_list() == ["b"]
+    # The others come along, and are as they were.
+    assert touched is not None and ids_of(touched.before) == ["a", "b", "c"]
+    assert touched.now.counts.tolist() == [2, 2, 1]
+    assert state.held == 5
 
 
 def test_the_form_says_what_is_missing_and_whether_more_is_to_come() -> None:
@@ -105,13 +128,28 @@ def test_the_form_says_what_is_missing_and_whether_more_is_to_come() -> None:
     assert form_of([("X", "Y")]) == Form("unknown", "", ("X",), False, True)
 
 
-def test_the_memory_of_forms_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_request_lives, "FORMS_MAX", 10)
-    forms = Forms()
+def test_the_memory_of_forms_is_bounded() -> None:
     for number in range(100):
-        found = forms.lives(steps_of(("r", 0), ("r", 1), log=f"new {number}"))
+        found = lives_in(steps_of(("r", 0), ("r", 1), log=f"new {number}"))
         assert found.forms == [Form("unknown", "", ("S",), False, True)]
-    assert len(forms._known) <= 11 and len(forms._codes) <= 11
+    assert _request_lives._known_form.cache_info().maxsize == FORMS_MAX
+
+
+@pytest.mark.parametrize("names", [2, 120, 300])
+def test_forms_are_those_of_the_steps_however_long_and_many(names: int) -> None:
+    chance = Random(names)
+    told = [(f"r{chance.randrange(90)}", at) for at in range(700)] + [
+        ("r", at) for at in range(40)
+    ]
+    frame = steps_of(*told).with_columns(
+        pl.Series("server", [chance.choice(("Login", "Cart")) for _ in told]),
+        pl.Series("log", [f"Ask {chance.randrange(names)}" for _ in told]),
+    )
+    found = lives_in(frame)
+    of_life = [found.steps.order[a:b] for a, b in zip(found.starts, found.ends, strict=True)]
+    expected = [form_of(frame[rows].select("server", "log").rows()) for rows in of_life]
+    assert [found.forms[place] for place in found.form_places] == expected
+    assert {7, 8, 40} <= {*found.counts.tolist()}
 
 
 def test_what_cannot_change_any_more_is_forgotten() -> None:
@@ -131,7 +169,7 @@ def test_what_cannot_change_any_more_is_forgotten() -> None:
     assert state.held == 3
     touched, _ = state.take(steps_of(("a", 185_002), ("b", 185_002)))
     assert touched is not None and touched.before is not None
-    assert touched.before.steps["request_id"].to_list() == ["b"]
+    assert ids_of(touched.before) == ["b"]
 
 
 def test_a_step_of_a_batch_meets_the_watermark_of_its_row_and_not_of_the_last() -> None:

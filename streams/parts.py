@@ -1,0 +1,70 @@
+"""Parts of records, where a flow counts those of a few records and not the records themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from streams.batch import ROW, Int64s
+
+if TYPE_CHECKING:
+    from streams.decode import Column
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Rows beside the frame: of most records none, of some one or several."""
+
+    of: Callable[[list[Any]], list[int]]
+    """The places among records of those that may have some, in order: few."""
+    columns: Mapping[str, Column]
+    """Lifted of these: each part has the value of its record."""
+    each: str
+    """Name of the column of the parts' own values."""
+    values: Column
+    """Its lift gives a list a record, with a value for each part."""
+
+
+class LiftedParts:
+    """The parts of records that were lifted one after the other."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._places: list[int] = []
+        self._lifted: list[list[Any]] = [[] for _ in parts.columns]
+        self._lists: list[list[Any]] = []
+
+    def lift(self, records: list[Any], first: int) -> None:
+        """Add those of records of which ``first`` were lifted before."""
+        places = self._parts.of(records)
+        few = [records[place] for place in places]
+        self._places += [first + place for place in places]
+        for found, column in zip(self._lifted, self._parts.columns.values(), strict=True):
+            found.extend(column.lift(few))
+        self._lists += self._parts.values.lift(few)
+
+    def frame(self, places: Int64s) -> pl.DataFrame:
+        """A row a part, in order, with ROW: the place of its record.
+
+        ``places`` are those of the records as they were lifted; -1 drops the parts of one.
+        """
+        parts = self._parts
+        counts = np.fromiter(map(len, self._lists), dtype=np.int64, count=len(self._lists))
+        rows = places[np.repeat(np.array(self._places, dtype=np.int64), counts)]
+        records = [
+            column.series(name, lifted)
+            for (name, column), lifted in zip(parts.columns.items(), self._lifted, strict=True)
+        ]
+        of_each = np.repeat(np.arange(len(counts)), counts)
+        values = parts.values.series(parts.each, [*chain.from_iterable(self._lists)])
+        frame = pl.DataFrame(
+            [pl.Series(ROW, rows), *(column.gather(of_each) for column in records), values]
+        )
+        if (rows < 0).any() or (np.diff(rows) < 0).any():
+            return frame.filter(pl.col(ROW) >= 0).sort(ROW, maintain_order=True)
+        return frame
