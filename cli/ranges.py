@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cli.errors import UsageError
+from cli.errors import UsageError, say
 from cli.options import moment_ms
-from cli.positions import read_statuses
+from cli.positions import of_statuses, read_statuses
 from cli.progress import Told
 from schemas.settings import Settings
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from flows._replay import Replayable
+    from streams.engine import Rows
     from streams.replay import Partitions, Range, Replay, Replayed
+
+WORKER_SILENT_MAX_S = 10.0
+"""A worker that has said nothing for so long does not run."""
 
 
 def add_range_options(parser: argparse.ArgumentParser, *, may_be_all: bool = False) -> None:
@@ -39,20 +43,35 @@ def add_range_options(parser: argparse.ArgumentParser, *, may_be_all: bool = Fal
         "--to", dest="to_ms", type=moment_ms, metavar="T", help="event time, exclusive (the end)"
     )
     parser.add_argument(
+        "--topic", metavar="TOPIC", help="of a flow that reads several, this one alone (each)"
+    )
+    parser.add_argument(
         "--complete",
         action="store_true",
-        help="nothing will follow in the topic: its last windows are certain too",
+        help="nothing will follow in the topic: its last windows are certain too, and so are "
+        "records that the worker has not read",
     )
+
+
+def has_ranges(flow: str) -> bool:
+    """Whether ranges of what it writes can be written anew."""
+    return hasattr(importlib.import_module(f"flows.{flow}"), "replay")
+
+
+def takes_archive(settings: Settings, flow: str) -> bool:
+    """Whether that can be from an archive."""
+    if not has_ranges(flow):
+        return False
+    # Not every flow may read the topic that is named there.
+    of_flow = replayables_of(replace(settings, kafka_topic=""), flow, None)
+    return not all(replayable.known_by_offset for replayable in of_flow)
 
 
 def need_replay(flow: str) -> None:
     """Raises UsageError for a flow that tells nothing of its rows."""
     import flows
 
-    def tells(name: str) -> bool:
-        return hasattr(importlib.import_module(f"flows.{name}"), "replay")
-
-    if tells(flow):
+    if has_ranges(flow):
         return
     rows = ", ".join(table.name for table in flows.catalogue()[flow].tables)
     anew = (
@@ -63,15 +82,32 @@ def need_replay(flow: str) -> None:
     )
     raise UsageError(
         f"{flow}: no range of what it writes can be counted or written anew by itself, only of "
-        f"{', '.join(filter(tells, flows.catalogue()))}.{anew} "
+        f"{', '.join(filter(has_ranges, flows.catalogue()))}.{anew} "
         "`footfall verify --all --truth DIR` compares all that is written of a simulated shop"
     )
 
 
-def replayable_of(settings: Settings, flow: str) -> Replayable:
-    """What the flow tells of its rows."""
-    found: Replayable = importlib.import_module(f"flows.{flow}").replay(settings)
-    return found
+def replayables_of(settings: Settings, flow: str, topic: str | None) -> list[Replayable]:
+    """What the flow tells of its rows, of each topic that it reads or of one.
+
+    Raises UsageError for a topic that is none of the flow's, and SettingError.
+    """
+    found = list(importlib.import_module(f"flows.{flow}").replay(settings))
+    if topic is None:
+        return found
+    named = [replayable for replayable in found if replayable.topic == topic]
+    if not named:
+        reads = ", ".join(replayable.topic for replayable in found)
+        raise UsageError(f"--topic {topic}: {flow} reads {reads}")
+    return named
+
+
+def label_of(flow: str, replayable: Replayable) -> str:
+    """The flow, and which of its topics where it reads several."""
+    import flows
+
+    several = len(flows.catalogue()[flow].reads) > 1
+    return f"{flow} of {replayable.topic}" if several else flow
 
 
 def range_of(args: argparse.Namespace) -> Range:
@@ -123,17 +159,59 @@ def live_limits(settings: Settings, flow: str, replayable: Replayable) -> dict[i
     return limits
 
 
+def offsets_read(settings: Settings, flow: str, replayable: Replayable) -> dict[int, int]:
+    """By partition, the next offset of the live worker, as the status files of FOOTFALL_HOME tell;
+    nothing is known of other partitions."""
+    places = of_statuses(read_statuses(settings.footfall_home)).get(flow, {})
+    return {
+        partition: offset
+        for (topic, partition), offset in places.items()
+        if topic == replayable.topic
+    }
+
+
+def let_worker_write(settings: Settings, flow: str, until_s: float) -> None:
+    """Wait for that moment of the monotonic clock if a worker runs: by then it has written all
+    that its status told of.
+
+    Until then rows of its own may still come for windows whose groups are taken back.
+    """
+    recent_ms = time.time() * 1000 - WORKER_SILENT_MAX_S * 1000
+    if any(
+        status.flow == flow and not status.finished and status.updated_ms > recent_ms
+        for status in read_statuses(settings.footfall_home)
+    ):
+        time.sleep(max(0.0, until_s - time.monotonic()))
+
+
 def read_partitions(
-    replay: Replay, name: str, take: Callable[[pl.DataFrame], None]
+    replay: Replay,
+    name: str,
+    take: Callable[[Rows], None],
+    end: Callable[[Replayed], None] = lambda _done: None,
 ) -> list[Replayed]:
-    """Read all of them and give ``take`` the rows, telling as ``name`` how far it is."""
+    """Read all of them and give ``take`` the rows, and ``end`` what came of each, telling as
+    ``name`` how far it is."""
     done = []
     count = replay.partitions.count()
     with Told(name) as told:
         for partition in range(count):
             told.part(partition, count)
             done.append(replay.run(partition, take, told))
+            end(done[-1])
     return done
+
+
+def say_left_out(replay: Replay, done: list[Replayed], label: str) -> None:
+    """Say which records were left out where each has rows of its own, if any."""
+    if replay.rules.reach_ms is None and any(part.first_offset for part in done):
+        say(f"{label}: what stands of records that retention has removed was left as it is")
+    unread = sum(part.unread for part in done)
+    if unread:
+        say(
+            f"{label}: {unread:,} records were left out that the worker has not read yet "
+            "(--complete: they too)"
+        )
 
 
 def shown(time_ms: int) -> str:

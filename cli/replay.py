@@ -7,7 +7,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,28 +15,27 @@ from cli.errors import FailureError, UsageError, say
 from cli.flows import contract_of
 from cli.ranges import (
     add_range_options,
+    label_of,
+    let_worker_write,
     live_limits,
     need_replay,
+    offsets_read,
     range_of,
     read_partitions,
-    replayable_of,
+    replayables_of,
+    say_left_out,
     shown,
     topic_partitions,
 )
-from schemas.settings import Settings
+from schemas.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from flows._replay import Replayable
     from sinks.replay import ReplayTarget, Span
+    from streams.engine import Rows
     from streams.replay import Partitions, Replay, Replayed
 
-ROWS_MAX = 50_000
-"""Rows gathered before they are written."""
 DIFFERENCES_SHOWN = 40
-WORKER_SILENT_MAX_S = 10.0
-"""A worker that has said nothing for so long does not run."""
 
 
 def add_commands(commands: Any) -> None:
@@ -47,7 +46,7 @@ def add_commands(commands: Any) -> None:
         description="Read the events of a range of event time again and write the flow's rows "
         "of all windows that lie in it as a new generation, which wins over what stands there, "
         "also where its counts are lower. The live worker goes on; windows that it may still "
-        "change are left alone.",
+        "change, and records that it has not read, are left alone.",
     )
     add_range_options(replay)
     replay.add_argument(
@@ -78,19 +77,22 @@ def run_replay(args: argparse.Namespace) -> int:
     if args.swap and args.into == "live":
         if args.from_ms is not None or args.to_ms is not None or args.source or args.complete:
             raise UsageError("--swap goes alone, or with --into shadow")
+        if args.topic:
+            raise UsageError("--swap exchanges the whole table: leave --topic out")
     elif args.from_ms is None and args.to_ms is None and not args.source:
         raise UsageError("replay needs --from or --to: the range of event time to write anew")
-    with servers_of_flow(os.environ, args.flow) as settings, _alone(settings, args.flow):
-        replayable = replayable_of(settings, args.flow)
+    # Before any server is asked: it may be refused.
+    for replayable in replayables_of(read_settings(os.environ), args.flow, args.topic):
         _check_kind(replayable, args)
-        target = replayable.target()
-        try:
+        range_of(args).whole_windows(replayable.rules.size_ms)
+    with servers_of_flow(os.environ, args.flow) as settings, _alone(settings, args.flow):
+        parts = replayables_of(settings, args.flow, args.topic)
+        with ExitStack() as opened:
+            targets = [opened.enter_context(closing(part.target())) for part in parts]
             if args.swap and args.into == "live":
-                target.swap()
+                targets[0].swap()
             else:
-                _write(settings, replayable, target, args, contract.snapshot_every_s)
-        finally:
-            target.close()
+                _write(settings, parts, targets, args, contract.snapshot_every_s)
     if args.swap:
         print(f"{args.flow}: the table and its shadow were exchanged")
     return 0
@@ -100,33 +102,67 @@ def _check_kind(replayable: Replayable, args: argparse.Namespace) -> None:
     if not replayable.has_shadow and (args.swap or args.into == "shadow"):
         raise UsageError(
             f"{args.flow} has no table to shadow: what is written again replaces itself; "
-            "leave --into and --swap out"
+            f"leave --into and --swap out (`footfall verify {args.flow}` looks first)"
         )
     if replayable.known_by_offset and args.source:
         raise UsageError(
             f"{args.flow} knows a record by its partition and offset, which an archive does not "
             "keep: it would stand there twice; leave --source out"
         )
+    reads = contract_of(args.flow).reads
+    if args.source and not args.topic and len(reads) > 1:
+        raise UsageError(
+            f"--source: {args.flow} reads {', '.join(reads)}; say with --topic of which the "
+            "archive is"
+        )
 
 
 def _write(
     settings: Settings,
-    replayable: Replayable,
-    target: ReplayTarget,
+    parts: list[Replayable],
+    targets: list[ReplayTarget],
     args: argparse.Namespace,
     snapshot_every_s: float,
 ) -> None:
-    from streams.replay import END_MS, Replay, Rules
-
-    if replayable.left_out:
-        say(f"{args.flow}: {replayable.left_out} are left as they are")
+    """Write the range of each topic as one generation, and take back what it does not have."""
     shadow = args.into == "shadow"
-    asked = range_of(args)
+    generation = targets[0].newest_generation() + 1
+    since_s = time.monotonic()
+    replays = [_replay(settings, part, args, generation) for part in parts]
+    if shadow:
+        targets[0].make_shadow()
+    ran = []
+    for part, replay, target in zip(parts, replays, targets, strict=True):
+        if part.left_out:
+            say(f"{args.flow}: {part.left_out} are left as they are")
+        ran.append(_run(replay, target, label_of(args.flow, part), part.rows_max, shadow=shadow))
+    let_worker_write(settings, args.flow, since_s + 2 * snapshot_every_s)
+    for part, replay, target, (done, rows) in zip(parts, replays, targets, ran, strict=True):
+        spans = _spans_of_archive(replay, done) if args.source else _spans(done, part)
+        removed = target.remove_older(spans, generation, shadow=shadow)
+        label = label_of(args.flow, part)
+        where = "shadow rows" if shadow else "rows"
+        _report(
+            replay, done, f"{rows:,} {where} written, {removed:,} of earlier generations", label
+        )
+        if shadow:
+            _print_differences(target, spans, label, args.flow)
+    if args.swap:
+        targets[0].swap()
+
+
+def _replay(
+    settings: Settings, replayable: Replayable, args: argparse.Namespace, generation: int
+) -> Replay:
+    """What is to be read of a topic, or of its archive."""
+    from streams.replay import END_MS, END_OFFSET, Replay, Rules
+
     rules = replayable.rules
-    # Before anything is read or made: it may be refused.
-    asked.whole_windows(rules.size_ms)
-    generation = target.newest_generation() + 1
-    limits, since_s = live_limits(settings, args.flow, replayable), time.monotonic()
+    limits = live_limits(settings, args.flow, replayable)
+    read_to: dict[int, int] = {}
+    if replayable.is_raw and not args.complete:
+        # The worker would write its own rows of other records beside those of a corrected flow.
+        read_to = offsets_read(settings, args.flow, replayable)
     if args.source:
         from streams.archive import Archive
 
@@ -138,49 +174,25 @@ def _write(
         rules = Rules(rules.size_ms, None)
     else:
         partitions = topic_partitions(settings, args.flow, replayable.topic)
-    replay = Replay(
+    return Replay(
         flow=args.flow,
         partitions=partitions,
         records=replayable.records,
         rules=rules,
         make_step=replayable.make_step(generation, bool(args.source)),
         start_of=replayable.start_of,
-        asked=asked,
+        asked=range_of(args),
         complete=args.complete,
         limit_of=lambda partition: limits.get(partition, END_MS),
+        read_to=lambda partition: read_to.get(partition, END_OFFSET),
     )
-    if shadow:
-        target.make_shadow()
-    done, rows = _run(replay, target, shadow=shadow)
-    _let_worker_write(settings, args.flow, since_s + 2 * snapshot_every_s)
-    spans = _spans_of_archive(replay, done) if args.source else _spans(done)
-    removed = target.remove_older(spans, generation, shadow=shadow)
-    _report(replay, done, rows, removed, args)
-    if shadow:
-        _print_differences(target, spans, args.flow)
-        if args.swap:
-            target.swap()
 
 
-def _let_worker_write(settings: Settings, flow: str, until_s: float) -> None:
-    """Wait for that moment of the monotonic clock if a worker runs: by then it has written all
-    that its status told of.
-
-    Until then rows of its own may still come for windows whose groups are taken back.
-    """
-    from cli.positions import read_statuses
-
-    recent_ms = time.time() * 1000 - WORKER_SILENT_MAX_S * 1000
-    if any(
-        status.flow == flow and not status.finished and status.updated_ms > recent_ms
-        for status in read_statuses(settings.footfall_home)
-    ):
-        time.sleep(max(0.0, until_s - time.monotonic()))
-
-
-def _run(replay: Replay, target: ReplayTarget, *, shadow: bool) -> tuple[list[Replayed], int]:
+def _run(
+    replay: Replay, target: ReplayTarget, label: str, rows_max: int, *, shadow: bool
+) -> tuple[list[Replayed], int]:
     """Replay every partition; what came of each, and how many rows were written."""
-    waiting: list[pl.DataFrame] = []
+    waiting: list[Any] = []
     written = 0
 
     def flush() -> None:
@@ -189,23 +201,28 @@ def _run(replay: Replay, target: ReplayTarget, *, shadow: bool) -> tuple[list[Re
         target.write(waiting, shadow=shadow)
         waiting.clear()
 
-    def take(rows: pl.DataFrame) -> None:
+    def take(rows: Rows) -> None:
         waiting.append(rows)
-        if sum(map(len, waiting)) >= ROWS_MAX:
+        if sum(map(len, waiting)) >= rows_max:
             flush()
 
-    done = read_partitions(replay, replay.flow, take)
+    done = read_partitions(replay, label, take)
     if waiting:
         flush()
     return done, written
 
 
-def _spans(done: list[Replayed]) -> list[Span]:
+def _spans(done: list[Replayed], replayable: Replayable) -> list[Span]:
     """What the replay of a topic has settled."""
     from sinks.replay import Span
 
     return [
-        Span(part.partition, part.windows.from_ms, part.windows.to_ms)
+        Span(
+            part.partition,
+            part.windows.from_ms,
+            part.windows.to_ms,
+            (part.first_offset, part.next_offset) if replayable.is_raw else None,
+        )
         for part in done
         if part.windows.from_ms < part.windows.to_ms
     ]
@@ -233,17 +250,12 @@ def _spans_of_archive(replay: Replay, done: list[Replayed]) -> list[Span]:
     return [Span(None, from_ms, to_ms)] if from_ms < to_ms else []
 
 
-def _report(
-    replay: Replay, done: list[Replayed], rows: int, removed: int, args: argparse.Namespace
-) -> None:
+def _report(replay: Replay, done: list[Replayed], changes: str, label: str) -> None:
     read, dead, late = (
         sum(getattr(part, name) for part in done) for name in ("read", "dead", "late")
     )
-    where = "shadow rows" if args.into == "shadow" else "rows"
-    print(
-        f"{args.flow}: {read:,} records read, {rows:,} {where} written, {removed:,} of earlier "
-        f"generations taken back; {late:,} late, {dead:,} dead"
-    )
+    print(f"{label}: {read:,} records read, {changes} taken back; {late:,} late, {dead:,} dead")
+    say_left_out(replay, done, label)
     asked = replay.asked.whole_windows(replay.rules.size_ms)
     begun_ms = max(part.windows.from_ms for part in done)
     if begun_ms > asked.from_ms:
@@ -263,13 +275,13 @@ def _report(
         )
 
 
-def _print_differences(target: ReplayTarget, spans: list[Span], flow: str) -> None:
+def _print_differences(target: ReplayTarget, spans: list[Span], label: str, flow: str) -> None:
     from cli.table import print_table
     from sinks.replay import DIFFERENCES_MAX
 
     found = target.differences(spans)
     if not found:
-        print(f"{flow}: the shadow is equal to the table")
+        print(f"{label}: the shadow is equal to the table")
         return
     columns = ["window"]
     for name in target.sums:
@@ -288,7 +300,7 @@ def _print_differences(target: ReplayTarget, spans: list[Span], flow: str) -> No
     or_more = " or more" if len(found) == DIFFERENCES_MAX else ""
     tail = f" (the first {len(rows)} are shown)" if more else ""
     print(
-        f"{flow}: {len(found):,}{or_more} windows differ{tail}; `footfall replay {flow} --swap` "
+        f"{label}: {len(found):,}{or_more} windows differ{tail}; `footfall replay {flow} --swap` "
         "exchanges the table and its shadow"
     )
 

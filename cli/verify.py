@@ -7,35 +7,36 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
 from cli.errors import UsageError, say
 from cli.flows import contract_of
-from cli.positions import of_statuses, read_statuses
 from cli.ranges import (
     add_range_options,
+    label_of,
     live_limits,
     need_replay,
+    offsets_read,
     range_of,
     read_partitions,
-    replayable_of,
+    replayables_of,
     shown,
     topic_partitions,
 )
-from schemas.settings import Settings
+from schemas.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from cli.verify_rows import RawTarget, StoreTarget
     from flows._replay import Replayable
     from sinks.replay import ReplayTarget
     from streams.replay import Replay, Replayed
 
 LINES_SHOWN = 40
-MINUTE_MS = 60_000
-ROWS_MAX = 100_000
-"""Events held at once, to be looked up in a store that holds them themselves."""
 
 
 def add_commands(commands: Any) -> None:
@@ -44,9 +45,11 @@ def add_commands(commands: Any) -> None:
         "verify",
         help="compare topic and tables",
         description="Count a range of the flow's topic again, compare with what its table holds, "
-        "and name the windows that differ. Exit code 1 where a window that nothing can change "
-        "any more is not equal. With --all --truth DIR: compare every row of every table with "
-        "what `footfall demo --shop --truth DIR` has written; exit code 1 where one differs.",
+        "and name the windows that differ; of a flow that writes a row a record, the minutes "
+        "whose rows do. Exit code 1 where a window that nothing can change any more, or the row "
+        "of a record that the worker has read, is not equal. With --all --truth DIR: compare "
+        "every row of every table with what `footfall demo --shop --truth DIR` has written; exit "
+        "code 1 where one differs.",
     )
     add_range_options(verify, may_be_all=True)
     verify.add_argument("--all", action="store_true", help="every table, with --truth")
@@ -70,15 +73,29 @@ def run_verify(args: argparse.Namespace) -> int:
     need_replay(args.flow)
     # Before any server is asked: it may be refused.
     range_of(args)
+    replayables_of(read_settings(os.environ), args.flow, args.topic)
     with servers_of_flow(os.environ, args.flow) as settings:
-        replayable = replayable_of(settings, args.flow)
-        target = replayable.target()
-        try:
-            if replayable.count_step is None:
-                return _verify_rows(settings, replayable, target, args)
+        return max(
+            _verify(settings, replayable, args)
+            for replayable in replayables_of(settings, args.flow, args.topic)
+        )
+
+
+def _verify(settings: Settings, replayable: Replayable, args: argparse.Namespace) -> int:
+    from cli.verify_rows import verify_raw, verify_stored
+    from streams.replay import END_OFFSET
+
+    with closing(replayable.target()) as target:
+        if replayable.count_step is not None:
             return _verify_sums(settings, replayable, target, args)
-        finally:
-            target.close()
+        # What the worker has not read yet it will write.
+        read_to = {} if args.complete else offsets_read(settings, args.flow, replayable)
+        make_step, start_of = replayable.make_step(0, False), replayable.start_of
+        replay = _replay(settings, replayable, args, make_step, start_of)
+        if replayable.is_raw:
+            replay = replace(replay, read_to=lambda partition: read_to.get(partition, END_OFFSET))
+            return verify_raw(settings, replay, cast("RawTarget", target))
+        return verify_stored(replay, cast("StoreTarget", target), read_to)
 
 
 def _verify_sums(
@@ -95,7 +112,9 @@ def _verify_sums(
     assert replayable.count_step is not None
     replay = _replay(settings, replayable, args, replayable.count_step, pl.col(START_MS))
     frames: list[pl.DataFrame] = []
-    done = read_partitions(replay, f"verify {args.flow}", frames.append)
+    label = label_of(args.flow, replayable)
+    # Of several tables there are no sums.
+    done = read_partitions(replay, f"verify {label}", frames.append)  # type: ignore[arg-type]
     windows = replay.asked.whole_windows(replay.rules.size_ms)
     standing = target.totals(windows.from_ms, windows.to_ms)
     counted = pl.concat(frames) if frames else standing.clear()
@@ -104,22 +123,25 @@ def _verify_sums(
     certain = [row for row in every if row[0] < settled_ms[row[1]]]
     events = int(counted[target.sums[0]].sum())
     count = counted[START_MS].n_unique()
-    read, late, dead = (sum(getattr(part, name) for part in done) for name in _COUNTED)
+    read, late, dead = (
+        sum(getattr(part, name) for part in done) for name in ("read", "late", "dead")
+    )
     print(
-        f"{args.flow}: {read:,} records read, {events:,} events in {count:,} windows, "
+        f"{label}: {read:,} records read, {events:,} {replayable.counted} in {count:,} windows, "
         f"{late:,} late, {dead:,} dead"
     )
     if certain:
         _print(certain, target.sums)
+        of_topic = "" if label == args.flow else f" --topic {replayable.topic}"
         print(
-            f"{args.flow}: {len({row[0] for row in certain}):,} windows differ; "
-            f"`footfall replay {args.flow} --from {shown(certain[0][0])} --to "
+            f"{label}: {len({row[0] for row in certain}):,} windows differ; "
+            f"`footfall replay {args.flow}{of_topic} --from {shown(certain[0][0])} --to "
             f"{shown(certain[-1][0] + replay.rules.size_ms)}` writes them anew"
         )
     elif every:
-        print(f"{args.flow}: topic and table are equal where nothing can change any more")
+        print(f"{label}: topic and table are equal where nothing can change any more")
     else:
-        print(f"{args.flow}: topic and table are equal" if count else f"{args.flow}: no event")
+        print(f"{label}: topic and table are equal" if count else f"{label}: no event")
     if len(every) > len(certain):
         windows_open = {row[0] for row in every} - {row[0] for row in certain}
         say(
@@ -128,8 +150,6 @@ def _verify_sums(
         )
     return 1 if certain else 0
 
-
-_COUNTED = ("read", "late", "dead")
 
 DifferenceRow = tuple[int, int, str, int, int]
 """(window's start in ms, partition, sum, in the topic, in the table)"""
@@ -174,86 +194,6 @@ def differences(
 
 def _added(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
     return tuple(a + b for a, b in zip(one, other, strict=True))
-
-
-def _verify_rows(
-    settings: Settings, replayable: Replayable, target: Any, args: argparse.Namespace
-) -> int:
-    """Where a store holds the events themselves: each must be there."""
-    replay = _replay(
-        settings, replayable, args, replayable.make_step(0, False), replayable.start_of
-    )
-    places = {} if args.complete else of_statuses(read_statuses(settings.footfall_home))
-    missing = Missing(target.missing, _offsets_read(places.get(args.flow, {}), replayable.topic))
-    done = read_partitions(replay, f"verify {args.flow}", missing.take)
-    missing.look_up()
-    read, _, dead = (sum(getattr(part, name) for part in done) for name in _COUNTED)
-    print(f"{args.flow}: {read:,} records read, {missing.events:,} to be found, {dead:,} dead")
-    if missing.left_out:
-        say(
-            f"{missing.left_out:,} events were left out that the worker has not read yet "
-            "(--complete counts them as missing)"
-        )
-    minutes = missing.by_minute
-    if not minutes:
-        print(f"{args.flow}: all that should stand in the store does")
-        return 0
-    for minute_ms, (count, example) in sorted(minutes.items())[:LINES_SHOWN]:
-        print(f"{shown(minute_ms)}  {count:,} missing, such as {example}")
-    first_ms, last_ms = min(minutes), max(minutes) + MINUTE_MS
-    total = sum(count for count, _ in minutes.values())
-    print(
-        f"{args.flow}: {total:,} missing in {len(minutes):,} minutes; `footfall replay "
-        f"{args.flow} --from {shown(first_ms)} --to {shown(last_ms)}` writes them again"
-    )
-    return 1
-
-
-def _offsets_read(places: Mapping[tuple[str, int], int], topic: str) -> dict[int, int]:
-    return {partition: offset for (name, partition), offset in places.items() if name == topic}
-
-
-class Missing:
-    """Looks events up in a store, so many at a time, and counts those it lacks."""
-
-    def __init__(
-        self,
-        missing: Callable[[pl.DataFrame], Iterable[tuple[int, str, str]]],
-        read_to: Mapping[int, int],
-    ) -> None:
-        """``read_to``: by partition, the next offset of the worker; what follows is left out."""
-        self._missing = missing
-        self._read_to = read_to
-        self.left_out = 0
-        self._waiting: list[pl.DataFrame] = []
-        self.events = 0
-        self.by_minute: dict[int, tuple[int, str]] = {}
-        """Minute's start in ms -> (how many, one of them in words)"""
-
-    def take(self, rows: pl.DataFrame) -> None:
-        """Look the rows of one partition up, now or with the next ones."""
-        read_to = self._read_to.get(rows["topic_partition"][0])
-        if read_to is not None:
-            is_read = rows["offset"] < read_to
-            self.left_out += len(rows) - int(is_read.sum())
-            rows = rows.filter(is_read)
-        self._waiting.append(rows)
-        if sum(map(len, self._waiting)) >= ROWS_MAX:
-            self.look_up()
-
-    def look_up(self) -> None:
-        """Look up what was taken."""
-        import polars as pl
-
-        if not self._waiting:
-            return
-        rows = pl.concat(self._waiting)
-        self._waiting.clear()
-        self.events += len(rows)
-        for time_ms, cookie, kind in self._missing(rows):
-            minute_ms = time_ms // MINUTE_MS * MINUTE_MS
-            count, example = self.by_minute.get(minute_ms, (0, f"{kind} of {cookie}"))
-            self.by_minute[minute_ms] = (count + 1, example)
 
 
 def _replay(

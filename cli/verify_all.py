@@ -87,8 +87,10 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError(f"--all is every table: leave {args.flow} out")
     if not args.truth:
         raise UsageError("--all: compare with what? --truth DIR, which `footfall demo` writes")
-    if args.from_ms is not None or args.to_ms is not None or args.complete:
-        raise UsageError("--all compares whole tables: leave --from, --to and --complete out")
+    if args.from_ms is not None or args.to_ms is not None or args.topic or args.complete:
+        raise UsageError(
+            "--all compares whole tables: leave --from, --to, --topic and --complete out"
+        )
 
 
 def print_outcome(outcome: Outcome) -> None:

@@ -61,6 +61,21 @@ def build(
     return dataflow_of(contract.name, inputs, outputs, progress=progress)
 
 
+def topics(contract: FlowContract, settings: Settings) -> dict[str, str]:
+    """By the contract's name of each topic, the one that is read.
+
+    Raises SettingError where KAFKA_TOPIC names one topic for a flow of several.
+    """
+    if not settings.kafka_topic:
+        return {name: name for name in contract.reads}
+    if len(contract.reads) > 1:
+        raise SettingError(
+            f"KAFKA_TOPIC={settings.kafka_topic!r}: {contract.name} reads "
+            f"{', '.join(contract.reads)}: leave it out"
+        )
+    return {contract.reads[0]: settings.kafka_topic}
+
+
 def wire(
     contract: FlowContract,
     readings: Readings,
@@ -80,16 +95,13 @@ def wire(
         else tables(settings, contract.tables, run.progress, rows_max=rows_max)
     )
     outputs = Outputs(rows, *letters(settings))
-    if len(contract.reads) == 1:
-        topic = settings.kafka_topic or contract.reads[0]
-        source = open_source(settings, topic, contract.name, run)
+    sources = {
+        name: open_source(settings, topic, contract.name, run)
+        for name, topic in topics(contract, settings).items()
+    }
+    if len(sources) == 1:
+        (source,) = sources.values()
         return build(contract, readings, source, outputs, run.progress)
-    if settings.kafka_topic:
-        raise SettingError(
-            f"KAFKA_TOPIC={settings.kafka_topic!r}: {contract.name} reads "
-            f"{', '.join(contract.reads)}: leave it out"
-        )
-    sources = {topic: open_source(settings, topic, contract.name, run) for topic in contract.reads}
     # The engine takes no source without partitions: all of a topic may be other processes' share.
     # Where all of every topic are, the flow is not run.
     with_parts = {topic: source for topic, source in sources.items() if source.list_parts()}

@@ -1,22 +1,37 @@
-"""What a flow tells of itself so that a range of its rows can be written anew, or counted."""
+"""What a flow tells of itself so that a range of its rows can be written anew, or counted.
+
+A flow of ``Reading``s joins by ``replay = partial(_replay.replay, CONTRACT, READS)``: one whose
+steps are of tumbling windows, or stateless with raw rows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import polars as pl
 
+from flows import FlowContract
+from flows._flow import Readings, topics
+from flows._wiring import raw_replay, windows_replay
+from schemas.settings import Settings
+from schemas.tables.clickhouse import Table
+from schemas.versions import GENERATION_SHIFT
 from sinks.replay import PARTITION, START_MS, ReplayTarget
+from streams.batch import Batch, TableRows
 from streams.decode import Records
-from streams.engine import MakeStep, WindowStep
+from streams.engine import MakeStep, Rows, StatelessStep, Step, StepResult, WindowStep
 from streams.replay import Rules, settled
-from streams.windows import WINDOW, Tumbling
+from streams.windows import EVENTS, WINDOW, Tumbling
+
+ROWS_MAX, RAW_ROWS_MAX = 50_000, 500_000
+"""Rows gathered before they are written, of one table and of all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replayable:
-    """A flow's events and rows, without its engine."""
+    """A flow's events and rows, without its engine; of one of the topics that it reads."""
 
     topic: str
     records: Records
@@ -29,11 +44,59 @@ class Replayable:
     count_step: MakeStep | None = None
     """The same without groups: a row a window, as ``ReplayTarget.totals``. None where the target
     looks at the rows themselves."""
+    counted: str = "events"
+    """What the first of those sums is a number of."""
     has_shadow: bool = True
     left_out: str = ""
     """What of the flow's results a replay does not write; told to the user."""
     known_by_offset: bool = False
     """A row is identified by its event's place in the topic, which an archive does not keep."""
+    is_raw: bool = False
+    """Known so, in tables of raw rows: the target is a ``ClickHouseRawReplay``."""
+    rows_max: int = ROWS_MAX
+    """Rows gathered before they are written."""
+
+
+def replay(
+    contract: FlowContract, readings: Readings, settings: Settings
+) -> tuple[Replayable, ...]:
+    """The same rows for a range of event time: of each topic that the flow reads.
+
+    All steps are of windows, for one table, or all are stateless, for tables of raw rows. Raises
+    SettingError as the flow's ``wire``.
+    """
+    return tuple(
+        _of_topic(contract, topic, readings[name].records, readings[name].make_step, settings)
+        for name, topic in topics(contract, settings).items()
+    )
+
+
+def _of_topic(
+    contract: FlowContract, topic: str, records: Records, make_step: MakeStep, settings: Settings
+) -> Replayable:
+    step = make_step(0, None)
+    if isinstance(step, StatelessStep):
+        return _raw(contract, topic, records, make_step, settings)
+    assert isinstance(step, WindowStep), f"{contract.name}: no range stands for itself"
+    (table,) = contract.tables
+    # Sums of the table that the windows do not have are their number of events.
+    counts = [name for name in table.sums if name not in step.spec.sums]
+    of_windows = {name: name for name in step.spec.sums if name in table.sums}
+    return _windows(
+        topic,
+        records,
+        step.spec,
+        lambda partition: _window_step(make_step, partition),
+        start=table.start,
+        sums={EVENTS: counts[0], **of_windows} if counts else of_windows,
+        target=partial(windows_replay, settings, table, topic if table.source else ""),
+    )
+
+
+def _window_step(make_step: MakeStep, partition: int) -> WindowStep:
+    step = make_step(partition, None)
+    assert isinstance(step, WindowStep)
+    return step
 
 
 def windows(
@@ -47,16 +110,37 @@ def windows(
     sums: Mapping[str, str],
     target: Callable[[], ReplayTarget],
     left_out: str = "",
-) -> Replayable:
+) -> tuple[Replayable, ...]:
     """A flow of tumbling windows.
 
     ``start`` is the column of its table with the window's start, ``sums`` names the table's
     column of EVENTS and of each sum of ``spec``.
     """
+    found = _windows(
+        topic,
+        records,
+        spec,
+        lambda partition: WindowStep(flow, spec, finish, partition, None),
+        start=start,
+        sums=sums,
+        target=target,
+    )
+    return (replace(found, left_out=left_out),)
 
+
+def _windows(
+    topic: str,
+    records: Records,
+    spec: Tumbling,
+    step_of: Callable[[int], WindowStep],
+    *,
+    start: str,
+    sums: Mapping[str, str],
+    target: Callable[[], ReplayTarget],
+) -> Replayable:
     def make_step(generation: int, any_order: bool) -> MakeStep:
         certain = settled(spec, generation, any_order=any_order)
-        return lambda partition, _snapshot: WindowStep(flow, certain, finish, partition, None)
+        return lambda partition, _snapshot: step_of(partition).anew(certain)
 
     def totals(found: pl.DataFrame, partition: int) -> pl.DataFrame:
         return found.select(
@@ -66,15 +150,71 @@ def windows(
         )
 
     def count_step(partition: int, _snapshot: bytes | None) -> WindowStep:
-        return WindowStep(flow, replace(settled(spec, 0), by=()), totals, partition, None)
+        return step_of(partition).anew(replace(settled(spec, 0), by=()), totals)
 
     return Replayable(
         topic=topic,
         records=records,
         rules=Rules(spec.size_ms, spec.delay_ms + spec.lateness_ms, spec.lateness_ms),
-        start_of=pl.col(start).dt.epoch("ms"),
+        start_of=_milliseconds(start),
         make_step=make_step,
         target=target,
         count_step=count_step,
-        left_out=left_out,
+        counted="events" if EVENTS in sums else next(iter(sums.values())),
     )
+
+
+def _raw(
+    contract: FlowContract, topic: str, records: Records, make_step: MakeStep, settings: Settings
+) -> Replayable:
+    (start,) = {table.start for table in contract.tables}
+
+    def of_generation(generation: int, _any_order: bool) -> MakeStep:
+        return lambda partition, _snapshot: _OfGeneration(
+            make_step(partition, None), contract.tables, generation
+        )
+
+    return Replayable(
+        topic=topic,
+        records=records,
+        # No event is ever too late, so one of the range may stand anywhere.
+        rules=Rules(size_ms=1, reach_ms=None),
+        start_of=_milliseconds(start),
+        make_step=of_generation,
+        target=partial(raw_replay, settings, contract.tables),
+        has_shadow=False,
+        known_by_offset=True,
+        is_raw=True,
+        rows_max=min(RAW_ROWS_MAX, ROWS_MAX * len(contract.tables)),
+    )
+
+
+class _OfGeneration:
+    """A step whose rows are of a generation; it has no state of its own."""
+
+    def __init__(self, step: Step, tables: tuple[Table, ...], generation: int) -> None:
+        self._step = step
+        (version,) = {table.version for table in tables}
+        self._raised = pl.col(version) + pl.lit(generation << GENERATION_SHIFT, dtype=pl.UInt64)
+
+    def on_batch(self, batch: Batch) -> StepResult:
+        result = self._step.on_batch(batch)
+        return replace(result, rows=None if result.rows is None else self._of(result.rows))
+
+    def _of(self, rows: Rows) -> Rows:
+        if isinstance(rows, pl.DataFrame):
+            return rows.with_columns(self._raised)
+        return TableRows(
+            {name: found.with_columns(self._raised) for name, found in rows.frames.items()}
+        )
+
+    def snapshot(self) -> bytes:
+        return self._step.snapshot()
+
+    @property
+    def watermark_ms(self) -> int:
+        return self._step.watermark_ms
+
+
+def _milliseconds(column: str) -> pl.Expr:
+    return pl.col(column).dt.epoch("ms")

@@ -28,9 +28,22 @@ if TYPE_CHECKING:
 
 def minute_buckets_replay(settings: Settings) -> ReplayTarget:
     """The minute buckets as the target of a replay."""
+    return windows_replay(settings, minute_tables.ROWS, "")
+
+
+def windows_replay(settings: Settings, of: Table, source: str) -> ReplayTarget:
+    """A ClickHouse table of windows as the target of a replay: those of one topic's events, of a
+    table that holds those of several."""
     from sinks.clickhouse_replay import ClickHouseReplay
 
-    return ClickHouseReplay(settings.clickhouse_url, minute_tables.ROWS)
+    return ClickHouseReplay(settings.clickhouse_url, of, source)
+
+
+def raw_replay(settings: Settings, of: Sequence[Table]) -> ReplayTarget:
+    """ClickHouse tables of raw rows as the target of a replay."""
+    from sinks.clickhouse_raw_replay import ClickHouseRawReplay
+
+    return ClickHouseRawReplay(settings.clickhouse_url, of)
 
 
 def store_metrics_replay(settings: Settings) -> ReplayTarget:

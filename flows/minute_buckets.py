@@ -88,7 +88,7 @@ def wire(settings: Settings, run: Run) -> Dataflow:
     return build(source, Outputs(rows, *letters(settings)), run.progress)
 
 
-def replay(settings: Settings) -> Replayable:
+def replay(settings: Settings) -> tuple[Replayable, ...]:
     """The same rows for a range of event time."""
     return windows(
         CONTRACT.name,

@@ -11,14 +11,16 @@ Replay   rows are upserts: reading the same events again changes nothing
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import polars as pl
 from bytewax.dataflow import Dataflow
 
-from flows import FlowContract, _flow
+from flows import FlowContract, _flow, _replay
 from flows._flow import Reading
-from flows._logs import id_lists, listed_in, product_of, records
+from flows._logs import USER, listed_in, product_of, records
 from flows._rows import moment
 from schemas.settings import read_settings
 from schemas.store_events import StoreEvent
@@ -26,8 +28,9 @@ from schemas.tables.product_views import PRODUCT_USER_VIEWS
 from schemas.topics import PLATFORM_LOGS, STORE_EVENTS, USER_TAGS
 from schemas.user_tags import UserTag
 from streams.batch import ROW, TIME_MS
-from streams.decode import Column, Records, ident, text
+from streams.decode import Records, ident, integer, text
 from streams.engine import Choose, MakeStep, WindowStep
+from streams.parts import Parts
 from streams.runner import Run
 from streams.windows import VERSION, WINDOW, Tumbling
 
@@ -40,16 +43,41 @@ CONTRACT = FlowContract(
     tables=(PRODUCT_USER_VIEWS,),
 )
 
-LOGS = records(
-    "user_id",
-    viewed=ident(
-        lambda logs: [
-            product_of(log) if log.action == "CatalogProductReq" else None for log in logs
-        ]
-    ),
-    listed=Column(
-        lambda logs: [listed_in(log) if log.action == "CatalogDbRep" else None for log in logs],
-        id_lists,
+VIEW, LISTING = "CatalogProductReq", "CatalogDbRep"
+"""Actions of platform_logs."""
+
+
+def _looks(logs: list[Any]) -> list[int]:
+    """Which records are views or listings."""
+    return [
+        place
+        for place, log in enumerate(logs)
+        if (action := log.action) == VIEW or action == LISTING
+    ]
+
+
+def _looked_at(logs: list[Any]) -> list[Any]:
+    """The products that each of these records shows."""
+    return [
+        listed_in(log) or ()
+        if log.action == LISTING
+        else ()
+        if (product := product_of(log)) is None
+        else (product,)
+        for log in logs
+    ]
+
+
+LOGS = replace(
+    records(),
+    parts=Parts(
+        of=_looks,
+        columns={
+            "user_id": USER,
+            "views": integer(lambda logs: [int(log.action == VIEW) for log in logs]),
+        },
+        each="product_id",
+        values=ident(_looked_at),
     ),
 )
 STORE = Records(
@@ -81,34 +109,22 @@ MINUTES = Tumbling(
 )
 
 
-def looks(found: pl.DataFrame, *, views: int, impressions: int) -> pl.DataFrame:
-    """Rows to be counted, of what was found in a frame with ROW."""
-    return found.select(
-        TIME_MS,
-        ROW,
-        "product_id",
-        "user_id",
-        pl.lit(views, dtype=pl.Int64).alias("views"),
-        pl.lit(impressions, dtype=pl.Int64).alias("impressions"),
-    )
-
-
-def in_logs(logs: pl.DataFrame) -> pl.DataFrame:
-    """Views and impressions of platform_logs, in order of the records."""
-    logs = logs.with_row_index(ROW)
-    viewed = logs.filter(pl.col("viewed").is_not_null()).rename({"viewed": "product_id"})
-    listed = logs.filter(pl.col("listed").is_not_null()).rename({"listed": "product_id"})
-    both = [
-        looks(viewed, views=1, impressions=0),
-        looks(listed.explode("product_id"), views=0, impressions=1),
-    ]
-    return pl.concat(both).sort(ROW, maintain_order=True)
+def in_logs(looks: pl.DataFrame) -> pl.DataFrame:
+    """Views and impressions of platform_logs: each look is one of them."""
+    return looks.hstack([(1 - looks["views"]).alias("impressions")])
 
 
 def views(events: pl.DataFrame, kind: str, value: str) -> pl.DataFrame:
     """Views of a topic in which the column ``kind`` says ``value`` for one."""
     viewed = events.with_row_index(ROW).filter(pl.col(kind) == value)
-    return looks(viewed, views=1, impressions=0)
+    return viewed.select(
+        TIME_MS,
+        ROW,
+        "product_id",
+        "user_id",
+        pl.lit(1, dtype=pl.Int64).alias("views"),
+        pl.lit(0, dtype=pl.Int64).alias("impressions"),
+    )
 
 
 def rows(found: pl.DataFrame, partition: int, source: str) -> pl.DataFrame:
@@ -141,6 +157,7 @@ READS = {
 }
 build = partial(_flow.build, CONTRACT, READS)
 wire = partial(_flow.wire, CONTRACT, READS)
+replay = partial(_replay.replay, CONTRACT, READS)
 
 
 def main() -> Dataflow:

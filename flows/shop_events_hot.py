@@ -4,7 +4,8 @@ Reads    shop_events          JSON, 21 kinds, keyed by user
 Writes   shop_page_visit, shop_searching, ...   ClickHouse, one row an event, in a table a kind;
          shop_funnel_by_hour and others (schemas.tables.shop_events) answer when they are asked
 Time     event time; no event is ever too late
-Replay   a row is known by its record's place in the topic: reading it again changes nothing
+Replay   a row is known by its record's place in the topic: reading it again changes nothing;
+         `footfall replay` writes the rows of a range anew
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from functools import partial
 
 from bytewax.dataflow import Dataflow
 
-from flows import FlowContract, _flow
+from flows import FlowContract, _flow, _replay
 from flows._flow import Reading
 from flows._rows import moment, placed
 from flows._shop_events import EVENTS, by_kind
@@ -50,6 +51,7 @@ READS = {SHOP_EVENTS.name: Reading(EVENTS, step)}
 build = partial(_flow.build, CONTRACT, READS)
 # Shared by 21 tables: fewer would be small inserts.
 wire = partial(_flow.wire, CONTRACT, READS, rows_max=500_000)
+replay = partial(_replay.replay, CONTRACT, READS)
 
 
 def main() -> Dataflow:

@@ -111,7 +111,7 @@ def wire(settings: Settings, run: Run) -> Dataflow:
     return build(source, outputs, run.progress, window_s=window_s)
 
 
-def replay(settings: Settings) -> Replayable:
+def replay(settings: Settings) -> tuple[Replayable, ...]:
     """The same rows for a range of event time."""
     spec = windows_of(settings.producer_data_sec_per_real_sec)
     return windows(

@@ -96,14 +96,14 @@ def wire(settings: Settings, run: Run) -> Dataflow:
     return build(source, outputs, run.progress, keep=settings.num_tags_to_keep)
 
 
-def replay(settings: Settings) -> Replayable:
+def replay(settings: Settings) -> tuple[Replayable, ...]:
     """The same tags for a range of event time; each replaces itself."""
 
     def make_step(_generation: int, _any_order: bool) -> MakeStep:
         keep = settings.num_tags_to_keep
         return lambda _partition, _snapshot: StatelessStep(partial(profile_rows, keep=keep), None)
 
-    return Replayable(
+    tags = Replayable(
         topic=settings.kafka_topic or USER_TAGS.name,
         records=TAGS,
         rules=Rules(size_ms=1, reach_ms=None),
@@ -113,6 +113,7 @@ def replay(settings: Settings) -> Replayable:
         has_shadow=False,
         known_by_offset=True,
     )
+    return (tags,)
 
 
 def main() -> Dataflow:

@@ -3,7 +3,8 @@
 Reads    platform_logs        JSON PlatformLog, keyed by user
 Writes   user_trace           ClickHouse, one row a record
 Time     rows are ordered by event time; no record is ever too late
-Replay   a row is known by its record's place in the topic: reading it again changes nothing
+Replay   a row is known by its record's place in the topic: reading it again changes nothing;
+         `footfall replay` writes the rows of a range anew
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from functools import partial
 
 from bytewax.dataflow import Dataflow
 
-from flows import FlowContract, _flow
+from flows import FlowContract, _flow, _replay
 from flows._flow import Reading
 from flows._logs import records
 from flows._rows import moment, placed
@@ -47,6 +48,7 @@ def step(_partition: int, snapshot: bytes | None) -> StatelessStep:
 READS = {PLATFORM_LOGS.name: Reading(LOGS, step)}
 build = partial(_flow.build, CONTRACT, READS)
 wire = partial(_flow.wire, CONTRACT, READS)
+replay = partial(_replay.replay, CONTRACT, READS)
 
 
 def main() -> Dataflow:

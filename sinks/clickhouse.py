@@ -141,6 +141,26 @@ class ClickHouseReader:
         # A result that was begun and not ended, of which there may be rows; or a web page.
         raise error_in_body(answer)
 
+    def frame(self, sql: str) -> pl.DataFrame:
+        """The rows as a frame: quick where there are many. Raises as ``rows``."""
+        found: pl.DataFrame = self._link.call(partial(self._ask_frame, sql), self._link.where)
+        return found
+
+    def _ask_frame(self, sql: str, client: Any) -> pl.DataFrame:
+        answer = client.raw_query(
+            sql,
+            settings={
+                "output_format_arrow_string_as_string": "1",
+                # A 200 is then no answer that breaks off.
+                "wait_end_of_query": "1",
+            },
+            transport_settings={"X-ClickHouse-Format": "ArrowStream"},
+        )
+        try:
+            return pl.read_ipc_stream(io.BytesIO(answer))
+        except (pl.exceptions.PolarsError, OSError):
+            raise error_in_body(answer) from None
+
     def close(self) -> None:
         """Release connections. Never raises."""
         self._link.close()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import polars as pl
 
 from schemas.tables.clickhouse import DELETED, Table
+from schemas.tables.raw import OFFSET
 from schemas.versions import GENERATION_SHIFT
 from sinks import SinkRefusedError
 from sinks.clickhouse import ClickHouseReader, ClickHouseTable, create_tables
@@ -26,8 +27,10 @@ _END_S_MAX = 4_294_967_295
 class ClickHouseReplay:
     """A ReplayTarget. The shadow is a table of the same form, ``<name>_shadow``."""
 
-    def __init__(self, url: str, table: Table) -> None:
+    def __init__(self, url: str, table: Table, source: str = "") -> None:
+        """``source``: of a table with rows of several topics, the one whose rows are meant."""
         self.sums = table.sums
+        self._only = f" AND `{table.source}` = '{source}'" if source else ""
         self._url = url
         self._table = table
         self._shadow = replace(table, name=f"{table.name}_shadow")
@@ -164,6 +167,14 @@ class ClickHouseReplay:
         )
         return totals_frame(rows, self.sums)
 
+    def rows(self, span: Span, rows_max: int) -> pl.DataFrame:
+        """At most so many rows of raw rows' span, each once, in order of their offsets."""
+        names = ", ".join(f"`{name}`" for name in self._table.columns)
+        return self._reader.frame(
+            f"SELECT {names} FROM {self._table.name} FINAL WHERE {self._within([span])} "
+            f"ORDER BY `{OFFSET}` LIMIT {rows_max}"
+        )
+
     def close(self) -> None:
         """Release connections. Never raises."""
         self._reader.close()
@@ -199,21 +210,20 @@ class ClickHouseReplay:
             time.sleep(0.1)
 
     def _within(self, spans: Sequence[Span]) -> str:
-        terms = [
-            self._between(span.from_ms, span.to_ms)
-            + (
-                ""
-                if span.partition is None
-                else f" AND `{self._table.topic_partition}` = {span.partition}"
-            )
-            for span in spans
-            if span.from_ms < span.to_ms
-        ]
+        terms = [" AND ".join(self._terms(span)) for span in spans if span.from_ms < span.to_ms]
         return " OR ".join(f"({term})" for term in terms) or "0"
+
+    def _terms(self, span: Span) -> Iterator[str]:
+        yield self._between(span.from_ms, span.to_ms)
+        if span.partition is not None:
+            yield f"`{self._table.topic_partition}` = {span.partition}"
+        if span.offsets is not None:
+            first, end = span.offsets
+            yield f"`{OFFSET}` >= {first} AND `{OFFSET}` < {end}"
 
     def _between(self, from_ms: int, to_ms: int) -> str:
         start = f"`{self._table.start}`"
-        ends = f"{start} >= {_moment(from_ms)}"
+        ends = f"{start} >= {_moment(from_ms)}{self._only}"
         return ends if to_ms // 1000 > _END_S_MAX else f"{ends} AND {start} < {_moment(to_ms)}"
 
 

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 import polars as pl
 
+from sinks import SinkRefusedError
+
 PARTITION, START_MS = "topic_partition", "start_ms"
 """Columns of ``ReplayTarget.totals``, followed by the table's sums, the number of events first."""
 DIFFERENCES_MAX = 10_000
@@ -24,6 +26,9 @@ class Span:
     partition: int | None
     from_ms: int
     to_ms: int
+    offsets: tuple[int, int] | None = None
+    """Where rows are known by their records' offsets: of these alone, from inclusive, to
+    exclusive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,32 @@ class ReplayTarget(Protocol):
 
     def close(self) -> None:
         """Release connections. Never raises."""
+
+
+class Unshadowed:
+    """The part of a ReplayTarget whose rows replace themselves and are compared one by one: no
+    shadow, no sums. Each of these raises SinkRefusedError."""
+
+    sums: tuple[str, ...] = ()
+
+    def make_shadow(self) -> None:
+        """Refused."""
+        raise SinkRefusedError(_NO_SHADOW)
+
+    def differences(self, spans: Sequence[Span]) -> list[Difference]:
+        """Refused."""
+        raise SinkRefusedError(_NO_SHADOW)
+
+    def swap(self) -> None:
+        """Refused."""
+        raise SinkRefusedError(_NO_SHADOW)
+
+    def totals(self, from_ms: int, to_ms: int) -> pl.DataFrame:
+        """Refused."""
+        raise SinkRefusedError("rows that are compared one by one have no sums")
+
+
+_NO_SHADOW = "there is no shadow of rows that replace themselves when they are written again"
 
 
 def totals_frame(rows: Sequence[Sequence[Any]], sums: Sequence[str]) -> pl.DataFrame:

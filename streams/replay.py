@@ -2,7 +2,8 @@
 
 The rules are those of the live worker: an event counts, or is late, as it was for it. A window
 is certain ("settled") once the watermark has passed its end by the whole lateness: from then on
-no event of the topic can change it, and only such windows are given.
+no event of the topic can change it, and only such windows are given. Where an event has rows of
+its own no other can change them: those of the records that the live worker has read are certain.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Protocol
 import numpy as np
 import polars as pl
 
-from streams.batch import TIME_MS, Batch, Poll
+from streams.batch import TIME_MS, Batch, Poll, TableRows
 from streams.decode import Records
 from streams.engine import MakeStep, Rows, Step
 from streams.source import EARLIEST, LATEST, Position, Reader, SourceError, Topic, wall_clock_ms
@@ -23,6 +24,7 @@ from streams.windows import NEVER, Tumbling
 
 BEGIN_MS, END_MS = 0, 2**62
 """A range without a beginning, without an end."""
+END_OFFSET = 2**62
 PROBE_RECORDS = 500
 STEP_RECORDS = 20_000
 """The start is found to this many records: reading them is cheaper than looking once more."""
@@ -64,7 +66,7 @@ class Rules:
     """Of its windows; 1 where each event has rows of its own."""
     reach_ms: int | None
     """An event still counts when one of up to this much later was seen: delay and lateness.
-    None where every event counts."""
+    None where every event counts; those of a topic then have rows of their own."""
     lateness_ms: int = 0
     """A window can change until the watermark has passed its end by this."""
 
@@ -126,6 +128,8 @@ class Replayed:
     """Of the good events of the range; with the rules of a watermark also of what follows it."""
     settled_ms: int = END_MS
     """Windows that begin before this can change no more."""
+    unread: int = 0
+    """Records from ``Replay.read_to`` on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +149,13 @@ class Replay:
     limit_of: Callable[[int], int] = lambda _partition: END_MS
     """Windows of the partition that end after this are not given: the live worker may still
     change them."""
+    read_to: Callable[[int], int] = lambda _partition: END_OFFSET
+    """Records of the partition from this offset on are not read: the live worker will."""
 
     def run(
         self,
         partition: int,
-        take: Callable[[pl.DataFrame], None],
+        take: Callable[[Rows], None],
         told: Callable[[int, int], None] = lambda _read, _left: None,
     ) -> Replayed:
         """Read one partition and give ``take`` its rows.
@@ -181,7 +187,7 @@ class Replay:
         reader: Reader,
         step: Step,
         done: Replayed,
-        take: Callable[[pl.DataFrame], None],
+        take: Callable[[Rows], None],
         told: Callable[[int, int], None],
     ) -> bool:
         """Whether the watermark passed the whole range."""
@@ -193,16 +199,23 @@ class Replay:
         to_ms = windows.to_ms if self.rules.reach_ms is None else END_MS
 
         def give(rows: Rows | None) -> None:
-            assert rows is None or isinstance(rows, pl.DataFrame), "rows of one table"
-            if rows is not None and len(found := rows.filter(wanted)):
+            if rows is not None and len(found := _filtered(rows, wanted)):
                 take(found)
 
-        for poll in _polls(reader):
+        read_to = self.read_to(done.partition)
+        for whole in _polls(reader):
+            poll = _cut(whole, read_to)
+            if poll.count == 0:
+                done.unread = poll.lag
+                break
             batch = _within(self.records.decode(self.flow, poll), windows.from_ms, to_ms)
             result = step.on_batch(batch)
             give(result.rows)
             _count(done, batch, len(result.late or ()))
             told(done.read, poll.lag)
+            if poll.count < whole.count:
+                done.unread = poll.lag
+                break
             if self.rules.reach_ms is not None and step.watermark_ms >= windows.to_ms:
                 return True
         # Where every event counts, nothing but the end says that a window has all of them.
@@ -224,14 +237,14 @@ class Replay:
                 windows.from_ms - reach_ms,
             )
             start = min(start, self._appended_by(partition, windows.from_ms - reach_ms, low, high))
-        if start > low or low == 0:
+        if start > low or low == 0 or reach_ms is None:
             return start, windows
         # Retention has taken what came before: it may have held events of these windows.
         newest_ms = self._newest_at(partition, low, until_good=True)
         if newest_ms is None:
             return start, Range(windows.to_ms, windows.to_ms)
         size_ms = self.rules.size_ms
-        whole_ms = -(-(newest_ms + (reach_ms or 0) + 1) // size_ms) * size_ms
+        whole_ms = -(-(newest_ms + reach_ms + 1) // size_ms) * size_ms
         from_ms = max(windows.from_ms, whole_ms)
         return start, Range(from_ms, max(from_ms, windows.to_ms))
 
@@ -319,6 +332,30 @@ def _polls(reader: Reader) -> Iterator[Poll]:
                 f"{poll.topic}/{poll.partition}: no record for {SILENT_MAX_S:g} s, "
                 f"{poll.lag} to go: is the broker up?"
             )
+
+
+def _cut(poll: Poll, to_offset: int) -> Poll:
+    """The poll without its records from that offset on."""
+    if poll.next_offset <= to_offset:
+        return poll
+    if poll.offsets is None:
+        count = max(0, to_offset - poll.first_offset)
+    else:
+        count = int(np.searchsorted(poll.offsets, to_offset))
+    return replace(
+        poll,
+        data=b"".join(line + b"\n" for line in poll.data.split(b"\n", count)[:count]),
+        count=count,
+        lag=poll.lag + poll.count - count,
+        offsets=None if poll.offsets is None else poll.offsets[:count],
+        sent_again=tuple(place for place in poll.sent_again if place < count),
+    )
+
+
+def _filtered(rows: Rows, wanted: pl.Expr) -> Rows:
+    if isinstance(rows, pl.DataFrame):
+        return rows.filter(wanted)
+    return TableRows({name: of_table.filter(wanted) for name, of_table in rows.frames.items()})
 
 
 def _within(batch: Batch, from_ms: int, to_ms: int) -> Batch:

@@ -79,7 +79,7 @@ def test_the_page_adds_an_analytic_that_runs(tmp_path: Path) -> None:
         return done.stdout
 
     commands = [line for _, code in blocks("sh") for line in code.splitlines()]
-    assert len(commands) == 6
+    assert len(commands) == 7
     *_, answer = [run(command) for command in commands]
     counted = {
         (provider, status): int(n.replace(",", ""))

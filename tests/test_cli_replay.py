@@ -24,7 +24,7 @@ import polars as pl
 import pytest
 
 from cli.progress import Told
-from cli.verify import Missing
+from cli.verify_rows import Missing
 from generator.tags import TagWorld
 from schemas.status import WorkerStatus, status_folder
 from schemas.store_events import CSV_COLUMNS

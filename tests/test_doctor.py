@@ -6,6 +6,8 @@ import json
 import os
 import re
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +34,7 @@ from schemas.topics import TOPICS, Topic
 from sinks.letters import LetterWriter
 from sinks.topic_files import FileTopics
 from tests import clickhouse_support
-from tests.cli_support import footfall, free_port
+from tests.cli_support import COMMAND_S_MAX, ROOT, footfall, free_port
 from tests.clickhouse_support import Server
 from tests.postgres_support import PASSWORD, PostgresServer, postgres
 
@@ -164,6 +166,16 @@ def test_retention_near_what_was_not_read(at: PlaceFacts, expected: list[str]) -
     assert all("f" in one.remedy and "t/0" in one.found for one in found)
 
 
+@pytest.mark.parametrize("takes_archive", [True, False])
+def test_what_retention_took_is_brought_from_an_archive_where_the_flow_takes_one(
+    takes_archive: bool,
+) -> None:
+    facts = FlowFacts("f", [worker()], [place(399, low=400)], takes_archive)
+    (found,) = of_topics.retention(facts)
+    assert "--skip-removed" in found.remedy
+    assert ("--source" in found.remedy) == takes_archive
+
+
 def test_a_recovery_store_that_has_grown() -> None:
     assert of_machine.recovery("f", 50_000_000).level == "ok"
     grown = of_machine.recovery("f", 3 * GIB)
@@ -241,7 +253,7 @@ def test_a_check_that_raises_or_hangs_is_a_line_and_nothing_more() -> None:
 
     ended = threading.Event()
     found = side_by_side(
-        {"a": broken, "b": hanging, "c": lambda: [of_machine.ok("c", "fine")]}, 0.3
+        {"a": broken, "b": hanging, "c": lambda: [of_machine.ok("c", "fine")]}, 2.0
     )
     ended.set()
     assert [(one.check, one.level) for one in found] == [("a", "fail"), ("b", "fail"), ("c", "ok")]
@@ -472,6 +484,34 @@ def test_an_empty_home_is_told_what_to_do_and_stays_empty(tmp_path: Path) -> Non
     assert all("footfall init" in one["remedy"] for one in fails)
     assert all(name in fails[0]["found"] for name in TOPICS)
     assert not (tmp_path / "home").exists()
+
+
+LOADED = """
+import sys
+import cli.doctor.command as command
+
+def look(to_run, within_s):
+    before = set(sys.modules)
+    found = side_by_side(to_run, within_s)
+    names = {name.partition(".")[0] for name in sys.modules.keys() - before}
+    print(sorted(names - sys.stdlib_module_names))
+    return found
+
+side_by_side, command.side_by_side = command.side_by_side, look
+command.examine({"FOOTFALL_HOME": sys.argv[1]}, 60)
+"""
+
+
+def test_what_a_busy_machine_takes_to_load_is_no_answer_that_is_late(tmp_path: Path) -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", LOADED, str(tmp_path / "home")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_S_MAX,
+        check=False,
+    )
+    assert (found.stdout, found.stderr) == ("[]\n", "")
 
 
 def test_a_setting_that_is_nonsense_is_the_only_line(tmp_path: Path) -> None:

@@ -178,12 +178,19 @@ def light(flow: str, at: int, **fields: Any) -> Letter:
 def test_a_record_that_another_flow_has_used_is_not_sent_to_it_twice() -> None:
     record = [light("a", 5)]
     place = ("user_tags", 0)
-    assert why_not_twice(record, {"a": {place: 9}, "c": {("store_events", 0): 9}}) is None
-    used = why_not_twice(record, {"a": {place: 9}, "b": {place: 6}})
+    any_flow, no_flow = (lambda _flow: True), (lambda _flow: False)
+    read = {"a": {place: 9}, "c": {("store_events", 0): 9}}
+    assert why_not_twice(record, read, any_flow) is None
+    used = why_not_twice(record, {"a": {place: 9}, "b": {place: 6}}, any_flow)
     assert used is not None and "b has used it" in used and "footfall replay a --from" in used
-    behind = why_not_twice(record, {"b": {place: 5}})
+    behind = why_not_twice(record, {"b": {place: 5}}, any_flow)
     assert behind is not None and "b is at 5, has not read it yet" in behind
-    assert why_not_twice([light("a", 5), light("b", 5)], {"b": {place: 6}}) is None
+    assert "footfall replay a --from" in behind
+    for next_offset in (5, 6):
+        refused = why_not_twice(record, {"b": {place: next_offset}}, no_flow)
+        assert refused is not None and "replay" not in refused and "--force" in refused
+    both = [light("a", 5), light("b", 5)]
+    assert why_not_twice(both, {"b": {place: 6}}, any_flow) is None
 
 
 @pytest.mark.parametrize(
@@ -200,7 +207,11 @@ def test_a_plan_leaves_out_what_no_sending_mends(fields: dict[str, Any], why: st
     letters = collect(reads(letter("a", 1, **fields), letter("a", 2)))
     counts = {"user_tags": 2}
     made = plan(
-        letters.records(Choice(), sent_too=True), letters, {}, lambda name: counts.get(name, 0)
+        letters.records(Choice(), sent_too=True),
+        letters,
+        {},
+        lambda name: counts.get(name, 0),
+        lambda _: True,
     )
     assert [record[0].place.offset for record in made.send] == [2]
     assert [(one.place.offset, why in one.why) for one in made.skipped] == [(1, True)]
@@ -210,10 +221,10 @@ def test_force_overlooks_other_flows_and_nothing_else() -> None:
     letters = collect(reads(letter("a", 1), letter("a", 2, code="empty"), note(1, "intent")))
     records = letters.records(Choice(), sent_too=True)
     used = {"b": {("user_tags", 0): 9}}
-    assert plan(records, letters, used, lambda _: 1).send == []
-    assert len(plan(records, letters, used, lambda _: 1, force=True).send) == 1
+    assert plan(records, letters, used, lambda _: 1, lambda _: True).send == []
+    assert len(plan(records, letters, used, lambda _: 1, lambda _: True, force=True).send) == 1
     letters.note(note(1, "sent").retry)
-    assert plan(records, letters, used, lambda _: 1, force=True).send == []
+    assert plan(records, letters, used, lambda _: 1, lambda _: True, force=True).send == []
 
 
 def test_the_commands_tell_what_stands_in_the_topics(tmp_path: Path) -> None:

@@ -324,7 +324,9 @@ counts_of = st.dictionaries(
 
 
 @settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(live=counts_of, new=counts_of, late=counts_of, through_shadow=st.booleans())
 def test_after_a_replay_its_range_is_the_new_one_and_the_rest_the_old(

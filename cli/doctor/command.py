@@ -55,7 +55,20 @@ def examine(environ: Mapping[str, str], within_s: float = WITHIN_S) -> list[Find
         name = str(error).partition("=")[0]
         return [fail("settings", str(error), f"set {name} to that, or leave it out")]
     found = [ok("settings", _about(settings))]
+    _load()
     return found + side_by_side(checks(settings, environ), within_s)
+
+
+def _load() -> None:
+    """Import what the checks need: how long a busy machine takes for it is no server's delay."""
+    import flows
+    import sinks.clickhouse
+    import sinks.sql  # noqa: F401
+    from cli.init import described
+    from schemas.tables.clickhouse import Table
+
+    flows.catalogue()
+    described(Table)
 
 
 def checks(settings: Settings, environ: Mapping[str, str]) -> dict[str, Check]:

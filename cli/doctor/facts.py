@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from cli.doctor.findings import Finding, HomeFacts, fail, ok
 from cli.doctor.topics import FlowFacts, PlaceFacts, TopicFacts, WorkerFacts
 from cli.errors import one_line
 from cli.positions import Positions, of_groups, of_statuses, read_statuses
+from cli.ranges import takes_archive
 from schemas.settings import Settings
 from schemas.topics import DEAD_LETTERS, TOPICS
 
@@ -111,6 +113,7 @@ def flow_findings(
     for name in sorted({*contracts, *(status.flow for status in statuses)}):
         of_flow = [status for status in statuses if status.flow == name]
         facts = flow_facts(name, of_flow, standing, groups.get(name, {}), now_ms)
+        facts = replace(facts, takes_archive=name in contracts and takes_archive(settings, name))
         findings += topics_of.flow(facts)
     for topic in sorted(read & standing.keys()):
         counts = {part: high - low for part, (low, high) in standing[topic].ends.items()}

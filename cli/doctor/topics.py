@@ -128,6 +128,8 @@ class FlowFacts:
     name: str
     workers: Sequence[WorkerFacts]
     places: Sequence[PlaceFacts]
+    takes_archive: bool = True
+    """What it writes can be written anew from an archive."""
 
 
 def flow(facts: FlowFacts) -> list[Finding]:
@@ -184,13 +186,15 @@ def retention(facts: FlowFacts) -> list[Finding]:
     if lost:
         worst = max(lost, key=lambda place: place.low - place.next_offset)
         missing = sum(place.low - place.next_offset for place in lost)
+        remedy = f"`footfall run {facts.name} --skip-removed` goes on without them"
+        if facts.takes_archive:
+            remedy += f"; `footfall replay {facts.name} --source PATH` brings them from an archive"
         return [
             fail(
                 check,
                 f"{missing:,} records were removed before they were read, from offset "
                 f"{worst.next_offset} of {worst.topic}/{worst.partition} on",
-                f"`footfall run {facts.name} --skip-removed` goes on without them; "
-                f"`footfall replay {facts.name} --source PATH` brings them from an archive",
+                remedy,
             )
         ]
     # Where nothing was ever removed the oldest record says nothing of when it will be.

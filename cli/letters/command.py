@@ -24,6 +24,7 @@ from cli.letters.read import (
     printable,
 )
 from cli.options import count
+from cli.ranges import has_ranges
 from cli.table import print_table
 from schemas.settings import Settings, read_settings
 from schemas.topics import DEAD_LETTERS, LATE_EVENTS
@@ -189,7 +190,12 @@ def run_retry(args: argparse.Namespace) -> int:
                 raise FailureError(f"there is no letter for {place}")
             records = letters.records(choice, sent_too=bool(places))
             planned = plan(
-                records, letters, positions(settings), topics.partitions, force=args.force
+                records,
+                letters,
+                positions(settings),
+                topics.partitions,
+                has_ranges,
+                force=args.force,
             )
             print(_plan_line(planned, would=args.dry_run or ask))
             _print_skipped(planned.skipped)

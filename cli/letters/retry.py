@@ -90,10 +90,14 @@ def plan(
     letters: Letters,
     positions: Positions,
     partitions: Callable[[str], int],
+    has_ranges: Callable[[str], bool],
     *,
     force: bool = False,
 ) -> Plan:
-    """Divide records into those to send and those not to. ``force`` overlooks other flows."""
+    """Divide records into those to send and those not to. ``force`` overlooks other flows.
+
+    ``has_ranges``: of which flows a range can be replayed instead.
+    """
     found = Plan()
     counts: dict[str, int] = {}
     for record in records:
@@ -103,7 +107,7 @@ def plan(
         why = "it was sent again before" if letters.was_sent(place) else None
         why = why or why_never(record, counts[place.topic])
         if why is None and not force:
-            why = why_not_twice(record, positions)
+            why = why_not_twice(record, positions, has_ranges)
         if why is None:
             found.send.append(record)
         else:
@@ -127,7 +131,9 @@ def why_never(record: Record, partitions: int) -> str | None:
     return None
 
 
-def why_not_twice(record: Record, positions: Positions) -> str | None:
+def why_not_twice(
+    record: Record, positions: Positions, has_ranges: Callable[[str], bool]
+) -> str | None:
     """Why a flow without a letter for this record would count it twice; None where none would."""
     place, dead_in = record[0].place, {letter.flow for letter in record}
     for flow, read in sorted(positions.items()):
@@ -135,13 +141,15 @@ def why_not_twice(record: Record, positions: Positions) -> str | None:
         if flow in dead_in or next_offset is None:
             continue
         instead = " and ".join(
-            f"`footfall replay {name} --from T --to T` around its time" for name in sorted(dead_in)
+            f"`footfall replay {name} --from T --to T` around its time"
+            for name in sorted(filter(has_ranges, dead_in))
         )
         if next_offset > place.offset:
-            return f"{flow} has used it and would count it twice: {instead} instead, or --force"
+            way = f"{instead} instead, or --force" if instead else "--force sends it all the same"
+            return f"{flow} has used it and would count it twice: {way}"
         return (
             f"{flow} is at {next_offset}, has not read it yet and might count it twice: let "
-            f"it catch up first, or {instead}, or --force"
+            f"it catch up first, {f'or {instead}, ' if instead else ''}or --force"
         )
     return None
 

@@ -25,6 +25,8 @@ class Table:
     """The column, part of the key, that holds the event time of a row: its window's start."""
     sums: tuple[str, ...] = ()
     """The columns that add up over the rows of a window, the number of events first."""
+    source: str = ""
+    """The column, part of the key, that names the topic a row is of, where rows of several are."""
     topic_partition: str = "topic_partition"
     version: str = "version"
 

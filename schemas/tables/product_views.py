@@ -22,6 +22,7 @@ PRODUCT_USER_VIEWS = Table(
     partition_by="toYYYYMMDD(minute)",
     start="minute",
     sums=("views", "impressions"),
+    source="source",
 )
 
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from schemas.tables.clickhouse import Table, View
 
-PLACE = {"topic_partition": "UInt16", "offset": "UInt64"}
+PARTITION, OFFSET = "topic_partition", "offset"
+PLACE = {PARTITION: "UInt16", OFFSET: "UInt64"}
 
 
 def raw_table(name: str, columns: Mapping[str, str], by: Sequence[str], *, time: str) -> Table:

@@ -7,16 +7,14 @@ from itertools import groupby, islice
 
 import polars as pl
 
-from sinks import SinkRefusedError
 from sinks.profiles import ProfileStore
-from sinks.replay import Difference, Span
+from sinks.replay import Span, Unshadowed
 
-_NO_SHADOW = "the profile store has no shadow: a tag that is written again replaces itself"
 _EVER_MS = 2**53
 _KEY = ["cookie", "action", "time_ms", "topic_partition", "offset"]
 
 
-class ProfileReplay:
+class ProfileReplay(Unshadowed):
     """A ReplayTarget that has no generations and no shadow."""
 
     sums: tuple[str, ...] = ("tags",)
@@ -30,10 +28,6 @@ class ProfileReplay:
         """Always 0."""
         return 0
 
-    def make_shadow(self) -> None:
-        """Raises SinkRefusedError."""
-        raise SinkRefusedError(_NO_SHADOW)
-
     def write(self, frames: Sequence[pl.DataFrame], *, shadow: bool) -> None:
         """Return when the tags are durable."""
         if frames:
@@ -42,18 +36,6 @@ class ProfileReplay:
     def remove_older(self, spans: Sequence[Span], generation: int, *, shadow: bool) -> int:
         """Nothing: a tag of the topic stays a tag."""
         return 0
-
-    def differences(self, spans: Sequence[Span]) -> list[Difference]:
-        """Raises SinkRefusedError."""
-        raise SinkRefusedError(_NO_SHADOW)
-
-    def swap(self) -> None:
-        """Raises SinkRefusedError."""
-        raise SinkRefusedError(_NO_SHADOW)
-
-    def totals(self, from_ms: int, to_ms: int) -> pl.DataFrame:
-        """Raises SinkRefusedError: profiles are compared tag by tag, see ``missing``."""
-        raise SinkRefusedError("a profile store is not summed")
 
     def missing(self, tags: pl.DataFrame) -> Iterator[tuple[int, str, str]]:
         """(time in ms, cookie, kind) of each tag that should stand in a profile and does not.

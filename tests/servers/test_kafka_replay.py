@@ -1,15 +1,13 @@
-"""``footfall verify`` and ``footfall replay`` of every flow, reading a real Kafka."""
+"""``footfall verify`` and ``footfall replay`` of flows of each kind, reading a real Kafka."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-import flows
 from tests import clickhouse_support
 from tests.kafka_house_support import House, stream
 from tests.kafka_support import Server
@@ -45,9 +43,8 @@ def _without_version(row: str) -> list[str]:
     return row.rsplit(",", 1)[:1] if "'2019-10-01 " in row else [row]
 
 
-REPLAYED = [
-    name for name in flows.catalogue() if hasattr(import_module(f"flows.{name}"), "replay")
-]
+REPLAYED = ("minute_buckets", "store_metrics", "user_profiles", "user_trace")
+"""One of each kind: rows of windows, windows summed by the sink, and rows of each record."""
 
 
 @pytest.mark.parametrize("flow", REPLAYED)
@@ -70,10 +67,12 @@ def test_a_range_is_verified_and_replayed_from_kafka(
     assert replayed.returncode == 0, replayed.stderr
     assert " 0 of earlier generations taken back" in replayed.stdout
     assert plain(house) == before
-    # Without records of the beginning the first windows cannot be counted any more, and are left.
+    # Without records of the beginning the first windows cannot be counted any more, and are left;
+    # so are rows of the records themselves.
     kafka.delete_records(topic, dict.fromkeys(range(PARTITIONS), 700))
     again = house.command("replay", flow, "--from", BEGINNING, "--complete")
     assert again.returncode == 0, again.stderr
     assert plain(house) == before
-    if flow != "user_profiles":
-        assert "retention has removed" in again.stderr
+    assert "retention has removed" in again.stderr
+    if flow == "user_trace":
+        assert house.command("verify", flow).returncode == 0
