@@ -13,7 +13,7 @@ from pathlib import Path
 import flows
 from benchmarks.measure import BenchmarkError
 from cli.errors import FailureError, UsageError
-from cli.home import Home, free_port
+from cli.home import Home
 from cli.servers import need_engine, start_clickhouse
 from cli.supervise import Supervisor
 from schemas.operations import OUTCOME_FAILED, OUTCOME_INCOMPLETE, OUTCOME_OK
@@ -125,7 +125,7 @@ def tables_in(folder: Path, names: list[str], say: Callable[[str], None]) -> Ite
         environ = {**os.environ, "FOOTFALL_HOME": str(folder)}
         supervisor = Supervisor(home.logs, environ, say=say)
         try:
-            url = start_clickhouse(supervisor, free_port())
+            url = start_clickhouse(supervisor)
             yield Tables(url, supervisor.children["clickhouse"].pid)
         finally:
             supervisor.stop()

@@ -16,7 +16,6 @@ from cli.home import (
     ClickHouseNote,
     Home,
     clear_refusal,
-    free_port,
     is_set,
     need_file,
     remove_note,
@@ -147,7 +146,7 @@ def _clickhouse(house: House) -> str:
     url = running_clickhouse(home)
     if url is None:
         with engine_held(home):
-            url = start_clickhouse(house.supervisor, free_port(), house.stop.check)
+            url = start_clickhouse(house.supervisor, house.stop.check)
             write_note(home, ClickHouseNote(url, os.getpid()))
     return url
 

@@ -12,14 +12,17 @@ import importlib.util
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 from cli.errors import FailureError, UsageError
 from cli.home import Home, answers, free_port, is_set, running_clickhouse
-from cli.supervise import Supervisor, last_line
+from cli.supervise import Child, Supervisor, last_line
 from schemas.settings import Settings, read_settings
 
 START_WAIT_S = 60.0
 ENGINE_WAIT_S = 60.0
+PORTS_TRIED_MAX = 5
+"""Of which each was free when it was chosen, and taken before the server was there."""
 _POLL_S = 0.05
 
 
@@ -62,7 +65,7 @@ def clickhouse_for_a_while(environ: Mapping[str, str], *, make: bool) -> Iterato
             return
         supervisor = Supervisor(home.logs, environ, say=lambda _line: None)
         try:
-            url = start_clickhouse(supervisor, free_port())
+            url = start_clickhouse(supervisor)
             yield dataclasses.replace(settings, clickhouse_url=url)
         finally:
             supervisor.stop()
@@ -111,29 +114,55 @@ def need_engine() -> None:
         )
 
 
-def start_clickhouse(
-    supervisor: Supervisor, port: int, check: Callable[[], None] = lambda: None
-) -> str:
+def start_clickhouse(supervisor: Supervisor, check: Callable[[], None] = lambda: None) -> str:
     """Start the embedded server as a child and wait until it answers; returns its address.
 
     ``check`` is called while waiting and may raise. Raises FailureError with the server's last
     line where it ends or does not answer in time.
     """
-    url = f"http://127.0.0.1:{port}"
-    child = supervisor.start(
-        "clickhouse", ("clickhouse", "--port", str(port)), service=True, last=True
+    log = supervisor.logs / "clickhouse.log"
+    for _ in range(PORTS_TRIED_MAX):
+        port = free_port()
+        said_before = log.stat().st_size if log.exists() else 0
+        child = supervisor.start(
+            "clickhouse", ("clickhouse", "--port", str(port)), service=True, last=True
+        )
+        url = f"http://127.0.0.1:{port}"
+        if _answers_as_ours(child, url, said_before, check):
+            return url
+        supervisor.stop_one(child.name)
+    raise FailureError(
+        f"the embedded ClickHouse did not start: {PORTS_TRIED_MAX} ports that were free were "
+        "taken by others a moment later; try again"
     )
+
+
+def _answers_as_ours(child: Child, url: str, said_before: int, check: Callable[[], None]) -> bool:
+    """Wait until a child serves there; False where another process took its port before it.
+
+    ``said_before``: bytes in its log that are of earlier ones.
+    """
     until_s = time.monotonic() + START_WAIT_S
     while time.monotonic() < until_s:
         check()
         process = child.process
         if process is not None and process.poll() is not None:
+            if "cannot listen on" in _said(child.log, said_before):
+                return False
             raise FailureError(
                 f"the embedded ClickHouse did not start: {last_line(child.log) or 'no message'}"
             )
-        if answers(url, timeout_s=1.0):
-            return url
+        # Whoever took the port may answer there, too: the child says when it is the one.
+        if f"ClickHouse at {url} " in _said(child.log, said_before) and answers(url, 1.0):
+            return True
         time.sleep(_POLL_S)
     raise FailureError(
         f"the embedded ClickHouse does not answer after {START_WAIT_S:g} s; see {child.log}"
     )
+
+
+def _said(log: Path, after: int) -> str:
+    """What stands in a log after so many bytes."""
+    with log.open("rb") as file:
+        file.seek(after)
+        return file.read().decode(errors="replace")

@@ -272,7 +272,7 @@ class AggregatesContract(Policies):
     @settings(
         deadline=None,
         max_examples=25,
-        suppress_health_check=[HealthCheck.function_scoped_fixture],
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
     @given(versioned_rows, st.data())
     def test_any_writes_in_any_order_leave_the_highest_version(

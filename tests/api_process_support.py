@@ -13,7 +13,8 @@ from pathlib import Path
 
 from tests.ports_support import free_port  # noqa: F401
 
-WAIT_S = 20.0
+WAIT_S = 60.0
+"""Longest wait for what comes at once on a calm machine."""
 
 
 def eventually(holds: Callable[[], bool], within_s: float = WAIT_S) -> None:

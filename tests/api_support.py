@@ -6,12 +6,14 @@ import asyncio
 import http.client
 import json
 import threading
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import uvicorn
 
 from api.aggregates import Sums
@@ -28,6 +30,7 @@ from api.writing import GroupCommit
 from schemas.status import PartitionStatus, WorkerStatus
 from sinks import Record, SinkError
 from tests.api_process_support import WAIT_S
+from tests.ports_support import free_port
 
 
 class MemoryTopics:
@@ -37,10 +40,13 @@ class MemoryTopics:
         self.records: dict[str, list[Record]] = defaultdict(list)
         self.writes = 0
         self.failure: Exception | None = None
+        self.held = threading.Event()
+        """Set once a write waits for the gate, or has passed it."""
         self.gate = threading.Event()
         self.gate.set()
 
     def write(self, topic: str, records: Sequence[Record]) -> None:
+        self.held.set()
         self.gate.wait(WAIT_S)
         self.writes += 1
         if self.failure is not None:
@@ -110,6 +116,8 @@ class MadeUpLive:
     """What the live page is shown; change it while it is served."""
 
     statuses: list[WorkerStatus] = field(default_factory=list)
+    are_ages: bool = False
+    """Whether ``updated_ms`` of the statuses is how long ago that is, whenever they are read."""
     minutes: Minutes = field(default_factory=Minutes)
     top: Top = field(default_factory=Top)
     windows: Windows = field(default_factory=Windows)
@@ -120,12 +128,21 @@ class MadeUpLive:
     def sources(self) -> LiveSources:
         return LiveSources(
             meter=WorkerMeter(),
-            statuses=lambda: list(self.statuses),
+            statuses=self._statuses,
             minutes=self._minutes,
             top=self._top,
             windows=lambda: self.windows,
             newest=lambda topic, most: self.topics.get(topic, [])[:most],
         )
+
+    def _statuses(self) -> list[WorkerStatus]:
+        if not self.are_ages:
+            return list(self.statuses)
+        now_ms = time.time_ns() // 1_000_000
+        return [
+            msgspec.structs.replace(one, updated_ms=now_ms - one.updated_ms)
+            for one in self.statuses
+        ]
 
     async def _minutes(self) -> Minutes:
         self.asked += 1
@@ -237,12 +254,11 @@ class Served:
 
     def __init__(self, opening: Opening, port: int = 0) -> None:
         self._opening = opening
-        self.port = port
+        self.port = port or free_port()
         self.start()
 
     def start(self) -> None:
         listening = listen("127.0.0.1", self.port)
-        self.port = listening.getsockname()[1]
         self._started = threading.Event()
         self._failure: BaseException | None = None
         self._server: uvicorn.Server | None = None

@@ -29,7 +29,7 @@ from tests.cli_support import ROOT, environment
 
 NOON = datetime(2022, 3, 22, 12, tzinfo=UTC)
 PARTITIONS = 3
-FINISH_S = 60.0
+FINISH_S = 120.0
 WORLD = TagWorld(seed=11, late=0.002, out_of_order=0.05, duplicate=0.01, malformed=0.002)
 
 
@@ -124,11 +124,16 @@ class Shop:
 
     def status(self) -> list[PartitionStatus]:
         """The worker's partitions as it reported them last."""
-        found = sorted(status_folder(self.home).glob("minute_buckets.*.json"))
+        return [partition for found in self._reports() for partition in found.partitions]
+
+    def reported_ms(self) -> int:
+        """When that was."""
+        return max(found.updated_ms for found in self._reports())
+
+    def _reports(self) -> list[WorkerStatus]:
         return [
-            partition
-            for path in found
-            for partition in msgspec.json.decode(path.read_bytes(), type=WorkerStatus).partitions
+            msgspec.json.decode(path.read_bytes(), type=WorkerStatus)
+            for path in sorted(status_folder(self.home).glob("minute_buckets.*.json"))
         ]
 
     def outcome(self) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlencode, urlsplit
 
 ROOT = Path(__file__).parent.parent
-PROCESS_TIMEOUT_S = 30
+PROCESS_TIMEOUT_S = 60
 ENDLESS = "SELECT count() FROM numbers(1000000000000) WHERE NOT ignore(sipHash64(number))"
 
 

@@ -8,15 +8,21 @@ Under ``-n N`` (pytest-xdist) tests run in several processes: see tests/side_by_
 from __future__ import annotations
 
 import os
+import pkgutil
 import sys
 import tempfile
+import tomllib
 from collections import Counter
 from collections.abc import Generator
+from contextlib import suppress
 from fnmatch import fnmatchcase
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from tests.kafka_support import (  # noqa: F401
     _kafka_folder,
@@ -28,6 +34,16 @@ from tests.kafka_support import (  # noqa: F401
 from tests.side_by_side_support import CALM, CALM_FIRST, Turns, place_of, scheduler
 
 KNOWN_SKIPS = Path(__file__).parent / "known_skips.txt"
+
+hypothesis_settings.register_profile(
+    "any machine",
+    # With CI=true this is Hypothesis's own for CI, which draws the same examples each time.
+    parent=hypothesis_settings.default,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+hypothesis_settings.load_profile("any machine")
+"""How slow a machine is says nothing of what is tested on it."""
 
 _skips: Counter[str] = Counter()
 _skipped_files: dict[str, str] = {}
@@ -91,6 +107,23 @@ def pytest_runtest_protocol(
     next_calm = nextitem is not None and nextitem.get_closest_marker(CALM) is not None
     with turns.turn(alone=item.get_closest_marker(CALM) is not None, next_alone=next_calm):
         return (yield)
+
+
+def pytest_collection_finish() -> None:
+    """Load all of the project where examples are to be the same each time.
+
+    Hypothesis draws among others from the constants of the modules that are loaded, and those
+    must not depend on which tests ran before in the same process.
+    """
+    if not hypothesis_settings.default.derandomize:
+        return
+    project = tomllib.loads((KNOWN_SKIPS.parent.parent / "pyproject.toml").read_text())
+    for package in map(import_module, project["tool"]["mypy"]["packages"]):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__"):
+                # Some need what only an extra brings.
+                with suppress(ImportError):
+                    import_module(module.name)
 
 
 def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:

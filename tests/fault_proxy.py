@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from typing import Self
 from urllib.parse import urlsplit, urlunsplit
 
+from tests.ports_support import free_port
+
 UPSTREAM_TIMEOUT_S = 60.0
 HEAD_BYTES = 4_096
 """Of a body, read before its fault is chosen."""
@@ -147,8 +149,9 @@ class FaultProxy:
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
+        # One that nobody is given while it is down.
+        self.port = free_port()
+        self._listener = socket.create_server(("127.0.0.1", self.port))
         self._accept_in_thread()
 
     @property

@@ -46,7 +46,7 @@ from infra.kafka.jars import cache_folder, find_jars, find_java
 from tests.ports_support import free_port
 
 T = TypeVar("T")
-WITHIN_S = 30.0
+WITHIN_S = 60.0
 """Longest wait for an answer of a server that runs."""
 EXTERNAL = os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or None
 
@@ -125,7 +125,7 @@ class Server:
 
     def partitions(self, topic: str) -> list[int]:
         """The partitions of a topic that have a leader; none where it does not stand."""
-        listing = self._patiently(lambda: self.admin().list_topics(timeout=WITHIN_S / 5))
+        listing = self._patiently(lambda: self.admin().list_topics(timeout=WITHIN_S / 10))
         found = listing.topics.get(topic)
         if found is None:
             return []
@@ -314,8 +314,14 @@ class Broker(Server):
         """``settings``: of the broker, with _ for each dot."""
         java, jars = tools()
         given = {name.replace("_", "."): value for name, value in settings.items()}
+        port, controller = free_port(), free_port()
+        # A port that the kernel chose may be given away before Java has started.
+        ports = {
+            "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+            "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
+        }
         self._process = infra.kafka.Broker(
-            folder, java=java, jars=jars, port=free_port(), settings={**SETTINGS, **given}
+            folder, java=java, jars=jars, port=port, settings={**SETTINGS, **ports, **given}
         )
         super().__init__("")
 

@@ -229,7 +229,7 @@ class ProfileStoreContract:
     @settings(
         deadline=None,
         max_examples=50,
-        suppress_health_check=[HealthCheck.function_scoped_fixture],
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
     @given(few_tags, st.data())
     def test_any_batches_in_any_order_are_as_the_model(

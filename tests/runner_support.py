@@ -59,7 +59,7 @@ def finish(home: Path, workers: int = 1, *options: str) -> None:
     running = [process.__enter__() for process in processes]
     try:
         for process in running:
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=120)
             assert process.returncode == 0, errors
     finally:
         for one in processes:
@@ -86,7 +86,7 @@ def read_count(home: Path) -> int:
     return sum(part.read for part in partitions(home))
 
 
-def wait_until(holds: Any, what: str, within_s: float = 30) -> None:
+def wait_until(holds: Any, what: str, within_s: float = 60) -> None:
     """Until ``holds()`` is true."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:

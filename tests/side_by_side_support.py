@@ -19,10 +19,7 @@ from pathlib import Path
 from typing import Any
 
 CALM = "calm"
-CALM_FIRST = (
-    "tests/test_end_to_end.py",
-    "tests/test_page.py::test_the_numbers_are_those_of_the_snapshot",
-)
+CALM_FIRST = ("tests/test_end_to_end.py",)
 """Beginnings of the ids of calm tests; those of a file one after the other, so that the rest
 waits for them once."""
 BY_TEST = (
@@ -31,8 +28,10 @@ BY_TEST = (
     "tests/laws/test_replay_law.py",
     "tests/test_demo.py",
     "tests/test_generator_shop.py",
+    "tests/test_truth_processes.py",
 )
 SLOW_FIRST = (
+    "tests/test_truth_processes.py",
     "tests/test_truth_flows.py",
     "tests/test_add_an_analytic.py",
     "tests/servers/test_clickhouse_faults.py",

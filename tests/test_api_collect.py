@@ -291,7 +291,10 @@ def test_a_full_queue_refuses_at_once_and_recovers() -> None:
             other.close()
 
         senders = [threading.Thread(target=send) for _ in range(12)]
-        for sender in senders:
+        senders[0].start()
+        # What comes while none is under way may be taken in one, and leave the queue empty.
+        assert shop.topics.held.wait(WAIT_S)
+        for sender in senders[1:]:
             sender.start()
         eventually(
             lambda: client.metric("footfall_api_records_waiting") + statuses.count(503) == 12
@@ -303,7 +306,7 @@ def test_a_full_queue_refuses_at_once_and_recovers() -> None:
         for sender in senders:
             sender.join(WAIT_S)
         assert statuses.count(204) == len(shop.topics.records["user_tags"])
-        assert statuses.count(204) >= 4
+        assert statuses.count(204) == 4
         assert client.post("/user_tags", encoded(tag())).status == 204
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import os
 import signal
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import msgspec
@@ -26,6 +29,7 @@ from cli.home import (
     write_note,
 )
 from cli.live import FlowLine, Picture, plain_line, terminal_view
+from cli.servers import start_clickhouse
 from cli.summary import accounts
 from cli.supervise import LOG_BYTES_MAX, Child, Supervisor, last_line
 from schemas.settings import read_settings
@@ -50,7 +54,7 @@ def house(tmp_path: Path) -> Iterator[tuple[Supervisor, list[str], Path]]:
 
 
 def poll_until(supervisor: Supervisor, child: Child, restarts: int) -> None:
-    until_s = time.monotonic() + 30
+    until_s = time.monotonic() + 60
     while child.restarts < restarts or child.pid is None:
         supervisor.poll()
         assert time.monotonic() < until_s
@@ -70,6 +74,47 @@ def test_a_killed_service_is_started_again_and_said_so(
     # By the supervisor's fast clock the second life may count as a long one.
     assert [line.split(";")[0] for line in said] == ["store ended (killed by SIGKILL)"] * 2
     assert child.pid in processes_of(home)
+
+
+class Ping(BaseHTTPRequestHandler):
+    """Answers as a ClickHouse does that is asked whether it is there."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_an_engine_whose_port_another_took_meanwhile_is_given_the_next(
+    house: tuple[Supervisor, list[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor, said, home = house
+    ports = [free_port(), free_port()]
+    chosen = iter(ports)
+    monkeypatch.setattr("cli.servers.free_port", lambda: next(chosen))
+    with ThreadingHTTPServer(("127.0.0.1", ports[0]), Ping) as other:
+        threading.Thread(target=other.serve_forever).start()
+        try:
+            assert start_clickhouse(supervisor) == f"http://127.0.0.1:{ports[1]}"
+        finally:
+            other.shutdown()
+    assert supervisor.children["clickhouse"].pid in processes_of(home)
+    assert said == []
+
+
+def test_ports_that_are_always_taken_are_given_up_in_one_line(
+    house: tuple[Supervisor, list[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor, _, home = house
+    monkeypatch.setattr("cli.servers.PORTS_TRIED_MAX", 2)
+    with socket.create_server(("127.0.0.1", free_port())) as taken:
+        monkeypatch.setattr("cli.servers.free_port", lambda: taken.getsockname()[1])
+        with pytest.raises(FailureError, match="2 ports that were free were taken by others"):
+            start_clickhouse(supervisor)
+    assert supervisor.children == {}
+    assert processes_of(home) == {}
 
 
 def test_a_service_that_never_stands_is_given_up_with_its_last_line(

@@ -358,7 +358,7 @@ def test_killed_for_real_and_rescaled_each_record_is_there_once(tmp_path: Path) 
             values.extend(more)
         before = written_bytes(tmp_path / "topics")
         with workers(tmp_path, count):
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while written_bytes(tmp_path / "topics") == before:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import threading
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -18,6 +17,7 @@ from generator.sources import SourceError
 from generator.store import StoreWorld
 from generator.tags import START_MS, TagWorld
 from schemas.times import parse_time_ms
+from tests.api_process_support import eventually
 from tests.generator_support import MemoryTopics, SimulatedClock, csv_file, csv_row
 
 
@@ -169,7 +169,7 @@ def test_a_stop_is_followed_promptly_and_keeps_the_progress(
 
     thread = threading.Thread(target=run)
     thread.start()
-    time.sleep(0.3)
+    eventually(lambda: bool(topics.writes))
     stop.set()
     thread.join(timeout=5)
     assert not thread.is_alive()

@@ -21,15 +21,16 @@ from generator.latency import Latencies
 from generator.tags import TagWorld
 from schemas.times import BadTimeError, iso_ms, parse_time_ms
 from schemas.user_tags import UserTag
+from tests.ports_support import free_port
 
 decode = msgspec.json.Decoder(UserTag).decode
 
 
 @dataclass
 class Shop:
-    """A tiny server of the tags' contract, on a free port of 127.0.0.1."""
+    """A tiny server of the tags' contract, on a port of 127.0.0.1 that it may come back to."""
 
-    port: int = 0
+    port: int = field(default_factory=free_port)
     slow_s: float = 0.0
     """Every tenth tag takes so long."""
     closes: bool = False
@@ -81,19 +82,18 @@ class Shop:
             await runner.setup()
             site = web.TCPSite(runner, "127.0.0.1", self.port)
             await site.start()
-            self.port = runner.addresses[0][1]
             started.set()
             await self.ending.wait()
             await runner.cleanup()
 
         thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
         thread.start()
-        assert started.wait(10)
+        assert started.wait(30)
         try:
             yield self
         finally:
             loop.call_soon_threadsafe(self.ending.set)
-            thread.join(10)
+            thread.join(30)
             assert not thread.is_alive()
             loop.close()
 
@@ -181,14 +181,15 @@ def test_latency_counts_from_when_a_request_was_due() -> None:
 
 
 def test_a_request_without_an_answer_is_given_up_and_counted() -> None:
-    with Shop(slow_s=5).running() as shop:
+    # Long enough that none but the slow answers is given up.
+    with Shop(slow_s=60).running() as shop:
         result = push_http(
             TagWorld(1),
             shop.url,
             rate_per_s=None,
             clients=2,
             total=25,
-            timeout_s=0.2,
+            timeout_s=3,
             keep_indices=True,
         )
     assert result.tags.unanswered == 2

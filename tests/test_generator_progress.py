@@ -277,14 +277,14 @@ def test_kill_9_of_a_real_replay_into_topic_files(tmp_path: Path) -> None:
             text=True,
         )
         try:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while kill_at and lines_in(folder) < kill_at and process.poll() is None:
                 assert time.monotonic() < deadline
                 time.sleep(0.005)
         finally:
             if kill_at:
                 os.kill(process.pid, signal.SIGKILL)
-            printed, _ = process.communicate(timeout=30)
+            printed, _ = process.communicate(timeout=60)
         assert process.returncode == (-signal.SIGKILL if kill_at else 0)
     assert printed.startswith("finished: 4,000 rows")
     written: Log = {

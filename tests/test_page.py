@@ -38,7 +38,6 @@ class Moving:
     def step(self) -> None:
         self.seconds += 1
         live, at = self.shop.live, self.seconds
-        now_ms = time.time_ns() // 1_000_000
         minutes = [START_MS + 60_000 * minute for minute in range(10)]
         growing = [1000 + 10 * at] * 10
         live.minutes = Minutes(minutes, growing, [at] * 10, [100 * at] * 10)
@@ -49,12 +48,11 @@ class Moving:
         live.windows = Windows(
             starts, ends, growing * 6, growing * 6, [at] * 60, [at] * 60, [at] * 60
         )
+        live.are_ages = True
         live.statuses = [
-            status(
-                read=1000 * at, updated_ms=now_ms, late=at, dead=3, lag=at, watermark_ms=START_MS
-            ),
-            status("store_metrics", read=50 * at, topic="store_events", updated_ms=now_ms),
-            status("user_profiles", read=900 * at, updated_ms=now_ms - 60_000, pid=7),
+            status(read=1000 * at, updated_ms=0, late=at, dead=3, lag=at, watermark_ms=START_MS),
+            status("store_metrics", read=50 * at, topic="store_events", updated_ms=0),
+            status("user_profiles", read=900 * at, updated_ms=60_000, pid=7),
         ]
         letter: dict[str, Any] = {
             "flow": "minute_buckets",

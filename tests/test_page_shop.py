@@ -359,6 +359,7 @@ def test_a_clickhouse_that_is_down_hurts_the_panels_that_need_it_alone(
     try:
         with closing(Client(served.port)) as client:
             eventually(lambda: "online" in client.get("/live.json").json()["problems"])
+            eventually(lambda: bool(shop_of(client)["alerts"]))
             answer = client.get("/live.json").json()
             assert "does not answer" in answer["problems"]["online"]
             assert "alerts" not in answer["problems"]

@@ -124,7 +124,7 @@ def test_processes_killed_in_the_middle_lose_no_put_that_returned(tmp_path: Path
         for process in processes:
             process.send_signal(signal.SIGKILL)
     for process in processes:
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=60)
         acknowledged.append(int(out.split()[-1]) if out.split() else 5 * 40)
 
     store = SqliteProfiles(path, 50)

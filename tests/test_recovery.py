@@ -125,7 +125,7 @@ STAGES = st.lists(
     max_examples=12,
     deadline=None,
     print_blob=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_whatever_the_layouts_the_outcome_is_that_of_the_undisturbed_run(
     tmp_path: Path,

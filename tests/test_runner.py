@@ -65,10 +65,9 @@ def test_a_worker_that_a_sink_holds_up_stops_all_the_same_and_loses_nothing(
 ) -> None:
     fill(tmp_path, 0, 3_000)
     with worker(tmp_path, "--slow=60", "--stop-within=2") as process:
-        wait_until((tmp_path / "rows").exists, "the sink was opened")
-        time.sleep(0.5)
+        wait_until((tmp_path / "held").exists, "the sink held it up")
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=10)
+        _, errors = process.communicate(timeout=30)
     assert process.returncode == 1
     assert "a sink does not answer" in errors
     finish(tmp_path)
@@ -81,7 +80,7 @@ def test_a_second_worker_of_the_same_flow_is_refused(tmp_path: Path) -> None:
     with worker(tmp_path):
         wait_for_rows(tmp_path)
         with worker(tmp_path) as second:
-            _, errors = second.communicate(timeout=20)
+            _, errors = second.communicate(timeout=60)
             assert second.returncode == 1
             assert "another worker runs minute_buckets" in errors
 
@@ -107,7 +106,7 @@ def test_what_goes_wrong_in_a_worker_is_said_in_one_line(tmp_path: Path) -> None
     fill(tmp_path, 0, 1_000)
     (tmp_path / "rows").mkdir()
     with worker(tmp_path, "--once") as process:
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert errors.strip().splitlines() == [f"[Errno 21] Is a directory: '{tmp_path / 'rows'}'"]
     (tmp_path / "rows").rmdir()

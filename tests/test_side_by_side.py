@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import threading
 from pathlib import Path
 
 import pytest
 
+from tests.api_process_support import eventually
 from tests.ports_support import EACH, FIRST, free_port
 from tests.side_by_side_support import (
     BY_TEST,
@@ -70,14 +72,24 @@ def test_one_that_runs_alone_waits_for_all_and_lets_nobody_in_before_it(tmp_path
 
         thread = threading.Thread(target=body)
         thread.start()
-        thread.join(0.2)
         return thread
+
+    def is_held(door: Path) -> bool:
+        with door.open() as mine:
+            try:
+                fcntl.flock(mine, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     with (
         first.turn(alone=False, next_alone=False),
         second.turn(alone=False, next_alone=False),
     ):
-        threads = [run(alone, "alone"), run(late, "late")]
+        threads = [run(alone, "alone")]
+        eventually(lambda: is_held(tmp_path / "door"))
+        threads.append(run(late, "late"))
+        threads[1].join(0.2)
         assert order == []
     for thread in threads:
         thread.join(10)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from sinks.clickhouse import ClickHouseReader, ClickHouseTable, create_tables, q
 from tests.clickhouse_faults import answer, close_after_body, exception, hang, reset_in_body
 from tests.clickhouse_support import Server, any_server, serving
 from tests.fault_proxy import Fault, FaultProxy
+from tests.ports_support import free_port
 
 NOON = datetime(2022, 3, 22, 12, tzinfo=UTC)
 
@@ -324,7 +324,7 @@ def test_what_passes_is_tried_again_until_the_rows_are_there(
 
 def test_a_server_that_does_not_answer_is_asked_again(made: str) -> None:
     with FaultProxy(made, hang()) as between:
-        write(between.url, frame_of(bucket_row()), answer_timeout_s=1, sleep=lambda _: None)
+        write(between.url, frame_of(bucket_row()), answer_timeout_s=3, sleep=lambda _: None)
     assert (between.inserts, totals(made)) == (2, [[1, 1, 100]])
 
 
@@ -348,8 +348,7 @@ def test_a_lasting_outage_ends_in_one_clear_line(made: str) -> None:
 
 
 def test_no_server_at_all_is_an_outage() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     with pytest.raises(SinkUnavailableError, match=f"127.0.0.1:{port}.*connection refused"):
         write(f"http://127.0.0.1:{port}", frame_of(bucket_row()), give_up_after_s=0)
 
@@ -392,11 +391,11 @@ def test_what_is_no_address_is_refused(url: str) -> None:
 
 
 def test_a_writer_outlives_its_server(tmp_path: Path) -> None:
-    with serving(tmp_path / "data") as first:
+    port = free_port()
+    with serving(tmp_path / "data", port=port) as first:
         create_tables(first.url, [ROWS, VIEW])
         writer = ClickHouseTable(first.url, ROWS, sleep=lambda _: down.wait(0.05))
         writer.write([frame_of(bucket_row())])
-        port = int(first.url.rpartition(":")[2])
         first.stop(9)
     down = threading.Event()
     with ThreadPoolExecutor(1) as other:

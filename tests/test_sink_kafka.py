@@ -52,7 +52,7 @@ def read_all(broker: str, topic: str, count: int) -> list[tuple[int, bytes | Non
     consumer = Consumer({"bootstrap.servers": broker, "group.id": "test", "log_level": 2})
     consumer.assign([TopicPartition(topic, partition, 0) for partition in range(PARTITIONS)])
     found: list[tuple[int, bytes | None, bytes]] = []
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(found) < count and time.monotonic() < deadline:
         for message in consumer.consume(10_000, timeout=0.1):
             assert message.error() is None
@@ -107,7 +107,7 @@ def test_a_record_that_is_too_large_is_refused_by_name(broker: str, topics: Kafk
 
 def test_a_broker_that_is_not_there_is_an_error_within_the_bound() -> None:
     address = f"127.0.0.1:{free_port()}"
-    writer = KafkaTopics(address, give_up_after_s=1)
+    writer = KafkaTopics(address, give_up_after_s=3)
     started = time.monotonic()
     with pytest.raises(SinkUnavailableError) as caught:
         writer.write("orders", [(b"k", b"v")] * 1000)
@@ -119,7 +119,7 @@ def test_a_broker_that_is_not_there_is_an_error_within_the_bound() -> None:
     writer.close()
     writer.close()
     # No figure of speed: the bounds of both calls together, with their grace.
-    assert time.monotonic() - started < 2 * (1 + 5) + 5
+    assert time.monotonic() - started < 2 * (3 + 5) + 5
 
 
 @contextmanager
@@ -154,7 +154,7 @@ def forwarded(port: int, to: str) -> Iterator[None]:
 
 def test_what_was_given_up_is_not_delivered_once_the_broker_is_back(broker: str) -> None:
     port = free_port()
-    writer = KafkaTopics(f"127.0.0.1:{port}", give_up_after_s=2)
+    writer = KafkaTopics(f"127.0.0.1:{port}", give_up_after_s=5)
     with pytest.raises(SinkUnavailableError):
         writer.write("back", [(b"k", b"given up")])
     with forwarded(port, broker):

@@ -312,7 +312,7 @@ def test_writers_killed_in_the_middle_lose_no_acknowledged_record(tmp_path: Path
     def kill(name: str) -> None:
         process = running.pop(name)
         process.send_signal(signal.SIGKILL)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=60)
         acknowledged[name] = int(out.split()[-1]) if out.split() else 0
 
     try:

@@ -56,9 +56,16 @@ CASES = [
     for case in (
         product((1, 2, 3, 5, 8), (0.0, 0.2, 0.6), (1, 3), (False, True))
         if IS_ALL
-        else [(3, 0.6, 1, False), (5, 0.2, 3, True)]
+        else [
+            (3, 0.6, 1, False),
+            (5, 0.2, 3, True),
+            (1, 0.0, 3, False),
+            (2, 0.6, 1, True),
+            (8, 0.2, 1, False),
+        ]
     )
 ]
+"""Not all of them in CI: every seed and share, every way to process, killed and not."""
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

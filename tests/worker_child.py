@@ -3,8 +3,8 @@
     python -m tests.worker_child HOME [--data FOLDER] [--once] [--share I/N] [--look S] [--slow S]
 
 Topics and rows lie in FOLDER (HOME by default), the state in HOME. ``--look``: seconds between
-two looks for new partitions. ``--slow``: seconds that each write of a sink takes.
-``--stop-within``: seconds from a signal to the end at most.
+two looks for new partitions. ``--slow``: seconds that each write of rows takes, which FOLDER/held
+tells from its begin on. ``--stop-within``: seconds from a signal to the end at most.
 """
 
 from __future__ import annotations
@@ -34,12 +34,16 @@ class RowsFile:
 
     def __init__(self, path: Path, write_s: float) -> None:
         self._file = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+        self._held = path.parent / "held"
         self._write_s = write_s
 
     def write(self, items: Sequence[Any]) -> None:
         """Append all of them."""
-        time.sleep(self._write_s)
-        lines = b""
+        if self._write_s:
+            self._held.touch()
+            time.sleep(self._write_s)
+        # A kill may have left a part of a line, of which this is no more.
+        lines = b"\n"
         for item in items:
             if isinstance(item, pl.DataFrame):
                 lines += item.write_ndjson().encode()

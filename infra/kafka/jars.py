@@ -1,17 +1,22 @@
 """Java and the broker's jars: found where they are, fetched once with Maven where not.
 
 The folder of jars is named for what the pom asks for, so that another version is fetched anew;
-it appears whole, whoever is interrupted and however many fetch at once.
+it appears whole, whoever is interrupted. Of many that need it at once one fetches: Maven's own
+cache is not made for several.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from infra.kafka.errors import KafkaServerError, MissingToolError
@@ -20,6 +25,7 @@ POM = Path(__file__).parent / "pom.xml"
 JAVA_MIN = 17
 FETCH_WITHIN_S = 600
 _ASK_WITHIN_S = 30
+_POLL_S = 0.1
 
 Say = Callable[[str], None]
 
@@ -82,9 +88,12 @@ def find_jars(
     say("fetching Kafka's jars with Maven (about 45 MB, once)")
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=cache) as draft:
-            _fetch(mvn, pom, Path(draft) / "jars", env)
-            _put(Path(draft) / "jars", folder)
+        with _alone(cache):
+            if folder.is_dir():
+                return folder
+            with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=cache) as draft:
+                _fetch(mvn, pom, Path(draft) / "jars", env)
+                (Path(draft) / "jars").rename(folder)
     except OSError as error:
         raise KafkaServerError(
             f"cannot keep Kafka's jars in {cache} ({error.strerror or error}): free the disk, or "
@@ -120,13 +129,26 @@ def _fetch(mvn: str, pom: Path, into: Path, env: Mapping[str, str]) -> None:
         )
 
 
-def _put(jars: Path, folder: Path) -> None:
+@contextmanager
+def _alone(cache: Path) -> Iterator[None]:
+    """One process at a time; the others wait as long as a fetch may take."""
+    fd = os.open(cache, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        jars.rename(folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
-        # Another process has fetched them in the meantime.
+        until_s = time.monotonic() + FETCH_WITHIN_S
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until_s:
+                    raise KafkaServerError(
+                        f"another process has fetched Kafka's jars to {cache} for "
+                        f"{FETCH_WITHIN_S} s: wait for it, or end it"
+                    ) from None
+                time.sleep(_POLL_S)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _reason(output: str) -> str:

@@ -180,7 +180,7 @@ def test_footfall_query_says_what_is_wrong_in_one_line(
     url: str, tmp_path: Path, fault: Fault, reason: str
 ) -> None:
     with FaultProxy(url, *[fault] * 4, takes=reads) as proxy:
-        done = footfall(tmp_path / "home", "query", SQL, CLICKHOUSE_URL=proxy.url, timeout_s=30)
+        done = footfall(tmp_path / "home", "query", SQL, CLICKHOUSE_URL=proxy.url)
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"footfall: ClickHouse at {proxy.url}: ")
@@ -190,7 +190,7 @@ def test_footfall_query_says_what_is_wrong_in_one_line(
 def test_footfall_query_of_a_server_that_is_down_says_so(url: str, tmp_path: Path) -> None:
     with FaultProxy(url) as proxy:
         proxy.down()
-        done = footfall(tmp_path / "home", "query", SQL, CLICKHOUSE_URL=proxy.url, timeout_s=30)
+        done = footfall(tmp_path / "home", "query", SQL, CLICKHOUSE_URL=proxy.url)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"footfall: ClickHouse at {proxy.url}: connection refused")

@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,21 @@ def test_jars_are_fetched_once_and_a_failed_fetch_leaves_nothing(tmp_path: Path)
     assert find_jars(cache, {"PATH": ""}, said.append) == folder
     assert len(said) == 2
     assert list(cache.iterdir()) == [folder]
+
+
+def test_of_many_that_need_the_jars_at_once_one_fetches(tmp_path: Path) -> None:
+    program(
+        tmp_path,
+        "mvn",
+        f"echo fetch >> {tmp_path}/fetches; sleep 0.5\n"
+        'for word in "$@"; do case "$word" in -DoutputDirectory=*) '
+        ': > "${word#*=}/kafka_2.13-0.jar";; esac; done',
+    )
+    env = {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    with ThreadPoolExecutor(4) as threads:
+        asked = [threads.submit(find_jars, tmp_path / "cache", env) for _ in range(4)]
+        assert len({each.result(60) for each in asked}) == 1
+    assert (tmp_path / "fetches").read_text() == "fetch\n"
 
 
 def test_the_command_runs_until_ctrl_c_and_says_what_to_export(

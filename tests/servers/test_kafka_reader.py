@@ -13,7 +13,7 @@ from streams.kafka import KafkaTopic
 from streams.source import EARLIEST, LATEST, Position, Reader, SourceError
 from tests.kafka_support import Broker, Server
 
-READ_S_MAX = 30.0
+READ_S_MAX = 60.0
 Found = list[tuple[int, bytes]]
 
 

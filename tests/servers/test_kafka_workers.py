@@ -92,7 +92,7 @@ def stop_after(act: Callable[[Run], None], run: Run) -> None:
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
-    until_s = time.monotonic() + 30
+    until_s = time.monotonic() + 60
     while not holds() and time.monotonic() < until_s:
         time.sleep(0.02)
 
@@ -184,7 +184,7 @@ def test_records_removed_under_a_reader(kafka: Server, skip: bool) -> None:
 def read_until(reader: Reader, done: Callable[[list[int]], bool]) -> list[int]:
     """The offsets read until the condition holds."""
     found: list[int] = []
-    until_s = time.monotonic() + 30
+    until_s = time.monotonic() + 60
     while not done(found):
         assert time.monotonic() < until_s
         poll = reader.poll(0)

@@ -114,12 +114,12 @@ def test_each_record_is_in_the_topic_of_its_kind_once_whatever_breaks_off(
 def test_what_a_write_that_failed_has_delivered_are_the_first_records(own_kafka: Broker) -> None:
     topic = own_kafka.topic("gapless", 2)
     values = [b"%d" % number + b" " * 2_000 for number in range(8_000)]
-    topics = KafkaTopics(own_kafka.bootstrap, give_up_after_s=3, gapless=True)
+    topics = KafkaTopics(own_kafka.bootstrap, give_up_after_s=5, gapless=True)
     topics.write_each([(topic, 0, values[:1]), (topic, 1, values[:1])])
     paused = threading.Timer(0.05, own_kafka.pause)
     paused.start()
     try:
-        with pytest.raises(SinkUnavailableError, match="did not acknowledge within 3 s"):
+        with pytest.raises(SinkUnavailableError, match="did not acknowledge within 5 s"):
             topics.write_each([(topic, 0, values[1:]), (topic, 1, values[1:])])
     finally:
         paused.join()
