@@ -54,8 +54,12 @@ def add_range_options(parser: argparse.ArgumentParser, *, may_be_all: bool = Fal
 
 
 def has_ranges(flow: str) -> bool:
-    """Whether ranges of what it writes can be written anew."""
-    return hasattr(importlib.import_module(f"flows.{flow}"), "replay")
+    """Whether ranges of what it writes can be written anew; not of a flow that is none here."""
+    import flows
+
+    return flow in flows.catalogue() and hasattr(
+        importlib.import_module(f"flows.{flow}"), "replay"
+    )
 
 
 def takes_archive(settings: Settings, flow: str) -> bool:

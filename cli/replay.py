@@ -148,6 +148,8 @@ def _write(
         if shadow:
             _print_differences(target, spans, label, args.flow)
     if args.swap:
+        if not any(rows for _, rows in ran):
+            raise FailureError(f"{args.flow}: no row was written, so there is nothing to exchange")
         targets[0].swap()
 
 

@@ -9,6 +9,7 @@ how a stream is cut into batches nor any order within the delay matters.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -52,7 +53,7 @@ class Form:
 def form_of(steps: Sequence[Step]) -> Form:
     """The form of a request with these steps, in order of time."""
     operation = operation_of(steps)
-    counts = {step: steps.count(step) for step in set(steps)}
+    counts = Counter(steps)
     missing = missing_step(operation, counts)
     known = OPERATIONS.get(operation)
     return Form(

@@ -23,7 +23,6 @@ class Slice:
     start: int
     stop: int
     lines: int = 0
-    """Of a slice that was decoded at once it is ``count``, until it is found to be another."""
     count: int = 0
     """Records that were lifted."""
     times: str = ""
@@ -124,15 +123,8 @@ def _times_of(piece: Slice) -> Int64s:
     return times
 
 
-def mark(poll: Poll, slices: list[Slice]) -> None:
-    """Mark the slices whose lines are not a record each, or of which one was sent again."""
-    # No line has two records (see ``decode_all``), so that no slice has more records than lines:
-    # as many in all are as many in each, and the lines need not be counted.
-    if sum(piece.lines for piece in slices) != poll.count:
-        for piece in slices:
-            if piece.places is None:
-                piece.lines = int(np.count_nonzero(_is_newline(poll.data, piece)))
-                piece.again |= piece.lines != piece.count
+def mark_sent_again(poll: Poll, slices: list[Slice]) -> None:
+    """Mark the slices of which a record was sent again."""
     if poll.sent_again:
         ends = np.cumsum([piece.lines for piece in slices])
         for place in np.searchsorted(ends, poll.sent_again, side="right"):

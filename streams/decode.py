@@ -27,7 +27,7 @@ from streams._slices import (
     cut,
     firsts,
     lines_at,
-    mark,
+    mark_sent_again,
     may_be_longer,
     read_times,
     rows_of,
@@ -202,7 +202,7 @@ class Records:
             for made, more in zip(series, self._series(lifted), strict=True):
                 made.append(more)
         times = read_times(slices)
-        mark(poll, slices)
+        mark_sent_again(poll, slices)
         return _frame(times, [pl.concat(made, rechunk=True) for made in series]), slices
 
     def _decode_again(

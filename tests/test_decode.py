@@ -203,6 +203,7 @@ def parts_of(batch: Batch) -> list[tuple[Any, ...]]:
     if batch.parts is None:
         return []
     parts = batch.counted()
+    assert parts[ROW].is_sorted()
     return parts.with_columns(pl.Series(ROW, batch.offsets()[parts[ROW]])).rows()
 
 
@@ -231,19 +232,39 @@ def test_parts_of_records_that_are_not_in_the_frame_do_not_count() -> None:
     assert parts_of(some) == [(1_647_951_300_000, 104, "1", 1, "6")]
 
 
-@pytest.mark.parametrize("blank", [b"", b" ", b"\r"])
-@pytest.mark.parametrize("between", [b"", b" ", b","])
-def test_a_blank_line_does_not_make_up_for_a_line_of_two_records(
-    blank: bytes, between: bytes
+@pytest.mark.parametrize("slice_bytes", [1, 2_000, 65_536])
+@pytest.mark.parametrize("between", [b"", b" ", b",", b"\t"])
+@pytest.mark.parametrize(
+    "fewer",
+    [
+        [b""],
+        [b" "],
+        [b"\r"],
+        [event()[:-1], b"}"],
+        [event().replace(b"}", b',"other":[{}'), b"{}]}"],
+        [event().replace(b"}", b',"other":{"a":{}'), b'"b":{}}}'],
+        [event().replace(b"}", b',"other":"{}'), b'{}"}'],
+        [b"[%b" % event(), b"%b]" % event()],
+    ],
+)
+def test_lines_without_a_record_do_not_make_up_for_one_with_two(
+    fewer: list[bytes], between: bytes, slice_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(streams.decode, "SLICE_BYTES", slice_bytes)
     lines = [event()] * 40
-    lines[20], lines[25] = blank, event() + between + event()
+    lines[10] = event() + between + event()
+    lines[20 : 20 + len(fewer)] = fewer
+    bad = [110, *range(120, 120 + len(fewer))]
     batch = ROWS_OF_STORE.decode("f", poll_of(*lines))
-    assert [(letter.offset, letter.code) for letter in batch.dead] == [
-        (120, "empty"),
-        (125, "not_json"),
-    ]
-    assert batch.offsets().tolist() == [*range(100, 120), *range(121, 125), *range(126, 140)]
+    assert [letter.offset for letter in batch.dead] == bad
+    assert {letter.code for letter in batch.dead} <= {"empty", "not_json", "wrong_field"}
+    assert batch.offsets().tolist() == [at for at in range(100, 140) if at not in bad]
+
+
+def test_blanks_around_records_cost_no_look_at_each_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams.decode, "decode_each", None)
+    batch = ROWS_OF_STORE.decode("f", poll_of(*[b" " + event() + b"\r"] * 40))
+    assert len(batch.frame) == 40
 
 
 @given(st.lists(st.binary(max_size=9).map(lambda line: line.replace(b"\n", b""))), st.data())

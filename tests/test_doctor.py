@@ -174,6 +174,11 @@ def test_what_retention_took_is_brought_from_an_archive_where_the_flow_takes_one
     (found,) = of_topics.retention(facts)
     assert "--skip-removed" in found.remedy
     assert ("--source" in found.remedy) == takes_archive
+    assert "--topic" not in found.remedy
+    other = PlaceFacts("u", 0, 0, 0, 0)
+    facts = FlowFacts("f", [worker()], [place(399, low=400), other], takes_archive)
+    (found,) = of_topics.retention(facts)
+    assert ("footfall replay f --topic t --source" in found.remedy) == takes_archive
 
 
 def test_a_recovery_store_that_has_grown() -> None:

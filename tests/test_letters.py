@@ -13,6 +13,7 @@ from cli.errors import UsageError
 from cli.letters.read import Choice, Letter, Place, Read, collect, grouped, parse_place, printable
 from cli.letters.retry import plan, why_not_twice
 from cli.letters.show import payload_lines, record_lines, wrong_lines
+from cli.ranges import has_ranges
 from cli.summary import dead_letters
 from schemas.dead_letters import (
     PAYLOAD_BYTES_MAX,
@@ -189,6 +190,7 @@ def test_a_record_that_another_flow_has_used_is_not_sent_to_it_twice() -> None:
     for next_offset in (5, 6):
         refused = why_not_twice(record, {"b": {place: next_offset}}, no_flow)
         assert refused is not None and "replay" not in refused and "--force" in refused
+    assert has_ranges("minute_buckets") and not has_ranges("of_another_release")
     both = [light("a", 5), light("b", 5)]
     assert why_not_twice(both, {"b": {place: 6}}, any_flow) is None
 

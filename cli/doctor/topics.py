@@ -188,7 +188,12 @@ def retention(facts: FlowFacts) -> list[Finding]:
         missing = sum(place.low - place.next_offset for place in lost)
         remedy = f"`footfall run {facts.name} --skip-removed` goes on without them"
         if facts.takes_archive:
-            remedy += f"; `footfall replay {facts.name} --source PATH` brings them from an archive"
+            several = len({place.topic for place in facts.places}) > 1
+            of_topic = f" --topic {worst.topic}" if several else ""
+            remedy += (
+                f"; `footfall replay {facts.name}{of_topic} --source PATH` brings them from an "
+                "archive"
+            )
         return [
             fail(
                 check,
