@@ -15,7 +15,8 @@ from schemas.topics import DEAD_LETTERS, LATE_EVENTS, LOGIN_ALERTS
 from sinks.letters import LetterWriter
 from streams.batch import ROW, TIME_MS
 from streams.bursts import alert_of
-from streams.decode import Records, text
+from streams.columns import text
+from streams.decode import Records
 
 DELAY_MS: Final = 5_000
 """How far the watermark trails: a failure further behind the newest record is late."""

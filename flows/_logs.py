@@ -34,7 +34,8 @@ from schemas.platform_logs import (
     id_text,
 )
 from schemas.topics import PLATFORM_LOGS
-from streams.decode import Column, Records, boolean, ident, ident_series, integer, text
+from streams.columns import Column, boolean, ident, ident_series, integer, text
+from streams.decode import Records
 
 
 def _number(of: UserId | RequestId) -> int | str:
@@ -85,7 +86,7 @@ def listed_in(log: PlatformLog) -> list[Any] | None:
     ] or None
 
 
-def id_lists(name: str, values: list[Any]) -> pl.Series:
+def _id_lists(name: str, values: list[Any]) -> pl.Series:
     """A List(String) series of lists of ids, none of them empty, or None."""
     counts = np.array([len(listed) if listed else 0 for listed in values], dtype=np.int64)
     flat = ident_series(name, [*chain.from_iterable(filter(None, values))])
@@ -112,7 +113,7 @@ FAILED: Final = boolean(
 PROVIDER: Final = text(lambda logs: [(log.data or NO_DATA).provider for log in logs])
 PRODUCT: Final = ident(_product_ids)
 AMOUNT: Final = integer(lambda logs: [(log.data or NO_DATA).amount_cents for log in logs])
-PRODUCTS: Final = Column(lambda logs: [*map(listed_in, logs)], id_lists)
+PRODUCTS: Final = Column(lambda logs: [*map(listed_in, logs)], _id_lists)
 
 COLUMNS: Final[dict[str, Column]] = {
     "user_id": USER,

@@ -19,7 +19,7 @@ from flows._logs import records
 from flows._rows import MOMENT
 from schemas.platform_logs import SESSION_TIMEOUT_S, VALID, PlatformLog
 from streams.batch import TIME_MS, Int64s
-from streams.decode import Column
+from streams.columns import Column
 from streams.ordered import THE_END_MS
 from streams.window_chunks import packed, unpacked
 

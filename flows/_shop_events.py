@@ -31,7 +31,8 @@ from msgspec import Struct
 
 from schemas.shop_events import KINDS, SCHEMA, STRUCTS, TIME, USER, Kind
 from schemas.topics import SHOP_EVENTS
-from streams.decode import Column, Lift, Records
+from streams.columns import Column, Lift
+from streams.decode import Records
 
 KIND = "kind"
 _PLACE_OF = {"int": "int", "code": "int", "double": "double", "text": "text"}

@@ -22,7 +22,8 @@ from schemas.tables.minute_buckets import ROWS
 from schemas.topics import USER_TAGS
 from schemas.user_tags import UserTag
 from streams.batch import Poll
-from streams.decode import Records, ident, integer, text
+from streams.columns import ident, integer, text
+from streams.decode import Records
 from streams.engine import Outputs, WindowStep, dataflow
 from streams.open import open_source
 from streams.progress import Progress

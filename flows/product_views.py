@@ -28,7 +28,8 @@ from schemas.tables.product_views import PRODUCT_USER_VIEWS
 from schemas.topics import PLATFORM_LOGS, STORE_EVENTS, USER_TAGS
 from schemas.user_tags import UserTag
 from streams.batch import ROW, TIME_MS
-from streams.decode import Records, ident, integer, text
+from streams.columns import ident, integer, text
+from streams.decode import Records
 from streams.engine import Choose, MakeStep, WindowStep
 from streams.parts import Parts
 from streams.runner import Run

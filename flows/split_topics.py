@@ -32,7 +32,8 @@ from schemas.settings import SettingError, Settings, read_settings
 from schemas.topics import SHOP_EVENTS, TOPICS, Topic
 from sinks.split import KIND, VALUE, SplitSink, Targets, target_of
 from streams.batch import Batch, Poll
-from streams.decode import Column, Records
+from streams.columns import Column
+from streams.decode import Records
 from streams.engine import Outputs, StatelessStep, StepResult, dataflow
 from streams.open import open_topic
 from streams.progress import Progress

@@ -26,7 +26,8 @@ from schemas.store_events import StoreEvent
 from schemas.tables.store_metrics import SUMS
 from schemas.topics import STORE_EVENTS, STORE_METRICS_AVAILABLE
 from streams.batch import Poll
-from streams.decode import Records, cents, text
+from streams.columns import cents, text
+from streams.decode import Records
 from streams.engine import Outputs, WindowStep, dataflow
 from streams.open import open_source
 from streams.progress import Progress

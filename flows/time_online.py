@@ -39,7 +39,8 @@ from schemas.settings import read_settings
 from schemas.shop_events import STRUCTS, ShopEvent
 from schemas.tables.sessions import SESSIONS
 from schemas.topics import PLATFORM_LOGS, SHOP_EVENTS
-from streams.decode import Column, Records, ident
+from streams.columns import Column, ident
+from streams.decode import Records
 from streams.ordered import OrderedStep
 from streams.runner import Run
 

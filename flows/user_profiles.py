@@ -22,7 +22,8 @@ from schemas.settings import Settings, read_settings
 from schemas.topics import USER_TAGS
 from schemas.user_tags import UserTag
 from streams.batch import Batch, Poll
-from streams.decode import Records, text
+from streams.columns import text
+from streams.decode import Records
 from streams.engine import MakeStep, Outputs, StatelessStep, StepResult, dataflow
 from streams.open import open_source
 from streams.progress import Progress

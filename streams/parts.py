@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from streams.batch import ROW, Int64s
-
-if TYPE_CHECKING:
-    from streams.decode import Column
+from streams.columns import Column
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,8 @@ from schemas.dead_letters import RetryNote
 from schemas.settings import Settings, read_settings
 from schemas.tables.store_metrics import SUMS
 from sinks.topic_files import FileTopics
-from streams.decode import Records, cents, text
+from streams.columns import cents, text
+from streams.decode import Records
 from streams.open import sent_again_in
 from streams.runner import Run
 

@@ -113,7 +113,7 @@ def flow_findings(
     for name in sorted({*contracts, *(status.flow for status in statuses)}):
         of_flow = [status for status in statuses if status.flow == name]
         facts = flow_facts(name, of_flow, standing, groups.get(name, {}), now_ms)
-        facts = replace(facts, takes_archive=name in contracts and takes_archive(settings, name))
+        facts = replace(facts, takes_archive=takes_archive(settings, name))
         findings += topics_of.flow(facts)
     for topic in sorted(read & standing.keys()):
         counts = {part: high - low for part, (low, high) in standing[topic].ends.items()}
