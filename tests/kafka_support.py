@@ -310,11 +310,11 @@ class Broker(Server):
     It ends with the thread that starts it: start it from the test's own thread.
     """
 
-    def __init__(self, folder: Path, **settings: str) -> None:
-        """``settings``: of the broker, with _ for each dot."""
+    def __init__(self, folder: Path, port: int | None = None, **settings: str) -> None:
+        """``port``: a free one where none is given. ``settings``: with _ for each dot."""
         java, jars = tools()
         given = {name.replace("_", "."): value for name, value in settings.items()}
-        port, controller = free_port(), free_port()
+        port, controller = port or free_port(), free_port()
         # A port that the kernel chose may be given away before Java has started.
         ports = {
             "controller.quorum.voters": f"1@127.0.0.1:{controller}",
@@ -417,8 +417,8 @@ def fresh_kafka(_kafka_folder: Path) -> Iterator[Callable[..., Broker]]:
     """Makes started brokers on empty folders, with settings of theirs; see above."""
     made: list[Broker] = []
 
-    def make(**settings: str) -> Broker:
-        broker = Broker(_kafka_folder / f"fresh-{next(_numbers)}", **settings)
+    def make(port: int | None = None, **settings: str) -> Broker:
+        broker = Broker(_kafka_folder / f"fresh-{next(_numbers)}", port, **settings)
         made.append(broker)
         broker.start()
         return broker

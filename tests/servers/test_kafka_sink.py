@@ -17,6 +17,7 @@ from schemas.topics import RECORD_BYTES_MAX, RECORD_BYTES_TAKEN_MAX
 from sinks import Record, SinkRefusedError, SinkUnavailableError
 from sinks.kafka import KafkaTopics
 from tests.kafka_support import Broker, Server
+from tests.ports_support import free_port
 
 BATCH = 200
 GIVE_UP_AFTER_S = 5.0
@@ -92,10 +93,11 @@ def test_every_acknowledged_record_is_there_once_through_kill_9_of_the_broker(
 class Forgetful:
     """Stands before a broker; while ``deaf``, requests arrive there and no answer comes back."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int) -> None:
+        """``port``: of the broker, which may start later."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self.broker = ""
+        self._broker = ("127.0.0.1", port)
         self.deaf = False
         self.swallowed = 0
         """Bytes of answers that the client never saw."""
@@ -118,11 +120,12 @@ class Forgetful:
         with suppress(OSError):
             while True:
                 near = self._listener.accept()[0]
-                if not self.broker:
+                try:
+                    far = socket.create_connection(self._broker, timeout=30)
+                except OSError:
                     near.close()
                     continue
-                host, _, port = self.broker.partition(":")
-                far = socket.create_connection((host, int(port)), timeout=30)
+                far.settimeout(None)
                 self._ends += [near, far]
                 for ends in ((near, far, False), (far, near, True)):
                     threading.Thread(target=self._pump, args=ends, daemon=True).start()
@@ -139,9 +142,10 @@ class Forgetful:
 def test_what_was_sent_again_for_want_of_an_answer_is_there_once(
     fresh_kafka: Callable[..., Broker],
 ) -> None:
-    between = Forgetful()
-    kafka = fresh_kafka(advertised_listeners=f"PLAINTEXT://{between.address}")
-    between.broker = kafka.bootstrap
+    # It knows the broker before that starts: who waits for the broker is sent through it.
+    port = free_port()
+    between = Forgetful(port)
+    kafka = fresh_kafka(port, advertised_listeners=f"PLAINTEXT://{between.address}")
     topic = kafka.topic("once", partitions=2)
     topics = KafkaTopics(between.address)
     load = Load(topics, topic)
