@@ -46,7 +46,11 @@ def _number(of: UserId | RequestId) -> int | str:
 
 
 def _user_ids(logs: list[Any]) -> list[Any]:
-    if logs and type(logs[0].commonData.userId) is str:
+    """Their ids, all as texts where the first or the last is one.
+
+    Most ids of a topic are of one type, and a column of both takes long to make.
+    """
+    if logs and str in (type(logs[end].commonData.userId) for end in (0, -1)):
         return [of if type(of := log.commonData.userId) is str else id_text(of) for log in logs]
     return [
         of
@@ -59,7 +63,8 @@ def _user_ids(logs: list[Any]) -> list[Any]:
 
 
 def _request_ids(logs: list[Any]) -> list[Any]:
-    if logs and type(logs[0].commonData.requestId) is str:
+    """The same of requests."""
+    if logs and str in (type(logs[end].commonData.requestId) for end in (0, -1)):
         return [of if type(of := log.commonData.requestId) is str else id_text(of) for log in logs]
     return [
         of
@@ -97,6 +102,8 @@ def _id_lists(name: str, values: list[Any]) -> pl.Series:
     return lists.gather(place)
 
 
+_NO_ERROR: Final = (None, "")
+
 USER: Final = ident(_user_ids)
 REQUEST: Final = ident(_request_ids)
 SERVER: Final = text(lambda logs: [log.commonData.serverName for log in logs])
@@ -106,7 +113,10 @@ ERROR: Final = text(lambda logs: [(log.data or NO_DATA).error for log in logs])
 FAILED: Final = boolean(
     lambda logs: [
         (data := log.data) is not None
-        and ((data.status is not None and data.status in FAILED_STATUSES) or bool(data.error))
+        and (
+            ((status := data.status) is not None and status in FAILED_STATUSES)
+            or data.error not in _NO_ERROR
+        )
         for log in logs
     ]
 )

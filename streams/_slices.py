@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from streams._decode_each import Bad
 from streams.batch import Int64s, Poll
+from streams.lines import Lines, newlines
 from streams.times import BAD_TIME, parse_lines_ms
 
-COUNTED_BYTES = 65_536
-"""Of a poll whose lines are counted: it stays in the processor's cache meanwhile."""
+CUTS_MAX = 4
+"""Where more lines of a slice are bad, all that are left are looked at more closely."""
 
 
 @dataclass(slots=True)
@@ -32,7 +31,9 @@ class Slice:
     bad: Bad = field(default_factory=dict)
     """What the other lines are."""
     culprit: int | None = None
-    """The line that could not be decoded, where one is known by that."""
+    """The line that it, or the one before, could not be decoded, where that is known."""
+    is_suspect: bool = False
+    """Whether one of its lines is bad, most likely."""
     again: bool = False
     """Whether it must be read line by line: what was lifted is not to be used."""
 
@@ -51,6 +52,23 @@ def cut(data: bytes, start: int, stop: int, size: int) -> list[Slice]:
     return slices
 
 
+def cut_out(data: bytes, piece: Slice) -> list[Slice]:
+    """The slice as several: what is before its culprit, that with the line before, and the rest.
+
+    None at all where that leaves it as it is.
+    """
+    if piece.culprit is None:
+        return []
+    ends = newlines(data, piece.start, piece.stop) + 1
+    starts = [piece.start, *ends.tolist()]
+    first, last = max(piece.culprit - 1, 0), piece.culprit + 1
+    if last >= len(starts) or (first == 0 and last == len(ends)):
+        return []
+    suspect = Slice(starts[first], starts[last], is_suspect=True)
+    around = Slice(piece.start, suspect.start), suspect, Slice(suspect.stop, piece.stop)
+    return [part for part in around if part.start < part.stop]
+
+
 def may_be_longer(data: bytes, piece: Slice, bytes_max: int) -> bool:
     """False where no line of the slice is longer; true where one may be.
 
@@ -66,42 +84,10 @@ def may_be_longer(data: bytes, piece: Slice, bytes_max: int) -> bool:
     )
 
 
-def lines_at(data: bytes, slices: list[Slice], places: Iterable[int]) -> Iterator[bytes]:
-    """The lines at these places in the poll, which are in order."""
-    waiting = iter(slices)
-    cuts: list[int] = []
-    first = end = 0
-    for place in places:
-        if place >= end:
-            while place >= end:
-                piece = next(waiting)
-                first, end = end, end + piece.lines
-            ends = np.flatnonzero(_is_newline(data, piece)) + piece.start
-            cuts = [piece.start - 1, *ends.tolist()]
-        yield data[cuts[place - first] + 1 : cuts[place - first + 1]]
-
-
-def lines_of(data: bytes, places: Int64s) -> list[bytes]:
-    """The same of a poll that was not cut yet, in any order. Other lines are only counted."""
-    if not len(places):
-        return []
-    in_order = sorted(places.tolist())
-    slices = cut(data, 0, len(data), COUNTED_BYTES)
-    counted = 0
-    for piece in slices:
-        piece.lines = int(np.count_nonzero(_is_newline(data, piece)))
-        counted += piece.lines
-        if counted > in_order[-1]:
-            break
-    found = dict(zip(in_order, lines_at(data, slices, in_order), strict=True))
-    return [found[place] for place in places.tolist()]
-
-
-def _is_newline(data: bytes, piece: Slice) -> npt.NDArray[np.bool_]:
-    chars = np.frombuffer(data, np.uint8, count=piece.stop - piece.start, offset=piece.start)
-    # A vector compare is three times as fast as bytes.count.
-    is_newline: npt.NDArray[np.bool_] = chars == ord("\n")
-    return is_newline
+def lines_of(slices: list[Slice]) -> Lines:
+    """What is known of the lines of a poll."""
+    starts = [piece.start for piece in slices] or [0]
+    return Lines(np.array(firsts(slices) or [0]), np.array(starts))
 
 
 def read_times(slices: list[Slice]) -> Int64s:

@@ -11,6 +11,7 @@ import polars as pl
 
 from schemas.dead_letters import DeadLetter
 from streams.frames import where
+from streams.lines import WHOLE, Lines
 
 Int64s = npt.NDArray[np.int64]
 
@@ -70,6 +71,8 @@ class Batch:
     """Parts of its records, of any number of each, in order, where a flow counts those: with ROW,
     which is the place in the poll here. Those of records that are not in the frame do not count.
     """
+    lines: Lines = WHOLE
+    """Of the poll's data."""
 
     def counted(self) -> pl.DataFrame:
         """What a flow chooses from: the parts if there are, with TIME_MS and ROW; or the frame."""
@@ -95,6 +98,10 @@ class Batch:
         lines = self.poll.data.split(b"\n")
         lines.pop()
         return lines if self.rows is None else [lines[place] for place in self.rows]
+
+    def payloads_of(self, rows: Int64s) -> list[bytes]:
+        """The same of a few rows."""
+        return self.lines.at(self.poll.data, rows if self.rows is None else self.rows[rows])
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ def ident_series(name: str, values: list[Any]) -> pl.Series:
     try:
         return pl.Series(name, values, dtype=pl.String)
     except TypeError:
-        texts = [value if value is None else str(value) for value in values]
+        texts = [value if type(value) is str or value is None else str(value) for value in values]
         return pl.Series(name, texts, dtype=pl.String)
 
 

@@ -1,9 +1,9 @@
 """From the bytes of a poll to a frame: columnar, with a dead letter for each bad record.
 
 The fast path decodes all records of a slice and lifts the columns out of them, and after a few
-slices it makes series of what was lifted; the objects of either fit the processor's cache. Only
-the slices where that fails are read line by line, so that a bad record never costs a good one
-beside it, and costs no other slice its speed.
+slices it makes series of what was lifted; the objects of either fit the processor's cache. Where
+that fails, the lines that are bad are cut out of the slice, or all of it is read line by line: a
+bad record never costs a good one beside it, and costs no other slice its speed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from schemas.times import FUTURE_MAX_MS, BadTimeError, iso_ms, parse_time_ms
 from schemas.topics import RECORD_BYTES_MAX
 from streams._decode_each import NOT_DECODED, Bad, Decoders, culprit_of, decode_all, decode_each
 from streams._slices import (
+    CUTS_MAX,
     Slice,
     bad_of,
     cut,
+    cut_out,
     firsts,
-    lines_at,
+    lines_of,
     mark_sent_again,
     may_be_longer,
     read_times,
@@ -35,6 +37,7 @@ from streams._slices import (
 from streams.batch import TIME_MS, Batch, Int64s, Poll
 from streams.columns import Column, Lift
 from streams.frames import where
+from streams.lines import Lines
 from streams.parts import LiftedParts, Parts
 from streams.times import BAD_TIME, parse_times_ms
 
@@ -100,13 +103,13 @@ class Records:
         taken = None
         if any(piece.again for piece in slices):
             frame, taken = self._decode_again(poll, frame, slices, lifted)
-        rows, bad = rows_of(slices), bad_of(slices)
+        rows, bad, lines = rows_of(slices), bad_of(slices), lines_of(slices)
         parts = None
         if lifted.parts is not None:
             parts = lifted.parts.frame(_places(lifted.count, taken, rows))
-        frame, rows = self._drop_bad_values(poll, frame, rows, slices, bad)
-        dead = _letters(flow, poll, slices, bad) if bad else []
-        return Batch(poll, frame, rows, dead, parts)
+        frame, rows = self._drop_bad_values(poll, frame, rows, lines, bad)
+        dead = _letters(flow, poll, lines, bad) if bad else []
+        return Batch(poll, frame, rows, dead, parts, lines)
 
     def _decode_slices(self, poll: Poll, lifted: _Lifted) -> tuple[pl.DataFrame, list[Slice]]:
         """The frame of what was lifted, and the slices, marked where that is not to be used."""
@@ -115,9 +118,7 @@ class Records:
         slices: list[Slice] = []
         for block in cut(data, 0, len(data), BLOCK_BYTES) or [Slice(0, 0)]:
             for piece in cut(data, block.start, block.stop, SLICE_BYTES):
-                if not self._lift_at_once(data, piece, lifted):
-                    piece.times = "\n".join(self._lift_each(data, piece, lifted))
-                slices.append(piece)
+                slices += self._lift_slice(data, piece, lifted)
             for made, more in zip(series, self._series(lifted), strict=True):
                 made.append(more)
         times = read_times(slices)
@@ -144,6 +145,21 @@ class Records:
         again = _frame(parse_times_ms(times), self._series(lifted))
         rows = np.concatenate(taken)
         return pl.concat([frame, again], rechunk=True)[rows], rows
+
+    def _lift_slice(self, data: bytes, piece: Slice, lifted: _Lifted) -> list[Slice]:
+        """Add the values of a slice, and note what it is; as several where some lines are bad."""
+        slices, waiting, cuts = [], [piece], 0
+        while waiting:
+            piece = waiting.pop()
+            if piece.is_suspect or not self._lift_at_once(data, piece, lifted):
+                parts = cut_out(data, piece) if cuts < CUTS_MAX else []
+                if parts:
+                    cuts += 1
+                    waiting += reversed(parts)
+                    continue
+                piece.times = "\n".join(self._lift_each(data, piece, lifted))
+            slices.append(piece)
+        return slices
 
     def _lift_at_once(self, data: bytes, piece: Slice, lifted: _Lifted) -> bool:
         """Add the values of a slice, and note what it is; false where one of its lines is bad.
@@ -202,7 +218,7 @@ class Records:
         poll: Poll,
         frame: pl.DataFrame,
         rows: Int64s | None,
-        slices: list[Slice],
+        lines: Lines,
         bad: Bad,
     ) -> tuple[pl.DataFrame, Int64s | None]:
         """Drop rows whose types are right but whose time or values are not."""
@@ -219,8 +235,8 @@ class Records:
         if keep.all():
             return frame, rows
         places = np.arange(poll.count) if rows is None else rows
-        dropped = places[~keep].tolist()
-        for place, line in zip(dropped, lines_at(poll.data, slices, dropped), strict=True):
+        dropped = places[~keep]
+        for place, line in zip(dropped.tolist(), lines.at(poll.data, dropped), strict=True):
             bad[place] = self._why_bad(line, future_from_ms)
         return where(frame, keep), places[keep]
 
@@ -253,7 +269,7 @@ def _places(count: int, taken: Int64s | None, rows: Int64s | None) -> Int64s:
     return places
 
 
-def _letters(flow: str, poll: Poll, slices: list[Slice], bad: Bad) -> list[DeadLetter]:
+def _letters(flow: str, poll: Poll, lines: Lines, bad: Bad) -> list[DeadLetter]:
     rows = sorted(bad)
     return [
         DeadLetter(
@@ -265,5 +281,5 @@ def _letters(flow: str, poll: Poll, slices: list[Slice], bad: Bad) -> list[DeadL
             reason=bad[row][1],
             **payload_fields(line),  # type: ignore[arg-type]
         )
-        for row, line in zip(rows, lines_at(poll.data, slices, rows), strict=True)
+        for row, line in zip(rows, lines.at(poll.data, np.array(rows)), strict=True)
     ]

@@ -25,7 +25,6 @@ from bytewax.outputs import Sink
 from schemas.dead_letters import DeadLetter, LateEvent, payload_fields
 from schemas.status import PartitionStatus
 from schemas.times import iso_ms
-from streams._slices import lines_of
 from streams.batch import ROW, TIME_MS, Batch, Int64s, Poll, TableRows
 from streams.decode import Records
 from streams.progress import Counts, Progress
@@ -316,7 +315,7 @@ def late_events(
     if not len(late):
         return None
     offsets = batch.offsets()
-    payloads = lines_of(batch.poll.data, late if batch.rows is None else batch.rows[late])
+    payloads = batch.payloads_of(late)
     times = batch.frame[TIME_MS]
     return [
         LateEvent(

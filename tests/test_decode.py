@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streams._decode_each
-import streams._slices
 import streams.decode
 from flows import product_views
 from flows._logs import COLUMNS
@@ -25,7 +24,6 @@ from flows.store_metrics import ROWS_OF_STORE
 from schemas.dead_letters import DeadLetter, payload_of
 from schemas.topics import RECORD_BYTES_MAX
 from streams._decode_each import decode_each
-from streams._slices import lines_of
 from streams.batch import ROW, Batch, Poll
 from streams.decode import Records
 from tests.laws.worlds import BAD_RECORDS, EVENTS
@@ -183,6 +181,7 @@ def test_a_poll_gives_what_each_of_its_records_gives_alone(
         patch.setattr(streams.decode, "SLICE_BYTES", data.draw(st.integers(1, 4_000), "slice"))
         patch.setattr(streams.decode, "BLOCK_BYTES", data.draw(st.integers(1, 9_000), "block"))
         patch.setattr(streams._decode_each, "FEW", data.draw(st.integers(1, 4), "few"))
+        patch.setattr(streams.decode, "CUTS_MAX", data.draw(st.integers(0, 4), "cuts"))
         batch = by.decode("a_flow", replace(poll, sent_again=tuple(sorted(again))))
     alone = [
         by.decode(
@@ -193,7 +192,8 @@ def test_a_poll_gives_what_each_of_its_records_gives_alone(
     ]
     assert batch.frame.rows() == [row for one in alone for row in one.frame.rows()]
     assert batch.offsets().tolist() == [at for one in alone for at in one.offsets().tolist()]
-    assert batch.payloads() == [record for one in alone for record in one.payloads()]
+    payloads = [record for one in alone for record in one.payloads()]
+    assert batch.payloads() == batch.payloads_of(np.arange(len(payloads))) == payloads
     assert batch.dead == [letter for one in alone for letter in one.dead]
     assert parts_of(batch) == [part for one in alone for part in parts_of(one)]
 
@@ -267,15 +267,6 @@ def test_blanks_around_records_cost_no_look_at_each_line(monkeypatch: pytest.Mon
     assert len(batch.frame) == 40
 
 
-@given(st.lists(st.binary(max_size=9).map(lambda line: line.replace(b"\n", b""))), st.data())
-def test_lines_are_found_by_their_places(lines: list[bytes], data: st.DataObject) -> None:
-    places = data.draw(st.lists(st.sampled_from(range(len(lines)))) if lines else st.just([]))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streams._slices, "COUNTED_BYTES", data.draw(st.integers(1, 20)))
-        found = lines_of(b"".join(line + b"\n" for line in lines), np.array(places, dtype=int))
-    assert found == [lines[place] for place in places]
-
-
 @pytest.mark.parametrize(
     "bad",
     [b"nope", b"", event(price=None), event(event_time="\n"), event(brand="x" * 9_000), event()],
@@ -300,6 +291,23 @@ def test_one_bad_record_costs_the_rest_of_its_slice_and_no_other(
     (lines,) = {tuple(lines) for lines in careful}
     assert bad in lines
     assert len(lines) <= 10
+
+
+@pytest.mark.parametrize("bad", [b"nope", b"", event(price=None), event()[:-1]])
+def test_where_it_is_told_which_line_is_bad_the_others_are_not_looked_at(
+    bad: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    careful: list[bytes] = []
+
+    def seen(decoder: Any, bytes_max: int, lines: list[bytes], *rest: Any) -> Any:
+        careful.extend(lines)
+        return decode_each(decoder, bytes_max, lines, *rest)
+
+    monkeypatch.setattr(streams.decode, "decode_each", seen)
+    batch = decode(*[event()] * 100, bad, *[event()] * 100, bad, *[event()] * 10)
+    assert [letter.offset for letter in batch.dead] == [200, 301]
+    assert bad in careful
+    assert len(careful) <= 4
 
 
 def test_good_records_larger_than_a_slice_are_read() -> None:
