@@ -69,10 +69,10 @@ def _mostly_integers(name: str, values: list[Any]) -> pl.Series:
         return pl.Series(name, values, dtype=pl.Int64).cast(pl.String)
     except TypeError:
         pass
-    numbers = [value if type(value) is int else None for value in values]
-    others = [place for place, number in enumerate(numbers) if number is None]
-    texts = pl.Series(name, numbers, dtype=pl.Int64).cast(pl.String)
-    return texts.scatter(others, [values[place] for place in others])
+    integers = [value if type(value) is int else None for value in values]
+    numbers = pl.Series(name, integers, dtype=pl.Int64)
+    others = numbers.is_null().arg_true()
+    return numbers.cast(pl.String).scatter(others, [values[place] for place in others])
 
 
 def _cents_series(name: str, values: list[Any]) -> pl.Series:

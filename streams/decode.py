@@ -28,9 +28,9 @@ from streams._slices import (
     cut,
     cut_out,
     firsts,
+    has_longer,
     lines_of,
     mark_sent_again,
-    may_be_longer,
     read_times,
     rows_of,
 )
@@ -166,7 +166,7 @@ class Records:
 
         The records are gone on return: the next ones take their place in the cache.
         """
-        if may_be_longer(data, piece, self.bytes_max):
+        if has_longer(data, piece, self.bytes_max):
             return False
         try:
             records = decode_all(self._decoders, data[piece.start : piece.stop - 1])

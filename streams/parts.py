@@ -35,7 +35,8 @@ class LiftedParts:
         self._parts = parts
         self._places: list[int] = []
         self._lifted: list[list[Any]] = [[] for _ in parts.columns]
-        self._lists: list[list[Any]] = []
+        self._counts: list[int] = []
+        self._values: list[Any] = []
 
     def lift(self, records: list[Any], first: int) -> None:
         """Add those of records of which ``first`` were lifted before."""
@@ -44,7 +45,9 @@ class LiftedParts:
         self._places += [first + place for place in places]
         for found, column in zip(self._lifted, self._parts.columns.values(), strict=True):
             found.extend(column.lift(few))
-        self._lists += self._parts.values.lift(few)
+        lists = self._parts.values.lift(few)
+        self._counts += map(len, lists)
+        self._values += chain.from_iterable(lists)
 
     def frame(self, places: Int64s) -> pl.DataFrame:
         """A row a part, in order, with ROW: the place of its record.
@@ -52,14 +55,14 @@ class LiftedParts:
         ``places`` are those of the records as they were lifted; -1 drops the parts of one.
         """
         parts = self._parts
-        counts = np.fromiter(map(len, self._lists), dtype=np.int64, count=len(self._lists))
+        counts = np.array(self._counts, dtype=np.int64)
         rows = places[np.repeat(np.array(self._places, dtype=np.int64), counts)]
         records = [
             column.series(name, lifted)
             for (name, column), lifted in zip(parts.columns.items(), self._lifted, strict=True)
         ]
         of_each = np.repeat(np.arange(len(counts)), counts)
-        values = parts.values.series(parts.each, [*chain.from_iterable(self._lists)])
+        values = parts.values.series(parts.each, self._values)
         frame = pl.DataFrame(
             [pl.Series(ROW, rows), *(column.gather(of_each) for column in records), values]
         )

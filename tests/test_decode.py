@@ -24,6 +24,7 @@ from flows.store_metrics import ROWS_OF_STORE
 from schemas.dead_letters import DeadLetter, payload_of
 from schemas.topics import RECORD_BYTES_MAX
 from streams._decode_each import decode_each
+from streams._slices import Slice, has_longer
 from streams.batch import ROW, Batch, Poll
 from streams.decode import Records
 from tests.laws.worlds import BAD_RECORDS, EVENTS
@@ -308,6 +309,15 @@ def test_where_it_is_told_which_line_is_bad_the_others_are_not_looked_at(
     assert [letter.offset for letter in batch.dead] == [200, 301]
     assert bad in careful
     assert len(careful) <= 4
+
+
+@given(st.lists(st.integers(0, 12), min_size=1), st.integers(1, 12), st.integers(0, 5))
+def test_a_slice_has_a_longer_line_where_one_of_its_lines_is(
+    lengths: list[int], bytes_max: int, before: int
+) -> None:
+    data = b"\n" * before + b"".join(b"x" * length + b"\n" for length in lengths)
+    piece = Slice(before, len(data))
+    assert has_longer(data, piece, bytes_max) == any(length > bytes_max for length in lengths)
 
 
 def test_good_records_larger_than_a_slice_are_read() -> None:
