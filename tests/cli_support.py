@@ -51,6 +51,30 @@ def footfall(
     )
 
 
+@contextmanager
+def faulty(
+    module: str, *arguments: str, home: Path, settings: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker with faults, a module of the tests; it is ended in order."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"tests.{module}", *arguments],
+        env=environment(home, settings),
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        assert process.wait(COMMAND_S_MAX) == 0
+
+
+def run_faulty(module: str, *arguments: str, home: Path, settings: Mapping[str, str]) -> None:
+    """The same to the end of what stands in the topics."""
+    with faulty(module, *arguments, "--once", home=home, settings=settings) as process:
+        assert process.wait(COMMAND_S_MAX) == 0
+
+
 class Running:
     """A command that runs; what it prints is collected in a file."""
 

@@ -14,7 +14,6 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from schemas.tables.store_metrics import METADATA
 from schemas.times import datetime_of, iso_ms, parse_time_ms
 from sinks.sql import create_tables
 from sinks.topic_files import FileTopics
-from tests.cli_support import ROOT, environment, footfall, one_line
+from tests.cli_support import ROOT, environment, faulty, footfall, one_line, run_faulty
 from tests.clickhouse_support import Server, any_server
 from tests.faulty_flow import WRONG_ORIGIN
 
@@ -99,21 +98,6 @@ def in_table(home: Path, database: str) -> dict[str, tuple[int, int]]:
     return {row["minute"]: (row["events"], row["price"]) for row in rows}
 
 
-@contextmanager
-def faulty_worker(home: Path, database: str) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.faulty_flow"],
-        env=environment(home, {"CLICKHOUSE_URL": database}),
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        assert process.wait(30) == 0
-
-
 def wait_until_read(home: Path, records: int, timeout_s: float = 120.0) -> None:
     until_s = time.monotonic() + timeout_s
     read = -1
@@ -135,7 +119,7 @@ def test_a_corrected_flow_is_replayed_over_a_million_events_while_live_runs(
     assert footfall(home, "init", **servers).returncode == 0
     world = TagWorld(seed=5)
     tags = push(home, world, 0, EVENTS)
-    with faulty_worker(home, database):
+    with faulty("faulty_flow", home=home, settings=servers):
         wait_until_read(home, EVENTS)
         more: list[dict[str, Any]] = []
         pusher = threading.Thread(target=lambda: more.extend(push(home, world, EVENTS, 100_000)))
@@ -182,13 +166,7 @@ def test_an_earlier_and_a_later_replay(tmp_path: Path, database: str) -> None:
     assert footfall(home, "init", **servers).returncode == 0
     world = TagWorld(seed=6)
     tags = push(home, world, 0, 150_000)
-    wrong = subprocess.run(
-        [sys.executable, "-m", "tests.faulty_flow", "--once"],
-        env=environment(home, servers),
-        cwd=ROOT,
-        check=False,
-    )
-    assert wrong.returncode == 0
+    run_faulty("faulty_flow", home=home, settings=servers)
     right = count_by_minute(tags)
     everything = ("replay", "minute_buckets", "--from", "2022-03-22")
     early = footfall(home, *everything, **servers)
@@ -420,13 +398,7 @@ def test_a_replay_that_is_killed_is_made_again(tmp_path: Path, database: str) ->
     servers = {"CLICKHOUSE_URL": database}
     assert footfall(home, "init", **servers).returncode == 0
     tags = push(home, TagWorld(seed=8), 0, 200_000)
-    wrong = subprocess.run(
-        [sys.executable, "-m", "tests.faulty_flow", "--once"],
-        env=environment(home, servers),
-        cwd=ROOT,
-        check=False,
-    )
-    assert wrong.returncode == 0
+    run_faulty("faulty_flow", home=home, settings=servers)
     arguments = ["replay", "minute_buckets", "--from", "2022-03-22", "--complete"]
     killed_after = []
     for after_s in (0.7, 1.0, 1.4, 2.0):

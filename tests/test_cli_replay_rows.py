@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -25,7 +25,7 @@ from schemas.status import WorkerStatus, status_folder
 from schemas.versions import GENERATION_SHIFT
 from sinks.clickhouse import query_rows
 from sinks.topic_files import FileTopics
-from tests.cli_support import ROOT, environment
+from tests.cli_support import ROOT, environment, faulty, run_faulty
 from tests.clickhouse_support import any_server
 from tests.laws.worlds import BASE_MS, platform_log
 
@@ -61,25 +61,6 @@ class House:
             ended = main(arguments)
         assert ended == code, out.getvalue() + errors.getvalue()
         return out.getvalue(), errors.getvalue()
-
-    def run_faulty(self, flow: str) -> None:
-        """A worker with faults, to the end."""
-        with self.faulty(flow, "--once") as process:
-            assert process.wait(RUN_S_MAX) == 0
-
-    @contextmanager
-    def faulty(self, flow: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faulty_rows", flow, *options],
-            env=environment(self.home, self.servers),
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-        )
-        try:
-            yield process
-        finally:
-            process.terminate()
-            assert process.wait(RUN_S_MAX) == 0
 
     def is_true(self, *names: str) -> bool:
         """Whether these tables hold what the shop knows."""
@@ -127,7 +108,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 def test_raw_rows_of_a_corrected_flow_are_replayed_while_live_runs(house: House) -> None:
     logs = house.truth.records()["platform_logs"]
-    with house.faulty("failed_logins"):
+    with faulty("faulty_rows", "failed_logins", home=house.home, settings=house.servers):
         house.wait_until_read("failed_logins", logs)
         house.run("replay", "failed_logins", "--from", FROM, "--to", TO)
         within, _ = house.run("verify", "failed_logins", "--from", FROM, "--to", TO)
@@ -158,7 +139,7 @@ def test_raw_rows_of_a_corrected_flow_are_replayed_while_live_runs(house: House)
 
 def test_a_replay_of_many_tables_that_is_killed_is_made_again(house: House) -> None:
     flow = "shop_events_hot"
-    house.run_faulty(flow)
+    run_faulty("faulty_rows", flow, home=house.home, settings=house.servers)
     said, _ = house.run("verify", flow, code=1)
     assert "shop_cart_add_rows" in said
     arguments = ["replay", flow, "--from", BEGINNING]
@@ -193,7 +174,7 @@ def test_a_flow_of_several_topics_is_replayed_topic_by_topic_or_all_at_once(
     house: House,
 ) -> None:
     flow, topics = "product_views", ("platform_logs", "store_events", "user_tags")
-    house.run_faulty(flow)
+    run_faulty("faulty_rows", flow, home=house.home, settings=house.servers)
     said, _ = house.run("verify", flow, "--complete", code=1)
     for topic in topics:
         assert f"{flow} of {topic}: " in said

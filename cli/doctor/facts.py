@@ -113,7 +113,9 @@ def flow_findings(
     for name in sorted({*contracts, *(status.flow for status in statuses)}):
         of_flow = [status for status in statuses if status.flow == name]
         facts = flow_facts(name, of_flow, standing, groups.get(name, {}), now_ms)
-        facts = replace(facts, takes_archive=takes_archive(settings, name))
+        if facts.lost:
+            # To answer it a flow is imported.
+            facts = replace(facts, takes_archive=takes_archive(settings, name))
         findings += topics_of.flow(facts)
     for topic in sorted(read & standing.keys()):
         counts = {part: high - low for part, (low, high) in standing[topic].ends.items()}

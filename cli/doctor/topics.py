@@ -129,7 +129,12 @@ class FlowFacts:
     workers: Sequence[WorkerFacts]
     places: Sequence[PlaceFacts]
     takes_archive: bool = True
-    """What it writes can be written anew from an archive."""
+    """What it writes can be written anew from an archive; asked where records are lost."""
+
+    @property
+    def lost(self) -> list[PlaceFacts]:
+        """Where records were removed before they were read."""
+        return [place for place in self.places if place.next_offset < place.low]
 
 
 def flow(facts: FlowFacts) -> list[Finding]:
@@ -182,7 +187,7 @@ def flow(facts: FlowFacts) -> list[Finding]:
 def retention(facts: FlowFacts) -> list[Finding]:
     """Whether retention reaches, or has reached, what the flow did not read yet."""
     check = f"retention of {facts.name}"
-    lost = [place for place in facts.places if place.next_offset < place.low]
+    lost = facts.lost
     if lost:
         worst = max(lost, key=lambda place: place.low - place.next_offset)
         missing = sum(place.low - place.next_offset for place in lost)
