@@ -31,7 +31,7 @@ class Slice:
     bad: Bad = field(default_factory=dict)
     """What the other lines are."""
     culprit: int | None = None
-    """The line that it, or the one before, could not be decoded, where that is known."""
+    """This line, or the one before, could not be decoded; None where that is not known."""
     is_suspect: bool = False
     """Whether one of its lines is bad, most likely."""
     again: bool = False

@@ -15,15 +15,16 @@ _Int64s = npt.NDArray[np.int64]
 
 def newlines(data: bytes, start: int, stop: int) -> _Int64s:
     """Where newlines are in the bytes from ``start`` to ``stop``."""
-    # A vector compare is three times as fast as bytes.count.
     chars = np.frombuffer(data, np.uint8, count=stop - start, offset=start)
     return np.flatnonzero(chars == ord("\n")) + start
 
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Finds lines by their place: some of which it is known where they begin, the first among
-    them, and what is after these is searched."""
+    """Finds lines by their place: of some it is known where they begin, the others are counted.
+
+    The first line is one of those that are known.
+    """
 
     places: _Int64s
     """Of the lines that are known, among all; in order."""

@@ -66,7 +66,7 @@ def faulty(
         yield process
     finally:
         process.terminate()
-        assert process.wait(COMMAND_S_MAX) == 0
+        assert process.wait(END_S_MAX) == 0
 
 
 def run_faulty(module: str, *arguments: str, home: Path, settings: Mapping[str, str]) -> None:
