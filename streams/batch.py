@@ -17,6 +17,8 @@ Int64s = npt.NDArray[np.int64]
 
 TIME_MS = "time_ms"
 """The column of a batch's frame that holds the event time, milliseconds since 1970 UTC."""
+UNKNOWN_MS = -1
+"""The append time of a record whose topic does not keep it."""
 ROW = "row"
 """Of rows that were made of a batch's frame: the place there of the event they stem from."""
 
@@ -43,7 +45,12 @@ class Poll:
     offsets: Int64s | None = None
     """Offset of each record, where they are not first_offset, first_offset + 1, ..."""
     sent_again: tuple[int, ...] = ()
-    """Places in the poll of records that were sent again later: those count, these do not."""
+    """Places in the poll of superseded records, which were sent again later; skip them."""
+    appended_ms: Int64s | None = None
+    """When each record was appended, by the topic's own account; UNKNOWN_MS where it does not
+    say, None where it says so of no record."""
+    tombstones: tuple[int, ...] = ()
+    """Places in the poll of records without a value (their lines are empty); skip them."""
 
     @property
     def next_offset(self) -> int:

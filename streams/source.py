@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
@@ -25,6 +25,33 @@ class SourceError(Exception):
 
 class NoTopicError(SourceError):
     """There is no such topic."""
+
+
+class ReadState(NamedTuple):
+    """Where a reader resumes in a partition, and of which topic; plain data for a snapshot."""
+
+    topic: str
+    topic_id: str
+    """Differs after the topic was deleted and made again; "" where the server has no ids."""
+    offset: int
+    """Of the next record."""
+    position: int
+    """Bytes before the next record of an embedded partition; the leader epoch of Kafka's."""
+
+
+def check_same_topic(state: ReadState, topic: str, topic_id: str, flow: str) -> None:
+    """Raise SourceError where the state was saved while another topic was read."""
+    if state.topic != topic:
+        what = f"the state of {flow or 'this flow'} is of topic {state.topic}, not {topic}"
+    elif state.topic_id and topic_id and state.topic_id != topic_id:
+        what = f"topic {topic} was deleted and made again since {flow or 'this flow'} read it"
+    else:
+        return
+    raise SourceError(
+        f"{what}. Set TOPICS_URL and KAFKA_TOPIC to the topic that was read before; or, to read "
+        f"this one from its beginning, stop the workers and move FOOTFALL_HOME/recovery/{flow} "
+        "away (the demo: --fresh)"
+    )
 
 
 @dataclass(frozen=True, slots=True)
