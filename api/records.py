@@ -16,8 +16,9 @@ import msgspec
 from schemas import topics
 from schemas.client_reports import ClientReport
 from schemas.platform_logs import PlatformLog, id_text
+from schemas.prices import BadPriceError, cents_of
 from schemas.shop_events import ShopEvent
-from schemas.store_events import StoreEvent, is_whole_cents
+from schemas.store_events import StoreEvent
 from schemas.times import FUTURE_MAX_MS, BadTimeError, parse_time_ms
 from schemas.user_tags import UserTag
 from sinks import Record
@@ -52,17 +53,22 @@ class Incoming:
             )
         value = _decoded(self.decode, data)
         check_time(topic.time, attrgetter(topic.time)(value), now_ms)
-        if type(value) is StoreEvent and not is_whole_cents(value.price):
-            raise BadRecordError(f"price: {value.price} is not a whole number of cents")
+        if type(value) is _PRICED:
+            check_price(value.price)
         # However an id is written, it decides the same partition.
         return id_text(attrgetter(topic.key)(value)).encode(), one_line(data)
 
+
+# A float does not tell 5000000.125 from a price: the text of the number does.
+_PRICED: Any = msgspec.defstruct(
+    "StoreEvent", [("price", msgspec.Raw)], bases=(StoreEvent,), frozen=True, gc=False
+)
 
 INCOMING: dict[str, Incoming] = {
     topic.name: Incoming(topic.name, msgspec.json.Decoder(type_).decode)
     for topic, type_ in (
         (topics.USER_TAGS, UserTag),
-        (topics.STORE_EVENTS, StoreEvent),
+        (topics.STORE_EVENTS, _PRICED),
         (topics.PLATFORM_LOGS, PlatformLog),
         (topics.SHOP_EVENTS, ShopEvent),
         (topics.VISITS, ClientReport),
@@ -85,6 +91,14 @@ def check_time(field: str, text: str, now_ms: int) -> None:
         raise BadRecordError(f"{field}: {error}") from None
     if time_ms > now_ms + FUTURE_MAX_MS:
         raise BadRecordError(f"{field}: {text[:40]!r} is more than an hour in the future")
+
+
+def check_price(number: msgspec.Raw) -> None:
+    """Check a price, given as the JSON of its field. Raises BadRecordError naming the field."""
+    try:
+        cents_of(bytes(number).decode())
+    except BadPriceError as error:
+        raise BadRecordError(f"price: {error}") from None
 
 
 def _decoded(decode: Callable[[bytes], Any], data: bytes) -> Any:

@@ -6,9 +6,11 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from schemas.prices import PRICE_MAX
+
 UInt63 = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-Price = Annotated[float, Meta(ge=0, le=1e11)]
-"""Decimal price of at most two places; 35.79 is 3579 cents."""
+Price = Annotated[float, Meta(ge=0, le=PRICE_MAX)]
+"""Decimal price of at most two places; 35.79 is 3579 cents (see schemas.prices)."""
 
 EventType = Literal["view", "cart", "remove_from_cart", "purchase"]
 
@@ -23,15 +25,6 @@ CSV_COLUMNS = (
     "user_id",
     "user_session",
 )
-
-
-def is_whole_cents(price: float) -> bool:
-    """True where a price stands for a decimal of at most two places.
-
-    A price has at most 1e11 whole units, so that the error of the product stays below this.
-    """
-    scaled = price * 100
-    return abs(scaled - round(scaled)) <= 1e-9 * max(scaled, 1000.0)
 
 
 class StoreEvent(Struct, gc=False, frozen=True):

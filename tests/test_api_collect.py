@@ -234,10 +234,38 @@ def test_one_bad_record_refuses_all_and_is_named(
     assert shop.topics.records == {}
 
 
-@pytest.mark.parametrize("price", [35.79, 12.5, 33, 0, 0.01, 0.29, 1.15, 99999999.99, 1e11])
-def test_every_whole_cent_passes(price: float, shop: Shop, client: Client) -> None:
-    event = STORE_EVENT | {"price": price}
-    assert client.post("/events/store_events", encoded(event)).status == 200
+def priced(text: str) -> bytes:
+    return encoded(STORE_EVENT).replace(b"35.79", text.encode())
+
+
+@pytest.mark.parametrize("price", ["35.790", "12.5", "33", "0", "0.29", "99999999.990", "1e11"])
+def test_every_whole_cent_passes(price: str, shop: Shop, client: Client) -> None:
+    assert client.post("/events/store_events", priced(price)).status == 200
+    assert shop.topics.records["store_events"][0][1] == priced(price)
+
+
+@pytest.mark.parametrize(
+    ("price", "reason"),
+    [
+        ("12.345", "'12.345' is not a whole number of cents"),
+        ("999999.995", "whole number of cents"),
+        ("5000000.125", "whole number of cents"),
+        ("12345678.905", "whole number of cents"),
+        ("12345678905.120001", "whole number of cents"),
+        ("-5", "'-5' is negative"),
+        ("1e999", "'1e999' is more than 100000000000"),
+        ('"12"', "is not a decimal number"),
+        ("null", "'null' is not a decimal number"),
+    ],
+)
+def test_a_price_that_is_not_whole_cents_is_refused_at_any_size(
+    price: str, reason: str, shop: Shop, client: Client
+) -> None:
+    reply = client.post("/events/store_events", priced(price))
+    assert reply.status == 400
+    assert reply.error.startswith("record 0: price: ")
+    assert reason in reply.error
+    assert shop.topics.records == {}
 
 
 @pytest.mark.parametrize(
