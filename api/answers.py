@@ -12,9 +12,6 @@ from typing import Any
 
 import msgspec
 
-BODY_BYTES_MAX = 1_048_576
-"""The largest body of a request: as large as the largest record that a flow reads."""
-
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -22,6 +19,13 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = tuple[tuple[bytes, bytes], ...]
 
 encode_json = msgspec.json.Encoder().encode
+
+PRIVATE: Headers = (
+    (b"cache-control", b"no-store"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+"""An answer stays with who asked: most tell of somebody."""
+NOSNIFF = (b"x-content-type-options", b"nosniff")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +35,12 @@ class Answer:
     status: int
     body: bytes = b""
     content_type: bytes = b"application/json"
-    headers: Headers = ()
+    headers: Headers = PRIVATE
 
 
 Handler = Callable[[Scope, Receive], Awaitable[Answer]]
 
-NO_CONTENT = Answer(204)
+NO_CONTENT = Answer(204, headers=())
 
 
 class RequestError(Exception):
@@ -57,36 +61,26 @@ class ClientGoneError(Exception):
     """The client closed the connection before its request was whole."""
 
 
+def messages_of(answer: Answer, head_only: bool = False) -> tuple[Message, Message]:
+    """The ASGI messages of an answer, without its body for HEAD."""
+    headers: list[tuple[bytes, bytes]] = list(answer.headers)
+    if answer.status not in (204, 304):
+        headers += (
+            (b"content-type", answer.content_type),
+            (b"content-length", str(len(answer.body)).encode()),
+            NOSNIFF,
+        )
+    return (
+        {"type": "http.response.start", "status": answer.status, "headers": headers},
+        {"type": "http.response.body", "body": b"" if head_only else answer.body},
+    )
+
+
 def error_answer(status: int, message: str, headers: Headers = ()) -> Answer:
     """``{"error": message}``"""
-    return Answer(status, encode_json({"error": message}), headers=headers)
+    return Answer(status, encode_json({"error": message}), headers=(*PRIVATE, *headers))
 
 
 def json_answer(value: Any) -> Answer:
     """200 with the value as JSON."""
     return Answer(200, encode_json(value))
-
-
-async def read_body(receive: Receive, bytes_max: int = BODY_BYTES_MAX) -> bytes:
-    """The whole body. Raises RequestError 413 for a larger one, ClientGoneError."""
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if message["type"] == "http.request" and not message.get("more_body", False):
-        if len(body) > bytes_max:
-            raise _too_large(bytes_max)
-        return body
-    pieces = [body]
-    length = len(body)
-    while message["type"] == "http.request" and message.get("more_body", False):
-        message = await receive()
-        pieces.append(message.get("body", b""))
-        length += len(pieces[-1])
-        if length > bytes_max:
-            raise _too_large(bytes_max)
-    if message["type"] != "http.request":
-        raise ClientGoneError
-    return b"".join(pieces)
-
-
-def _too_large(bytes_max: int) -> RequestError:
-    return RequestError(413, f"the body is over {bytes_max} bytes: send less at a time")

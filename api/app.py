@@ -1,4 +1,4 @@
-"""The routes. Every handler stands in an Endpoint, which is plain ASGI: no middleware."""
+"""The routes. Every handler stands in an Endpoint and all behind the Door, both plain ASGI."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from importlib.resources import files
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -16,6 +17,7 @@ from api.answers import Answer, Handler, Receive, Scope
 from api.collect import Collector
 from api.debug_answers import DebugAnswers
 from api.docs import description, docs_files
+from api.door import Door
 from api.endpoint import Endpoint
 from api.files import file_answer, read_files, serve_files, serve_one
 from api.health import Readiness, healthy
@@ -41,8 +43,12 @@ def create_app(services: Services) -> Starlette:
     def route(path: str, handle: Handler, *methods: str, label: str = "") -> Route:
         endpoint = Endpoint(label or path, handle, metrics, services.request_log)
         made = Route(path, endpoint, methods=list(methods or ("GET",)))
-        # A cookie or an id may hold a line break, too.
-        made.path_regex = re.compile(made.path_regex.pattern, re.DOTALL)
+        # A cookie or an id may hold a line break, too, and may end in a slash; any other path is
+        # the same with a slash at its end and without.
+        pattern = made.path_regex.pattern
+        if not path.endswith(":path}"):
+            pattern = pattern.removesuffix("$").rstrip("/") + "/?$"
+        made.path_regex = re.compile(pattern, re.DOTALL)
         return made
 
     async def exposition(scope: Scope, receive: Receive) -> Answer:
@@ -63,9 +69,7 @@ def create_app(services: Services) -> Starlette:
         route("/aggregates", aggregates.handle, *queries),
         route("/events/{topic}", collector.many, "POST"),
         route("/api/visit/v1/", visit, "POST"),
-        route("/api/visit/v1", visit, "POST", label="/api/visit/v1/"),
         route("/api/activity/v1/", activity, "POST"),
-        route("/api/activity/v1", activity, "POST", label="/api/activity/v1/"),
         route("/live.json", services.live.handle),
         route(
             "/live/requests/{request_id:path}",
@@ -82,7 +86,11 @@ def create_app(services: Services) -> Starlette:
         route("/docs", serve_one(docs[""])),
         route("/docs/{path:path}", serve_files(docs), label="/docs"),
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _refuse})
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(Door, services.hosts, services.origins)],
+        exception_handlers={HTTPException: _refuse},
+    )
 
 
 def _page_files() -> dict[str, bytes]:
@@ -92,8 +100,9 @@ def _page_files() -> dict[str, bytes]:
 async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     reasons = {
-        404: f"nothing at {request.url.path[:200]}; the routes are at /docs",
+        404: f"nothing at {request.scope['path'][:200]}; the routes are at /docs",
         405: f"{request.method} is not for this route",
     }
     reason = reasons.get(error.status_code, error.detail)
-    return JSONResponse({"error": reason}, error.status_code, error.headers)
+    headers = {"x-content-type-options": "nosniff", **(error.headers or {})}
+    return JSONResponse({"error": reason}, error.status_code, headers)

@@ -13,8 +13,8 @@ from api.answers import (
     RequestError,
     Scope,
     json_answer,
-    read_body,
 )
+from api.bodies import read_body
 from api.metrics import ApiMetrics
 from api.records import INCOMING, BadRecordError, Incoming, read_records
 from api.writing import BusyError, NotStoredError, Writing
@@ -37,7 +37,7 @@ class Collector:
         incoming = INCOMING[topic]
 
         async def handle(scope: Scope, receive: Receive) -> Answer:
-            body = await read_body(receive)
+            body = await read_body(scope, receive)
             try:
                 record = incoming.record(body, _now_ms())
             except BadRecordError as error:
@@ -51,7 +51,7 @@ class Collector:
         """``POST /events/{topic}``: ``{"stored": n}`` once all are durable."""
         incoming = _writable(scope["path_params"]["topic"])
         content_type = dict(scope["headers"]).get(b"content-type", b"").decode("latin-1")
-        body = await read_body(receive)
+        body = await read_body(scope, receive)
         try:
             records = read_records(incoming, body, _now_ms(), content_type)
         except BadRecordError as error:

@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from api.answers import Receive, Scope, read_body
+from api.answers import Receive, Scope
+from api.bodies import read_body
 
 EXPECTED_BYTES_MAX = 8 * 1_048_576
 LOGGED_MAX = 20
@@ -33,7 +34,7 @@ class DebugAnswers:
         """Log and count how the answer differs from the request's body, if it has one."""
         if not self._enabled:
             return
-        expected = await read_body(receive, EXPECTED_BYTES_MAX)
+        expected = await read_body(scope, receive, EXPECTED_BYTES_MAX)
         if not expected.strip():
             return
         found = compare_json(expected, answer)

@@ -21,6 +21,7 @@ from api.answers import (
     Scope,
     Send,
     error_answer,
+    messages_of,
 )
 from api.metrics import ApiMetrics
 
@@ -69,7 +70,7 @@ class Endpoint:
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])
             answer = error_answer(500, "the server failed on this request; its log says why")
-        start, end = _messages(answer, scope["method"] == "HEAD")
+        start, end = messages_of(answer, scope["method"] == "HEAD")
         await send(start)
         await send(end)
         took_s = time.perf_counter() - started
@@ -94,17 +95,6 @@ class Endpoint:
         if self._log.body:
             line += f" body={json.dumps(body.decode('utf-8', 'replace'))}"
         log.info("%s", line)
-
-
-def _messages(answer: Answer, head_only: bool) -> tuple[Message, Message]:
-    headers: list[tuple[bytes, bytes]] = list(answer.headers)
-    if answer.status not in (204, 304):
-        headers.append((b"content-type", answer.content_type))
-        headers.append((b"content-length", str(len(answer.body)).encode()))
-    return (
-        {"type": "http.response.start", "status": answer.status, "headers": headers},
-        {"type": "http.response.body", "body": b"" if head_only else answer.body},
-    )
 
 
 def _overheard(receive: Receive, heard: bytearray) -> Receive:

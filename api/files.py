@@ -24,6 +24,14 @@ DOCS_POLICY = PAGE_POLICY.replace(b"style-src 'self'", b"style-src 'self' 'unsaf
 """Swagger UI sets styles in its markup."""
 
 
+APART: Headers = (
+    (b"referrer-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+"""No other site learns from where it was linked, holds the page's window, or embeds its files."""
+
+
 def read_files(folder: Traversable, prefix: str = "") -> dict[str, bytes]:
     """All files below a folder of a package, by relative path, of the known content types."""
     found: dict[str, bytes] = {}
@@ -36,13 +44,16 @@ def read_files(folder: Traversable, prefix: str = "") -> dict[str, bytes]:
 
 
 def file_answer(name: str, content: bytes, policy: bytes = PAGE_POLICY) -> Answer:
-    """The file as an answer; its ETag is its digest."""
+    """The file as an answer; its ETag is its digest.
+
+    A page is not kept by the browser, not even to go back to: what it shows tells of somebody.
+    """
     etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'.encode()
     headers: Headers = (
         (b"etag", etag),
-        (b"cache-control", b"no-cache"),
-        (b"x-content-type-options", b"nosniff"),
+        (b"cache-control", b"no-store" if name.endswith(".html") else b"no-cache"),
         (b"content-security-policy", policy),
+        *APART,
     )
     return Answer(200, content, CONTENT_TYPES[name.rpartition(".")[2]], headers)
 

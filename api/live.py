@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from api.answers import Answer, Receive, Scope, encode_json
+from api.answers import PRIVATE, Answer, Receive, Scope, encode_json
 from api.files import unless_seen
 from api.refreshed import Refreshed
 from api.shop_live import ShopPanels
@@ -142,7 +142,7 @@ class Live:
         self._answer = Answer(
             200,
             encode_json(snapshot),
-            headers=((b"etag", etag), (b"cache-control", b"no-cache")),
+            headers=((b"etag", etag), *PRIVATE),
         )
         self._made_s = self._clock()
 

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+from api.address import OwnHosts
 from api.clickhouse import ClickHouse, MinuteBuckets
 from api.endpoint import RequestLog
 from api.live import Live, LiveSources
@@ -60,6 +61,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 "profiles": profiles.check,
             },
             lookups=Lookups(clickhouse),
+            hosts=OwnHosts(settings.frontend_hostname, settings.allowed_hosts),
+            origins=frozenset(settings.allowed_origins),
             metrics=ApiMetrics(),
             request_log=RequestLog(settings.use_logger, settings.log_headers, settings.log_body),
             limit_default=settings.default_limit,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import gc
 import logging
+import math
 import os
 import resource
 import signal
@@ -14,23 +14,27 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Generator
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
 import uvloop
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 
+from api.address import BACKLOG, PortError, listen, url_of
 from api.app import create_app
+from api.connections import CONNECTIONS_EXTRA, LIMITS, Connection, Limits, Lines
 from api.opening import open_services
 from schemas.settings import SettingError, Settings, read_settings
 from sinks import SinkError
 
-__all__ = ["PortError", "create_app", "main", "serve"]
+__all__ = ["PortError", "create_app", "listen", "main", "serve"]
 
 CONNECTIONS_MAX = 4000
-BACKLOG = 2048
-KEEP_ALIVE_S = 75
-"""Longer than clients and proxies keep an idle connection, so that theirs is the first to go."""
+CONNECTIONS_MIN = 64
+DESCRIPTORS_KEPT = 512
+"""For files, and for connections to servers."""
 FINISH_WITHIN_S = 1
 """What requests under way get when the server is told to stop."""
 STOP_WITHIN_S = 2.8
@@ -38,29 +42,24 @@ STOP_WITHIN_S = 2.8
 EXIT_FAILED = 1
 
 
-class PortError(Exception):
-    """The address cannot be listened on; the message says what to do."""
-
-
-def serve(settings: Settings, port: int | None = None) -> int:
+def serve(settings: Settings, port: int | None = None, *, is_open: bool = False) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit code; says one line where it cannot start.
 
-    ``port`` takes the place of FRONTEND_PORT.
+    ``port`` takes the place of FRONTEND_PORT. Other machines are served only if ``is_open``.
     """
     _set_up_logging(settings)
-    host, number = settings.frontend_hostname, port or settings.frontend_port
+    number = settings.frontend_port if port is None else port
     try:
-        listening = listen(host, number)
+        listening = listen(settings.frontend_hostname, number, is_open=is_open)
     except PortError as error:
         print(error, file=sys.stderr, flush=True)
         return EXIT_FAILED
-    _allow_connections()
     # What was acknowledged is durable: a part that hangs at the end may be left behind.
     last_resort = threading.Timer(STOP_WITHIN_S, os._exit, (0,))
     last_resort.daemon = True
     try:
         with listening:
-            uvloop.run(_serve(settings, listening, _say_where(host, number), last_resort.start))
+            uvloop.run(_serve(settings, listening, last_resort.start))
     except (SinkError, SQLAlchemyError) as error:
         # Only what opens the services raises these here: an address that is none.
         print(error, file=sys.stderr, flush=True)
@@ -70,50 +69,21 @@ def serve(settings: Settings, port: int | None = None) -> int:
     return 0
 
 
-def _allow_connections() -> None:
-    """Many systems start a process with 1,024 descriptors at most, and let it ask for more."""
+def allow_connections(wanted: int = CONNECTIONS_MAX) -> int:
+    """Return how many connections there may be, having asked the system for as many as wanted.
+
+    Many systems start a process with 1,024 descriptors at most, and let it ask for more.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = CONNECTIONS_MAX + 512
-    if soft < wanted:
-        highest = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    needed = wanted + DESCRIPTORS_KEPT
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        highest = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (highest, hard))
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A bound socket. Raises PortError with one line."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror as error:
-        raise PortError(f"FRONTEND_HOSTNAME={host!r} is no address of ours: {error}") from None
-    # "localhost" is often ::1 first, where most clients try 127.0.0.1.
-    found.sort(key=lambda one: one[0] != socket.AF_INET)
-    family, kind, protocol, _, address = found[0]
-    bound = socket.socket(family, kind, protocol)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-        # Only this tells that another socket listens already, where that one is bound likewise.
-        bound.listen(BACKLOG)
-    except OSError as error:
-        bound.close()
-        raise PortError(_why_not(error, host, port)) from None
-    return bound
-
-
-def _why_not(error: OSError, host: str, port: int) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"port {port} is taken: choose another with --port or FRONTEND_PORT"
-    if error.errno == errno.EACCES:
-        return f"port {port} needs rights: choose one above 1023 with --port or FRONTEND_PORT"
-    reason = os.strerror(error.errno) if error.errno else error
-    return f"cannot listen on {host} port {port} ({reason}): check FRONTEND_HOSTNAME"
-
-
-def _say_where(host: str, port: int) -> Callable[[], None]:
-    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-    shown = f"[{shown}]" if ":" in shown else shown
-    return lambda: print(f"listening on http://{shown}:{port}/", flush=True)
+            soft = highest
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    return min(wanted, max(soft - DESCRIPTORS_KEPT, CONNECTIONS_MIN))
 
 
 class _Server(uvicorn.Server):
@@ -133,13 +103,14 @@ class _Server(uvicorn.Server):
 
 
 async def _serve(
-    settings: Settings,
-    listening: socket.socket,
-    started: Callable[[], None],
-    stopping: Callable[[], None],
+    settings: Settings, listening: socket.socket, stopping: Callable[[], None]
 ) -> None:
+    def started() -> None:
+        print(f"listening on {url_of(listening)}", flush=True)
+
+    limits = Limits(connections=allow_connections())
     async with open_services(settings) as services:
-        server = _Server(config(create_app(services)), started)
+        server = _Server(config(create_app(services), limits), started)
 
         def stop() -> None:
             if not server.should_exit:
@@ -156,12 +127,13 @@ async def _serve(
         await server.serve(sockets=[listening])
 
 
-def config(app: Starlette) -> uvicorn.Config:
-    """How uvicorn runs the application: nothing that costs time and is not asked for."""
+def config(app: Starlette, limits: Limits = LIMITS) -> uvicorn.Config:
+    """How uvicorn runs the application: within the limits, and with nothing that is not used."""
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        # uvicorn only ever calls it, as it would a class.
+        http=cast(Any, partial(Connection, lines=Lines(limits))),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -169,9 +141,9 @@ def config(app: Starlette) -> uvicorn.Config:
         server_header=False,
         date_header=False,
         proxy_headers=False,
-        limit_concurrency=CONNECTIONS_MAX,
+        limit_concurrency=limits.connections + CONNECTIONS_EXTRA,
         backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=math.ceil(limits.idle_s),
         timeout_graceful_shutdown=FINISH_WITHIN_S,
     )
 
@@ -183,13 +155,13 @@ def _set_up_logging(settings: Settings) -> None:
 
 
 def main() -> int:
-    """For ``python -m api.server``."""
+    """For ``python -m api.server [--open]``."""
     try:
         settings = read_settings()
     except SettingError as error:
         print(error, file=sys.stderr, flush=True)
         return EXIT_FAILED
-    return serve(settings)
+    return serve(settings, is_open="--open" in sys.argv[1:])
 
 
 if __name__ == "__main__":

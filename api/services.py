@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from api.address import OwnHosts
 from api.aggregates import AggregatesSource
 from api.endpoint import RequestLog
 from api.health import Check
@@ -26,6 +27,8 @@ class Services:
     checks: Mapping[str, Check]
     """What ``/readyz`` asks, by the name it shows."""
     lookups: Lookups = field(default_factory=Lookups)
+    hosts: OwnHosts = field(default_factory=OwnHosts)
+    origins: frozenset[str] = frozenset()
     metrics: ApiMetrics = field(default_factory=ApiMetrics)
     request_log: RequestLog = field(default_factory=RequestLog)
     limit_default: int = 200

@@ -10,7 +10,7 @@ from cli.demo_sends import check_sends
 from cli.errors import UsageError
 from cli.flows import workers
 from cli.generate import SHOP_RECORDS_PER_S
-from cli.options import count, port_number, rate, seed, share, speed
+from cli.options import add_open_option, count, port_number, rate, seed, share, speed
 
 
 def add_commands(commands: Any) -> None:
@@ -30,6 +30,7 @@ def add_commands(commands: Any) -> None:
         "end, print a summary, and stop",
     )
     demo.add_argument("--port", type=port_number, metavar="N", help="of the page (8080)")
+    add_open_option(demo)
     demo.add_argument(
         "--workers", type=workers, metavar="N", default=1, help="processes of each flow (1)"
     )

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 from cli.demo_house import open_house
 from cli.demo_sends import check_shop, sent_live
-from cli.home import Home, need_file, need_free_port
+from cli.home import Home, free_port, need_file, need_free_port
+from cli.options import need_open
 from cli.show import Show
 from cli.stop import Stopped
 from schemas.settings import read_settings
@@ -22,7 +23,9 @@ def run_live(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
         # The windows of store_metrics are as long as the replay is fast: a row a real second.
         environ = {**environ, "PRODUCER_DATA_SEC_PER_REAL_SEC": str(args.speed)}
     settings = read_settings(environ)
-    host, port = settings.frontend_hostname, args.port or settings.frontend_port
+    host = settings.frontend_hostname
+    port = args.port or settings.frontend_port or free_port()
+    need_open(host, is_open=args.open)
     if not args.no_generator and not args.truth:
         args.csv = args.csv or settings.input_file_name
     if args.csv:
@@ -40,7 +43,8 @@ def run_live(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
     try:
         with open_house(args, environ, show.tell, begin) as house:
             house.start_flows(args.workers)
-            house.supervisor.start("api", ("api", "--port", str(port)), service=True)
+            api = ("api", "--port", str(port), *(["--open"] if args.open else []))
+            house.supervisor.start("api", api, service=True)
             for name, arguments in sent:
                 house.generate(name, *arguments)
             house.run_until(lambda: _listens(page), lambda: None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from cli.errors import UsageError
 from schemas.times import BadTimeError, parse_time_ms
 
 _PORT_MAX = 65_535
@@ -30,6 +31,32 @@ def add_world_options(parser: argparse.ArgumentParser) -> None:
 def count(text: str, most: int = 10_000_000_000) -> int:
     """A number of things from the command line; 1_000_000 and 1,000,000 are understood."""
     return _whole(text, 1, most)
+
+
+def add_open_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--open`` to a command that serves HTTP."""
+    parser.add_argument(
+        "--open",
+        action="store_true",
+        help="serve other machines too, where FRONTEND_HOSTNAME is an address that they reach: "
+        "whoever reaches it may read personal data and write",
+    )
+
+
+def need_open(host: str, *, is_open: bool) -> None:
+    """Raise UsageError where other machines reach this address and nobody said that they may."""
+    from api.address import PortError, need_loopback
+
+    if not is_open:
+        try:
+            need_loopback(host)
+        except PortError as error:
+            raise UsageError(str(error)) from None
+
+
+def port_or_any(text: str) -> int:
+    """A port from the command line, or 0."""
+    return _whole(text, 0, _PORT_MAX)
 
 
 def port_number(text: str) -> int:

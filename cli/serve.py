@@ -11,7 +11,7 @@ from typing import Any
 
 from cli.errors import UsageError
 from cli.home import ClickHouseNote, Home, need_free_port, remove_note, write_note
-from cli.options import port_number
+from cli.options import add_open_option, need_open, port_number, port_or_any
 
 CLICKHOUSE_PORT = 8123
 
@@ -20,8 +20,12 @@ def add_commands(commands: Any) -> None:
     """Add ``api`` and ``clickhouse`` to the command line."""
     api = commands.add_parser("api", help="the HTTP side: collects events, answers, the live page")
     api.add_argument(
-        "--port", type=port_number, metavar="N", help="in place of FRONTEND_PORT (8080)"
+        "--port",
+        type=port_or_any,
+        metavar="N",
+        help="in place of FRONTEND_PORT (8080); 0 is any that is free",
     )
+    add_open_option(api)
     api.set_defaults(handler=serve_api)
     clickhouse = commands.add_parser(
         "clickhouse",
@@ -41,13 +45,14 @@ def serve_api(args: argparse.Namespace) -> int:
     from cli.servers import settings_for_clients
 
     settings = settings_for_clients(os.environ)
-    port = args.port or settings.frontend_port
-    option = "--port" if args.port else "FRONTEND_PORT or --port"
+    port = settings.frontend_port if args.port is None else args.port
+    option = "FRONTEND_PORT or --port" if args.port is None else "--port"
+    need_open(settings.frontend_hostname, is_open=args.open)
     need_free_port(settings.frontend_hostname, port, option)
     Home(settings.footfall_home).make()
     from api.server import serve
 
-    return serve(settings, port)
+    return serve(settings, port, is_open=args.open)
 
 
 def serve_clickhouse(args: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ Only ``cli``, the start-up of ``api`` and a flow's ``main()`` read the environme
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -47,6 +48,8 @@ class Settings:
     print_producer_logs: bool
     frontend_hostname: str
     frontend_port: int
+    allowed_hosts: tuple[str, ...]
+    allowed_origins: tuple[str, ...]
     login_alerts_hostname: str
     login_alerts_port: int
     use_logger: bool
@@ -154,7 +157,11 @@ def _variables(env: Mapping[str, str], home: Path) -> list[tuple[str, str, Any, 
         ),
         ("print_producer_logs", "PRINT_PRODUCER_LOGS", False, _switch),
         ("frontend_hostname", "FRONTEND_HOSTNAME", "127.0.0.1", str),
-        ("frontend_port", "FRONTEND_PORT", 8080, _integer(1, 65_535)),
+        ("frontend_port", "FRONTEND_PORT", 8080, _integer(0, 65_535)),
+        # By which names the api may be called, beside localhost and the address it listens on.
+        ("allowed_hosts", "ALLOWED_HOSTS", (), _several(_host)),
+        # Pages of these origins may send to the api and read its answers.
+        ("allowed_origins", "ALLOWED_ORIGINS", (), _several(_origin)),
         # Where a worker of login_alerts shows a user's state; number i takes the port plus i.
         ("login_alerts_hostname", "LOGIN_ALERTS_HOSTNAME", "127.0.0.1", str),
         ("login_alerts_port", "LOGIN_ALERTS_PORT", 6066, _integer(0, 65_000)),
@@ -209,6 +216,41 @@ def _url(*schemes: str) -> Parser:
         return text
 
     return parse
+
+
+def _several(parse: Parser) -> Parser:
+    """Takes values with commas between them."""
+
+    def parse_all(text: str) -> tuple[Any, ...]:
+        return tuple(parse(part.strip()) for part in text.split(",") if part.strip())
+
+    return parse_all
+
+
+def _host(text: str) -> str:
+    name = text[1:-1] if text[:1] == "[" and text[-1:] == "]" else text
+    if name != "*" and not re.fullmatch(r"[\w.-]+|[0-9a-fA-F:.]+", name, re.ASCII):
+        raise ValueError("takes names of hosts like shop.example, without a port, or *")
+    return name.lower().rstrip(".")
+
+
+def _origin(text: str) -> str:
+    parts = urlsplit(text.lower())
+    shape = "takes origins like https://shop.example, as a browser names them, or *"
+    try:
+        port = parts.port
+    except ValueError:
+        raise ValueError(shape) from None
+    if text == "*":
+        return text
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+        raise ValueError(shape)
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError(f"{shape}: without a path")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    # Browsers leave out the port that a scheme has by itself.
+    is_default = port in (None, {"http": 80, "https": 443}[parts.scheme])
+    return f"{parts.scheme}://{host}" + ("" if is_default else f":{port}")
 
 
 def _switch(text: str) -> bool:

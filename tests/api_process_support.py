@@ -44,7 +44,7 @@ class Process:
         self,
         home: Path,
         port: int,
-        *,
+        *options: str,
         wait: bool = True,
         file_bytes_max: int | None = None,
         **environ: str,
@@ -54,7 +54,11 @@ class Process:
         limited = ["-c", f"{LIMITED}({file_bytes_max})"]
         plain = {name: value for name, value in os.environ.items() if "_URL" not in name}
         self.process = subprocess.Popen(
-            [sys.executable, *(["-m", "api.server"] if file_bytes_max is None else limited)],
+            [
+                sys.executable,
+                *(["-m", "api.server"] if file_bytes_max is None else limited),
+                *options,
+            ],
             cwd=project_root(),
             env=plain | {"FOOTFALL_HOME": str(home), "FRONTEND_PORT": str(port)} | environ,
             stdout=subprocess.PIPE,

@@ -18,6 +18,7 @@ import uvicorn
 
 from api.aggregates import Sums
 from api.app import create_app
+from api.connections import LIMITS, Limits
 from api.endpoint import RequestLog
 from api.live import Live, LiveSources
 from api.metrics import ApiMetrics
@@ -252,8 +253,9 @@ Opening = Callable[[], AbstractAsyncContextManager[Services]]
 class Served:
     """A real server in a thread; ``stop`` ends it, and ``start`` serves again on the same port."""
 
-    def __init__(self, opening: Opening, port: int = 0) -> None:
+    def __init__(self, opening: Opening, port: int = 0, limits: Limits = LIMITS) -> None:
         self._opening = opening
+        self._limits = limits
         self.port = port or free_port()
         self.start()
 
@@ -265,7 +267,7 @@ class Served:
 
         async def run() -> None:
             async with self._opening() as services:
-                self._server = uvicorn.Server(config(create_app(services)))
+                self._server = uvicorn.Server(config(create_app(services), self._limits))
                 serving = asyncio.create_task(self._server.serve(sockets=[listening]))
                 while not self._server.started and not serving.done():
                     await asyncio.sleep(0.005)
@@ -294,9 +296,9 @@ class Served:
 
 
 @contextmanager
-def serving(shop: Shop) -> Iterator[Client]:
+def serving(shop: Shop, limits: Limits = LIMITS) -> Iterator[Client]:
     """A client of a server on these services."""
-    served = Served(shop.services)
+    served = Served(shop.services, limits=limits)
     client = Client(served.port)
     try:
         yield client

@@ -31,6 +31,8 @@ NONSENSE = {
     "PRODUCER_STARTUP_DELAY_IN_SEC": "soon",
     "PRINT_PRODUCER_LOGS": "maybe",
     "FRONTEND_PORT": "70000",
+    "ALLOWED_HOSTS": "http://shop.example",
+    "ALLOWED_ORIGINS": "shop.example",
     "LOGIN_ALERTS_PORT": "66000",
     "USE_LOGGER": "2",
     "LOG_HEADERS": "x",

@@ -1,0 +1,294 @@
+"""The server's connections: how long each may wait for its client, and how many there may be.
+
+uvicorn's protocol limits neither the size of headers nor the time that a request takes to come
+in. This one does, and costs a request about a microsecond: whoever waits for a client stands in
+a line, oldest first, and once in a while the heads of the lines are looked at.
+
+Headers  in all at most HEAD_BYTES_MAX, else 431; complete within HEAD_S, else 408
+Body     408 once nothing of it has come for BODY_S
+Idle     a connection without a request is closed after IDLE_S
+Answers  a client that has read nothing of its answer for BODY_S is cut off
+Number   beyond ``connections`` the one that has waited longest for its client gives way
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from api.answers import encode_json
+
+HEAD_BYTES_MAX = 65_536
+CHUNK_FRAME_BYTES = 8
+"""What the frame of a chunk may add to each byte of a body."""
+HEAD_S = 10.0
+BODY_S = 30.0
+IDLE_S = 75.0
+"""Longer than clients and proxies keep an idle connection, so that theirs is the first to go."""
+LINGER_S = 2.0
+"""What a refused client sends is read for this long: cut off at once, it could miss the reason."""
+LOOK_EVERY_S = 0.5
+CONNECTIONS_EXTRA = 64
+"""So many more are open to hear why they are refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What connections of one server may take."""
+
+    connections: int = 4000
+    head_s: float = HEAD_S
+    body_s: float = BODY_S
+    idle_s: float = IDLE_S
+    linger_s: float = LINGER_S
+    look_every_s: float = LOOK_EVERY_S
+
+
+LIMITS = Limits()
+
+Line = dict["Connection", float]
+"""Connections that wait for the same thing, oldest first, and since when each does."""
+
+
+class Lines:
+    """The connections of a server that wait for their clients."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.leaving: Line = {}
+        """Closed, or told to go, and not gone yet."""
+        self.idle: Line = {}
+        self.heads: Line = {}
+        self.answers: Line = {}
+        self.bodies: Line = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._look_at: asyncio.TimerHandle | None = None
+
+    def now(self) -> float:
+        """The time by which the lines are kept."""
+        return self._loop.time() if self._loop else 0.0
+
+    def welcome(self, staying: int) -> None:
+        """Watch one more connection, the last of those that stay; the oldest makes room for it."""
+        if self._look_at is None:
+            self._loop = asyncio.get_running_loop()
+            self._look_later()
+        if staying > self.limits.connections:
+            waiting = (self.idle, self.heads, self.answers, self.bodies)
+            oldest = next((one for line in waiting for one in line), None)
+            if oldest is not None:
+                oldest.give_way()
+        if len(self.leaving) > CONNECTIONS_EXTRA:
+            next(iter(self.leaving)).cut_off()
+
+    def _look_later(self) -> None:
+        assert self._loop is not None
+        self._look_at = self._loop.call_later(self.limits.look_every_s, self._look)
+
+    def _look(self) -> None:
+        """End what has waited too long."""
+        limits = self.limits
+        for one in self._older(self.heads, limits.head_s):
+            one.refuse(408, f"the headers were not complete within {limits.head_s:g} s")
+        for one in self._older(self.bodies, limits.body_s):
+            if one.flow.read_paused:
+                # It is the server that does not read on.
+                one.stand_in(self.bodies, again=True)
+            else:
+                one.refuse(408, f"nothing of the body came for {limits.body_s:g} s")
+        for one in self._older(self.idle, limits.idle_s):
+            one.leave()
+        for one in self._older(self.answers, limits.body_s):
+            if one.has_read_on():
+                one.stand_in(self.answers, again=True)
+            else:
+                one.cut_off()
+        for one in self._older(self.leaving, limits.linger_s):
+            one.cut_off()
+        self._look_later()
+
+    def _older(self, line: Line, age_s: float) -> list[Connection]:
+        until = self.now() - age_s
+        found = []
+        for one, since in line.items():
+            if since > until:
+                break
+            found.append(one)
+        return found
+
+
+class _TooLargeError(Exception):
+    """Ends the parsing of a head."""
+
+
+class Connection(HttpToolsProtocol):
+    """One connection of uvicorn, which stands in a line whenever it waits for its client."""
+
+    def __init__(self, *args: Any, lines: Lines, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._lines = lines
+        self._line: Line | None = None
+        self._reading: Literal["", "head", "body"] = ""
+        """What of a request has come in part."""
+        self._piece = self._came = self._came_of_body = 0
+        """Bytes of the newest piece; of the request; of its body."""
+        self._refusal: tuple[int, str] | None = None
+        self._unread = 0
+        """Bytes of answers that the client had not taken when that was last asked."""
+
+    # What the transport and the parser call.
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._lines.welcome(len(self.connections))
+        self._settle()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.stand_in(None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refusal is not None:
+            return
+        self._piece = len(data)
+        self._came += len(data)
+        super().data_received(data)
+        if self._came > HEAD_BYTES_MAX and self._refusal is None:
+            self._check_size()
+        self._settle(again=self._reading == "body" and not self.cycle.response_complete)
+
+    def on_message_begin(self) -> None:
+        self._reading = "head"
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        if max(self._piece, self._came) > HEAD_BYTES_MAX and self._head_bytes() > HEAD_BYTES_MAX:
+            self._refusal = (431, _HEAD_TOO_LARGE)
+            raise _TooLargeError
+        self._reading = "body"
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._came_of_body += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._reading = ""
+        self._came = self._came_of_body = 0
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._settle()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._settle()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._settle()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what the parser could not read; uvicorn calls this."""
+        status, message = self._refusal or (400, "the request is not HTTP/1.1 that can be read")
+        self.refuse(status, message)
+
+    # What the lines call.
+
+    def stand_in(self, line: Line | None, again: bool = False) -> None:
+        """Stand at the end of this line and in no other; where it stands already, only again."""
+        if line is self._line and not again:
+            return
+        if self._line is not None:
+            self._line.pop(self, None)
+        self._line = line
+        if line is not None:
+            line[self] = self._lines.now()
+
+    def has_read_on(self) -> bool:
+        """Tell whether the client has taken some of its answer since this was last asked."""
+        before, self._unread = self._unread, self.transport.get_write_buffer_size()
+        return not before or self._unread < before
+
+    def give_way(self) -> None:
+        """Make room for another connection."""
+        if self._line is self._lines.answers:
+            self.cut_off()
+        elif self._reading:
+            self.refuse(503, "too many connections, and this one waited longest: try again")
+        else:
+            self.leave()
+
+    def leave(self) -> None:
+        """Close the connection once its answers are sent."""
+        self.connections.discard(self)
+        self.transport.close()
+        self._settle()
+
+    def cut_off(self) -> None:
+        """Close the connection whatever is under way."""
+        self.connections.discard(self)
+        self.stand_in(None)
+        self.transport.abort()
+
+    def refuse(self, status: int, message: str) -> None:
+        """Answer with an error instead of reading on, and close the connection."""
+        self._refusal = (status, message)
+        self.connections.discard(self)
+        cycle = self.cycle
+        is_asked = cycle is not None and not cycle.response_complete
+        if is_asked and (self._reading != "body" or self.pipeline or cycle.response_started):
+            # It would stand in the middle of another answer.
+            self.leave()
+            return
+        if not self._reading or (self._reading == "body" and not is_asked):
+            # Nobody waits for it: nothing was asked, or that has its answer.
+            self.leave()
+            return
+        if is_asked:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self.transport.write(_whole_answer(status, message))
+        self.transport.write_eof()
+        self._settle()
+
+    def _settle(self, again: bool = False) -> None:
+        """Stand in the line of what is waited for now."""
+        lines, cycle = self._lines, self.cycle
+        line: Line | None = None
+        if self.transport.is_closing() or self._refusal is not None:
+            line = lines.answers if self.transport.get_write_buffer_size() else lines.leaving
+        elif self.flow.write_paused:
+            line = lines.answers
+        elif self._reading == "body":
+            line = lines.bodies
+        elif self._reading == "head" or cycle is None:
+            line = lines.heads
+        elif cycle.response_complete:
+            line = lines.idle
+        self.stand_in(line, again)
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def _check_size(self) -> None:
+        """Refuse headers before they are complete, and trailers and frames of chunks likewise."""
+        if self._reading == "head":
+            self.refuse(431, _HEAD_TOO_LARGE)
+        elif self._reading == "body":
+            frames = self._came - self._came_of_body * (1 + CHUNK_FRAME_BYTES)
+            if frames > 2 * HEAD_BYTES_MAX:
+                self.refuse(431, _HEAD_TOO_LARGE)
+
+
+_HEAD_TOO_LARGE = f"the headers are over {HEAD_BYTES_MAX} bytes in all"
+
+
+def _whole_answer(status: int, message: str) -> bytes:
+    body = encode_json({"error": message})
+    head = b"content-type: application/json\r\nconnection: close\r\n"
+    return b"%b%bcontent-length: %d\r\n\r\n%b" % (STATUS_LINE[status], head, len(body), body)

@@ -1,0 +1,295 @@
+"""Connections that wait for their clients: how much and how long, and who gives way to whom."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from api.connections import HEAD_BYTES_MAX, Limits
+from tests.api_process_support import WAIT_S, eventually
+from tests.api_support import Client, MemoryProfiles, Shop, encoded, serving, tag
+
+TAG = encoded(tag())
+HEAD = b"POST /user_tags HTTP/1.1\r\nHost: localhost\r\n"
+WHOLE = HEAD + b"Content-Length: %d\r\n\r\n" % len(TAG) + TAG
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+SOON = Limits(head_s=0.4, body_s=0.8, idle_s=0.8, linger_s=0.4, look_every_s=0.05)
+
+
+@contextmanager
+def opened(port: int, sent: bytes = b"") -> Iterator[socket.socket]:
+    """A connection that has sent this much."""
+    with socket.create_connection(("127.0.0.1", port), WAIT_S) as connection:
+        connection.sendall(sent)
+        yield connection
+
+
+def answer(connection: socket.socket) -> bytes:
+    """All that comes until the server closes the connection."""
+    pieces = []
+    try:
+        while piece := connection.recv(65_536):
+            pieces.append(piece)
+    except ConnectionResetError:
+        pieces.append(b"(reset)")
+    return b"".join(pieces)
+
+
+def status_of(connection: socket.socket) -> int:
+    """The status of the one answer until the connection is closed; 0 where there is none."""
+    found = re.findall(rb"HTTP/1.1 (\d+)", answer(connection))
+    assert len(found) <= 1, found
+    return int(found[0]) if found else 0
+
+
+@pytest.fixture(scope="module")
+def usual() -> Iterator[Client]:
+    with serving(Shop()) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def hasty() -> Iterator[Client]:
+    with serving(Shop(), SOON) as client:
+        yield client
+
+
+FIELD = b"X-Some: " + b"x" * 1000 + b"\r\n"
+TOO_LARGE = {
+    "many headers": HEAD + FIELD * 70,
+    "one header": HEAD + b"X-Some: " + b"x" * 70_000,
+    "a name": HEAD + b"x" * 70_000,
+    "the path": b"GET /" + b"x" * 70_000,
+    "a whole request": HEAD + FIELD * 70 + b"\r\n",
+    "trailers": CHUNKED + b"1\r\n{\r\n0\r\n" + FIELD * 200,
+    "extensions of chunks": CHUNKED + b"1;" + b"x" * 200_000,
+    "frames of chunks": CHUNKED + (b"1;" + b"x" * 30 + b"\r\n{\r\n") * 9000,
+}
+
+
+@pytest.mark.parametrize("sent", TOO_LARGE.values(), ids=TOO_LARGE.keys())
+@pytest.mark.parametrize("piece", [100_000_000, 900])
+def test_headers_over_64_kb_in_all_are_refused(sent: bytes, piece: int, usual: Client) -> None:
+    with opened(usual.port) as connection:
+        for start in range(0, len(sent), piece):
+            connection.sendall(sent[start : start + piece])
+        reply = answer(connection)
+    assert reply.startswith(b"HTTP/1.1 431 ")
+    assert b'{"error":"the headers are over 65536 bytes in all"}' in reply
+    assert usual.post("/user_tags", TAG).status == 204
+
+
+def test_headers_of_almost_64_kb_are_taken(usual: Client) -> None:
+    headers = {f"X-{number}": "x" * 1000 for number in range(63)}
+    assert usual.get("/healthz", headers).status == 200
+    with opened(usual.port) as connection:
+        request = WHOLE.replace(b"\r\n", b"\r\n" + FIELD * 63, 1)
+        for start in range(0, len(request), 500):
+            connection.sendall(request[start : start + 500])
+        assert connection.recv(100).startswith(b"HTTP/1.1 204 ")
+
+
+def test_128_mb_of_headers_are_refused_at_once(usual: Client) -> None:
+    started, cpu_s = time.monotonic(), time.process_time()
+    with opened(usual.port, HEAD) as connection:
+        try:
+            for _ in range(2000):
+                connection.sendall(FIELD * 65)
+        except OSError:
+            pass  # The server has stopped to listen.
+        else:
+            assert status_of(connection) == 431
+    # The server runs in this process.
+    assert time.process_time() - cpu_s < 5
+    assert time.monotonic() - started < WAIT_S
+
+
+def test_a_body_in_chunks_of_one_byte_is_taken(usual: Client) -> None:
+    body = b"".join(b"1\r\n%c\r\n" % one for one in TAG + b" " * 1000) + b"0\r\n\r\n"
+    with opened(usual.port, CHUNKED + body) as connection:
+        assert connection.recv(100).startswith(b"HTTP/1.1 204 ")
+
+
+def test_what_is_not_http_is_told_so(usual: Client) -> None:
+    with opened(usual.port, b"\x16\x03\x01 hello\r\n\r\n") as connection:
+        reply = answer(connection)
+    assert reply.startswith(b"HTTP/1.1 400 ")
+    assert b'{"error":"the request is not HTTP/1.1 that can be read"}' in reply
+
+
+@pytest.mark.parametrize("sent", [b"GET /", HEAD, HEAD + b"Content-Length: 5\r\n"])
+def test_headers_that_do_not_come_to_an_end_are_not_waited_for(sent: bytes, hasty: Client) -> None:
+    started = time.monotonic()
+    with opened(hasty.port, sent) as connection:
+        connection.settimeout(0.1)
+        while time.monotonic() - started < WAIT_S:
+            # Whoever sends a little now and then does not get more time by it.
+            connection.sendall(b"x")
+            try:
+                reply = connection.recv(1000)
+                break
+            except TimeoutError:
+                continue
+        assert reply.startswith(b"HTTP/1.1 408 ")
+        assert b"the headers were not complete within 0.4 s" in reply
+
+
+def test_a_connection_that_asks_nothing_is_closed_without_an_answer(hasty: Client) -> None:
+    with opened(hasty.port) as connection:
+        assert answer(connection) == b""
+
+
+@pytest.mark.parametrize("path", [b"/user_tags", b"/events/user_tags"])
+def test_a_body_that_stalls_is_408_and_nothing_is_stored(path: bytes) -> None:
+    shop = Shop()
+    with serving(shop, SOON) as client:
+        half = WHOLE.replace(b"/user_tags", path)[:-5]
+        with opened(client.port, half) as connection:
+            reply = answer(connection)
+        assert reply.startswith(b"HTTP/1.1 408 ")
+        assert b"nothing of the body came for 0.8 s" in reply
+        assert shop.topics.records == {}
+
+
+def test_a_body_that_comes_slowly_is_taken(hasty: Client) -> None:
+    with opened(hasty.port, WHOLE[: -len(TAG)]) as connection:
+        for at in range(0, len(TAG), len(TAG) // 9):
+            connection.sendall(TAG[at : at + len(TAG) // 9])
+            time.sleep(0.2)
+        assert connection.recv(100).startswith(b"HTTP/1.1 204 ")
+
+
+def test_a_server_that_does_not_read_on_is_no_stalled_body() -> None:
+    shop = Shop()
+
+    class Slow(MemoryProfiles):
+        def get(self, *asked: object) -> tuple[list[bytes], list[bytes]]:
+            time.sleep(2)
+            return [], []
+
+    shop.profiles = Slow()
+    query = b"/user_profiles/c?time_range=2022-03-22T12:15:00_2022-03-22T12:30:00"
+    with serving(shop, SOON) as client:
+        asked = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900000\r\n\r\n" % query
+        with opened(client.port, asked + b"x" * 200_000) as connection:
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+
+
+def test_an_idle_connection_is_closed_and_one_in_use_is_not(hasty: Client) -> None:
+    with opened(hasty.port, WHOLE) as idle, opened(hasty.port) as busy:
+        until = time.monotonic() + 2.5
+        while time.monotonic() < until:
+            busy.sendall(WHOLE)
+            assert busy.recv(1000).startswith(b"HTTP/1.1 204 ")
+            time.sleep(0.1)
+        assert status_of(idle) == 204
+
+
+LONG = encoded(tag(padding="x" * 1900))
+
+
+def unread() -> Shop:
+    """Profiles that do not fit the buffers of a connection."""
+    shop = Shop()
+    shop.profiles.tags = [(1_647_951_300_000, "VIEW", "c", LONG)] * 4000
+    return shop
+
+
+ASK_LONG = (
+    b"GET /user_profiles/c?limit=100000&time_range=2022-03-22T12:15:00_2022-03-22T12:30:00"
+    b" HTTP/1.1\r\nHost: localhost\r\n\r\n"
+)
+
+
+def test_a_client_that_does_not_read_is_cut_off_and_one_that_reads_slowly_is_not() -> None:
+    with serving(unread(), SOON) as client, ExitStack() as stack:
+        deaf, slow = (stack.enter_context(opened(client.port, ASK_LONG)) for _ in range(2))
+        got = b""
+        while not got.endswith(b'"buys":[]}') and (piece := slow.recv(400_000)):
+            got += piece
+            time.sleep(0.15)
+        assert got.endswith(b'"buys":[]}')
+        assert not answer(deaf).endswith(b'"buys":[]}')
+
+
+WAITING = {
+    "nothing": b"",
+    "half a head": HEAD,
+    "half a body": WHOLE[:-5],
+    "nothing more": WHOLE,
+    "no answer": ASK_LONG * 3,
+}
+
+
+@pytest.mark.parametrize("sent", WAITING.values(), ids=WAITING.keys())
+def test_those_who_wait_longest_give_way_when_there_are_too_many(sent: bytes) -> None:
+    limits = Limits(connections=40, look_every_s=0.05)
+    with serving(unread(), limits) as first, ExitStack() as stack:
+        for _ in range(200):
+            stack.enter_context(opened(first.port, sent))
+        for _ in range(5):
+            other = Client(first.port)
+            assert other.post("/user_tags", TAG).status == 204
+            other.close()
+
+
+@pytest.mark.parametrize("sent", [HEAD, WHOLE[:-5]])
+def test_the_first_to_give_way_is_the_oldest_and_is_told_so(sent: bytes) -> None:
+    with serving(Shop(), Limits(connections=6)) as client, ExitStack() as stack:
+        held = []
+        for _ in range(6):
+            held.append(stack.enter_context(opened(client.port, sent)))
+            time.sleep(0.1)
+        assert client.post("/user_tags", TAG).status == 204
+        reply = answer(held[0])
+        assert reply.startswith(b"HTTP/1.1 503 ")
+        assert b"this one waited longest: try again" in reply
+        for one in held[1:]:
+            one.settimeout(0.05)
+            with pytest.raises(TimeoutError):
+                one.recv(1)
+
+
+def test_requests_under_way_do_not_give_way() -> None:
+    shop = Shop()
+    with serving(shop, Limits(connections=20)) as client, ExitStack() as stack:
+        shop.topics.gate.clear()
+        busy = [stack.enter_context(opened(client.port, WHOLE)) for _ in range(10)]
+        eventually(lambda: client.metric("footfall_api_records_waiting") == 10)
+        for _ in range(50):
+            stack.enter_context(opened(client.port, HEAD))
+        shop.topics.gate.set()
+        assert all(one.recv(1000).startswith(b"HTTP/1.1 204 ") for one in busy)
+
+
+def test_a_refusal_does_not_stand_in_the_middle_of_another_answer() -> None:
+    shop = Shop()
+    with serving(shop, SOON) as client:
+        shop.topics.gate.clear()
+        with opened(client.port, WHOLE + b"GET /healthz HTTP/1.1\r\nX-Some") as connection:
+            assert answer(connection) in (b"", b"(reset)")
+        shop.topics.gate.set()
+
+
+def test_an_early_answer_is_read_though_the_body_goes_on(usual: Client) -> None:
+    size = 3_000_000
+    asked = HEAD + b"Content-Length: %d\r\n\r\n" % size
+    with opened(usual.port, asked) as connection:
+        for _ in range(size // 100_000):
+            connection.sendall(b"x" * 100_000)
+        reply = b""
+        while b"send less at a time" not in reply:
+            reply += connection.recv(1000)
+        assert reply.startswith(b"HTTP/1.1 413 ")
+        connection.sendall(WHOLE)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 204 ")
+
+
+def test_limits_are_what_is_promised() -> None:
+    limits = Limits()
+    assert (HEAD_BYTES_MAX, limits.head_s, limits.body_s) == (65_536, 10, 30)
