@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import uvicorn
 
+from api.address import OwnHosts
 from api.aggregates import Sums
 from api.app import create_app
 from api.connections import LIMITS, Limits
@@ -166,6 +167,8 @@ class Shop:
     metrics: ApiMetrics = field(default_factory=ApiMetrics)
     request_log: RequestLog = field(default_factory=RequestLog)
     debug_answers: bool = False
+    hosts: OwnHosts = field(default_factory=OwnHosts)
+    origins: frozenset[str] = frozenset()
     commit: dict[str, Any] = field(default_factory=dict)
 
     @asynccontextmanager
@@ -185,6 +188,8 @@ class Shop:
                     "clickhouse": self.aggregates.check,
                     "profiles": profiles.check,
                 },
+                hosts=self.hosts,
+                origins=self.origins,
                 metrics=self.metrics,
                 request_log=self.request_log,
                 debug_answers=self.debug_answers,

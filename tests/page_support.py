@@ -46,12 +46,12 @@ SHIFTED = """() => new Promise((resolve) => {
 
 
 @contextmanager
-def chromium() -> Iterator[Any]:
-    """A browser, until the block ends."""
+def chromium(*more: str) -> Iterator[Any]:
+    """A browser, until the block ends; ``more`` are further arguments for it."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*ARGUMENTS, *more])
         yield browser
         browser.close()
 
