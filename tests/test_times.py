@@ -35,7 +35,7 @@ def test_a_column_of_times_is_read_as_each_alone(layout: str, drawn: list[dateti
     assert [parse_time_ms(text) for text in texts] == expected
 
 
-@given(st.lists(st.text(alphabet="0123456789-:TZ. UC", max_size=26), max_size=5))
+@given(st.lists(st.text(alphabet="0123456789-:TZtzW. UC\0", max_size=26), max_size=5))
 def test_whatever_the_text_the_column_agrees_with_the_scalar(texts: list[str]) -> None:
     good = "2022-03-22T12:15:00.000Z"
     assert parse_times_ms([*texts, good]).tolist() == [*map(_alone, texts), 1_647_951_300_000]
@@ -123,6 +123,11 @@ def test_each_layout_is_one_that_is_understood(layout: str) -> None:
         "",
         "yesterday",
         "1569888000",
+        "2019-W10-2T00:00:00.000Z",
+        "2019-01-01T00:00:00.000Z\0",
+        "2019-01-01T00:00:00\0Z",
+        "2016-12-31T23:59:60Z",
+        "2019-01-01T00:00:00+24:00",
     ],
 )
 def test_what_is_no_time_of_ours_is_refused(text: str) -> None:
@@ -131,6 +136,36 @@ def test_what_is_no_time_of_ours_is_refused(text: str) -> None:
     assert parse_times_ms([text, "2019-01-01T00:00:00"] * 200)[::2].tolist() == [BAD_TIME] * 200
     with pytest.raises(BadTimeError):
         parse_time_ms(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("2016-12-31T23:59:60Z", "leap seconds are not counted"),
+        ("2019-01-01T00:00:00+24:00", "offset +24:00 is a day or more"),
+        ("2019-01-01T24:00:00Z", "hour 24 is over 23"),
+        ("2019-13-01T00:00:00Z", "month 13 is over 12"),
+        ("2019-02-30T00:00:00Z", "the calendar has no such day"),
+        ("2019-00-01T00:00:00Z", "the calendar has no such day"),
+        ("9999-01-01T00:00:00Z", "year 9999 is outside 1970 to 2105"),
+        ("2019-01-01T00:00:00.000Z\0", "takes ISO 8601, like 2022-03-22T12:15:00.000Z"),
+        ("x" * 1000, "takes ISO 8601"),
+    ],
+)
+def test_what_is_wrong_with_a_time_is_said_in_our_words(text: str, reason: str) -> None:
+    with pytest.raises(BadTimeError) as refusal:
+        parse_time_ms(text)
+    said = str(refusal.value)
+    assert repr(text[:40])[:-1] in said
+    assert reason in said
+    assert "timedelta" not in said
+    assert len(said) < 200
+
+
+def test_small_letters_are_those_of_rfc_3339() -> None:
+    texts = ["2022-03-22t12:15:00.000z", "2022-03-22 12:15:00 utc"]
+    assert [parse_time_ms(text) for text in texts] == [1_647_951_300_000] * 2
+    assert parse_times_ms(texts * 300).tolist() == [1_647_951_300_000] * 600
 
 
 def test_zones_and_fractions_are_understood() -> None:
