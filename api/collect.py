@@ -41,7 +41,7 @@ class Collector:
             try:
                 record = incoming.record(body, _now_ms())
             except BadRecordError as error:
-                raise RequestError(400, str(error)) from None
+                raise RequestError(error.status, str(error)) from None
             await self._store(topic, (record,))
             return NO_CONTENT
 
@@ -55,7 +55,7 @@ class Collector:
         try:
             records = read_records(incoming, body, _now_ms(), content_type)
         except BadRecordError as error:
-            raise RequestError(400, str(error)) from None
+            raise RequestError(error.status, str(error)) from None
         await self._store(incoming.topic, records)
         return json_answer({"stored": len(records)})
 

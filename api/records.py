@@ -6,7 +6,6 @@ A record is stored as the bytes that were sent. Only newlines between its tokens
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -17,6 +16,7 @@ from schemas import topics
 from schemas.client_reports import ClientReport
 from schemas.platform_logs import PlatformLog, id_text
 from schemas.prices import BadPriceError, cents_of
+from schemas.reasons import UNREADABLE, bytes_reason, field_reason
 from schemas.shop_events import ShopEvent
 from schemas.store_events import StoreEvent
 from schemas.times import FUTURE_MAX_MS, BadTimeError, parse_time_ms
@@ -30,14 +30,22 @@ _SPACE = b" \t\r\n"
 class BadRecordError(ValueError):
     """A record that its topic cannot take; the message begins with the field that is wrong."""
 
+    status = 400
+
+
+class TooLargeError(BadRecordError):
+    """A record with more bytes than its topic takes."""
+
+    status = 413
+
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
     """A topic that may be written from outside."""
 
     topic: str
-    decode: Callable[[bytes], Any]
-    """From one record's JSON; raises one of msgspec's errors."""
+    decoder: msgspec.json.Decoder[Any]
+    """Decodes one record."""
 
     def record(self, data: bytes, now_ms: int) -> Record:
         """The checked record, keyed by the topic's key field. Raises BadRecordError.
@@ -47,11 +55,11 @@ class Incoming:
         """
         topic = topics.TOPICS[self.topic]
         if len(data) > topic.record_bytes_max:
-            raise BadRecordError(
+            raise TooLargeError(
                 f"body: a record of {len(data)} bytes; {self.topic} takes at most "
                 f"{topic.record_bytes_max}"
             )
-        value = _decoded(self.decode, data)
+        value = _decoded(self.decoder, data)
         check_time(topic.time, attrgetter(topic.time)(value), now_ms)
         if type(value) is _PRICED:
             check_price(value.price)
@@ -65,7 +73,7 @@ _PRICED: Any = msgspec.defstruct(
 )
 
 INCOMING: dict[str, Incoming] = {
-    topic.name: Incoming(topic.name, msgspec.json.Decoder(type_).decode)
+    topic.name: Incoming(topic.name, msgspec.json.Decoder(type_))
     for topic, type_ in (
         (topics.USER_TAGS, UserTag),
         (topics.STORE_EVENTS, _PRICED),
@@ -101,30 +109,17 @@ def check_price(number: msgspec.Raw) -> None:
         raise BadRecordError(f"price: {error}") from None
 
 
-def _decoded(decode: Callable[[bytes], Any], data: bytes) -> Any:
+def _decoded(decoder: msgspec.json.Decoder[Any], data: bytes) -> Any:
     try:
         if not data.isascii():
             # The decoder does not look into text of fields that it skips.
             data.decode()
-        return decode(data)
+        return decoder.decode(data)
     except msgspec.ValidationError as error:
-        raise BadRecordError(_naming_field(str(error))) from None
-    except UnicodeDecodeError as error:
-        raise BadRecordError(f"body: not UTF-8 at byte {error.start}") from None
-    except msgspec.DecodeError as error:
-        raise BadRecordError(f"body: {error}") from None
-    except RecursionError:
-        raise BadRecordError("body: nested too deeply") from None
-
-
-def _naming_field(text: str) -> str:
-    """``product_info.price: expected `int`, got `str``` from the decoder's own words."""
-    reason, _, path = text.partition(" - at `")
-    path = path.rstrip("`").removeprefix("$").lstrip(".")
-    if reason.startswith("Object missing required field `"):
-        missing = reason.split("`")[1]
-        return f"{path + '.' if path else ''}{missing}: required, and missing"
-    return f"{path or 'body'}: {reason[:1].lower()}{reason[1:]}"
+        path, reason = field_reason(decoder.type, error)
+        raise BadRecordError(f"{path or 'body'}: {reason}") from None
+    except UNREADABLE as error:
+        raise BadRecordError(f"body: {bytes_reason(data, error)}") from None
 
 
 def split_records(body: bytes, content_type: str = "") -> list[bytes]:
@@ -133,8 +128,10 @@ def split_records(body: bytes, content_type: str = "") -> list[bytes]:
     Raises BadRecordError for an array that is no JSON, and for a body without a record.
     """
     start = body.lstrip(_SPACE)[:1]
+    if not start:
+        raise BadRecordError("body: empty")
     if start == b"[":
-        records = [bytes(raw) for raw in _decoded(_decode_array, body)]
+        records = [bytes(raw) for raw in _decoded(_array, body)]
     elif "ndjson" not in content_type and _is_json(body):
         records = [body]
     else:
@@ -144,13 +141,13 @@ def split_records(body: bytes, content_type: str = "") -> list[bytes]:
     return records
 
 
-_decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
+_array = msgspec.json.Decoder(list[msgspec.Raw])
+_any = msgspec.json.Decoder(msgspec.Raw)
 
 
 def _is_json(body: bytes) -> bool:
     try:
-        _decode_raw(body)
+        _any.decode(body)
     except (msgspec.DecodeError, RecursionError):
         return False
     return True
@@ -165,5 +162,5 @@ def read_records(
         try:
             found.append(incoming.record(data, now_ms))
         except BadRecordError as error:
-            raise BadRecordError(f"record {index}: {error}") from None
+            raise type(error)(f"record {index}: {error}") from None
     return found
