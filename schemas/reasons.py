@@ -18,6 +18,7 @@ from msgspec import inspect
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoding a record may raise. Only msgspec.ValidationError speaks of a field."""
 
+_SHOWN_CHARS = 40
 _STEP = re.compile(r"\.([^.\[\]]+)|\[[^\]]*\]")
 _ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
 _AT_BYTE = re.compile(r"\(byte (\d+)\)$")
@@ -42,7 +43,8 @@ def field_reason(type_: Any, error: msgspec.ValidationError) -> tuple[str, str]:
         return f"{path}.{missing}" if path else missing, "required, and missing"
     if reason.startswith(("Invalid enum value ", "Invalid value ")):
         value = reason.partition("value ")[2]
-        return path, f"takes {_listed(_choices(type_, path))}, not {value}"
+        shown = value if len(value) <= _SHOWN_CHARS else value[:_SHOWN_CHARS] + "..."
+        return path, f"takes {_listed(_choices(type_, path))}, not {shown}"
     if reason.endswith((">= 0", ">= 0.0")):
         return path, "is negative, and must be 0 or more"
     if reason.endswith("of length >= 1"):
