@@ -17,7 +17,7 @@ from api.answers import (
 from api.bodies import read_body
 from api.metrics import ApiMetrics
 from api.records import INCOMING, BadRecordError, Incoming, read_records
-from api.writing import BusyError, NotStoredError, Writing
+from api.writing import BusyError, NotStoredError, RecordTooLargeError, Writing
 from schemas.topics import TOPICS
 from sinks import Record
 
@@ -66,6 +66,9 @@ class Collector:
             raise RequestError(
                 503, "too much waits to be written: try again in a second", RETRY_AFTER
             ) from None
+        except RecordTooLargeError as error:
+            which = f"record {error.place}: " if len(records) > 1 else ""
+            raise RequestError(413, f"{which}body: {error}") from None
         except NotStoredError as error:
             raise RequestError(503, f"not stored: {error}", RETRY_AFTER) from None
         self._written[topic](len(records))

@@ -4,6 +4,8 @@ Delivery      a write returns when the brokers have every record; a retry within
               stores nothing twice. A write that timed out may still arrive.
 Back pressure at most RECORDS_IN_FLIGHT_MAX records wait; more are refused at once.
 Keys          Kafka's own default partitioner (murmur2), as every other client uses it.
+Size          a record over its topic's max.message.bytes is refused by name and never sent: the
+              batch that it came in would be refused, and the idempotent producer end with it
 """
 
 from __future__ import annotations
@@ -11,16 +13,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
+import time
 from collections.abc import Sequence
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
     KafkaError,
+    MessageSizeTooLargeError,
     OutOfOrderSequenceNumber,
     ProducerFenced,
+    RecordListTooLargeError,
 )
 
-from api.writing import BusyError, NotStoredError
+from api.records import INCOMING
+from api.writing import BusyError, NotStoredError, RecordTooLargeError
 from schemas.topics import RECORD_BYTES_TAKEN_MAX, TOPICS
 from sinks import Record, SinkRefusedError, SinkUnavailableError
 from sinks.kafka import KafkaTopics
@@ -32,6 +39,13 @@ MAKE_WITHIN_S = 2.0
 """For one question about topics; a stop of the server may have to wait for it."""
 RETRY_AFTER_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Waits between attempts to reach the brokers at start; the last is repeated."""
+
+FRAME_BYTES = 80
+"""What a batch with a single record has around its key and value, at most."""
+BATCH_BYTES = 16_384
+"""A larger record is a batch of its own."""
+LIMITS_KEPT_S = 60.0
+"""For so long a record is refused without asking again whether its topic takes more now."""
 
 ENDS_THE_PRODUCER = (KafkaError, OutOfOrderSequenceNumber, ProducerFenced)
 """Exactly these types: after them every further send fails the same way."""
@@ -48,6 +62,10 @@ class KafkaWriting:
     def __init__(self, bootstrap: str, topics_made: Sequence[str] = ()) -> None:
         self._bootstrap = bootstrap
         self._topics_made = topics_made
+        self._topics = set(INCOMING)
+        self._limits: dict[str, int] = {}
+        self._asked_s = -math.inf
+        """When the limits of the topics were asked for."""
         self._records = 0
         self._producer: AIOKafkaProducer | None = None
         self._closing = False
@@ -58,6 +76,7 @@ class KafkaWriting:
         return self._records
 
     async def write(self, topic: str, records: Sequence[Record]) -> None:
+        await self._check_sizes(topic, records)
         producer = self._ready()
         if self._records and self._records + len(records) > RECORDS_IN_FLIGHT_MAX:
             raise BusyError
@@ -70,6 +89,13 @@ class KafkaWriting:
             raise NotStoredError(
                 f"Kafka at {self._bootstrap} did not acknowledge within {WRITE_WITHIN_S:g} s"
             ) from None
+        except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
+            # The limit was lowered, or is not known. Numbers were given that nobody has.
+            self._topics.add(topic)
+            self._begin_anew(producer)
+            await asyncio.to_thread(self._ask_limits)
+            await self._check_sizes(topic, records)
+            raise NotStoredError(f"Kafka at {self._bootstrap}: {error}") from None
         except KafkaError as error:
             if type(error) in ENDS_THE_PRODUCER:
                 self._begin_anew(producer)
@@ -104,6 +130,36 @@ class KafkaWriting:
             raise NotStoredError(f"Kafka at {self._bootstrap} cannot be reached yet")
         return self._producer
 
+    async def _check_sizes(self, topic: str, records: Sequence[Record]) -> None:
+        """Raise RecordTooLargeError where the topic does not take one of the records."""
+        found = self._too_large(topic, records)
+        if found is not None and time.monotonic() - self._asked_s > LIMITS_KEPT_S:
+            # Somebody may have raised it because of records like this.
+            await asyncio.to_thread(self._ask_limits)
+            found = self._too_large(topic, records)
+        if found is not None:
+            place, size, limit = found
+            raise RecordTooLargeError(
+                place,
+                f"a record of {size} bytes, with its key and frame; topic {topic} of Kafka takes "
+                f"at most {limit} (max.message.bytes)",
+            )
+
+    def _too_large(self, topic: str, records: Sequence[Record]) -> tuple[int, int, int] | None:
+        """Return place, size and limit of the first record that is over its topic's limit."""
+        limit = self._limits.get(topic, RECORD_BYTES_TAKEN_MAX)
+        for place, (key, value) in enumerate(records):
+            size = len(key or b"") + len(value) + FRAME_BYTES
+            if size > limit:
+                return place, size, limit
+        return None
+
+    def _ask_limits(self) -> None:
+        """Ask what the topics take. Blocking."""
+        topics = KafkaTopics(self._bootstrap, give_up_after_s=MAKE_WITHIN_S)
+        self._limits |= topics.record_bytes_max(self._topics)
+        self._asked_s = time.monotonic()
+
     def _begin_anew(self, broken: AIOKafkaProducer) -> None:
         """Connect again after an error that an idempotent producer cannot go on from."""
         if self._producer is broken and not self._closing:
@@ -120,6 +176,7 @@ class KafkaWriting:
         while self._producer is None:
             try:
                 await asyncio.to_thread(self._make_topics)
+                await asyncio.to_thread(self._ask_limits)
                 self._producer = await self._started()
             except (KafkaError, OSError, SinkUnavailableError) as error:
                 wait_s = RETRY_AFTER_S[min(attempt, len(RETRY_AFTER_S) - 1)]
@@ -135,6 +192,8 @@ class KafkaWriting:
             acks="all",
             linger_ms=2,
             max_request_size=RECORD_BYTES_TAKEN_MAX,
+            # Records of one batch must fit their topic together, too.
+            max_batch_size=min([BATCH_BYTES, *self._limits.values()]),
             request_timeout_ms=int(WRITE_WITHIN_S * 1000),
         )
         try:

@@ -38,11 +38,19 @@ class NotStoredError(Exception):
     """The topic could not be written; nothing was acknowledged. The message says why."""
 
 
+class RecordTooLargeError(Exception):
+    """The topic can never hold a record; ``place`` says which of the records it is, from 0."""
+
+    def __init__(self, place: int, message: str) -> None:
+        super().__init__(message)
+        self.place = place
+
+
 class Writing(Protocol):
     """Stores records durably, without blocking the event loop."""
 
     async def write(self, topic: str, records: Sequence[Record]) -> None:
-        """Return when all are durable. Raises BusyError, NotStoredError."""
+        """Return when all are durable. Raises BusyError, NotStoredError, RecordTooLargeError."""
 
     async def check(self) -> None:
         """Return if a write would work now. Raises NotStoredError saying why not."""

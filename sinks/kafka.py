@@ -10,13 +10,14 @@ Partition   murmur2 of the key, as Java's and aiokafka's clients choose it: the 
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from threading import Lock
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic, OffsetSpec
+from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, NewTopic, OffsetSpec
 
 from schemas.topics import RECORD_BYTES_TAKEN_MAX, kafka_config
 from sinks import (
@@ -160,6 +161,19 @@ class KafkaTopics:
         """How many partitions a topic has, or None where it does not exist."""
         found = self._standing(topic)
         return len(found[topic].partitions) if topic in found else None
+
+    def record_bytes_max(self, topics: Collection[str]) -> dict[str, int]:
+        """Return how many bytes each topic takes at once; nothing of those not to be told of."""
+        resources = {ConfigResource(ConfigResource.Type.TOPIC, topic): topic for topic in topics}
+        admin = self._admin()  # Gone, it would answer nothing.
+        asked = admin.describe_configs([*resources], request_timeout=self._answer_within_s)
+        found = {}
+        for resource, future in asked.items():
+            # Who may write to a topic may not always ask about it.
+            with contextlib.suppress(KafkaException, TimeoutError):
+                config = future.result(timeout=self._answer_within_s + _REPORTS_GRACE_S)
+                found[resources[resource]] = int(config["max.message.bytes"].value)
+        return found
 
     def topics(self) -> list[str]:
         """The names of all topics."""

@@ -19,9 +19,10 @@ from aiokafka.partitioner import DefaultPartitioner
 from api.kafka_writing import KafkaWriting
 from api.live import TAGS_LOOKED_AT
 from api.tails import KafkaTail
-from api.writing import NotStoredError
+from api.writing import NotStoredError, RecordTooLargeError
 from schemas.dead_letters import DeadLetter
 from schemas.topics import DEAD_LETTERS, RECORD_BYTES_TAKEN_MAX, TOPICS
+from sinks import Record
 from sinks.kafka import KafkaTopics
 from sinks.letters import LetterWriter
 from tests.api_process_support import Process, eventually, free_port
@@ -75,7 +76,9 @@ def test_topics_that_are_absent_are_made_as_the_catalogue_says(
         assert client.post("/user_tags", encoded(tag())).status == 204
         client.close()
     for name in WRITTEN:
-        assert len(own_kafka.partitions(name)) == TOPICS[name].partitions
+        # That a topic is made is known before each of its partitions has a leader.
+        wanted = TOPICS[name].partitions
+        own_kafka.eventually(lambda: len(own_kafka.partitions(name)) == wanted)  # noqa: B023
         config = own_kafka.config(name)
         assert config["retention.ms"] == str(TOPICS[name].retention_h * 3_600_000)
         assert config["max.message.bytes"] == str(RECORD_BYTES_TAKEN_MAX)
@@ -283,28 +286,66 @@ def test_a_broker_that_was_away_at_the_start_is_used_once_it_comes(own_kafka: Br
     assert own_kafka.values(topic) == {b"v": 1}
 
 
-def test_a_record_the_topic_does_not_take_is_not_stored_and_the_next_one_is(kafka: Server) -> None:
+async def connected(writing: KafkaWriting) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await writing.check()
+            except NotStoredError:
+                await asyncio.sleep(0.05)
+
+
+async def written(writing: KafkaWriting, topic: str, records: list[Record]) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await writing.write(topic, records)
+            except NotStoredError:
+                await asyncio.sleep(0.05)
+
+
+def test_a_record_the_topic_does_not_take_is_refused_and_the_next_ones_are_stored(
+    kafka: Server,
+) -> None:
     topic = kafka.topic("narrow", max_message_bytes="10000")
 
     async def run() -> None:
         writing = KafkaWriting(kafka.bootstrap)
-        async with asyncio.timeout(30):
-            while True:
-                try:
-                    await writing.check()
-                    break
-                except NotStoredError:
-                    await asyncio.sleep(0.05)
-        with pytest.raises(NotStoredError):
-            await writing.write(topic, [(b"k", b"x" * 20_000)])
-        async with asyncio.timeout(30):
-            while True:
-                try:
-                    await writing.write(topic, [(b"k", b"small")])
-                    break
-                except NotStoredError:
-                    await asyncio.sleep(0.05)
+        await connected(writing)
+        for _ in range(3):
+            # The first time it is the broker that says so: the topic is none of the api's own.
+            with pytest.raises(RecordTooLargeError, match="takes at most 10000") as refusal:
+                await writing.write(topic, [(b"k", b"fits"), (b"k", b"x" * 20_000)])
+            assert refusal.value.place == 1
+        await written(writing, topic, [(b"k", b"small")])
+        await written(writing, topic, [(b"k", b"y" * 9_900)])
+        # Together they are more than the topic takes at once.
+        await written(writing, topic, [(b"k", b"z" * 4_000)] * 5)
         await writing.close()
 
     asyncio.run(run())
-    assert kafka.values(topic) == {b"small": 1}
+    found = kafka.values(topic)
+    assert found[b"small"] == found[b"y" * 9_900] == 1
+    assert found[b"z" * 4_000] == 5
+    assert b"x" * 20_000 not in found
+
+
+def test_a_record_too_large_for_its_topic_is_413_and_harms_no_other(
+    own_kafka: Broker, tmp_path: Path
+) -> None:
+    if own_kafka.partitions("visits"):
+        own_kafka.delete_topic("visits")
+    own_kafka.create_topic("visits", max_message_bytes="5000")
+    report = {"client_id": "c", "time": "2022-03-22T12:15:00Z", "report": {"text": "x" * 6000}}
+    with start(own_kafka, tmp_path / "home") as process:
+        client = Client(process.port)
+        for _ in range(20):
+            reply = client.post("/api/visit/v1/", encoded(report))
+            assert reply.status == 413, reply.body
+            assert "topic visits of Kafka takes at most 5000 (max.message.bytes)" in reply.error
+            small = encoded(report | {"report": {}})
+            assert client.post("/api/visit/v1/", small).status == 204
+        both = client.post("/events/visits", small + b"\n" + encoded(report))
+        assert (both.status, both.error[:10]) == (413, "record 1: ")
+        client.close()
+    assert own_kafka.values("visits") == {small: 20}
