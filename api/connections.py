@@ -14,6 +14,7 @@ Number   beyond ``connections`` the one that has waited longest for its client g
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,6 +34,13 @@ LINGER_S = 2.0
 LOOK_EVERY_S = 0.5
 CONNECTIONS_EXTRA = 64
 """So many more are open to hear why they are refused."""
+
+
+# Java's client asks in each first request whether the server would go on in HTTP/2, and the
+# parser takes the body of such a request for the other protocol. A server may pass over it.
+_UPGRADE = re.compile(rb"\r\nupgrade(?=[ \t]*:)", re.IGNORECASE)
+_NO_UPGRADE = b"\r\nIgnored"
+_BODY_HEADERS = {b"content-length", b"transfer-encoding"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +128,7 @@ class Lines:
         return found
 
 
-class _TooLargeError(Exception):
+class _RefusedError(Exception):
     """Ends the parsing of a head."""
 
 
@@ -153,6 +161,8 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:
             return
+        if self._reading != "body" and b"pgrade" in data:
+            data = _UPGRADE.sub(_NO_UPGRADE, data)
         self._piece = len(data)
         self._came += len(data)
         super().data_received(data)
@@ -167,9 +177,13 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if max(self._piece, self._came) > HEAD_BYTES_MAX and self._head_bytes() > HEAD_BYTES_MAX:
             self._refusal = (431, _HEAD_TOO_LARGE)
-            raise _TooLargeError
-        self._reading = "body"
+            raise _RefusedError
+        if self.parser.should_upgrade() and _BODY_HEADERS & {name for name, _ in self.headers}:
+            # The parser would leave the body out. Its header came in two pieces.
+            self._refusal = (400, "no Upgrade is known here: send it as HTTP/1.1 without")
+            raise _RefusedError
         super().on_headers_complete()
+        self._reading = "body"
 
     def on_body(self, body: bytes) -> None:
         self._came_of_body += len(body)

@@ -152,6 +152,8 @@ def _set_up_logging(settings: Settings) -> None:
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
     level = logging.INFO if settings.use_logger else logging.WARNING
     logging.getLogger("footfall.api").setLevel(level)
+    # Warnings are of what clients send, a line for each.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
 
 def main() -> int:

@@ -115,6 +115,63 @@ def test_a_body_in_chunks_of_one_byte_is_taken(usual: Client) -> None:
         assert connection.recv(100).startswith(b"HTTP/1.1 204 ")
 
 
+H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_a_client_that_would_rather_speak_http_2_is_understood(pieces: int) -> None:
+    shop = Shop()
+    request = WHOLE.replace(b"\r\n", b"\r\n" + H2C, 1)
+    middle = request.index(b"\r\n\r\n") if pieces == 2 else len(request)
+    with serving(shop) as client, opened(client.port, request[:middle]) as connection:
+        time.sleep(0.1)
+        connection.sendall(request[middle:])
+        assert connection.recv(1000).startswith(b"HTTP/1.1 204 ")
+        connection.sendall(WHOLE)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 204 ")
+    assert [value for _, value in shop.topics.records["user_tags"]] == [TAG, TAG]
+
+
+def test_a_body_is_never_left_out_in_silence(usual: Client) -> None:
+    head = HEAD + b"Content-Length: %d\r\nConnection: Upgrade\r\nUpg" % len(TAG)
+    with opened(usual.port, head) as connection:
+        time.sleep(0.2)
+        connection.sendall(b"rade: h2c\r\n\r\n" + TAG)
+        assert b"no Upgrade is known here" in answer(connection)
+
+
+ODD = {
+    "a byte that is no ASCII in a path": (b"GET /user_profiles/\xe9 HTTP/1.1\r\n", 400),
+    "a whole address": (b"GET http://localhost/healthz HTTP/1.1\r\n", 200),
+    "no address": (b"GET http://[ HTTP/1.1\r\n", 400),
+    "two lengths": (
+        b"POST /user_tags HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n",
+        400,
+    ),
+    "length and chunks": (
+        b"POST /user_tags HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        400,
+    ),
+    "a length that is none": (b"POST /user_tags HTTP/1.1\r\nContent-Length: -5\r\n", 400),
+    "a length without an end": (
+        b"POST /user_tags HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n",
+        400,
+    ),
+    "all": (b"OPTIONS * HTTP/1.1\r\n", 404),
+    "a tunnel": (b"CONNECT localhost:80 HTTP/1.1\r\n", 400),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n", 400),
+    "HTTP/1.0": (b"GET /healthz HTTP/1.0\r\n", 200),
+    "a name with a blank": (b"GET /healthz HTTP/1.1\r\nX : y\r\n", 400),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_requests_have_their_answer(name: str, usual: Client) -> None:
+    sent, status = ODD[name]
+    with opened(usual.port, sent + b"Host: localhost\r\nConnection: close\r\n\r\n") as connection:
+        assert status_of(connection) == status
+
+
 def test_what_is_not_http_is_told_so(usual: Client) -> None:
     with opened(usual.port, b"\x16\x03\x01 hello\r\n\r\n") as connection:
         reply = answer(connection)
