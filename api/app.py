@@ -88,7 +88,7 @@ def create_app(services: Services) -> Starlette:
     ]
     return Starlette(
         routes=routes,
-        middleware=[Middleware(Door, services.hosts, services.origins)],
+        middleware=[Middleware(Door, services.hosts, services.origins, metrics)],
         exception_handlers={HTTPException: _refuse},
     )
 

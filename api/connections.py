@@ -98,6 +98,7 @@ class Lines:
 
     def _look(self) -> None:
         """End what has waited too long."""
+        self._look_later()
         limits = self.limits
         for one in self._older(self.heads, limits.head_s):
             one.refuse(408, f"the headers were not complete within {limits.head_s:g} s")
@@ -116,7 +117,6 @@ class Lines:
                 one.cut_off()
         for one in self._older(self.leaving, limits.linger_s):
             one.cut_off()
-        self._look_later()
 
     def _older(self, line: Line, age_s: float) -> list[Connection]:
         until = self.now() - age_s
@@ -267,7 +267,8 @@ class Connection(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
         self.transport.write(_whole_answer(status, message))
-        self.transport.write_eof()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
         self._settle()
 
     def _settle(self, again: bool = False) -> None:

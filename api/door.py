@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from api.address import OwnHosts
 from api.answers import Answer, Headers, Message, Receive, Scope, Send, error_answer, messages_of
+from api.metrics import ApiMetrics
 
 ANY_ORIGIN = "*"
 READS = frozenset({"GET", "HEAD"})
@@ -32,13 +33,18 @@ PREFLIGHT = Answer(
     ),
 )
 HOSTS_KEPT = 100
+ROUTE = "(door)"
+"""By this name the metrics count what does not come in."""
 
 
 class Door:
     """ASGI around the application: lets a request in, or answers it."""
 
-    def __init__(self, app: ASGIApp, hosts: OwnHosts, origins: frozenset[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, hosts: OwnHosts, origins: frozenset[str], metrics: ApiMetrics
+    ) -> None:
         self._app = app
+        self._metrics = metrics
         self._hosts = hosts
         self._is_any_origin = ANY_ORIGIN in origins
         self._origins = frozenset(origin.encode() for origin in origins)
@@ -58,6 +64,7 @@ class Door:
         if refusal is None:
             await self._app(scope, receive, send)
             return
+        self._metrics.requests.labels(ROUTE, str(refusal.status)).inc()
         for message in messages_of(refusal, scope["method"] == "HEAD"):
             await send(message)
 

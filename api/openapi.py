@@ -161,6 +161,8 @@ def _plain(about: str) -> Json:
 
 
 _WRONG: Json = {"400": _json(Error)}
+_NOT_TAKEN: Json = {status: _json(Error) for status in ("403", "408", "413", "415")}
+"""A foreign page or topic, a body that stalls, too large a one, an encoding that is not known."""
 _DOWN: Json = {"503": _json(Error)}
 
 
@@ -168,7 +170,7 @@ def _one_record(summary: str, struct: type[Struct]) -> Json:
     return {
         **_operation(
             summary,
-            {"204": _plain("It is durable"), **_WRONG, "413": _json(Error), **_DOWN},
+            {"204": _plain("It is durable"), **_WRONG, **_NOT_TAKEN, **_DOWN},
         ),
         "requestBody": {
             "required": True,
@@ -183,9 +185,8 @@ def _events() -> Json:
     responses = {
         "200": _json(Stored),
         **_WRONG,
-        "403": _json(Error),
+        **_NOT_TAKEN,
         "404": _json(Error),
-        "413": _json(Error),
         **_DOWN,
     }
     return {

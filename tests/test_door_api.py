@@ -57,6 +57,7 @@ def test_a_foreign_page_cannot_write(
         assert "ALLOWED_ORIGINS takes origins that may" in reply.error
         assert "access-control-allow-origin" not in reply.headers
     assert shop.topics.records == {}
+    assert client.metric('footfall_api_requests_total{route="(door)",status="403"}') == len(WRITES)
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "POST"])
