@@ -72,12 +72,10 @@ class Lines:
         self.heads: Line = {}
         self.answers: Line = {}
         self.bodies: Line = {}
+        self.now_s = 0.0
+        """The time of the last look, by which the lines are kept."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._look_at: asyncio.TimerHandle | None = None
-
-    def now(self) -> float:
-        """The time by which the lines are kept."""
-        return self._loop.time() if self._loop else 0.0
 
     def welcome(self, staying: int) -> None:
         """Watch one more connection, the last of those that stay; the oldest makes room for it."""
@@ -94,6 +92,7 @@ class Lines:
 
     def _look_later(self) -> None:
         assert self._loop is not None
+        self.now_s = self._loop.time()
         self._look_at = self._loop.call_later(self.limits.look_every_s, self._look)
 
     def _look(self) -> None:
@@ -119,7 +118,7 @@ class Lines:
             one.cut_off()
 
     def _older(self, line: Line, age_s: float) -> list[Connection]:
-        until = self.now() - age_s
+        until = self.now_s - age_s
         found = []
         for one, since in line.items():
             if since > until:
@@ -175,7 +174,8 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        if max(self._piece, self._came) > HEAD_BYTES_MAX and self._head_bytes() > HEAD_BYTES_MAX:
+        is_large = self._came > HEAD_BYTES_MAX or self._piece > HEAD_BYTES_MAX
+        if is_large and self._head_bytes() > HEAD_BYTES_MAX:
             self._refusal = (431, _HEAD_TOO_LARGE)
             raise _RefusedError
         if self.parser.should_upgrade() and _BODY_HEADERS & {name for name, _ in self.headers}:
@@ -221,7 +221,7 @@ class Connection(HttpToolsProtocol):
             self._line.pop(self, None)
         self._line = line
         if line is not None:
-            line[self] = self._lines.now()
+            line[self] = self._lines.now_s
 
     def has_read_on(self) -> bool:
         """Tell whether the client has taken some of its answer since this was last asked."""
@@ -274,8 +274,11 @@ class Connection(HttpToolsProtocol):
     def _settle(self, again: bool = False) -> None:
         """Stand in the line of what is waited for now."""
         lines, cycle = self._lines, self.cycle
+        is_served = cycle is not None and not cycle.response_complete and not self._reading
         line: Line | None = None
-        if self.transport.is_closing() or self._refusal is not None:
+        if is_served and self._refusal is None and not self.flow.write_paused:
+            pass  # It waits for the server.
+        elif self.transport.is_closing() or self._refusal is not None:
             line = lines.answers if self.transport.get_write_buffer_size() else lines.leaving
         elif self.flow.write_paused:
             line = lines.answers
