@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from infra._clickhouse_bodies import BodyError, form_fields
-from infra._clickhouse_engine import engine_error
-from infra._clickhouse_sql import InsertWithData, insert_with_data, shape_of
+from infra._clickhouse_errors import engine_error
+from infra._clickhouse_sql import InsertWithData, insert_with_data
 
 BINARY = st.binary(max_size=40)
 
@@ -59,26 +59,7 @@ def test_other_statements_carry_no_data(text: bytes) -> None:
 
 @given(BINARY)
 def test_no_text_is_too_odd(text: bytes) -> None:
-    shape_of(text)
     assert isinstance(insert_with_data(b"INSERT INTO t " + text), InsertWithData | None)
-
-
-@pytest.mark.parametrize(
-    ("sql", "reads", "answer_format", "several"),
-    [
-        (b"SELECT 1", True, None, False),
-        (b"(SELECT 1) FORMAT JSON;", True, "JSON", False),
-        (b"SELECT ';', format('{}', 1) FORMAT CSV SETTINGS max_threads = 1", True, "CSV", False),
-        (b"SELECT format FROM t", True, None, False),
-        (b"SELECT 1;; SELECT 2", True, None, True),
-        (b"CREATE TABLE t (a Int8) ENGINE = Memory", False, None, False),
-    ],
-)
-def test_the_shape_of_a_statement(
-    sql: bytes, reads: bool, answer_format: str | None, several: bool
-) -> None:
-    shape = shape_of(sql)
-    assert (shape.reads, shape.answer_format, shape.several) == (reads, answer_format, several)
 
 
 def test_an_error_is_unwrapped() -> None:
