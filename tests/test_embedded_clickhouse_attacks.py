@@ -189,3 +189,28 @@ def test_get_reads_and_settings_of_its_url_hold(server: Server) -> None:
         *("SELECT * FROM t FORMAT JSON", "EXPLAIN SELECT 1", "SHOW COLUMNS FROM t"),
     ):
         assert server.ask(sql, method="GET").status == 200, sql
+
+
+QUERIES = [
+    "WITH RECURSIVE r AS (SELECT 1 n UNION ALL SELECT n + 1 FROM r WHERE n < 3) SELECT n FROM r",
+    "SELECT quantiles(0.5, 0.9)(number), argMax(number, number) FROM numbers(10) GROUP BY ALL",
+    "SELECT number, row_number() OVER (PARTITION BY number % 2 ORDER BY number) FROM numbers(3)",
+    "SELECT a.number FROM numbers(3) AS a ANY LEFT JOIN numbers(2) AS b USING number",
+    "SELECT number FROM numbers(5) WHERE number IN (SELECT 1) LIMIT 1 BY number",
+    "SELECT 1 UNION ALL SELECT 2 INTERSECT SELECT 2",
+    "SELECT arrayMap((x, y) -> x + y, [1], [2]), (1, 2).1, map('a', 1)['a'], '1'::Int8",
+    "SELECT toStartOfInterval(now(), INTERVAL 5 minute) AS t, CASE 1 WHEN 1 THEN 2 END AS c",
+    "SELECT * EXCEPT number APPLY sum, COLUMNS('num') FROM numbers(1)",
+    "SELECT number FROM numbers(3) ORDER BY number WITH FILL FROM 0 TO 9 INTERPOLATE",
+    "(SELECT 1 -- with a comment; and a $$\n) FORMAT JSON;",
+    "EXPLAIN PIPELINE SELECT 1",
+    "DESC system.one",
+    "EXISTS VIEW `t`",
+    "SELECT table_name FROM information_schema.tables WHERE table_schema = currentDatabase()",
+]
+
+
+@pytest.mark.parametrize("sql", QUERIES)
+def test_what_only_reads_tables_is_answered(server: Server, sql: str) -> None:
+    for reply in (server.ask(sql, method="GET"), server.ask("", sql.encode())):
+        assert reply.status == 200, reply.body
