@@ -103,4 +103,4 @@ def serve_clickhouse(args: argparse.Namespace) -> int:
 def curl_line(folder: Path, url: str) -> str:
     """Return a command that asks the server; the password is on no command line."""
     password = shlex.quote(str(folder / PASSWORD_FILE))
-    return f"sed 's/^/user={USER}:/' {password} | curl -K - '{url}/?query=SHOW+TABLES'"
+    return f"sed 's/^/user={USER}:/' {password} | curl -sSK - '{url}/?query=SHOW+TABLES'"

@@ -1,9 +1,9 @@
-"""Who may ask the embedded server: whoever knows its password, and no page of the web.
+"""Decides who is answered: whoever knows the password of the server, and no page of the web.
 
 A page in the user's browser reaches loopback, too. Its requests are known by their Origin or
-Sec-Fetch-Site and, where it has had a name of its own resolved to loopback, by their Host. That a
-password is needed is never said by ``WWW-Authenticate``: a browser would ask for it and send it
-from then on with what any page asks for.
+Sec-Fetch-Site and, where the page has had its own name resolved to loopback, by their Host. No
+refusal carries ``WWW-Authenticate``: a browser would ask its user for the password, and from then
+on send it with the requests of every page.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 HTTP_PORT = 80
 """The one that a Host leaves out."""
 _OWN_SITES = ("same-origin", "none")
-"""``none``: typed into the address bar."""
+"""``none`` is an address that was typed."""
 _PORT = re.compile(r":[0-9]+$")
 
 

@@ -57,12 +57,12 @@ _TEXT_SETTINGS_TAKEN = frozenset(
         "insert_deduplication_token",
     }
 )
-"""Other settings that are texts hold expressions (``filter``), paths, addresses, or a format."""
+"""Other text settings hold an expression (``filter``), a path, an address or a format."""
 _OF_THE_ASKING = re.compile(
     r"[.:]? ?: In scope SELECT parseQueryToJSON\(.*(?=\. \([A-Z_]+\))", re.DOTALL
 )
 KNOWN_MAX, KNOWN_BYTES_MAX = 512, 8_192
-"""Texts that come again and again are inspected once."""
+"""Number and length of the texts that are inspected once, though they come again and again."""
 _ANY_FILE = "data"
 _OURS = f"&database={DATABASE}"
 
@@ -76,10 +76,10 @@ class Call:
     """One statement with everything it needs."""
 
     name: str
-    """Of this call alone, to cancel it by."""
+    """Belongs to this call alone; ``Engine.cancel`` takes it."""
     statement: bytes | InsertWithData
     data_file: str = ""
-    """Where the data of an INSERT lies."""
+    """Holds the data of an INSERT."""
     default_format: str = "TabSeparated"
     database: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -146,7 +146,7 @@ class Engine:
         self._known: dict[tuple[bytes, str | None], Statement] = {}
 
     def _ask(self, sql: str, parameters: Mapping[str, str] | None = None) -> str:
-        """The answer to a statement of our own."""
+        """Return the answer to a statement of the server itself."""
         answer = self._first.query(sql, "TSVRaw", params=dict(parameters or {}))
         return bytes(answer.bytes()).decode(errors="replace")
 
@@ -172,10 +172,11 @@ class Engine:
             raise engine_error(error) from None
 
     def _inspected(self, handle: Any, call: Call) -> tuple[Statement, bytes]:
-        """What the statement is, and its text to run."""
+        """Return what is known of the statement, and its text to run."""
         if isinstance(call.statement, bytes):
             return self._statement(handle, call.statement, None), call.statement
-        # Inspected with another file: whatever stands there, a literal ends where it ends.
+        # It is inspected with another file, so that each worker's INSERT is inspected once: a
+        # literal ends where it ends, whatever it holds.
         text = insert_from(call.statement, _ANY_FILE)
         statement = self._statement(handle, text, _ANY_FILE)
         return statement, insert_from(call.statement, call.data_file)

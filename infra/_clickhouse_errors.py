@@ -34,7 +34,7 @@ class Code(IntEnum):
 
 
 class EngineError(Exception):
-    """An error of the engine, or one of our own in its words."""
+    """An error of the engine, or of the server in the engine's words."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
@@ -47,12 +47,12 @@ class EmbeddedClickHouseError(Exception):
 
 
 def failure(code: Code, reason: str) -> EngineError:
-    """An error of our own, written as ClickHouse writes its errors."""
+    """Return an error of the server itself, written as ClickHouse writes its errors."""
     return EngineError(code, f"Code: {code}. DB::Exception: {reason}. ({code.name})")
 
 
 def engine_error(error: Exception) -> EngineError:
-    """What the engine raised, without what wraps and repeats it."""
+    """Return what the engine raised, without the text that wraps and repeats it."""
     text = str(error).strip()
     start = text.find("Code: ")
     text = text[max(start, 0) :]

@@ -1,12 +1,13 @@
-"""Tables that an older version kept in the engine's own database ``default``: moved to ours.
+"""Moves tables that an older version kept in the engine's database ``default``.
 
-A table is renamed, which is one step whenever the process may be killed. A view is made again,
-since its text names the tables it reads with their database, and dropped after that.
+A table is renamed, in one step that a kill does not divide. A view is made again in the new
+database, since its text names the tables with their database, and then dropped in the old one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -16,7 +17,8 @@ from schemas.embedded_clickhouse import DATABASE
 
 OLD_DATABASE = "default"
 _FOUND = (
-    f"SELECT name, engine, as_select FROM system.tables WHERE database = '{OLD_DATABASE}'"
+    "SELECT database, name, engine, as_select FROM system.tables"
+    f" WHERE database IN ('{OLD_DATABASE}', '{DATABASE}')"
     " AND NOT startsWith(name, '.inner') ORDER BY name FORMAT JSONCompact"
 )
 Ask = Callable[[str, Mapping[str, str]], str]
@@ -25,46 +27,52 @@ Ask = Callable[[str, Mapping[str, str]], str]
 def move_tables(ask: Ask) -> dict[str, str]:
     """Move all that can be moved; return why the others were left, by name."""
     found = msgspec.json.decode(ask(_FOUND, {}))["data"]
-    views = {name: select for name, engine, select in found if engine == "View"}
-    left: dict[str, str] = {}
-    for name, engine, _ in found:
-        if engine == "View":
-            continue
-        _tried(left, name, ask, f"RENAME TABLE {_in(OLD_DATABASE, name)} TO {_in(DATABASE, name)}")
+    made = {name for where, name, engine, _ in found if (where, engine) == (DATABASE, "View")}
+    old = [(name, engine, select) for where, name, engine, select in found if where != DATABASE]
+    left = {}
+    for name, engine, _ in old:
+        if engine != "View" and (why := _why_not(partial(_move_table, ask, name))):
+            left[name] = why
+    views = {name: select for name, engine, select in old if engine == "View"}
     # A view may read others: those that read none come first.
     while views:
-        refused: dict[str, str] = {}
-        for name, select in views.items():
-            _tried(refused, name, ask, *_moved_view(ask, name, select))
+        refused = {
+            name: why
+            for name, select in views.items()
+            if (why := _why_not(partial(_move_view, ask, name, "" if name in made else select)))
+        }
         if refused.keys() == views.keys():
             return left | refused
         views = {name: select for name, select in views.items() if name in refused}
     return left
 
 
-def _tried(left: dict[str, str], name: str, ask: Ask, *statements: str) -> None:
+def _why_not(move: Callable[[], None]) -> str | None:
     try:
-        for statement in statements:
-            ask(statement, {})
-    except RuntimeError as error:
-        left[name] = engine_error(error).text
+        move()
+    except (RuntimeError, ValueError) as error:
+        return engine_error(error).text
+    return None
 
 
-def _moved_view(ask: Ask, name: str, select: str) -> tuple[str, str]:
-    tree = msgspec.json.decode(
-        ask("SELECT parseQueryToJSON(unhex({q:String}))", {"q": select.encode().hex()})
-    )
-    _rename(tree)
-    text = msgspec.json.encode(tree).hex()
-    moved = ask("SELECT formatQueryFromJSON(unhex({q:String}))", {"q": text})
-    return (
-        f"CREATE OR REPLACE VIEW {_in(DATABASE, name)} AS {moved}",
-        f"DROP VIEW {_in(OLD_DATABASE, name)}",
-    )
+def _move_table(ask: Ask, name: str) -> None:
+    ask(f"RENAME TABLE {_in(OLD_DATABASE, name)} TO {_in(DATABASE, name)}", {})
+
+
+def _move_view(ask: Ask, name: str, select: str) -> None:
+    """Without a query it stands there already."""
+    if select:
+        sent = {"q": select.encode().hex()}
+        tree = msgspec.json.decode(ask("SELECT parseQueryToJSON(unhex({q:String}))", sent))
+        _rename(tree)
+        sent = {"q": msgspec.json.encode(tree).hex()}
+        moved = ask("SELECT formatQueryFromJSON(unhex({q:String}))", sent)
+        ask(f"CREATE VIEW {_in(DATABASE, name)} AS {moved}", {})
+    ask(f"DROP VIEW {_in(OLD_DATABASE, name)}", {})
 
 
 def _rename(node: Any) -> None:
-    """Name the tables of a tree in our database where they are named in the old one."""
+    """Let a tree name the tables in the new database that it names in the old one."""
     if isinstance(node, dict):
         parts = node.get("name_parts")
         if parts and parts[0] == OLD_DATABASE:

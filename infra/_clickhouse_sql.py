@@ -1,7 +1,7 @@
-"""Where the statement of an INSERT ends and its data begins: pure functions over the text.
+"""Find where the statement of an INSERT ends and its data begins, by pure functions.
 
-ClickHouse's own parser has the last word: what is found here is inspected as the engine reads it
-(``_clickhouse_statements``) before anything runs.
+The engine's parser has the last word: the statement that is made of what is found here is
+inspected as the engine reads it (``_clickhouse_statements``) before it runs.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""Which statements the embedded server runs, by the tree that the engine's own parser makes.
+"""Decide which statements the embedded server runs, by the tree that the engine's parser makes.
 
-The user that the engine runs them as may read and write tables and no more (see
-``_clickhouse_config``). What no grant withholds is recognised here: files of the server, functions
-that reach beyond the tables, and engines that keep their data elsewhere. A tree is read, never the
-text, so that no comment, quote or alias hides anything; what the tree's reader does not know is
-refused.
+The engine's user may read and write tables and do no more (see ``_clickhouse_config``). What no
+grant withholds is recognised here: files of the server, functions that reach beyond the tables,
+and engines that keep their data elsewhere. The tree is read and never the text, so that no
+comment, quote or alias hides anything. A kind of statement that is not listed is refused.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ _DATABASE_ENGINES = re.compile(r"Atomic|Memory")
 _TABLE_FUNCTIONS = re.compile(
     r"numbers(_mt)?|zeros(_mt)?|generateSeries|generate_series|view|merge", re.IGNORECASE
 )
-"""Without those that take columns as a text, which may hold expressions of its own."""
+"""Functions that take their columns as a text are missing: it may hold expressions."""
 _FUNCTIONS_REFUSED = re.compile(
     r"file|ai(classify|embed|extract|filter|generate|redact|similarity|translate)", re.IGNORECASE
 )
@@ -58,24 +57,25 @@ FORMATS = re.compile(
     r"|TabSeparated\w*|JSON\w*|NDJSON|BSONEachRow|MsgPack|Pretty\w*|Vertical|Markdown|XML"
     r"|LineAsString|RawBLOB"
 )
-"""Without those that read a file of the server to know their schema or template."""
+"""Formats that read their schema or template from a file of the server are missing."""
 
-_NAME = r"(?:\w+|`(?:[^`\\]|\\.)+`)"
+_NAME = r"(?:\w+|`[^`\\/]+`)"
+"""A name with a slash is missing: the database ``default`` knows files by their paths."""
 _PLAIN = re.compile(
     r"(?:DESCRIBE TABLE|EXISTS(?: TABLE| VIEW| DATABASE)?|SHOW CREATE(?: TABLE| VIEW| DATABASE)?)"
     rf" {_NAME}(?:\.{_NAME})?(?: FORMAT (?P<format>\w+))?"
 )
-"""All that is run of the statements for which the engine makes no tree, in its own wording."""
+"""Statements that are run though the engine makes no tree of them, in the engine's wording."""
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """What is known of a statement that may be run."""
+    """A statement that may be run."""
 
     reads: bool
     """It gives a result and changes nothing."""
     answer_format: str | None = None
-    """Of its FORMAT clause."""
+    """Named by its FORMAT clause."""
 
 
 def inspected(
@@ -109,7 +109,10 @@ def inspected(
 
 
 def inspected_plain(text: str) -> Statement:
-    """The same for a statement that has no tree, by the engine's own wording of it."""
+    """Return what a statement without a tree is, by the engine's wording of it.
+
+    Raises EngineError where it is not run here.
+    """
     found = _PLAIN.fullmatch(text)
     if found is None:
         raise _refusal(f"statements of this kind ({' '.join(text.split()[:2])[:40]})")
@@ -124,7 +127,7 @@ def check_format(name: str | None) -> None:
 
 
 def setting_refusal(name: str) -> EngineError:
-    """The error of a setting that holds an expression, a path or an address."""
+    """Return the error of a setting that the server does not take."""
     return failure(
         Code.SETTING_CONSTRAINT_VIOLATION,
         f"Setting {name} is not taken by the embedded server: it holds an expression, a path or "
@@ -137,7 +140,10 @@ def _refusal(what: str) -> EngineError:
 
 
 def _nodes(tree: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """All objects of a tree, each after the key it stands at. A tree may be deep: no recursion."""
+    """Yield all objects of a tree, each after the key that leads to it.
+
+    There is no recursion, since a tree may be deep.
+    """
     waiting: list[tuple[str, Any]] = [("", tree)]
     while waiting:
         key, found = waiting.pop()

@@ -1,4 +1,4 @@
-"""Calls that run in threads, so many at once; one whose client has gone is ended."""
+"""Runs calls in threads, a bounded number at once, and ends a call whose client has gone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CANCEL_AGAIN_S = 0.2
 
 
 class Turns:
-    """Who runs and who waits. Made anywhere, used inside one event loop."""
+    """Lets calls run or wait. It is used inside one event loop."""
 
     def __init__(
         self,

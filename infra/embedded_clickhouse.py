@@ -6,7 +6,7 @@ One process owns the data folder (it holds a lock on a file in it) and any numbe
 dashboards and ``curl`` reach it as they reach a ClickHouse server, with the user ``default`` and
 the password that lies in the folder:
 
-    sed 's/^/user=default:/' .footfall/clickhouse/password | curl -K - \\
+    sed 's/^/user=default:/' .footfall/clickhouse/password | curl -sSK - \\
         'http://127.0.0.1:8123/?query=SELECT+1'
 
 An insert that was answered is in the folder: it is there again after ``kill -9``.

@@ -14,10 +14,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 DATABASE = "footfall"
-"""What the server takes where a request names no database."""
+"""The database of a request that names no other."""
 USER = "default"
 FOLDER = "clickhouse"
-"""Of a home: the server's data, and these two files."""
+"""The folder of a home that holds the server's data and these two files."""
 PASSWORD_FILE = "password"
 ADDRESS_FILE = "address"
 
@@ -25,7 +25,7 @@ ADDRESS_FILE = "address"
 def own_headers(home: Path | None, host: str, port: int) -> dict[str, str]:
     """Return the header that lets a request in where the home's own server runs at this address.
 
-    It is read anew for each request: a password may be renewed, and a server may end.
+    It is read for each request: a password may be renewed, and a server may end.
     """
     if home is None:
         return {}

@@ -1,4 +1,4 @@
-"""What no query of the embedded ClickHouse does, whoever sends it: reach beyond the tables."""
+"""No query of the embedded ClickHouse reaches beyond the tables, whoever sends it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ DICTIONARY = "(a UInt64, b String) PRIMARY KEY a LAYOUT(FLAT()) LIFETIME(0) SOUR
 
 @dataclass
 class Prey:
-    """What an attack is after; none of it may change or be told."""
+    """The things that an attack is after; none of them may change or be told."""
 
     secret: Path
     out: Path
     web: str
     asked: list[bytes] = field(default_factory=list)
-    """What was asked for at ``web``."""
+    """Requests that reached ``web``."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Whoever asks the embedded ClickHouse of a home: our own commands, curl, and a BI tool."""
+"""The embedded ClickHouse of a home is asked by our own commands, curl and a BI tool."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PASSWORD = "p-ss_w0rd"
 
 
 def recorded(home: Path, url: str) -> IO[str]:
-    """What a server of this home leaves for its clients; it runs until the file is closed."""
+    """Leave what a server of this home leaves; it runs until the file is closed."""
     folder = home / "clickhouse"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "password").write_text(f"{PASSWORD}\n")

@@ -345,18 +345,25 @@ def test_a_move_that_was_broken_off_goes_on(tmp_path: Path) -> None:
         assert running.rows("SHOW TABLES FROM default") == []
 
 
-def test_a_table_that_stands_in_both_databases_is_left(tmp_path: Path) -> None:
+def test_what_stands_in_both_databases_is_left(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     older(
         folder,
         "CREATE DATABASE footfall",
         "CREATE TABLE footfall.r (a Int8) ENGINE = Log",
+        "CREATE TABLE footfall.v (a Int8) ENGINE = Log",
+        "INSERT INTO footfall.v VALUES (7)",
         "CREATE TABLE r (a Int8) ENGINE = Log",
+        "CREATE VIEW v AS SELECT 1 AS a",
     )
     with serving(folder) as running:
+        assert running.rows("SELECT a FROM v") == ["7"]
+        assert running.rows("SHOW TABLES FROM default") == ["r", "v"]
         running.stop()
         assert running.process is not None and running.process.stderr is not None
-        assert "default.r was left there" in running.process.stderr.read()
+        said = running.process.stderr.read()
+        assert said.count("was left there") == 2
+        assert "default.r was left there" in said and "default.v was left there" in said
 
 
 def test_a_configuration_in_the_current_folder_is_not_taken(tmp_path: Path) -> None:

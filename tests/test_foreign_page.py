@@ -39,7 +39,7 @@ class Target:
     sends: tuple[tuple[str, str], ...]
     """Paths that change something, each with a body to POST there."""
     state: Callable[[], object]
-    """What must stay as it is."""
+    """Gives what must stay as it is."""
 
 
 @contextmanager
