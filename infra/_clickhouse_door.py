@@ -66,7 +66,8 @@ class Door:
             reason = (
                 f"{user[:100]}: Authentication failed: password is incorrect, or there is no user "
                 f"with such name (the user {USER} of this server has the password that lies in "
-                f"clickhouse/{PASSWORD_FILE} of its FOOTFALL_HOME)"
+                f"clickhouse/{PASSWORD_FILE} of its FOOTFALL_HOME; footfall's commands send it "
+                "where CLICKHOUSE_URL, if set, is the address that this server has printed)"
             )
             raise failure(Code.AUTHENTICATION_FAILED, reason)
 
