@@ -6,6 +6,8 @@ import asyncio
 import os
 import re
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -13,6 +15,7 @@ import aiohttp
 import msgspec
 
 from api.aggregates import Sums
+from schemas.embedded_clickhouse import own_headers
 from sinks import SinkRefusedError, SinkUnavailableError
 
 ANSWER_WITHIN_S = 20.0
@@ -33,10 +36,14 @@ _ESCAPES = {ord("\\"): "\\\\", ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\
 class ClickHouse:
     """A ClickHouse server, real or embedded. Make it inside the event loop that serves."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, home: Path | None = None) -> None:
+        """``home``: where its own embedded server listens at the URL, which names no user,
+        requests bring that server's password."""
         parts = urlsplit(url)
         netloc = parts.netloc.rpartition("@")[2]
         self._url = urlunsplit((parts.scheme, netloc, "/", "", ""))
+        own = None if parts.username else home
+        self._own_headers = partial(own_headers, own, parts.hostname or "", parts.port or 0)
         headers = {}
         if parts.username:
             headers["X-ClickHouse-User"] = unquote(parts.username)
@@ -84,7 +91,7 @@ class ClickHouse:
         for last in (False, True):
             try:
                 async with self._session.post(
-                    self._url, params=parameters, data=query
+                    self._url, params=parameters, data=query, headers=self._own_headers()
                 ) as response:
                     # Without a body a failed query has its code in the header alone.
                     code = response.headers.get("X-ClickHouse-Exception-Code")

@@ -40,7 +40,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         writing, tail = _open_topics(settings)
         opened.callback(tail.close)
         opened.push_async_callback(writing.close)
-        clickhouse = ClickHouse(settings.clickhouse_url)
+        clickhouse = ClickHouse(settings.clickhouse_url, settings.footfall_home)
         opened.push_async_callback(clickhouse.close)
         buckets = MinuteBuckets(clickhouse)
         store = open_profiles(settings)

@@ -28,14 +28,11 @@ Rows = list[list[Any]]
 
 
 async def ask(
-    clickhouse: ClickHouse,
-    query: str,
-    parameters: Mapping[str, str | int] | None = None,
-    settings: str = "",
+    clickhouse: ClickHouse, query: str, parameters: Mapping[str, str | int] | None = None
 ) -> Rows:
     """The rows of a bounded query; of a table that was not made, what to do. Raises SinkError."""
     try:
-        return await clickhouse.rows(query + SETTINGS + settings, parameters)
+        return await clickhouse.rows(query + SETTINGS, parameters)
     except SinkRefusedError as error:
         if _UNKNOWN_TABLE in str(error):
             reason = "a table was not made yet: `footfall init` makes those that miss"

@@ -49,8 +49,9 @@ from schemas.operations import OUTCOME_OK
 from schemas.tables.clickhouse import DELETED, Table
 from schemas.tables.logins import FAILED_LOGIN, FAILED_LOGIN_VIEW
 from schemas.tables.product_views import PRODUCT_USER_VIEWS, PRODUCT_VIEWS_VIEW
-from schemas.tables.service_health import ANOMALIES_VIEW, TRAILING_MS
 from schemas.tables.service_health import ROWS as HEALTH
+from schemas.tables.service_health import TRAILING_MS, anomalies_in
+from schemas.tables.service_health import VIEW as HEALTH_VIEW
 from schemas.tables.sessions import (
     ONLINE_PER_MINUTE,
     ONLINE_USER_VIEW,
@@ -189,16 +190,18 @@ class ShopTables:
         if now_ms is None:
             return []
         last = last_minutes(now_ms, MINUTES_OF_HEALTH)
-        # The view looks back from every minute of the table: it is given those alone that count.
+        # The view looks back from every minute of the table: here it has those that count alone.
+        recent = (
+            f"(SELECT * FROM {HEALTH_VIEW.name}"
+            " WHERE minute >= toDateTime({rows_from_s:UInt32}, 'UTC'))"
+        )
         rows_from_s = max(0, last["from_s"] - TRAILING_MS // 1000)
         rows = await self._ask(
             "SELECT toUnixTimestamp(minute), server, operation, measure, value, expected"
-            f" FROM {ANOMALIES_VIEW.name} WHERE {between('minute')}"
+            f" FROM ({anomalies_in(recent)}) WHERE {between('minute')}"
             " ORDER BY minute DESC, server, operation"
             f" LIMIT {ANOMALIES_SHOWN} BY measure",
-            last,
-            f", additional_table_filters = {{'{HEALTH.name}':"
-            f" 'minute >= toDateTime({rows_from_s}, \\'UTC\\')'}}",
+            last | {"rows_from_s": rows_from_s},
         )
         return [
             Anomaly(
@@ -327,8 +330,6 @@ class ShopTables:
         shown_ms = shown_newest_ms(newest_ms, self._watermark_ms(topic))
         return shown_ms // MINUTE_MS * MINUTE_MS
 
-    async def _ask(
-        self, query: str, parameters: Mapping[str, int | str] | None = None, settings: str = ""
-    ) -> Rows:
+    async def _ask(self, query: str, parameters: Mapping[str, int | str] | None = None) -> Rows:
         async with self._room:
-            return await ask(self._clickhouse, query, parameters, settings)
+            return await ask(self._clickhouse, query, parameters)

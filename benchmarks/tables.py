@@ -16,6 +16,7 @@ from cli.errors import FailureError, UsageError
 from cli.home import Home
 from cli.servers import need_engine, start_clickhouse
 from cli.supervise import Supervisor
+from schemas.embedded_clickhouse import PASSWORD_FILE, USER
 from schemas.operations import OUTCOME_FAILED, OUTCOME_INCOMPLETE, OUTCOME_OK
 from schemas.tables.store_metrics import METADATA, SUMS
 from sinks import clickhouse, sql
@@ -126,6 +127,9 @@ def tables_in(folder: Path, names: list[str], say: Callable[[str], None]) -> Ite
         supervisor = Supervisor(home.logs, environ, say=say)
         try:
             url = start_clickhouse(supervisor)
+            # Each run has a home of its own, which is not this server's.
+            password = (home.clickhouse / PASSWORD_FILE).read_text().strip()
+            url = url.replace("://", f"://{USER}:{password}@")
             yield Tables(url, supervisor.children["clickhouse"].pid)
         finally:
             supervisor.stop()

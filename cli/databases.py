@@ -14,7 +14,7 @@ def ask_clickhouse(settings: Settings, sql: str) -> Rows:
     """Ask ClickHouse. Raises sinks.SinkError with the server's reason."""
     from sinks.clickhouse import query_rows
 
-    return query_rows(settings.clickhouse_url, sql)
+    return query_rows(settings.clickhouse_url, sql, home=settings.footfall_home)
 
 
 def ask_store(settings: Settings, sql: str) -> Rows:

@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 from schemas.settings import Settings
@@ -85,12 +86,13 @@ def make_clickhouse_tables(settings: Settings) -> Iterator[Made]:
 
     # Views last: they speak of tables.
     wanted: list[Table | View] = [*described(Table), *described(View)]
-    create_tables(settings.clickhouse_url, [])
+    create = partial(create_tables, settings.clickhouse_url, home=settings.footfall_home)
+    create([])
     _, rows = ask_clickhouse(
         settings, "SELECT name FROM system.tables WHERE database = currentDatabase()"
     )
     standing = {name for (name,) in rows}
-    create_tables(settings.clickhouse_url, wanted)
+    create(wanted)
     for item in wanted:
         what = f"ClickHouse {type(item).__name__.lower()}"
         yield what, item.name, STOOD if item.name in standing else MADE

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from cli.errors import UsageError
 from cli.home import ClickHouseNote, Home, need_free_port, remove_note, write_note
 from cli.options import add_open_option, need_open, port_number, port_or_any
+from infra._clickhouse_options import add_options
+from schemas.embedded_clickhouse import PASSWORD_FILE, USER
 
 CLICKHOUSE_PORT = 8123
 
@@ -31,12 +36,14 @@ def add_commands(commands: Any) -> None:
         "clickhouse",
         help="the embedded ClickHouse alone, over HTTP on loopback",
         description="Serve the ClickHouse of FOOTFALL_HOME over HTTP on 127.0.0.1, for curl, "
-        "dashboards and the other commands, until it is stopped.",
+        "dashboards and the other commands, until it is stopped. It answers the user default with "
+        "the password that lies in the home.",
     )
     clickhouse.add_argument(
         "--port", type=port_number, metavar="N", default=CLICKHOUSE_PORT,
         help=f"{CLICKHOUSE_PORT} by default",
     )  # fmt: skip
+    add_options(clickhouse)
     clickhouse.set_defaults(handler=serve_clickhouse)
 
 
@@ -67,12 +74,19 @@ def serve_clickhouse(args: argparse.Namespace) -> int:
     # DateTime columns without a zone and now() are in UTC on every machine.
     os.environ["TZ"] = "UTC"
     time.tzset()
-    from infra.embedded_clickhouse import EmbeddedClickHouse, EmbeddedClickHouseError
+    from infra._clickhouse_errors import EmbeddedClickHouseError
+    from infra.embedded_clickhouse import EmbeddedClickHouse
 
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    server = EmbeddedClickHouse(home.clickhouse, port=args.port)
+    server = EmbeddedClickHouse(
+        home.clickhouse,
+        port=args.port,
+        query_s_max=args.query_seconds,
+        hosts=args.allow_host,
+        new_password=args.new_password,
+    )
     try:
         server.start()
     except EmbeddedClickHouseError as error:
@@ -80,9 +94,18 @@ def serve_clickhouse(args: argparse.Namespace) -> int:
     if not args.tied:
         # A parent that started this for itself tells of it, or keeps it to itself.
         write_note(home, ClickHouseNote(server.url, os.getpid()))
+    for name, why in server.left.items():
+        print(f"default.{name} was left in that database: {why}", file=sys.stderr)
     print(f"ClickHouse at {server.url} (data in {home.clickhouse})", flush=True)
+    print(f"    {curl_line(home.clickhouse, server.url)}", flush=True)
     ended.wait()
     remove_note(home, os.getpid())
     server.stop()
     # A query that could not be cancelled would hold the interpreter back at its exit.
     os._exit(0)
+
+
+def curl_line(folder: Path, url: str) -> str:
+    """Return a command that asks the server; the password is on no command line."""
+    password = shlex.quote(str(folder / PASSWORD_FILE))
+    return f"sed 's/^/user={USER}:/' {password} | curl -sSK - '{url}/?query=SHOW+TABLES'"

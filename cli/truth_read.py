@@ -114,7 +114,7 @@ class Standing:
         from sinks.clickhouse import ClickHouseReader
 
         self._settings = settings
-        self._clickhouse = ClickHouseReader(settings.clickhouse_url)
+        self._clickhouse = ClickHouseReader(settings.clickhouse_url, home=settings.footfall_home)
 
     def close(self) -> None:
         """Release connections. Never raises."""

@@ -36,14 +36,14 @@ def windows_replay(settings: Settings, of: Table, source: str) -> ReplayTarget:
     table that holds those of several."""
     from sinks.clickhouse_replay import ClickHouseReplay
 
-    return ClickHouseReplay(settings.clickhouse_url, of, source)
+    return ClickHouseReplay(settings.clickhouse_url, of, source, home=settings.footfall_home)
 
 
 def raw_replay(settings: Settings, of: Sequence[Table]) -> ReplayTarget:
     """ClickHouse tables of raw rows as the target of a replay."""
     from sinks.clickhouse_raw_replay import ClickHouseRawReplay
 
-    return ClickHouseRawReplay(settings.clickhouse_url, of)
+    return ClickHouseRawReplay(settings.clickhouse_url, of, home=settings.footfall_home)
 
 
 def store_metrics_replay(settings: Settings) -> ReplayTarget:
@@ -75,9 +75,7 @@ def letters(settings: Settings) -> tuple[BufferedSink[Any], BufferedSink[Any]]:
 
 def table(settings: Settings, of: Table, progress: Progress) -> BufferedSink[pl.DataFrame]:
     """The sink of a ClickHouse table."""
-    from sinks.clickhouse import ClickHouseTable
-
-    return BufferedSink(lambda: ClickHouseTable(settings.clickhouse_url, of), wrote=progress.wrote)
+    return BufferedSink(lambda: _opened(settings, of), wrote=progress.wrote)
 
 
 def tables(
@@ -88,12 +86,10 @@ def tables(
     rows_max: int = ROWS_MAX_DEFAULT,
 ) -> BufferedSink[TableRows]:
     """The sink of a flow that writes several ClickHouse tables."""
-    from sinks.clickhouse import ClickHouseTable
     from sinks.tables import TablesWriter
 
     def opened() -> TablesWriter:
-        url = settings.clickhouse_url
-        return TablesWriter({item.name: ClickHouseTable(url, item) for item in of})
+        return TablesWriter({item.name: _opened(settings, item) for item in of})
 
     return BufferedSink(opened, rows_max=rows_max, wrote=progress.wrote)
 
@@ -123,12 +119,15 @@ def minute_buckets(settings: Settings, progress: Progress) -> BufferedSink[pl.Da
 
 
 def _open_buckets_in_both(settings: Settings) -> TeeWriter:
-    from sinks.clickhouse import ClickHouseTable
     from sinks.open import open_aggregates
 
-    return TeeWriter(
-        ClickHouseTable(settings.clickhouse_url, minute_tables.ROWS), open_aggregates(settings)
-    )
+    return TeeWriter(_opened(settings, minute_tables.ROWS), open_aggregates(settings))
+
+
+def _opened(settings: Settings, of: Table) -> RowWriter:
+    from sinks.clickhouse import ClickHouseTable
+
+    return ClickHouseTable(settings.clickhouse_url, of, home=settings.footfall_home)
 
 
 def profiles(settings: Settings, progress: Progress) -> BufferedSink[pl.DataFrame]:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import binascii
 import json
 import re
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import IO
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from infra._clickhouse_bodies import (
     BODY_BYTES_MAX,
@@ -32,8 +27,11 @@ from infra._clickhouse_bodies import (
     form_fields,
     new_spool,
 )
-from infra._clickhouse_engine import Answer, Call, Engine, EngineError, failure, insert_from
-from infra._clickhouse_sql import HEAD_BYTES_MAX, Shape, insert_with_data, shape_of
+from infra._clickhouse_door import Door
+from infra._clickhouse_engine import Answer, Call, Engine
+from infra._clickhouse_errors import Code, EngineError, failure
+from infra._clickhouse_sql import HEAD_BYTES_MAX, InsertWithData, insert_with_data
+from infra._clickhouse_turns import Turns
 
 STATEMENT_BYTES_MAX = 67_108_864
 SERVER_NAME = "footfall-embedded"
@@ -51,6 +49,7 @@ _NOT_SETTINGS = frozenset(
         "session_timeout",
         "session_check",
         "close_session",
+        "log_comment",
         "default_format",
         "compress",
         "decompress",
@@ -60,7 +59,10 @@ _NOT_SETTINGS = frozenset(
         "client_protocol_version",
     }
 )
-"""Parameters of the URL that speak to the HTTP interface; all others are settings."""
+"""Parameters of the URL that speak to the HTTP interface; all others are settings.
+
+No session is kept, so what names one is passed over; a log comment is ours, to cancel by.
+"""
 
 _STATUS_OF_CODES = {
     400: {6, 8, 15, 25, 26, 27, 36, 37, 38, 41, 44, 53, 62, 72, 117, 321, 427},
@@ -69,7 +71,7 @@ _STATUS_OF_CODES = {
     404: {46, 47, 50, 56, 60, 63, 73, 81, 115, 336, 511},
     408: {159},
     501: {48},
-    503: {76, 209, 439},
+    503: {76, 202, 209, 439},
 }
 _STATUS = {code: status for status, codes in _STATUS_OF_CODES.items() for code in codes}
 _CONTENT_TYPES = {
@@ -87,7 +89,6 @@ _CONTENT_TYPES = {
     "RowBinary": "application/octet-stream",
 }
 _HEADER_VALUE = re.compile(r"[A-Za-z0-9_./:+-]{1,128}")
-_LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,60 +101,97 @@ class _Asked:
     body: IO[bytes]
 
 
-def make_app(engine: Engine, executor: Executor, spool_folder: Path) -> ASGIApp:
-    """The interface as an ASGI application; calls run in the executor's threads."""
+class ClickHouseApp:
+    """The interface as an ASGI application."""
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
+    def __init__(self, engine: Engine, door: Door, turns: Turns, spool_folder: Path) -> None:
+        self._engine = engine
+        self._door = door
+        self._turns = turns
+        self._spool_folder = spool_folder
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; one whose client has gone is ended without an answer."""
         try:
-            response = await _respond(Request(scope, receive), engine, executor, spool_folder)
+            response = await self._respond(Request(scope, receive))
         except ClientDisconnect:
             return
         await response(scope, receive, send)
 
-    return app
+    async def _respond(self, request: Request) -> Response:
+        refusal = self._door.turned_away(request.headers)
+        if refusal is not None:
+            return PlainTextResponse(f"{refusal}\n", 403)
+        path = request.scope["path"]
+        query = request.scope["query_string"].decode("latin-1")
+        params = dict(parse_qsl(query, keep_blank_values=True, errors="surrogateescape"))
+        asks = request.method == "POST" or bool(params.get("query"))
+        if path == "/ping" or (path == "/" and not asks and request.method != "OPTIONS"):
+            return PlainTextResponse("Ok.\n")
+        if path != "/" or request.method not in ("GET", "POST", "HEAD"):
+            hint = "Use / for queries or /ping for health checks.\n"
+            return PlainTextResponse(f"There is no handle {request.method} {path}\n{hint}", 404)
+        return await self._asked(request, params)
+
+    async def _asked(self, request: Request, params: Mapping[str, str]) -> Response:
+        common = {
+            "X-ClickHouse-Server-Display-Name": SERVER_NAME,
+            "X-ClickHouse-Query-Id": _header(params.get("query_id", "")) or str(uuid.uuid4()),
+            "X-ClickHouse-Timezone": _header(params.get("session_timezone", ""))
+            or self._engine.timezone,
+        }
+        try:
+            # Before the body is taken: who may not ask may not fill the disk either.
+            self._door.check_password(request.headers, params)
+            with new_spool(self._spool_folder) as body:
+                await _read_body(request, body)
+                asked = _Asked(request.method, params, request.headers, body)
+                name = uuid.uuid4().hex
+                return await self._turns.run(
+                    lambda: self._run(asked, name, common),
+                    gone=_gone(request),
+                    cancel=lambda: self._engine.cancel(name),
+                )
+        except EngineError as error:
+            return self._error(error, common)
+        except BodyTooLargeError as error:
+            return PlainTextResponse(f"{error}\n", 413, headers=common)
+        except OSError as error:
+            reason = f"The body could not be kept: {error.strerror}"
+            return self._error(failure(Code.NOT_ENOUGH_SPACE, reason), common)
+
+    def _run(self, asked: _Asked, name: str, common: dict[str, str]) -> Response:
+        try:
+            with tempfile.NamedTemporaryFile(dir=self._spool_folder, prefix="data-") as data:
+                params, chunks = _text_of(asked)
+                statement = _statement_of(chunks, data)
+                answer = self._engine.run(_call_of(asked, params, statement, name, data.name))
+        except BodyTooLargeError:
+            raise
+        except BodyError as error:
+            raise failure(Code.BAD_ARGUMENTS, str(error)) from None
+        return _answer_response(asked, answer, common)
+
+    def _error(self, error: EngineError, common: dict[str, str]) -> Response:
+        text = error.text
+        if "(version " not in text:
+            text = f"{text} (version {self._engine.version})"
+        return PlainTextResponse(
+            f"{text}\n",
+            _STATUS.get(error.code, 500),
+            headers={**common, "X-ClickHouse-Exception-Code": str(error.code)},
+        )
 
 
-async def _respond(
-    request: Request, engine: Engine, executor: Executor, spool_folder: Path
-) -> Response:
-    if _is_foreign(request.headers.get("origin", "")):
-        return PlainTextResponse("Web pages of other hosts are not answered.\n", 403)
-    path = request.scope["path"]
-    query = request.scope["query_string"].decode("latin-1")
-    params = dict(parse_qsl(query, keep_blank_values=True, errors="surrogateescape"))
-    asks_nothing = request.method != "POST" and not params.get("query")
-    if path in ("/ping", "/replicas_status") or (path == "/" and asks_nothing):
-        return PlainTextResponse("Ok.\n")
-    if path != "/" or request.method not in ("GET", "POST", "HEAD"):
-        hint = "Use / for queries or /ping for health checks.\n"
-        return PlainTextResponse(f"There is no handle {request.method} {path}\n{hint}", 404)
-    common = {
-        "X-ClickHouse-Server-Display-Name": SERVER_NAME,
-        "X-ClickHouse-Query-Id": _header(params.get("query_id", "")) or str(uuid.uuid4()),
-        "X-ClickHouse-Timezone": _header(params.get("session_timezone", "")) or engine.timezone,
-    }
-    try:
-        with new_spool(spool_folder) as body:
-            await _read_body(request, body)
-            asked = _Asked(request.method, params, request.headers, body)
-            work = partial(_run, engine, asked, common, spool_folder)
-            return await asyncio.get_running_loop().run_in_executor(executor, work)
-    except BodyTooLargeError as error:
-        return PlainTextResponse(f"{error}\n", 413, headers=common)
-    except OSError as error:
-        return _error_response(_not_enough_space(error), engine, common)
+async def _gone(request: Request) -> None:
+    """Return when the client closes the connection. The body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _header(value: str) -> str:
     """The value where it is fit for a header, else nothing."""
     return value if _HEADER_VALUE.fullmatch(value) else ""
-
-
-def _is_foreign(origin: str) -> bool:
-    """A page of the web in a local browser must not reach tables through the loopback."""
-    return origin != "" and urlsplit(origin).hostname not in _LOCAL_HOSTS
 
 
 async def _read_body(request: Request, body: IO[bytes]) -> None:
@@ -164,45 +202,6 @@ async def _read_body(request: Request, body: IO[bytes]) -> None:
             raise BodyTooLargeError(f"The body is longer than {BODY_BYTES_MAX} bytes")
         body.write(chunk)
     body.seek(0)
-
-
-def _run(engine: Engine, asked: _Asked, common: dict[str, str], spool_folder: Path) -> Response:
-    try:
-        _check_user(asked)
-        with tempfile.NamedTemporaryFile(dir=spool_folder, prefix="data-") as data:
-            params, chunks = _text_of(asked)
-            statement, shape = _statement_of(chunks, data)
-            call, answer_format = _call_of(asked, params, statement, shape)
-            answer = engine.run(call)
-            if answer.body:
-                answer_format = answer_format or call.default_format
-    except EngineError as error:
-        return _error_response(error, engine, common)
-    except BodyTooLargeError:
-        raise
-    except BodyError as error:
-        return _error_response(failure(36, str(error), "BAD_ARGUMENTS"), engine, common)
-    return _answer_response(asked, answer, answer_format, common)
-
-
-def _check_user(asked: _Asked) -> None:
-    """There is one user, ``default``, without a password."""
-    headers, params = asked.headers, asked.params
-    user = headers.get("x-clickhouse-user") or params.get("user") or "default"
-    password = headers.get("x-clickhouse-key") or params.get("password") or ""
-    scheme, _, credentials = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "basic":
-        try:
-            plain = base64.b64decode(credentials, validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError):
-            plain = "?:?"
-        user, _, password = plain.partition(":")
-    if user != "default" or password:
-        reason = (
-            f"{user}: Authentication failed: password is incorrect, or there is no user with "
-            "such name (the embedded server has the user default without a password)"
-        )
-        raise failure(516, reason, "AUTHENTICATION_FAILED")
 
 
 def _text_of(asked: _Asked) -> tuple[dict[str, str], Iterator[bytes]]:
@@ -223,109 +222,73 @@ def _text_of(asked: _Asked) -> tuple[dict[str, str], Iterator[bytes]]:
     return params, chain((query + b"\n",) if query else (), chunks)
 
 
-def _statement_of(chunks: Iterator[bytes], data: IO[bytes]) -> tuple[bytes, Shape | None]:
-    """The statement to run, and its shape; no shape for an INSERT whose data, written to the
-    file ``data``, it takes from there."""
+def _statement_of(chunks: Iterator[bytes], data: IO[bytes]) -> bytes | InsertWithData:
+    """The statement to run; the data of an INSERT is written to the file ``data``."""
     head = b""
     for chunk in chunks:
         head += chunk
         if len(head) >= HEAD_BYTES_MAX:
             break
     insert = insert_with_data(head[:HEAD_BYTES_MAX])
-    # Short VALUES go as they are: they may hold parameters.
-    short_values = len(head) < HEAD_BYTES_MAX
-    if insert is not None and not (insert.data_format == "Values" and short_values):
+    if insert is not None:
         data.write(memoryview(head)[insert.data_starts :])
         for chunk in chunks:
             data.write(chunk)
         data.flush()
-        return insert_from(insert, Path(data.name)), None
+        return insert
     statement = bytearray(head)
     for chunk in chunks:
         statement += chunk
         if len(statement) > STATEMENT_BYTES_MAX:
             raise BodyTooLargeError(f"The query is longer than {STATEMENT_BYTES_MAX} bytes")
-    shape = shape_of(bytes(statement))
-    if shape.empty:
-        raise failure(62, "Syntax error: Empty query", "SYNTAX_ERROR")
-    if shape.several:
-        raise failure(62, "Syntax error: Multi-statements are not allowed", "SYNTAX_ERROR")
-    if shape.refused:
-        raise failure(48, shape.refused, "NOT_IMPLEMENTED")
-    return bytes(statement), shape
+    if not statement.strip():
+        raise failure(Code.SYNTAX_ERROR, "Syntax error: Empty query")
+    return bytes(statement)
 
 
 def _call_of(
-    asked: _Asked, params: Mapping[str, str], statement: bytes, shape: Shape | None
-) -> tuple[Call, str | None]:
-    """The call, and the format of its answer (None where no result is to be expected)."""
-    for name in ("compress", "decompress"):
-        if params.get(name, "0") not in ("0", "false"):
-            reason = f"{name}=1 is not supported, use Accept-Encoding and Content-Encoding"
-            raise failure(48, reason, "NOT_IMPLEMENTED")
-    default_format = (
-        asked.headers.get("x-clickhouse-format") or params.get("default_format") or "TabSeparated"
-    )
-    reads = shape is not None and shape.reads
-    if asked.method != "POST" and not reads:
-        reason = "Cannot execute query in readonly mode: the method GET only reads, use POST"
-        raise failure(164, reason, "READONLY")
-    answer_format = (shape.answer_format or default_format) if shape and reads else None
-    return (
-        Call(
-            statement=statement,
-            default_format=default_format,
-            database=asked.headers.get("x-clickhouse-database") or params.get("database", ""),
-            settings={
-                name: value
-                for name, value in params.items()
-                if name not in _NOT_SETTINGS and not name.startswith("param_")
-            },
-            parameters={
-                name.removeprefix("param_"): value
-                for name, value in params.items()
-                if name.startswith("param_")
-            },
-            session_id=params.get("session_id", ""),
-            session_timeout_s=_seconds(params.get("session_timeout", "60")),
-            session_check=params.get("session_check", "0") == "1",
-        ),
-        answer_format,
+    asked: _Asked,
+    params: Mapping[str, str],
+    statement: bytes | InsertWithData,
+    name: str,
+    data_file: str,
+) -> Call:
+    for option in ("compress", "decompress"):
+        if params.get(option, "0") not in ("0", "false"):
+            reason = f"{option}=1 is not supported, use Accept-Encoding and Content-Encoding"
+            raise failure(Code.NOT_IMPLEMENTED, reason)
+    headers = asked.headers
+    return Call(
+        name=name,
+        statement=statement,
+        data_file=data_file,
+        default_format=headers.get("x-clickhouse-format")
+        or params.get("default_format")
+        or "TabSeparated",
+        database=headers.get("x-clickhouse-database") or params.get("database", ""),
+        settings={
+            key: value
+            for key, value in params.items()
+            if key not in _NOT_SETTINGS and not key.startswith("param_")
+        },
+        parameters={
+            key.removeprefix("param_"): value
+            for key, value in params.items()
+            if key.startswith("param_")
+        },
+        only_reads=asked.method != "POST",
     )
 
 
-def _seconds(text: str) -> float:
-    if not text.isdigit():
-        raise failure(36, f"Invalid session timeout: '{text[:40]}'", "BAD_ARGUMENTS")
-    return float(text)
-
-
-def _answer_response(
-    asked: _Asked, answer: Answer, answer_format: str | None, common: dict[str, str]
-) -> Response:
+def _answer_response(asked: _Asked, answer: Answer, common: dict[str, str]) -> Response:
     summary = {name: str(count) for name, count in answer.summary.items()}
     headers = {**common, "X-ClickHouse-Summary": json.dumps(summary, separators=(",", ":"))}
-    if answer_format is not None:
-        headers["X-ClickHouse-Format"] = answer_format
+    if answer.format is not None:
+        headers["X-ClickHouse-Format"] = answer.format
     body, encoding = answer.body, ""
     if asked.params.get("enable_http_compression", "0") in ("1", "true"):
         body, encoding = encoded(body, asked.headers.get("accept-encoding", ""))
     if encoding:
         headers["Content-Encoding"] = encoding
-    content_type = _CONTENT_TYPES.get(answer_format or "TSV", "text/plain; charset=UTF-8")
+    content_type = _CONTENT_TYPES.get(answer.format or "TSV", "text/plain; charset=UTF-8")
     return Response(body, headers=headers, media_type=content_type)
-
-
-def _error_response(error: EngineError, engine: Engine, common: dict[str, str]) -> Response:
-    text = error.text
-    if "(version " not in text:
-        text = f"{text} (version {engine.version})"
-    return PlainTextResponse(
-        f"{text}\n",
-        _STATUS.get(error.code, 500),
-        headers={**common, "X-ClickHouse-Exception-Code": str(error.code)},
-    )
-
-
-def _not_enough_space(error: OSError) -> EngineError:
-    return failure(243, f"The body could not be kept: {error.strerror}", "NOT_ENOUGH_SPACE")

@@ -1,8 +1,7 @@
-"""What must be known of a statement before ClickHouse parses it: pure functions over its text.
+"""Find where the statement of an INSERT ends and its data begins, by pure functions.
 
-ClickHouse's own parser has the last word. Here it is only found where the statement of an
-INSERT ends and its data begins, whether a result is to be expected and in which format, and
-which statements an embedded server does not run.
+The engine's parser has the last word: the statement that is made of what is found here is
+inspected as the engine reads it (``_clickhouse_statements``) before it runs.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 HEAD_BYTES_MAX = 262_144
 """The statement of an INSERT ends within this many bytes (ClickHouse's max_query_size)."""
@@ -23,9 +21,6 @@ _TOKEN = re.compile(
     | (?P<other> [0-9][A-Za-z0-9_.]* | . )
     """,
     re.VERBOSE | re.DOTALL,
-)
-_READS = frozenset(
-    {b"SELECT", b"WITH", b"FROM", b"SHOW", b"DESCRIBE", b"DESC", b"EXISTS", b"EXPLAIN", b"CHECK"}
 )
 _BEFORE_NAMES = frozenset({b"INSERT", b"INTO", b"TABLE", b"FUNCTION", b"."})
 _OPENING, _CLOSING = frozenset({b"(", b"[", b"{"}), frozenset({b")", b"]", b"}"})
@@ -52,21 +47,6 @@ class InsertWithData:
     data_format: str
     data_starts: int
     """Position of the first byte of data in the text."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What a statement that carries no data is."""
-
-    empty: bool
-    reads: bool
-    """It gives a result and changes nothing."""
-    answer_format: str | None
-    """Of its FORMAT clause."""
-    several: bool
-    """More statements follow the first."""
-    refused: str | None
-    """Why an embedded server does not run it."""
 
 
 def tokens(text: bytes) -> Iterator[Token]:
@@ -129,40 +109,3 @@ def _after_one_line_end(text: bytes, position: int) -> int:
     if text[position : position + 1] == b"\n":
         position += 1
     return position
-
-
-def shape_of(text: bytes) -> Shape:
-    """What the statement is, as far as its words tell."""
-    found = list(tokens(text))
-    while found and found[-1].text == b";":
-        found.pop()
-    if not found:
-        return Shape(True, False, None, False, None)
-    first = next((token for token in found if token.text != b"("), found[0])
-    return Shape(
-        empty=False,
-        reads=first.text in _READS,
-        answer_format=_answer_format(found, text),
-        several=any(token.text == b";" and token.depth == 0 for token in found),
-        refused=_refused(found),
-    )
-
-
-def _answer_format(found: list[Token], text: bytes) -> str | None:
-    for at in range(len(found) - 2, -1, -1):
-        token, name = found[at], found[at + 1]
-        if token.text == b"FORMAT" and token.depth == 0 and name.kind == "word":
-            last = at + 2 == len(found)
-            if last or found[at + 2].text == b"SETTINGS":
-                return text[name.end - len(name.text) : name.end].decode()
-    return None
-
-
-def _refused(found: list[Token]) -> str | None:
-    words = [token.text for token in found if token.kind == "word" and token.depth == 0]
-    if words[:2] in ([b"SYSTEM", b"SHUTDOWN"], [b"SYSTEM", b"KILL"]):
-        return "SYSTEM SHUTDOWN and SYSTEM KILL: send SIGTERM to the process instead"
-    pairs = set(pairwise(words))
-    if (b"INTO", b"OUTFILE") in pairs or (b"FROM", b"INFILE") in pairs:
-        return "files of the server are not reached over HTTP (INTO OUTFILE, FROM INFILE)"
-    return None

@@ -3,9 +3,11 @@
     python -m infra.embedded_clickhouse --folder .footfall/clickhouse --port 8123
 
 One process owns the data folder (it holds a lock on a file in it) and any number of workers,
-dashboards and ``curl`` reach it as they reach a ClickHouse server:
+dashboards and ``curl`` reach it as they reach a ClickHouse server, with the user ``default`` and
+the password that lies in the folder:
 
-    curl 'http://127.0.0.1:8123/?query=SELECT+1'
+    sed 's/^/user=default:/' .footfall/clickhouse/password | curl -sSK - \\
+        'http://127.0.0.1:8123/?query=SELECT+1'
 
 An insert that was answered is in the folder: it is there again after ``kill -9``.
 """
@@ -14,40 +16,37 @@ from __future__ import annotations
 
 import argparse
 import errno
-import fcntl
 import os
-import shutil
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import chdir, suppress
 from pathlib import Path
-from typing import IO
+from urllib.parse import urlsplit
 
 import uvicorn
 
-from infra._clickhouse_engine import Engine, EngineError, EngineMissingError
-from infra._clickhouse_http import make_app
+from infra._clickhouse_door import Door
+from infra._clickhouse_engine import Engine, EngineMissingError
+from infra._clickhouse_errors import EmbeddedClickHouseError, EngineError
+from infra._clickhouse_folder import locked, password_of, recorded
+from infra._clickhouse_http import ClickHouseApp
+from infra._clickhouse_options import QUERY_S_MAX, add_options
+from infra._clickhouse_turns import Turns
 
 QUERIES_AT_ONCE_MAX = 12
 CONNECTIONS_MAX = 1_024
 MEMORY_BYTES_MAX = 1_500_000_000
 """Of all queries and merges together; a query past it fails, the process stays."""
 START_TIMEOUT_S = 30.0
-FREE_BYTES_MIN = 67_108_864
-"""With less free on the disk it does not start: merges could not be written."""
 GRACE_S, CANCEL_S = 0.7, 1.7
 """At a stop: time for running queries to end, and to be cancelled; 3 s with the rest."""
 KEEP_ALIVE_S = 75
 """Longer than clients keep a connection, so that they are the ones to close it."""
-
-
-class EmbeddedClickHouseError(Exception):
-    """The server cannot start; one line that says why and what to do."""
 
 
 class EmbeddedClickHouse:
@@ -64,17 +63,30 @@ class EmbeddedClickHouse:
         port: int = 8123,
         *,
         memory_bytes_max: int = MEMORY_BYTES_MAX,
+        query_s_max: int = QUERY_S_MAX,
+        hosts: Collection[str] = (),
+        new_password: bool = False,
     ) -> None:
+        """``hosts``: names beyond loopback's that requests may be sent to. ``new_password``: take
+        the place of the one that the folder has."""
         self.folder = folder.absolute()
         self.host = host
         self.port = port
+        self.password = ""
+        """Known after ``start()``."""
+        self.left: Mapping[str, str] = {}
+        """Tables of an older version that could not be moved to our database, and why."""
         self._memory_bytes_max = memory_bytes_max
+        self._query_s_max = query_s_max
+        self._hosts = hosts
+        self._new_password = new_password
         self._undo: list[Callable[[], object]] = []
 
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"http://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
 
     def start(self) -> None:
         """Lock the folder, take the port, open the engine and serve in threads of their own.
@@ -88,21 +100,34 @@ class EmbeddedClickHouse:
             raise
 
     def _start(self) -> None:
-        if set("?*{}") & set(str(self.folder)):
+        if set("?*{}&\\") & set(str(self.folder)):
             # Signs of the engine's addresses and of its patterns for files.
             raise EmbeddedClickHouseError(
-                f"the folder's name must not hold any of ? * {{ }}: {self.folder}"
+                f"the folder's name must not hold any of ? * {{ }} & \\: {self.folder}"
             )
-        lock = _locked(self.folder)
+        # All that this process makes is its user's own, the engine's files too.
+        os.umask(0o077)
+        lock = locked(self.folder)
         self._undo.append(lock.close)
-        listener = _listening(self.host, self.port)
+        self.password = password_of(self.folder, renew=self._new_password)
+        listener = _bound(self.host, self.port)
         self._undo.append(listener.close)
         self.port = listener.getsockname()[1]
-        engine = _opened(self.folder, self._memory_bytes_max)
+        # Before anybody can connect: a client that knows of no server here sends no password.
+        self._undo.append(recorded(self.folder, self.url).close)
+        _listen(listener, self.host, self.port)
+        engine = _opened(self.folder, self._memory_bytes_max, self._query_s_max)
+        self.left = engine.left
         executor = ThreadPoolExecutor(QUERIES_AT_ONCE_MAX, "clickhouse-query")
         config = uvicorn.Config(
-            make_app(engine, executor, self.folder / "spool"),
+            ClickHouseApp(
+                engine,
+                Door(self.port, self.password, {*self._hosts, urlsplit(self.url).netloc}),
+                Turns(executor, QUERIES_AT_ONCE_MAX),
+                self.folder / "spool",
+            ),
             http="httptools",
+            ws="none",
             loop="asyncio",
             lifespan="off",
             log_config=None,
@@ -140,37 +165,7 @@ class EmbeddedClickHouse:
         self.stop()
 
 
-def _locked(folder: Path) -> IO[bytes]:
-    """The folder's lock file, locked; the kernel gives it back when the process ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("ab")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            raise EmbeddedClickHouseError(
-                f"the folder {folder} is in use by another embedded ClickHouse: "
-                "use that one, stop it, or give another folder"
-            ) from None
-        spool = folder / "spool"
-        shutil.rmtree(spool, ignore_errors=True)
-        spool.mkdir()
-        # A full disk lets folders be made but nothing be written.
-        (spool / "probe").write_bytes(bytes(4_096))
-        (spool / "probe").unlink()
-        free_bytes = shutil.disk_usage(folder).free
-        if free_bytes < FREE_BYTES_MIN:
-            raise OSError(errno.ENOSPC, f"only {free_bytes:,} bytes are free on its disk")
-    except OSError as error:
-        raise EmbeddedClickHouseError(
-            f"cannot write to the folder {folder} ({error.strerror}): "
-            "free the disk or give another folder"
-        ) from None
-    return lock
-
-
-def _listening(host: str, port: int) -> socket.socket:
+def _bound(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65_535:
         raise EmbeddedClickHouseError(f"port {port} is not within 0 to 65535")
     try:
@@ -181,23 +176,35 @@ def _listening(host: str, port: int) -> socket.socket:
             # Inherited by connections: without it an answer waits 40 ms for a delayed ACK.
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             listener.bind(address[4])
-            listener.listen(CONNECTIONS_MAX)
         except OSError:
             listener.close()
             raise
     except OSError as error:
-        taken = error.errno == errno.EADDRINUSE
-        reason = "it is taken by another process" if taken else error.strerror
-        raise EmbeddedClickHouseError(
-            f"cannot listen on {host} port {port} ({reason}): give another with --port, "
-            "0 for any free one"
-        ) from None
+        raise _no_place(host, port, error) from None
     return listener
 
 
-def _opened(folder: Path, memory_bytes_max: int) -> Engine:
+def _listen(listener: socket.socket, host: str, port: int) -> None:
     try:
-        return Engine(folder / "engine", memory_bytes_max)
+        listener.listen(CONNECTIONS_MAX)
+    except OSError as error:
+        raise _no_place(host, port, error) from None
+
+
+def _no_place(host: str, port: int, error: OSError) -> EmbeddedClickHouseError:
+    taken = error.errno == errno.EADDRINUSE
+    reason = "it is taken by another process" if taken else error.strerror
+    return EmbeddedClickHouseError(
+        f"cannot listen on {host} port {port} ({reason}): give another with --port, "
+        "0 for any free one"
+    )
+
+
+def _opened(folder: Path, memory_bytes_max: int, query_s_max: int) -> Engine:
+    try:
+        # The engine reads a config.xml of the current folder whatever else it is told.
+        with chdir(folder):
+            return Engine(folder, memory_bytes_max, query_s_max)
     except EngineMissingError:
         raise EmbeddedClickHouseError(
             "the embedded ClickHouse engine is not installed: pip install footfall[embedded]"
@@ -213,7 +220,7 @@ def _end(
     server.should_exit = True
     thread.join(GRACE_S)
     if thread.is_alive():
-        engine.cancel_all()
+        engine.cancel()
         thread.join(CANCEL_S)
     executor.shutdown(wait=False, cancel_futures=True)
     workers = [worker for worker in threading.enumerate() if "clickhouse-query" in worker.name]
@@ -240,12 +247,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=MEMORY_BYTES_MAX // 1_000_000,
         help="limit of all queries together, default: %(default)s",
     )
+    add_options(parser)
     args = parser.parse_args(argv)
     # DateTime columns without a zone and now() are in UTC on every machine.
     os.environ["TZ"] = "UTC"
     time.tzset()
     server = EmbeddedClickHouse(
-        args.folder, args.host, args.port, memory_bytes_max=args.memory_mb * 1_000_000
+        args.folder,
+        args.host,
+        args.port,
+        memory_bytes_max=args.memory_mb * 1_000_000,
+        query_s_max=args.query_seconds,
+        hosts=args.allow_host,
+        new_password=args.new_password,
     )
     try:
         server.start()
@@ -253,6 +267,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"embedded ClickHouse: {error}", file=sys.stderr)
         return 2
     wait_for_end = _signals()
+    for name, why in server.left.items():
+        print(f"embedded ClickHouse: default.{name} was left there: {why}", file=sys.stderr)
     print(f"embedded ClickHouse listens on {server.url} (data in {args.folder})", flush=True)
     wait_for_end()
     server.stop()

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import methodcaller
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -21,11 +22,11 @@ import clickhouse_connect
 import msgspec
 import polars as pl
 from clickhouse_connect.driver.exceptions import DatabaseError
-from clickhouse_connect.driver.httputil import check_env_proxy, get_pool_manager
 
 from schemas.tables.clickhouse import DELETED, Table, View
 from sinks import SinkRefusedError
 from sinks._clickhouse_errors import INIT, error_in_body, holds_error, reason, remedy_of, why_again
+from sinks._clickhouse_pool import Pool
 from sinks._clickhouse_rows import RowsError, rows_for
 from sinks.retry import Backoff, call_with_retry
 
@@ -43,7 +44,6 @@ _INSERT_SETTINGS = {
     "send_progress_in_http_headers": "0",
 }
 _FORMAT = re.compile(r"\bformat\b", re.IGNORECASE)
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class ClickHouseTable:
@@ -54,16 +54,18 @@ class ClickHouseTable:
         url: str,
         table: Table,
         *,
+        home: Path | None = None,
         give_up_after_s: float = 120.0,
         answer_timeout_s: int = ANSWER_TIMEOUT_S,
         sleep: Callable[[float], object] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``url`` is ``http://[user[:password]@]host[:port][/database]``. Raises SinkRefusedError
-        for anything else."""
+        for anything else. ``home``: where its own embedded server listens at the URL, which names
+        no user, requests bring that server's password."""
         self._table = table
         backoff = Backoff(give_up_after_s, sleep=sleep, clock=clock)
-        self._link = _Link(url, backoff, answer_timeout_s=answer_timeout_s)
+        self._link = _Link(url, backoff, home, answer_timeout_s=answer_timeout_s)
 
     def write(self, frames: Sequence[pl.DataFrame]) -> None:
         """Return when all rows are durable; writing them again changes nothing.
@@ -99,11 +101,14 @@ class ClickHouseReader:
         self,
         url: str,
         *,
+        home: Path | None = None,
         give_up_after_s: float = 0.0,
         answer_timeout_s: int = ANSWER_TIMEOUT_S,
     ) -> None:
-        """``url`` as of ClickHouseTable. By default a query that fails is not tried again."""
-        self._link = _Link(url, Backoff(give_up_after_s), answer_timeout_s=answer_timeout_s)
+        """``url`` and ``home`` as of ClickHouseTable. By default a query that fails is not tried
+        again."""
+        backoff = Backoff(give_up_after_s)
+        self._link = _Link(url, backoff, home, answer_timeout_s=answer_timeout_s)
 
     def rows(
         self, sql: str, parameters: Mapping[str, object] | None = None
@@ -167,10 +172,14 @@ class ClickHouseReader:
 
 
 def query_rows(
-    url: str, sql: str, parameters: Mapping[str, object] | None = None
+    url: str,
+    sql: str,
+    parameters: Mapping[str, object] | None = None,
+    *,
+    home: Path | None = None,
 ) -> tuple[list[str], list[list[Any]]]:
     """One query over a connection of its own, as ClickHouseReader.rows."""
-    reader = ClickHouseReader(url)
+    reader = ClickHouseReader(url, home=home)
     try:
         return reader.rows(sql, parameters)
     finally:
@@ -178,7 +187,11 @@ def query_rows(
 
 
 def create_tables(
-    url: str, tables_and_views: Sequence[Table | View], *, give_up_after_s: float = 30.0
+    url: str,
+    tables_and_views: Sequence[Table | View],
+    *,
+    home: Path | None = None,
+    give_up_after_s: float = 30.0,
 ) -> None:
     """Make the database of the URL, the tables and the views, where they are not there yet.
 
@@ -186,10 +199,10 @@ def create_tables(
     table that stands there with other columns, and SinkUnavailableError.
     """
     backoff = Backoff(give_up_after_s)
-    link = _Link(url, backoff)
+    link = _Link(url, backoff, home)
     try:
         if link.database:
-            outside = _Link(url, backoff, use_database=False)
+            outside = _Link(url, backoff, home, use_database=False)
             name = link.database.replace("`", "``")
             outside.call(
                 methodcaller("command", f"CREATE DATABASE IF NOT EXISTS `{name}`"),
@@ -243,6 +256,7 @@ class _Link:
         self,
         url: str,
         backoff: Backoff,
+        home: Path | None,
         *,
         use_database: bool = True,
         answer_timeout_s: int = ANSWER_TIMEOUT_S,
@@ -261,7 +275,8 @@ class _Link:
         self.database = unquote(parts.path.strip("/"))
         self._backoff = backoff
         self._client: Any = None
-        self._pool = _Pool(parts.scheme, parts.hostname, port)
+        own = None if parts.username else home
+        self._pool = Pool(parts.scheme, parts.hostname, port, own)
         self._options: dict[str, Any] = {
             "interface": parts.scheme,
             "host": parts.hostname,
@@ -276,6 +291,9 @@ class _Link:
             "query_retries": 0,
             "client_name": "footfall",
         }
+        if answer_timeout_s > ANSWER_TIMEOUT_S:
+            # A server may end what takes longer, as the embedded one does after a minute.
+            self._options["settings"] = {"max_execution_time": answer_timeout_s}
         if self.database and use_database:
             self._options["database"] = self.database
 
@@ -309,37 +327,6 @@ class _Link:
                 self._pool.clear()
             except Exception:
                 logging.getLogger(__name__).debug("closing a client failed", exc_info=True)
-
-
-class _Pool:
-    """The connections of a client. It sends inserts piece by piece and reads their answers.
-
-    The client itself takes a 200 for a success, and a server, or a balancer before it, may say
-    200 and then that the insert failed. An insert that succeeded has nothing to say.
-    """
-
-    def __init__(self, interface: str, host: str, port: int) -> None:
-        # A proxy of the environment does not reach this machine's loopback.
-        proxy = None if host in _LOOPBACK else check_env_proxy(interface, host, port)
-        self._pool = get_pool_manager(**({f"{interface}_proxy": proxy} if proxy else {}))
-
-    def request(self, method: str, url: str, **options: Any) -> Any:
-        """As of urllib3.PoolManager. Raises DatabaseError for an insert that failed after all."""
-        body = options.get("body")
-        if not (isinstance(body, bytes) and body.startswith(b"INSERT INTO ")):
-            return self._pool.request(method, url, **options)
-        # Sent piece by piece: the time to connect is also the time that one sending may take,
-        # too short for a large block to a server that reads as fast as it can insert.
-        options["headers"] = {**options["headers"], "Content-Length": str(len(body))}
-        options["body"] = io.BytesIO(body)
-        response = self._pool.request(method, url, **options)
-        if response.status == 200 and response.data:
-            raise error_in_body(response.data)
-        return response
-
-    def clear(self) -> None:
-        """Close the connections that are idle."""
-        self._pool.clear()
 
 
 def _without_password(url: str) -> str:

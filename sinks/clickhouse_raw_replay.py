@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import polars as pl
 
@@ -44,10 +45,13 @@ class Unequal:
 class ClickHouseRawReplay(Unshadowed):
     """A ReplayTarget. A row is known by its record's partition and offset."""
 
-    def __init__(self, url: str, tables: Sequence[Table]) -> None:
-        """``tables``: all that the flow writes."""
+    def __init__(self, url: str, tables: Sequence[Table], *, home: Path | None = None) -> None:
+        """``tables``: all that the flow writes. ``url`` and ``home`` are those of
+        ClickHouseTable."""
         self._tables = {table.name: table for table in tables}
-        self._targets = {name: ClickHouseReplay(url, of) for name, of in self._tables.items()}
+        self._targets = {
+            name: ClickHouseReplay(url, of, home=home) for name, of in self._tables.items()
+        }
 
     def newest_generation(self) -> int:
         """The highest among the rows that stand in any of the tables."""

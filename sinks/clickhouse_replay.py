@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -27,19 +29,22 @@ _END_S_MAX = 4_294_967_295
 class ClickHouseReplay:
     """A ReplayTarget. The shadow is a table of the same form, ``<name>_shadow``."""
 
-    def __init__(self, url: str, table: Table, source: str = "") -> None:
-        """``source``: of a table with rows of several topics, the one whose rows are meant."""
+    def __init__(
+        self, url: str, table: Table, source: str = "", *, home: Path | None = None
+    ) -> None:
+        """``source``: of a table with rows of several topics, the one whose rows are meant.
+        ``url`` and ``home`` are those of ClickHouseTable."""
         self.sums = table.sums
         self._only = f" AND `{table.source}` = '{source}'" if source else ""
-        self._url = url
+        self._create = partial(create_tables, url, home=home)
         self._table = table
         self._shadow = replace(table, name=f"{table.name}_shadow")
         self._reader = ClickHouseReader(
-            url, give_up_after_s=GIVE_UP_AFTER_S, answer_timeout_s=STATEMENT_S_MAX
+            url, home=home, give_up_after_s=GIVE_UP_AFTER_S, answer_timeout_s=STATEMENT_S_MAX
         )
         self._writers = {
-            False: ClickHouseTable(url, table, give_up_after_s=GIVE_UP_AFTER_S),
-            True: ClickHouseTable(url, self._shadow, give_up_after_s=GIVE_UP_AFTER_S),
+            shadow: ClickHouseTable(url, of, home=home, give_up_after_s=GIVE_UP_AFTER_S)
+            for shadow, of in ((False, table), (True, self._shadow))
         }
 
     def newest_generation(self) -> int:
@@ -49,7 +54,7 @@ class ClickHouseReplay:
     def make_shadow(self) -> None:
         """Make an empty shadow; an earlier one is dropped."""
         self._ask(f"DROP TABLE IF EXISTS {self._shadow.name} SYNC")
-        create_tables(self._url, [self._shadow])
+        self._create([self._shadow])
 
     def write(self, frames: Sequence[pl.DataFrame], *, shadow: bool) -> None:
         """Return when the rows are durable."""

@@ -41,6 +41,17 @@ class Server:
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
+    @property
+    def user(self) -> dict[str, str]:
+        """The headers that name the user, if any."""
+        parts = urlsplit(self.url)
+        if not parts.username:
+            return {}
+        return {
+            "X-ClickHouse-User": unquote(parts.username),
+            "X-ClickHouse-Key": unquote(parts.password or ""),
+        }
+
     def ask(
         self,
         sql: str = "",
@@ -56,13 +67,8 @@ class Server:
         parts = urlsplit(self.url)
         if parts.path.strip("/"):
             query = {"database": unquote(parts.path.strip("/")), **query}
-        if parts.username:
-            user = {
-                "X-ClickHouse-User": unquote(parts.username),
-                "X-ClickHouse-Key": unquote(parts.password or ""),
-            }
-            headers = {**user, **(headers or {})}
-        return request(self.address, method, f"{path}?{urlencode(query)}", body, headers or {})
+        sent = {**self.user, **(headers or {})}
+        return request(self.address, method, f"{path}?{urlencode(query)}", body, sent)
 
     def rows(self, sql: str) -> list[str]:
         reply = self.ask("", sql.encode())
@@ -114,9 +120,10 @@ def serving(folder: Path, *args: str, port: int = 0) -> Iterator[Server]:
     try:
         assert process.stdout is not None and process.stderr is not None
         line = process.stdout.readline()
-        found = re.search(r"http://[0-9.]+:[0-9]+", line)
+        found = re.search(r"(?<=http://)[0-9.]+:[0-9]+", line)
         assert found, process.stderr.read()
-        yield Server(process, found.group(), line)
+        password = (folder / "password").read_text().strip()
+        yield Server(process, f"http://default:{password}@{found.group()}", line)
     finally:
         _stop(process)
         for pipe in (process.stdout, process.stderr):

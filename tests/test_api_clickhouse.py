@@ -6,9 +6,7 @@ import asyncio
 import random
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,8 @@ from api.tables import MINUTES_SHOWN, MinutesSource
 from schemas.tables.minute_buckets import ROWS, VIEW
 from schemas.versions import FINAL, version_of
 from sinks import SinkRefusedError, SinkUnavailableError
-from tests.api_process_support import WAIT_S, free_port
+from sinks.clickhouse import query_rows
+from tests.api_process_support import free_port
 from tests.clickhouse_support import serving
 
 INSERT = f"INSERT INTO {ROWS.name} (* EXCEPT (is_deleted)) VALUES"
@@ -34,19 +33,14 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield server.url
 
 
-def run_statement(url: str, statement: str) -> None:
-    with closing(urllib.request.urlopen(url, statement.encode(), timeout=WAIT_S)) as response:
-        response.read()
-
-
 Row = tuple[int, str, str, str, str, int, int, int, int]
 
 
 @pytest.fixture(scope="module")
 def rows(url: str) -> list[Row]:
     """Rows of three partitions, some written twice, the second time fuller."""
-    run_statement(url, ROWS.create())
-    run_statement(url, VIEW.create())
+    query_rows(url, ROWS.create())
+    query_rows(url, VIEW.create())
     chance = random.Random(7)
     groups = {
         (
@@ -67,7 +61,7 @@ def rows(url: str) -> list[Row]:
             for count in [chance.randrange(1, 50) if not last else 60]
         ]
         values = ", ".join("(" + ", ".join(map(_literal, row)) + ")" for row in last)
-        run_statement(url, f"{INSERT} {values}")
+        query_rows(url, f"{INSERT} {values}")
     return last
 
 
@@ -126,7 +120,7 @@ def test_minutes_past_the_end_of_clickhouses_time_are_empty(url: str, rows: list
 def test_the_page_sees_the_newest_minutes_and_no_stray_one(url: str, rows: list[Row]) -> None:
     newest_s = max(row[0] for row in rows)
     stray_s = newest_s + 86_400
-    run_statement(
+    query_rows(
         url,
         f"{INSERT} ({stray_s}, 'BUY', 'o', 'stray', 'c', 0, 1, 1, 1)",
     )
@@ -164,7 +158,8 @@ def test_the_page_sees_the_newest_minutes_and_no_stray_one(url: str, rows: list[
 
 
 def test_its_refusals_and_its_absence_are_told_apart(url: str) -> None:
-    stranger = url.replace("http://", "http://shop:pass%40word@")
+    address = url.partition("@")[2]
+    stranger = f"http://shop:pass%40word@{address}"
 
     async def ask() -> None:
         clickhouse = ClickHouse(url)
@@ -180,7 +175,7 @@ def test_its_refusals_and_its_absence_are_told_apart(url: str) -> None:
         with pytest.raises(SinkRefusedError, match="AUTHENTICATION_FAILED"):
             await unknown.rows("SELECT 1")
         await unknown.close()
-        known = ClickHouse(url.replace("http://", "http://default:@") + "/default")
+        known = ClickHouse(f"{url}/footfall")
         assert await known.rows("SELECT {x:String}", {"x": ODD}) == [[ODD]]
         await known.close()
 

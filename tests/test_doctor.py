@@ -443,7 +443,10 @@ def test_a_table_with_other_columns(home: Home, clickhouse: Server) -> None:
 def test_parts_that_are_not_merged(home: Home, clickhouse: Server) -> None:
     database = home.settings.clickhouse_url.rpartition("/")[2]
     rows = f"`{database}`.minute_buckets_rows"
-    clickhouse.rows(f"SYSTEM STOP MERGES {rows}")
+    clickhouse.rows(
+        f"ALTER TABLE {rows} MODIFY SETTING max_bytes_to_merge_at_max_space_in_pool = 1,"
+        " max_bytes_to_merge_at_min_space_in_pool = 1"
+    )
     clickhouse.rows(
         f"INSERT INTO {rows} (bucket, count) SELECT toDateTime(0), number FROM numbers(105) "
         "SETTINGS max_block_size = 1, min_insert_block_size_rows = 1, max_insert_threads = 1, "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import gzip
 import http.client
 import json
@@ -25,7 +24,7 @@ import pytest
 from backports import zstd
 from clickhouse_connect.driver.exceptions import DatabaseError
 
-from tests.clickhouse_support import ENDLESS, Server, serving
+from tests.clickhouse_support import Server, request, serving
 
 NOW = datetime(2022, 3, 22, 12, 15, tzinfo=UTC)
 
@@ -44,20 +43,19 @@ def table(server: Server) -> Iterator[str]:
 
 
 def client_of(server: Server, **options: Any) -> Any:
-    parts = urlsplit(server.url)
-    return clickhouse_connect.get_client(host=parts.hostname, port=parts.port, **options)
+    return clickhouse_connect.get_client(dsn=server.url, **options)
 
 
 # Requests by hand
 
 
 def test_it_says_where_it_listens(server: Server) -> None:
-    assert server.line.startswith(f"embedded ClickHouse listens on {server.url} (data in /")
+    assert server.line.startswith(f"embedded ClickHouse listens on {server.address} (data in /")
 
 
-@pytest.mark.parametrize("path", ["/", "/ping", "/replicas_status"])
+@pytest.mark.parametrize("path", ["/", "/ping"])
 def test_it_says_that_it_is_well(server: Server, path: str) -> None:
-    reply = server.ask(method="GET", path=path)
+    reply = request(server.address, "GET", path, None, {})
     assert (reply.status, reply.body) == (200, b"Ok.\n")
 
 
@@ -88,7 +86,7 @@ def test_the_default_format_is_chosen_by_parameter_or_header(server: Server) -> 
 
 def test_a_database_is_chosen_by_parameter_or_header(server: Server) -> None:
     asked = "SELECT currentDatabase()"
-    assert server.ask(asked).body == b"default\n"
+    assert server.ask(asked).body == b"footfall\n"
     assert server.ask(asked, database="system").body == b"system\n"
     assert server.ask(asked, headers={"X-ClickHouse-Database": "system"}).body == b"system\n"
 
@@ -112,7 +110,7 @@ def test_a_setting_holds_for_one_call_alone(server: Server) -> None:
 
 def test_http_only_parameters_are_no_settings(server: Server) -> None:
     reply = server.ask(
-        "SELECT 1", wait_end_of_query="1", user="default", password="", buffer_size="1",
+        "SELECT 1", wait_end_of_query="1", user="default", log_comment="x", buffer_size="1",
         send_progress_in_http_headers="1", http_headers_progress_interval_ms="10000", quota_key="",
     )  # fmt: skip
     assert (reply.status, reply.body) == (200, b"1\n")
@@ -127,7 +125,7 @@ ERRORS = [
     ("SELECT toUInt8('x')", 400, 6, "CANNOT_PARSE_TEXT"),
     ("SELECT throwIf(1)", 500, 395, "FUNCTION_THROW_IF_VALUE_IS_NON_ZERO"),
     ("SELECT {x:String}", 500, 456, "UNKNOWN_QUERY_PARAMETER"),
-    ("SELECT 1 FORMAT Nope", 404, 73, "UNKNOWN_FORMAT"),
+    ("SELECT 1 FORMAT Nope", 501, 48, "NOT_IMPLEMENTED"),
     ("INSERT INTO nope FORMAT CSV 1", 404, 60, "UNKNOWN_TABLE"),
     ("SYSTEM /* now */ SHUTDOWN", 501, 48, "NOT_IMPLEMENTED"),
     ("SELECT 1 INTO OUTFILE 'x'", 501, 48, "NOT_IMPLEMENTED"),
@@ -147,37 +145,16 @@ def test_an_error_has_status_code_and_reason(
 
 
 def test_an_unknown_setting_is_an_error_of_that_call(server: Server) -> None:
-    for _ in range(2):
-        reply = server.ask("SELECT 1", nosuch="1", max_threads="1", session_id="of settings")
-        assert (reply.status, b"Unknown setting 'nosuch'" in reply.body) == (404, True)
-    assert server.ask("SELECT 1", session_id="of settings").status == 200
+    reply = server.ask("SELECT 1", nosuch="1", max_threads="1")
+    assert (reply.status, b"Unknown setting 'nosuch'" in reply.body) == (404, True)
     assert server.ask("SELECT 1", **{"a b": "1"}).status == 404
 
 
 def test_get_changes_nothing(server: Server, table: str) -> None:
-    for sql in ("DROP TABLE t", "INSERT INTO t VALUES (1, 'x')", "SYSTEM STOP MERGES"):
+    for sql in ("DROP TABLE t", "INSERT INTO t VALUES (1, 'x')", "KILL QUERY WHERE 1"):
         reply = server.ask(sql, method="GET")
         assert (reply.status, reply.headers["x-clickhouse-exception-code"]) == (500, "164")
     assert server.rows("SELECT count() FROM t") == ["0"]
-
-
-def test_only_the_default_user_is_let_in(server: Server) -> None:
-    basic = "Basic " + base64.b64encode(b"bob:secret").decode()
-    asked: list[dict[str, Any]] = [
-        {"user": "bob"},
-        {"password": "x"},
-        {"headers": {"X-ClickHouse-User": "bob"}},
-        {"headers": {"Authorization": basic}},
-        {"headers": {"Authorization": "Basic ?"}},
-    ]
-    for given_so in asked:
-        reply = server.ask("SELECT 1", **given_so)
-        assert (reply.status, reply.headers["x-clickhouse-exception-code"]) == (403, "516")
-
-
-def test_pages_of_other_hosts_are_not_answered(server: Server) -> None:
-    assert server.ask("SELECT 1", headers={"Origin": "http://shop.example"}).status == 403
-    assert server.ask("SELECT 1", headers={"Origin": "http://localhost:3000"}).status == 200
 
 
 def test_an_unknown_path_or_way_of_asking_is_said(server: Server) -> None:
@@ -185,7 +162,6 @@ def test_an_unknown_path_or_way_of_asking_is_said(server: Server) -> None:
     assert server.ask("SELECT 1", compress="1").status == 501
     assert server.ask("SELECT 1", b"", headers={"Content-Encoding": "rot13"}).status == 400
     assert server.ask("SELECT 1", b"no gzip", headers={"Content-Encoding": "gzip"}).status == 400
-    assert server.ask("SELECT 1", session_id="s", session_timeout="x").status == 400
 
 
 def test_a_header_is_not_made_from_what_is_sent(server: Server) -> None:
@@ -195,10 +171,11 @@ def test_a_header_is_not_made_from_what_is_sent(server: Server) -> None:
 
 
 def test_a_connection_is_kept_and_takes_chunked_bodies(server: Server, table: str) -> None:
-    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=30)
+    connection = http.client.HTTPConnection(urlsplit(server.address).netloc, timeout=30)
     for part in range(3):
         lines = (f"{part},{n}\n".encode() for n in range(3))
-        connection.request("POST", "/?query=INSERT+INTO+t+FORMAT+CSV", lines, encode_chunked=True)
+        target = "/?query=INSERT+INTO+t+FORMAT+CSV"
+        connection.request("POST", target, lines, server.user, encode_chunked=True)
         response = connection.getresponse()
         assert (response.status, response.read()) == (200, b"")
         if part == 0:
@@ -298,20 +275,22 @@ def test_an_insert_that_cannot_be_written_is_an_error(server: Server) -> None:
 
 
 def test_a_body_that_is_not_sent_whole_inserts_nothing(server: Server, table: str) -> None:
-    parts = urlsplit(server.url)
+    parts = urlsplit(server.address)
     with socket.create_connection((parts.hostname, parts.port), 30) as half:
-        head = (
-            b"POST /?query=INSERT+INTO+t+FORMAT+CSV HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n"
-        )
-        half.sendall(head + b"\r\n1,x\n2,y\n")
+        head = "POST /?query=INSERT+INTO+t+FORMAT+CSV HTTP/1.1\r\nContent-Length: 99\r\n"
+        sent = {"Host": urlsplit(server.address).netloc, **server.user}
+        head += "".join(f"{name}: {value}\r\n" for name, value in sent.items())
+        half.sendall(f"{head}\r\n1,x\n2,y\n".encode())
     assert server.rows("SELECT count() FROM t") == ["0"]
 
 
-def test_short_values_may_hold_parameters(server: Server, table: str) -> None:
-    reply = server.ask(
-        "", b"INSERT INTO t VALUES ({a:Int64}, {s:String})", param_a="7", param_s="x\\ty"
-    )
-    assert (reply.status, server.rows("SELECT * FROM t")) == (200, ["7\tx\\ty"])
+def test_values_are_literals(server: Server, table: str) -> None:
+    assert server.ask("INSERT INTO t VALUES (7, 'it\\'s'), (-8, NULL);").status == 200
+    reply = server.ask("INSERT INTO t VALUES (1 + 1, upper('x'))")
+    assert (reply.status, b"Interpreting expressions is disabled" in reply.body) == (500, True)
+    asked = "INSERT INTO t SELECT {a:Int64} + 1, {s:String}"
+    assert server.ask(asked, param_a="7", param_s="x\\ty").status == 200
+    assert server.rows("SELECT * FROM t ORDER BY a") == ["-8\t", "7\tit\\'s", "8\tx\\ty"]
 
 
 def test_values_longer_than_a_statement_may_be(server: Server, table: str) -> None:
@@ -334,31 +313,15 @@ def test_many_small_inserts_do_not_pile_up(server: Server, table: str) -> None:
 # Sessions
 
 
-def test_a_session_keeps_temporary_tables_and_settings(server: Server) -> None:
-    session = {"session_id": "of tables"}
-    assert server.ask("CREATE TEMPORARY TABLE mine (a Int8)", **session).status == 200
-    assert server.ask("INSERT INTO mine VALUES (5)", **session).status == 200
-    assert server.ask("SELECT a FROM mine", session_check="1", **session).body == b"5\n"
-    assert server.ask("SELECT a FROM mine").status == 404
-    assert server.ask("SET max_block_size = 9", **session).status == 200
-    asked = "SELECT getSetting('max_block_size')"
-    assert server.ask(asked, **session).body == b"9\n"
-    changed = "SELECT getSetting('max_threads')"
-    assert server.ask(changed, max_threads="7", **session).body == b"7\n"
-    assert server.ask(changed, **session).body == server.ask(changed).body
-    assert server.ask("SELECT 1", session_id="never made", session_check="1").status == 500
-
-
-def test_a_session_serves_one_call_at_a_time(server: Server) -> None:
-    with ThreadPoolExecutor(1) as other:
-        slow = other.submit(server.ask, ENDLESS, session_id="busy")
-        while server.rows("SELECT count() FROM system.processes") == ["1"]:
-            time.sleep(0.01)
-        locked = server.ask("SELECT 1", session_id="busy")
-        assert (locked.status, locked.headers["x-clickhouse-exception-code"]) == (500, "373")
-        server.rows("KILL QUERY WHERE query LIKE 'SELECT count() FROM numbers%'")
-        assert slow.result().headers["x-clickhouse-exception-code"] == "394"
-    assert server.ask("SELECT 1", session_id="busy").status == 200
+def test_no_session_is_kept(server: Server) -> None:
+    for sql in ("SET max_block_size = 9", "USE system", "CREATE TEMPORARY TABLE mine (a Int8)"):
+        reply = server.ask(sql, session_id="one")
+        assert reply.status in (403, 501), (sql, reply.body)
+    # A session that had "SET readonly = 1" would answer no client that comes with settings.
+    for _ in range(2):
+        asked = "SELECT getSetting('max_threads')"
+        reply = server.ask(asked, session_id="one", session_check="1", max_threads="7")
+        assert reply.body == b"7\n"
 
 
 # clickhouse-connect
@@ -428,13 +391,13 @@ def test_clickhouse_connect_raises_the_server_s_errors(
 def test_many_clients_in_threads_and_processes(server: Server, table: str) -> None:
     program = (
         "import sys, clickhouse_connect\n"
-        "c = clickhouse_connect.get_client(host='127.0.0.1', port=int(sys.argv[1]))\n"
+        "c = clickhouse_connect.get_client(dsn=sys.argv[1])\n"
         "for n in range(5):\n"
         "    c.insert('t', [[n, 'process']] * 50, column_names=['a', 's'])\n"
         "    assert c.command('SELECT count() FROM t') > 0\n"
     )
-    port = str(urlsplit(server.url).port)
-    others = [subprocess.Popen([sys.executable, "-c", program, port]) for _ in range(2)]
+    command = [sys.executable, "-c", program, server.url]
+    others = [subprocess.Popen(command) for _ in range(2)]
 
     def work(_: int) -> None:
         client = client_of(server)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from infra._clickhouse_bodies import BodyError, form_fields
-from infra._clickhouse_engine import engine_error
-from infra._clickhouse_sql import InsertWithData, insert_with_data, shape_of
+from infra._clickhouse_config import GRANTS, check_grants
+from infra._clickhouse_errors import EngineError, engine_error
+from infra._clickhouse_sql import InsertWithData, insert_with_data
+from infra._clickhouse_statements import inspected, inspected_plain
 
 BINARY = st.binary(max_size=40)
 
@@ -59,26 +62,7 @@ def test_other_statements_carry_no_data(text: bytes) -> None:
 
 @given(BINARY)
 def test_no_text_is_too_odd(text: bytes) -> None:
-    shape_of(text)
     assert isinstance(insert_with_data(b"INSERT INTO t " + text), InsertWithData | None)
-
-
-@pytest.mark.parametrize(
-    ("sql", "reads", "answer_format", "several"),
-    [
-        (b"SELECT 1", True, None, False),
-        (b"(SELECT 1) FORMAT JSON;", True, "JSON", False),
-        (b"SELECT ';', format('{}', 1) FORMAT CSV SETTINGS max_threads = 1", True, "CSV", False),
-        (b"SELECT format FROM t", True, None, False),
-        (b"SELECT 1;; SELECT 2", True, None, True),
-        (b"CREATE TABLE t (a Int8) ENGINE = Memory", False, None, False),
-    ],
-)
-def test_the_shape_of_a_statement(
-    sql: bytes, reads: bool, answer_format: str | None, several: bool
-) -> None:
-    shape = shape_of(sql)
-    assert (shape.reads, shape.answer_format, shape.several) == (reads, answer_format, several)
 
 
 def test_an_error_is_unwrapped() -> None:
@@ -101,3 +85,80 @@ def test_form_fields_come_back_as_they_were_sent(fields: dict[str, bytes]) -> No
     assert form_fields(body.getvalue(), content_type) == fields
     with pytest.raises(BodyError):
         form_fields(body.getvalue()[:-4], content_type)
+
+
+def select(*of: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"type": "SelectWithUnionQuery", "list_of_selects": {"children": list(of)}, **more}
+
+
+def insert(file: str) -> dict[str, Any]:
+    literal = {"type": "Literal", "value": {"field_type": "String", "value": file}}
+    return {"type": "InsertQuery", "format": "CSV", "infile": literal}
+
+
+def test_what_a_tree_is() -> None:
+    assert inspected(select(), ()).reads
+    assert inspected(select(format_ast={"name": "JSON"}), ()).answer_format == "JSON"
+    assert not inspected(insert("ours"), (), "ours").reads
+    deep: dict[str, Any] = {"type": "Literal"}
+    for _ in range(20_000):
+        deep = {"type": "Subquery", "children": [deep]}
+    assert inspected(select(deep), ()).reads
+
+
+def setting(name: str) -> dict[str, Any]:
+    return {"type": "SetQuery", "changes": [{"name": name, "value": {"field_type": "String"}}]}
+
+
+@pytest.mark.parametrize(
+    ("tree", "data_file"),
+    [
+        ({"type": "SystemQuery"}, None),
+        ({"type": "SomethingNew"}, None),
+        ({}, None),
+        (setting("max_threads"), None),
+        ({"type": "CreateQuery", "is_temporary": True}, None),
+        ({"type": "CreateQuery", "has_attach_from_path": True}, None),
+        (insert("ours"), None),
+        (insert("another"), "ours"),
+        ({"type": "InsertQuery", "format": "CSV"}, "ours"),
+        ({**insert("ours"), "select": select({**insert("another")})}, "ours"),
+        (select(out_file={"type": "Literal"}), None),
+        (select({"type": "Function", "name": "file"}), None),
+        (select({"type": "Function", "name": "aiGenerate"}), None),
+        (select({"type": "Identifier", "name": "file"}), None),
+        (select({"table_function": {"type": "Function", "name": "new_one"}}), None),
+        (select({"to_table_function": {"type": "Function", "name": "s3"}}), None),
+        (select({"engine": {"type": "Function", "name": "NewOne"}}), None),
+        (select({"value": {"field_type": "CustomType", "value": "disk(type = s3)"}}), None),
+        (select(settings_ast=setting("filter")), None),
+        (select(format_ast={"name": "Template"}), None),
+    ],
+)
+def test_what_is_not_known_is_not_run(tree: dict[str, Any], data_file: str | None) -> None:
+    with pytest.raises(EngineError, match="embedded server"):
+        inspected(tree, {"filter"}, data_file)
+
+
+def test_a_description_is_run_where_it_is_a_plain_one() -> None:
+    for text in ("DESCRIBE TABLE t", "EXISTS VIEW `a b`.`c`", "SHOW CREATE TABLE a.b"):
+        assert inspected_plain(text).reads
+    assert inspected_plain("DESCRIBE TABLE t FORMAT Native").answer_format == "Native"
+    for text in (
+        "DESCRIBE TABLE t INTO OUTFILE 'x'",
+        "DESCRIBE TABLE file('x')",
+        "DESCRIBE TABLE (SELECT 1)",
+        "EXISTS TABLE default.`/etc/passwd`",
+        "DESCRIBE TABLE t FORMAT Template",
+        "DESCRIBE TABLE t SETTINGS filter = '1'",
+        "SHOW GRANTS",
+    ):
+        with pytest.raises(EngineError, match="embedded server"):
+            inspected_plain(text)
+
+
+def test_an_engine_that_did_not_take_its_configuration_is_not_served() -> None:
+    check_grants(f"GRANT {GRANTS} ON *.* TO default\n")
+    for shown in ("GRANT SOURCES ON *.* TO default\nGRANT SELECT ON *.* TO default", "", "GRANT "):
+        with pytest.raises(EngineError, match="grants what it was not told to"):
+            check_grants(shown)

@@ -37,7 +37,7 @@ def look_at_clickhouse(settings: Settings, *, is_set: bool) -> list[Finding]:
             else "`footfall init` makes an embedded one, or set CLICKHOUSE_URL"
         )
         return [fail("ClickHouse", f"none answers at {where}", remedy)]
-    reader = ClickHouseReader(url)
+    reader = ClickHouseReader(url, home=home.path)
     try:
         return _asked_clickhouse(reader, where)
     finally:

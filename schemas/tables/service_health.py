@@ -65,11 +65,13 @@ VIEW = View(
     """,
 )
 
-# Shares and roots are compared as whole numbers: which minutes stand out is then the same
-# wherever it is worked out.
-ANOMALIES_VIEW = View(
-    name="service_health_anomalies",
-    select=f"""
+
+def anomalies_in(source: str) -> str:
+    """Return the query of anomalies among the minutes of the view ``service_health``, or of a
+    query that gives some of its rows."""
+    # Shares and roots are compared as whole numbers: which minutes stand out is then the same
+    # wherever it is worked out.
+    return f"""
         WITH
             toInt256(errors) * (before + 2) - toInt256(requests) * failed AS above,
             toInt256(requests) * failed * (before + 2 - failed) AS spread,
@@ -84,7 +86,7 @@ ANOMALIES_VIEW = View(
             FROM (
                 SELECT minute, server, operation, requests, errors, p50_ms,
                        toInt64(toUnixTimestamp(minute)) AS at_s
-                FROM service_health
+                FROM {source}
             )
             WINDOW trailing AS (
                 PARTITION BY server, operation ORDER BY at_s
@@ -99,5 +101,7 @@ ANOMALIES_VIEW = View(
                [('latency', toFloat64(p50_ms), toFloat64(usual_ms))], [])
         ) AS found
         WHERE requests >= {REQUESTS_MIN} AND before >= {TRAILING_REQUESTS_MIN}
-    """,
-)
+    """
+
+
+ANOMALIES_VIEW = View(name="service_health_anomalies", select=anomalies_in(VIEW.name))

@@ -91,7 +91,7 @@ def test_a_query_gives_all_rows_or_an_error_and_never_a_part(
             reader.rows(SQL)
         reader.close()
     line = str(raised.value)
-    assert line.startswith(f"ClickHouse at {proxy.url}: ")
+    assert line.startswith(f"ClickHouse at {proxy.address}: ")
     assert reason in line
     assert "\n" not in line
     assert "FORMAT" not in line
@@ -123,7 +123,7 @@ def test_the_api_gives_all_sums_or_an_error_and_never_a_part(
 
     with FaultProxy(url, *[fault] * 2, takes=reads) as proxy:
         line = asyncio.run(ask())
-    assert line.startswith(f"ClickHouse at {proxy.url}/ ")
+    assert line.startswith(f"ClickHouse at {proxy.address}/ ")
     assert reason in line
     assert "<" not in line
 
@@ -183,7 +183,7 @@ def test_footfall_query_says_what_is_wrong_in_one_line(
         done = footfall(tmp_path / "home", "query", SQL, CLICKHOUSE_URL=proxy.url)
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"footfall: ClickHouse at {proxy.url}: ")
+    assert line.startswith(f"footfall: ClickHouse at {proxy.address}: ")
     assert reason in line
 
 
@@ -193,4 +193,4 @@ def test_footfall_query_of_a_server_that_is_down_says_so(url: str, tmp_path: Pat
         done = footfall(tmp_path / "home", "query", SQL, CLICKHOUSE_URL=proxy.url)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"footfall: ClickHouse at {proxy.url}: connection refused")
+    assert line.startswith(f"footfall: ClickHouse at {proxy.address}: connection refused")

@@ -1,0 +1,54 @@
+"""The embedded ClickHouse of a home, as the home's own clients know it.
+
+The server keeps two files in its folder, readable by their owner alone: its password, and the
+address it listens at, which it locks while it runs. A client sends the password to that address
+alone: neither to another server that CLICKHOUSE_URL may name, nor to whatever has taken the port
+of a server that ended.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+from pathlib import Path
+from urllib.parse import urlsplit
+
+DATABASE = "footfall"
+"""The database of a request that names no other."""
+USER = "default"
+FOLDER = "clickhouse"
+"""The folder of a home that holds the server's data and these two files."""
+PASSWORD_FILE = "password"
+ADDRESS_FILE = "address"
+
+
+def own_headers(home: Path | None, host: str, port: int) -> dict[str, str]:
+    """Return the header that lets a request in where the home's own server runs at this address.
+
+    It is read for each request: a password may be renewed, and a server may end.
+    """
+    if home is None:
+        return {}
+    folder = home / FOLDER
+    running = urlsplit(running_address(folder) or "")
+    if (running.hostname, running.port) != (host, port):
+        return {}
+    try:
+        password = (folder / PASSWORD_FILE).read_text().strip()
+    except OSError:
+        return {}
+    credentials = base64.b64encode(f"{USER}:{password}".encode()).decode()
+    return {"Authorization": f"Basic {credentials}"}
+
+
+def running_address(folder: Path) -> str | None:
+    """Return the address of the server that runs on a folder, or None where none does."""
+    try:
+        with (folder / ADDRESS_FILE).open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read().strip()
+            return None
+    except OSError:
+        return None
