@@ -81,6 +81,7 @@ def _add_shares(demo: argparse.ArgumentParser) -> None:
         (("--malformed",), "records that cannot be read"),
         (("--clocks-off",), "the shop's users whose clock is a little wrong"),
         (("--clocks-far-off",), "the shop's users whose clock is hours or decades wrong"),
+        (("--clocks-ahead",), "the shop's users whose clock is ahead by up to an hour"),
         (("--duplicates",), "--tags that are sent a second time"),
     ):
         demo.add_argument(

@@ -38,8 +38,8 @@ def check_sends(args: argparse.Namespace) -> None:
         raise UsageError("--once --shop: how many records? --events N")
     if args.tags is None and args.duplicates:
         raise UsageError("--duplicates is for --tags: the shop sends nothing twice")
-    if args.tags is not None and (args.clocks_off or args.clocks_far_off):
-        raise UsageError("--clocks-off and --clocks-far-off are for the shop: leave --tags out")
+    if args.tags is not None and (args.clocks_off or args.clocks_far_off or args.clocks_ahead):
+        raise UsageError("wrong clocks (--clocks-...) are for the shop: leave --tags out")
 
 
 def sent_once(args: argparse.Namespace) -> Generators:

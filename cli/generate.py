@@ -159,6 +159,7 @@ def _disturbances(args: argparse.Namespace) -> Disturbances:
         malformed=args.malformed,
         clocks_a_little_off=args.clocks_off,
         clocks_far_off=args.clocks_far_off,
+        clocks_ahead=args.clocks_ahead,
         disorder_ms=args.disorder_ms,
     )
 
@@ -287,6 +288,7 @@ def _add_shop_options(parser: argparse.ArgumentParser) -> None:
         ("--malformed", "of records that cannot be read"),
         ("--clocks-off", "of users whose clock is a little wrong"),
         ("--clocks-far-off", "of users whose clock is hours or decades wrong"),
+        ("--clocks-ahead", "of users whose clock is ahead by up to an hour"),
     ):
         parser.add_argument(
             option, type=share, metavar="SHARE", default=0.0, help=f"share {about} (0 to 0.9)"

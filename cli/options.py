@@ -132,5 +132,6 @@ def shop_arguments(args: argparse.Namespace) -> list[str]:
         *("--malformed", str(args.malformed)),
         *("--clocks-off", str(args.clocks_off)),
         *("--clocks-far-off", str(args.clocks_far_off)),
+        *("--clocks-ahead", str(args.clocks_ahead)),
         *("--density", str(args.density)),
     ]

@@ -134,7 +134,7 @@ def topic_partitions(settings: Settings, flow: str, topic: str) -> Partitions:
     from streams.sent_again import MarkedTopic
     from streams.source import Position
 
-    find = sent_again_in(settings, topic, replayed=flow)
+    find = sent_again_in(settings, topic)
 
     def opened(start: Position, end: Position) -> MarkedTopic:
         read = open_topic(settings, topic, group="replay", start=start, end=end)
@@ -155,7 +155,7 @@ def live_limits(settings: Settings, flow: str, replayable: Replayable) -> dict[i
         if status.flow != flow:
             continue
         for partition in status.partitions:
-            if partition.topic == replayable.topic and partition.watermark_ms >= 0:
+            if partition.topic == replayable.topic and partition.read:
                 settled_ms = partition.watermark_ms - replayable.rules.lateness_ms
                 limits[partition.partition] = max(
                     0, settled_ms, limits.get(partition.partition, 0)

@@ -25,8 +25,8 @@ from schemas.login_alerts import LoginAlert
 from schemas.status import PartitionStatus
 from streams.batch import ROW, TIME_MS, Batch, Poll
 from streams.bursts import NONE, Failures, alert_of, decide, is_over
+from streams.clock import Clock
 from streams.engine import late_events
-from streams.windows import NEVER, Seen
 
 SWEEP_EVERY_MS = 1_000
 """Of event time: how often users are looked through for those who can be forgotten."""
@@ -47,7 +47,8 @@ class PartitionRow(Struct, frozen=True):
     """How far a partition was read, and what became of its records."""
 
     next_offset: int = 0
-    newest_ms: int = NEVER
+    clock: bytes | None = None
+    """See streams.clock."""
     read: int = 0
     used: int = 0
     filtered: int = 0
@@ -77,13 +78,14 @@ class Watch:
         own = rows.get(_key(partition))
         self.at = msgspec.json.decode(own, type=PartitionRow) if own else PartitionRow()
         self.is_new = own is None
+        self._clock = Clock(self.at.clock)
         prefix = _key(partition, "")
         self._users = {
             key[len(prefix) :].decode(): msgspec.json.decode(value, type=UserRow)
             for key, value in rows.items()
             if key.startswith(prefix)
         }
-        self._swept_ms = self.at.newest_ms
+        self._swept_ms = self.watermark_ms
 
     def known(self, user_id: str) -> Failures:
         """The failures of a user."""
@@ -95,17 +97,17 @@ class Watch:
 
     def take(self, poll: Poll) -> Taken:
         """Take records that follow those taken before; ``poll`` has some."""
-        batch = LOGS.decode(self._flow, poll)
+        batch = self._clock.see(LOGS.decode(self._flow, poll))
         taken = Taken(dead=batch.dead)
         used = self._take_failures(batch, taken) if len(batch.frame) else 0
         was = self.at
         late = len(taken.late)
         self.at = PartitionRow(
             next_offset=poll.next_offset,
-            newest_ms=was.newest_ms,
+            clock=self._clock.snapshot(),
             read=was.read + poll.count,
             used=was.used + used,
-            filtered=was.filtered + len(batch.frame) - used - late,
+            filtered=was.filtered + len(batch.frame) + len(poll.tombstones) - used - late,
             late=was.late + late,
             dead=was.dead + len(batch.dead),
         )
@@ -130,18 +132,15 @@ class Watch:
 
     @property
     def watermark_ms(self) -> int:
-        """An earlier failure is late; NEVER before the first record."""
-        newest_ms = self.at.newest_ms
-        return newest_ms - DELAY_MS if newest_ms != NEVER else NEVER
+        """An earlier failure is late; NEVER while no time is agreed on."""
+        return self._clock.watermark_ms(DELAY_MS)
 
     def _take_failures(self, batch: Batch, taken: Taken) -> int:
         """How many counted."""
-        seen = Seen.of(batch.frame[TIME_MS].to_numpy(), self.at.newest_ms)
-        self.at = msgspec.structs.replace(self.at, newest_ms=seen.newest_ms)
         failures = failed_logins(batch.frame)
         places = failures[ROW].to_numpy().astype(np.int64)
         offsets = batch.offsets()[places]
-        watermarks = seen.reached_ms[places] - DELAY_MS
+        watermarks = batch.seen.reached_ms[places] - DELAY_MS
         is_late = failures[TIME_MS].to_numpy() < watermarks
         taken.late += late_events(self._flow, batch, places[is_late], watermarks[is_late]) or ()
         changed: set[str] = set()

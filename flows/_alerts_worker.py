@@ -33,7 +33,7 @@ from schemas.settings import Settings
 from schemas.status import PartitionStatus
 from schemas.times import iso_ms
 from schemas.topics import PLATFORM_LOGS
-from streams.batch import Poll
+from streams.batch import UNKNOWN_MS, Poll
 from streams.bursts import in_burst
 from streams.kafka import KafkaTopic
 from streams.open import open_topic, sent_again_in
@@ -209,6 +209,8 @@ class AlertsWorker:
             polled_at_ms=wall_clock_ms(),
             offsets=np.array(offsets, dtype=np.int64),
             sent_again=tuple(row for row, offset in enumerate(offsets) if offset in sent_again),
+            appended_ms=np.array([_appended_ms(one) for one in taken], dtype=np.int64),
+            tombstones=tuple(row for row, one in enumerate(taken) if one.value is None),
         )
 
     async def _find_places(self, watches: Collection[Watch]) -> None:
@@ -320,6 +322,11 @@ class AlertsWorker:
         if not states and home not in watches:
             return 421, {"error": f"another worker reads partition {home}, where this user is"}
         return 200, {"user_id": user_id, "states": states}
+
+
+def _appended_ms(message: Any) -> int:
+    # Faust has seconds; a record without a timestamp has -1 ms.
+    return round(message.timestamp * 1000) if message.timestamp > 0 else UNKNOWN_MS
 
 
 @contextmanager

@@ -29,49 +29,19 @@ from schemas.platform_logs import (
     NestedRequestId,
     NestedUserId,
     PlatformLog,
-    RequestId,
-    UserId,
-    id_text,
 )
 from schemas.topics import PLATFORM_LOGS
 from streams.columns import Column, boolean, ident, ident_series, integer, text
 from streams.decode import Records
 
 
-def _number(of: UserId | RequestId) -> int | str:
-    """An id among integers: as one too, where that has the same normal form; else as text."""
-    normal = id_text(of)
-    is_number = len(normal) <= 18 and normal.isascii() and normal.isdecimal()
-    return int(normal) if is_number and (normal[0] != "0" or normal == "0") else normal
-
-
 def _user_ids(logs: list[Any]) -> list[Any]:
-    """Their ids, all as texts where the first or the last is one.
-
-    Most ids of a topic are of one type, and a column of both takes long to make.
-    """
-    if logs and str in (type(logs[end].commonData.userId) for end in (0, -1)):
-        return [of if type(of := log.commonData.userId) is str else id_text(of) for log in logs]
-    return [
-        of
-        if (kind := type(of := log.commonData.userId)) is int
-        else of.userId
-        if kind is NestedUserId and type(of.userId) is int
-        else _number(of)
-        for log in logs
-    ]
+    return [of.userId if type(of := log.commonData.userId) is NestedUserId else of for log in logs]
 
 
 def _request_ids(logs: list[Any]) -> list[Any]:
-    """The same of requests."""
-    if logs and str in (type(logs[end].commonData.requestId) for end in (0, -1)):
-        return [of if type(of := log.commonData.requestId) is str else id_text(of) for log in logs]
     return [
-        of
-        if (kind := type(of := log.commonData.requestId)) is int
-        else of.requestId
-        if kind is NestedRequestId and type(of.requestId) is int
-        else _number(of)
+        of.requestId if type(of := log.commonData.requestId) is NestedRequestId else of
         for log in logs
     ]
 

@@ -17,11 +17,10 @@ import polars as pl
 
 from flows._request_lives import GAP_MS, Bools, Hashes, Lives, Steps, hashed, lives_of
 from schemas.dead_letters import LateEvent
-from streams.batch import TIME_MS, Batch, Int64s
+from streams.batch import NEVER, TIME_MS, Batch, Int64s
 from streams.engine import late_events
 from streams.frames import where
 from streams.window_chunks import packed, unpacked
-from streams.windows import NEVER, Seen
 
 DELAY_MS = 5_000
 LATENESS_MS = 120_000
@@ -144,11 +143,11 @@ class Requests:
         """How many steps are held."""
         return sum(len(chunk.steps) for chunk in self._chunks)
 
-    def take(self, frame: pl.DataFrame) -> tuple[Touched | None, Late | None]:
+    def take(self, batch: Batch) -> tuple[Touched | None, Late | None]:
         """Take the steps of a batch, at least one; its frame has a column ``failed``."""
+        frame = batch.frame
         times = frame[TIME_MS].to_numpy()
-        seen = Seen.of(times, self.newest_ms)
-        watermarks = seen.reached_ms - DELAY_MS
+        watermarks = batch.seen.reached_ms - DELAY_MS
         is_late = times < watermarks - LATENESS_MS
         steps, late, touched = frame[[*self._columns, "failed"]], None, None
         if is_late.any():
@@ -158,7 +157,7 @@ class Requests:
         if len(steps):
             touched = self._touched(_Chunk.of(steps, hashed(steps)))
         # Not before: the first of these steps met an earlier watermark than the last.
-        self.newest_ms = seen.newest_ms
+        self.newest_ms = batch.seen.newest_ms
         if touched:
             self._hold(touched.now)
         self._chunks = [chunk for chunk in self._chunks if chunk.last_ms >= self._passed_ms]

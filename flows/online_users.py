@@ -36,10 +36,9 @@ from schemas.settings import read_settings
 from schemas.tables.sessions import ONLINE_PER_MINUTE, ONLINE_USER
 from schemas.topics import PLATFORM_LOGS
 from schemas.versions import FINAL, version_of
-from streams.batch import TIME_MS, Int64s, TableRows
+from streams.batch import NEVER, TIME_MS, Int64s, TableRows
 from streams.ordered import OFFSET, THE_END_MS, OrderedStep
 from streams.runner import Run
-from streams.windows import NEVER
 
 CONTRACT = FlowContract(
     name="online_users",

@@ -38,12 +38,11 @@ from schemas.settings import read_settings
 from schemas.tables.traces import REQUEST_SUMMARY, REQUEST_TRACE
 from schemas.topics import PLATFORM_LOGS
 from schemas.versions import FINAL, PROVISIONAL, version_of
-from streams.batch import Batch, Int64s, TableRows
+from streams.batch import NEVER, Batch, Int64s, TableRows
 from streams.engine import StepResult
 from streams.frames import where
 from streams.runner import Run
 from streams.window_chunks import packed, unpacked
-from streams.windows import NEVER
 
 CONTRACT = FlowContract(
     name="request_trace",
@@ -142,7 +141,7 @@ class TraceStep:
         if batch.frame.is_empty():
             return StepResult()
         self._is_told = False
-        touched, late = self._requests.take(batch.frame)
+        touched, late = self._requests.take(batch)
         frames = {REQUEST_TRACE.name: traced(batch)}
         due = [] if touched is None else [self._due(touched)]
         due = [found for found in (*due, self._overdue()) if len(found)]

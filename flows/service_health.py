@@ -37,10 +37,10 @@ from schemas.settings import read_settings
 from schemas.tables.service_health import ROWS
 from schemas.topics import PLATFORM_LOGS
 from schemas.versions import FINAL, PROVISIONAL, version_of
-from streams.batch import Batch
+from streams.batch import NEVER, Batch
 from streams.engine import StepResult
 from streams.runner import Run
-from streams.windows import NEVER, NO_END_MS
+from streams.windows import NO_END_MS
 
 CONTRACT = FlowContract(
     name="service_health",
@@ -86,7 +86,7 @@ class HealthStep:
             self._written_at_ms = poll.polled_at_ms
         if batch.frame.is_empty():
             return StepResult()
-        touched, late = self._requests.take(batch.frame)
+        touched, late = self._requests.take(batch)
         if touched:
             self._minutes.add(touched)
         rows = self._due(poll.polled_at_ms)

@@ -8,8 +8,9 @@ late      it is hours behind: no window can take it any more
 future    its event time is in FUTURE_FROM_MS or after, ahead of any wall clock of today
 dead      it cannot be decoded: a broken copy, sent beside the record that it was made of
 
-A record is only made late, or belongs to a user whose clock is hours behind, once newer records
-stood in its partition (of PARTITIONS, by CRC-32), so that it is late there by the flows' rule.
+A record is only made late, or belongs to a user whose clock is hours behind, once enough newer
+records were sent to its partition (of PARTITIONS, by CRC-32) to agree on a time there, so that it
+is late by the flows' rule. A user whose clock is up to an hour ahead is on time by that rule.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ LOGS, EVENTS, STORE, TAGS = range(4)
 PARTITIONS = 10
 
 ON_TIME, LATE, FUTURE, UNSENT = range(4)
-RIGHT, A_LITTLE_OFF, BEHIND, AHEAD = range(4)
+RIGHT, A_LITTLE_OFF, BEHIND, AHEAD, AN_HOUR_AHEAD = range(5)
 """A user's clock."""
 
 LATE_AGE_MS = 3 * 3_600_000
@@ -38,6 +39,9 @@ LATE_SPREAD_MS = 600_000
 _ANCHOR_APART_MS = 30_000
 """Longer than the records of one action lie apart: an older one was sent before all of them."""
 _ANCHOR_AGE_MAX_MS = 3_600_000
+LATE_AFTER_RECORDS = 320
+"""As many as the flows look at to agree on a time, and as many as they look once in."""
+AHEAD_MAX_MS = 3_500_000
 FUTURE_FROM_MS = parse_time_ms("2090-01-01T00:00:00Z")
 _NEVER = -(2**62)
 
@@ -147,12 +151,17 @@ class Disturbances:
     malformed: float = 0.0
     clocks_a_little_off: float = 0.0
     clocks_far_off: float = 0.0
+    clocks_ahead: float = 0.0
+    """By up to an hour."""
     disorder_ms: int = 5_000
+    late_after_records: int = LATE_AFTER_RECORDS
+    """A late record follows so many right ones of its partition; fewer where flows believe every
+    clock at once."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for shares that make no world."""
         shares = (self.out_of_order, self.late, self.malformed)
-        clocks = (self.clocks_a_little_off, self.clocks_far_off)
+        clocks = (self.clocks_a_little_off, self.clocks_far_off, self.clocks_ahead)
         if min(*shares, *clocks) < 0 or max(sum(shares), sum(clocks)) > 0.9:
             raise ValueError(
                 "the shares of out-of-order, late and malformed records take 0 or more each and "
@@ -179,6 +188,25 @@ Sent = tuple[int, int, int, Record]
 """(when it is sent in ms, a number that makes it unique, topic, record)"""
 
 
+class _Anchor:
+    """The newest moment after which enough right records were sent to one partition."""
+
+    def __init__(self, apart_ms: int, records: int) -> None:
+        self.at_ms = self._candidate_ms = _NEVER
+        self._apart_ms, self._records = apart_ms, records
+        self._since = 0
+        """Records that were sent well after the candidate."""
+
+    def note(self, now_ms: int) -> None:
+        """Take a right record that is sent now; others may still be sent for ``apart_ms``."""
+        if now_ms - self._candidate_ms <= self._apart_ms:
+            return
+        self._since += 1
+        if self._since > self._records or self._candidate_ms == _NEVER:
+            self.at_ms, self._candidate_ms = self._candidate_ms, now_ms
+            self._since = 0
+
+
 class Recorder:
     """Makes the records, holds them until they are due, and tells the observer."""
 
@@ -201,9 +229,11 @@ class Recorder:
         self._spoil = disturbances.malformed / (1 - disturbances.malformed)
         self._future_by_ms = FUTURE_FROM_MS - start_ms
         self._made = 0
-        self._anchors = [[_NEVER] * PARTITIONS for _ in TOPICS]
-        """Event time of a record on time that was sent long before what is made now."""
-        self._candidates = [[_NEVER] * PARTITIONS for _ in TOPICS]
+        apart_ms = max(_ANCHOR_APART_MS, disturbances.disorder_ms)
+        self._anchors = [
+            [_Anchor(apart_ms, disturbances.late_after_records) for _ in range(PARTITIONS)]
+            for _ in TOPICS
+        ]
         self._send_at_ms = self._time_ms = 0
         self._seconds: dict[int, str] = {}
 
@@ -216,8 +246,11 @@ class Recorder:
         if user.clock == AHEAD:
             self._time_ms = now_ms + self._future_by_ms
             rule = FUTURE
+        elif user.clock == AN_HOUR_AHEAD:
+            self._time_ms = now_ms + user.offset_ms
+            rule = ON_TIME
         elif user.clock == BEHIND:
-            if now_ms - self._anchors[topic][slot] > _ANCHOR_AGE_MAX_MS:
+            if now_ms - self._anchors[topic][slot].at_ms > _ANCHOR_AGE_MAX_MS:
                 return UNSENT
             self._time_ms = now_ms - user.offset_ms
             rule = LATE
@@ -226,13 +259,10 @@ class Recorder:
             self._time_ms = now_ms + user.offset_ms
             chance = self._random() if self._disturbed else 1.0
             if chance >= self._disturbed:
-                candidate = self._candidates[topic][slot]
-                if now_ms - candidate > _ANCHOR_APART_MS:
-                    self._anchors[topic][slot] = candidate
-                    self._candidates[topic][slot] = now_ms
+                self._anchors[topic][slot].note(now_ms)
             elif chance >= self._late:
                 self._send_at_ms += 1 + int(self._random() * self._held_back_ms)
-            elif now_ms - self._anchors[topic][slot] <= _ANCHOR_AGE_MAX_MS:
+            elif now_ms - self._anchors[topic][slot].at_ms <= _ANCHOR_AGE_MAX_MS:
                 self._time_ms -= LATE_AGE_MS + int(self._random() * LATE_SPREAD_MS)
                 rule = LATE
         self.left -= 1

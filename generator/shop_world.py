@@ -24,6 +24,8 @@ from generator.chance import draw, threshold
 from generator.shop_records import (
     A_LITTLE_OFF,
     AHEAD,
+    AHEAD_MAX_MS,
+    AN_HOUR_AHEAD,
     BEHIND,
     LATE_AGE_MS,
     LATE_SPREAD_MS,
@@ -255,7 +257,10 @@ def _clock_of(disturbances: Disturbances, bits: int) -> tuple[int, int]:
     if chance < far:
         # A few are ahead by decades; most of those far off have stood still for hours.
         return (AHEAD, 0) if rest % 4 == 0 else (BEHIND, LATE_AGE_MS + rest % LATE_SPREAD_MS)
-    if chance < far + int(threshold(disturbances.clocks_a_little_off)):
+    little = far + int(threshold(disturbances.clocks_a_little_off))
+    if chance < little:
         reach_ms = disturbances.clock_off_ms
         return A_LITTLE_OFF, rest % (2 * reach_ms + 1) - reach_ms
+    if chance < little + int(threshold(disturbances.clocks_ahead)):
+        return AN_HOUR_AHEAD, 1 + rest % AHEAD_MAX_MS
     return RIGHT, 0

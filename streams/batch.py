@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,14 +11,18 @@ import polars as pl
 
 from schemas.dead_letters import DeadLetter
 from streams.frames import where
-from streams.lines import WHOLE, Lines
 
 Int64s = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 TIME_MS = "time_ms"
 """The column of a batch's frame that holds the event time, milliseconds since 1970 UTC."""
+NEVER = -1
+"""No event time is known yet."""
 UNKNOWN_MS = -1
 """The append time of a record whose topic does not keep it."""
+AGREEING = 64
+"""Of the last records of a partition so many must agree on a time before it is believed."""
 ROW = "row"
 """Of rows that were made of a batch's frame: the place there of the event they stem from."""
 
@@ -51,6 +55,8 @@ class Poll:
     say, None where it says so of no record."""
     tombstones: tuple[int, ...] = ()
     """Places in the poll of records without a value (their lines are empty); skip them."""
+    agreeing: int = AGREEING
+    """See streams.clock. With 1, for tests, every clock is believed at once."""
 
     @property
     def next_offset(self) -> int:
@@ -62,6 +68,28 @@ class Poll:
     def offset_of(self, row: int) -> int:
         """The offset of the record that stands at place ``row`` of the poll."""
         return int(self.offsets[row]) if self.offsets is not None else self.first_offset + row
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """How far event time has come in a partition: see streams.clock."""
+
+    newest_ms: int = NEVER
+    """By the end of a batch: what its records and those before it agree on."""
+    highest_ms: int = NEVER
+    """The highest time of any record so far, agreed on or not."""
+    reached_ms: Int64s = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    """With each row of the batch's frame."""
+
+    @staticmethod
+    def of(times: Int64s, before_ms: int = NEVER) -> Seen:
+        """Believe every time, and ``before_ms`` before them; there is one at least."""
+        reached = np.maximum(np.maximum.accumulate(times), before_ms)
+        return Seen(int(reached[-1]), int(reached[-1]), reached)
+
+    def at(self, rows: Int64s | Bools) -> Seen:
+        """The same for some of the rows."""
+        return replace(self, reached_ms=self.reached_ms[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +106,9 @@ class Batch:
     """Parts of its records, of any number of each, in order, where a flow counts those: with ROW,
     which is the place in the poll here. Those of records that are not in the frame do not count.
     """
-    lines: Lines = WHOLE
-    """Of the poll's data."""
+
+    seen: Seen = Seen()
+    """How far event time has come with each row."""
 
     def counted(self) -> pl.DataFrame:
         """What a flow chooses from: the parts if there are, with TIME_MS and ROW; or the frame."""
@@ -93,6 +122,13 @@ class Batch:
         times = self.frame[TIME_MS].to_numpy()[rows]
         return pl.DataFrame([pl.Series(TIME_MS, times), pl.Series(ROW, rows), *parts])
 
+    def appended_ms(self) -> Int64s:
+        """When the record of each row of the frame was appended; UNKNOWN_MS where none says."""
+        appended = self.poll.appended_ms
+        if appended is None:
+            return np.full(len(self.frame), UNKNOWN_MS)
+        return appended if self.rows is None else appended[self.rows]
+
     def offsets(self) -> Int64s:
         """The offset of each row of the frame."""
         places = np.arange(self.poll.count) if self.rows is None else self.rows
@@ -104,11 +140,19 @@ class Batch:
         """The record of each row of the frame, as it was read."""
         lines = self.poll.data.split(b"\n")
         lines.pop()
-        return lines if self.rows is None else [lines[place] for place in self.rows]
+        return lines if self.rows is None else [lines[place] for place in self.rows.tolist()]
 
     def payloads_of(self, rows: Int64s) -> list[bytes]:
         """The same of a few rows."""
-        return self.lines.at(self.poll.data, rows if self.rows is None else self.rows[rows])
+        return lines_at(self.poll.data, rows if self.rows is None else self.rows[rows])
+
+
+def lines_at(data: bytes, places: Int64s) -> list[bytes]:
+    """Return the lines at some places, without their newlines; each line has one."""
+    newlines = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
+    starts = np.append(0, newlines + 1)[places]
+    cuts = zip(starts.tolist(), newlines[places].tolist(), strict=True)
+    return [data[start:end] for start, end in cuts]
 
 
 @dataclass(frozen=True, slots=True)

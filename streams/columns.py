@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,29 @@ class Column:
     lift: Lift
     series: Callable[[str, list[Any]], pl.Series]
     bad: Callable[[Any], str | None] | None = None
-    """Why a value of the right type is still none of ours; None where it is one."""
+    """Says why a value of the right type, null in the series, is not a good one; None if it is."""
+
+    def fit(self, name: str, values: list[Any]) -> tuple[pl.Series, list[int]]:
+        """Return the series, and which values its type cannot hold; these are null."""
+        try:
+            return self.series(name, values), []
+        except (TypeError, OverflowError):
+            unfit = [place for place, value in enumerate(values) if not self._holds(value)]
+            kept = [None if place in {*unfit} else value for place, value in enumerate(values)]
+            return self.series(name, kept), unfit
+
+    def why_bad(self, name: str, value: Any) -> str | None:
+        """Say why a value is not a good one of this column; None if it is."""
+        if not self._holds(value):
+            return f"{str(value)[:40]} cannot be held as {name}"
+        return self.bad(value) if self.bad else None
+
+    def _holds(self, value: Any) -> bool:
+        try:
+            self.series("", [value])
+        except (TypeError, OverflowError):
+            return False
+        return True
 
 
 def text(lift: Lift) -> Column:
@@ -49,41 +72,27 @@ def cents(lift: Lift) -> Column:
 
 
 def ident_series(name: str, values: list[Any]) -> pl.Series:
-    """A String series of ids, each an integer, a text or None; fastest where all are alike."""
-    first = next((value for value in values if value is not None), None)
-    if type(first) is int:
-        try:
-            return _mostly_integers(name, values)
-        except (TypeError, OverflowError):
-            pass  # Some are too large for Int64.
-    try:
-        return pl.Series(name, values, dtype=pl.String)
-    except TypeError:
-        texts = [value if type(value) is str or value is None else str(value) for value in values]
-        return pl.Series(name, texts, dtype=pl.String)
-
-
-def _mostly_integers(name: str, values: list[Any]) -> pl.Series:
-    # Integers of a series are made text at once, much faster than one by one.
-    try:
-        return pl.Series(name, values, dtype=pl.Int64).cast(pl.String)
-    except TypeError:
-        pass
-    integers = [value if type(value) is int else None for value in values]
-    numbers = pl.Series(name, integers, dtype=pl.Int64)
-    others = numbers.is_null().arg_true()
-    return numbers.cast(pl.String).scatter(others, [values[place] for place in others])
+    """Return a String series of ids, each an integer of any size, a text or None."""
+    kinds = {*map(type, values)} - {type(None)}
+    if kinds == {int}:
+        # Integers of a series are made text at once, much faster than one by one.
+        with suppress(TypeError, OverflowError):
+            return pl.Series(name, values, dtype=pl.Int64).cast(pl.String)
+    if kinds != {str}:
+        values = [value if value is None else str(value) for value in values]
+    return pl.Series(name, values, dtype=pl.String)
 
 
 def _cents_series(name: str, values: list[Any]) -> pl.Series:
-    scaled = pl.Series(values, dtype=pl.Float64).to_numpy() * 100
-    rounded = np.rint(scaled)
-    # Prices have at most 1e11 whole units, so that the error of the product stays below this.
-    whole = np.abs(scaled - rounded) <= 1e-9 * np.maximum(rounded, 1000.0)
-    found = pl.Series(name, rounded.astype(np.int64), dtype=pl.Int64)
-    if whole.all():
+    prices = pl.Series(values, dtype=pl.Float64).to_numpy()
+    cents = np.rint(prices * 100)
+    # A JSON number is read as the double next to it. Dividing gives the double next to the whole
+    # cents, which is the same one only if the price is that number of cents.
+    is_whole = cents / 100 == prices
+    found = pl.Series(name, cents.astype(np.int64), dtype=pl.Int64)
+    if is_whole.all():
         return found
-    return pl.select(pl.when(pl.Series(whole)).then(found).alias(name)).to_series()
+    return found.set(~pl.Series(is_whole), None)
 
 
 def _bad_price(value: Any) -> str | None:

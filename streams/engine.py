@@ -25,10 +25,11 @@ from bytewax.outputs import Sink
 from schemas.dead_letters import DeadLetter, LateEvent, payload_fields
 from schemas.status import PartitionStatus
 from schemas.times import iso_ms
-from streams.batch import ROW, TIME_MS, Batch, Int64s, Poll, TableRows
+from streams.batch import NEVER, ROW, TIME_MS, Batch, Int64s, Poll, TableRows
+from streams.clock import Clock
 from streams.decode import Records
 from streams.progress import Counts, Progress
-from streams.windows import NEVER, NO_ROWS, Seen, Tumbling, WindowState
+from streams.windows import NO_ROWS, Tumbling, WindowState
 
 Rows = pl.DataFrame | TableRows
 """Upserts, in order of writing: those of the flow's table, or of each of several."""
@@ -48,7 +49,8 @@ class Step(Protocol):
     """The state of one partition, and what it does with each batch. Knows no engine."""
 
     def on_batch(self, batch: Batch) -> StepResult:
-        """Take the batch; an empty one is a mark that time has passed, or the end."""
+        """Take a batch that a Clock has seen; an empty one is a mark that time has passed, or
+        the end."""
 
     def snapshot(self) -> bytes:
         """The state as bytes."""
@@ -161,7 +163,8 @@ def _part(item: tuple[str, _Output], value: Any) -> tuple[str, Any] | None:
     return None if value is None else (item[0], value)
 
 
-_State = tuple[bytes, tuple[int, ...]]
+_State = tuple[bytes, tuple[int, ...], bytes]
+"""Snapshots of step, counts and clock."""
 
 
 class _Logic(StatefulBatchLogic[Batch, _Output, "_State | None"]):
@@ -172,6 +175,7 @@ class _Logic(StatefulBatchLogic[Batch, _Output, "_State | None"]):
         self._progress = progress
         self._resumed = state[0] if state else None
         self._counts = Counts(*state[1]) if state else Counts()
+        self._clock = Clock(state[2] if state else None)
         self._step: Step | None = None
 
     def on_batch(self, values: list[Batch]) -> tuple[Iterable[_Output], bool]:
@@ -182,13 +186,13 @@ class _Logic(StatefulBatchLogic[Batch, _Output, "_State | None"]):
         if self._step is None:
             self._step = self._make_step(poll.partition, self._resumed)
             self._resumed = None
-        result = self._step.on_batch(batch)
+        result = self._step.on_batch(self._clock.see(batch))
         late = len(result.late or ())
         counts = self._counts
         counts.read += poll.count
         counts.dead += len(batch.dead)
         counts.late += late
-        counts.filtered += result.filtered
+        counts.filtered += result.filtered + len(poll.tombstones)
         counts.used += len(batch.frame) - late - result.filtered
         self._progress.update(
             PartitionStatus(
@@ -209,9 +213,8 @@ class _Logic(StatefulBatchLogic[Batch, _Output, "_State | None"]):
     def snapshot(self) -> _State | None:
         counts = self._counts
         numbers = (counts.read, counts.used, counts.filtered, counts.late, counts.dead)
-        if self._step is None:
-            return (self._resumed, numbers) if self._resumed is not None else None
-        return self._step.snapshot(), numbers
+        step = self._resumed if self._step is None else self._step.snapshot()
+        return None if step is None else (step, numbers, self._clock.snapshot())
 
 
 class WindowStep:
@@ -256,14 +259,15 @@ class WindowStep:
         if poll.count == 0:
             rows = self._state.mark(poll.polled_at_ms, end=poll.end)
             return StepResult(self._finished(rows))
-        if self._choose is None or batch.frame.is_empty():
-            found = self._state.add(batch.frame, poll.polled_at_ms)
+        if batch.frame.is_empty():
+            return StepResult()
+        if self._choose is None:
+            found = self._state.add(batch.frame, poll.polled_at_ms, batch.seen)
             late = late_events(self._flow, batch, found.late, found.watermarks_ms)
             return StepResult(self._finished(found.rows), late)
-        seen = Seen.of(batch.frame[TIME_MS].to_numpy(), self._state.newest_ms)
         chosen = self._choose(batch.counted())
         places = chosen[ROW].to_numpy().astype(np.int64)
-        found = self._state.add(chosen.drop(ROW), poll.polled_at_ms, seen.at(places))
+        found = self._state.add(chosen.drop(ROW), poll.polled_at_ms, batch.seen.at(places))
         # Several rows of one event are late together.
         late_places, first = np.unique(places[found.late], return_index=True)
         late = late_events(self._flow, batch, late_places, found.watermarks_ms[first])
@@ -290,7 +294,7 @@ class StatelessStep:
     def on_batch(self, batch: Batch) -> StepResult:
         if batch.frame.is_empty():
             return StepResult()
-        self._newest_ms = max(self._newest_ms, int(batch.frame[TIME_MS].max()))  # type: ignore[arg-type]
+        self._newest_ms = batch.seen.newest_ms
         return self._rows_of(batch)
 
     def snapshot(self) -> bytes:

@@ -62,17 +62,14 @@ def open_source(settings: Settings, name: str, flow: str, run: Run) -> TopicSour
     return run.source(MarkedTopic(topic, sent_again_in(settings, name)))
 
 
-def sent_again_in(settings: Settings, topic: str, *, replayed: str = "") -> Callable[[], Offsets]:
-    """Finds which records of a topic were sent again, once, when it is first called.
-
-    With ``replayed``, a flow, those too that it refused as events of the future.
-    """
+def sent_again_in(settings: Settings, topic: str) -> Callable[[], Offsets]:
+    """Return what finds the records of a topic that were sent again, once, when first called."""
 
     @cache
     def find() -> Offsets:
         try:
             letters = open_topic(settings, DEAD_LETTERS.name, group="cli", end=LATEST)
-            return find_sent_again(letters, topic, replayed=replayed)
+            return find_sent_again(letters, topic)
         except NoTopicError:
             return {}
 

@@ -19,11 +19,10 @@ import numpy as np
 import polars as pl
 
 from schemas.versions import FINAL, PROVISIONAL, version_of
-from streams.batch import ROW, TIME_MS, Batch
+from streams.batch import NEVER, ROW, TIME_MS, Batch
 from streams.engine import Choose, Rows, StepResult, late_events, unchosen
 from streams.frames import where
 from streams.window_chunks import packed, unpacked
-from streams.windows import NEVER, Seen
 
 OFFSET = "offset"
 """Of an event that is held: where it stands in its partition."""
@@ -51,7 +50,7 @@ class Fold(Protocol):
 MakeFold = Callable[[int, bytes | None], Fold]
 """(partition, snapshot or None) -> the fold of that partition."""
 
-_NUMBERS = 4
+_NUMBERS = 5
 
 
 class OrderedStep:
@@ -84,7 +83,7 @@ class OrderedStep:
         self._choose = choose
         self._early_every_ms = early_every_ms
         self._early_ms = early_ms
-        self._newest_ms = NEVER
+        self._newest_ms = self._highest_ms = NEVER
         self._polled_at_ms = NEVER
         self._early_at_ms = NEVER
         self._next_offset = 0
@@ -106,8 +105,8 @@ class OrderedStep:
         self._asked, self._asked_ms = None, NEVER
         if batch.frame.is_empty():
             return StepResult()
-        seen = Seen.of(batch.frame[TIME_MS].to_numpy(), self._newest_ms)
-        self._newest_ms = seen.newest_ms
+        seen = batch.seen
+        self._newest_ms, self._highest_ms = seen.newest_ms, seen.highest_ms
         offsets = batch.offsets()
         if self._choose is None:
             events = batch.frame.hstack([pl.Series(OFFSET, offsets)])
@@ -132,8 +131,9 @@ class OrderedStep:
 
     def snapshot(self) -> bytes:
         held = b"" if self._held is None else packed(self._held)
-        numbers = (self._newest_ms, self._polled_at_ms, self._next_offset, len(held))
-        return np.array(numbers, dtype="<i8").tobytes() + held + self._fold.snapshot()
+        times = (self._newest_ms, self._highest_ms, self._polled_at_ms)
+        numbers = np.array((*times, self._next_offset, len(held)), dtype="<i8")
+        return numbers.tobytes() + held + self._fold.snapshot()
 
     @property
     def watermark_ms(self) -> int:
@@ -142,7 +142,8 @@ class OrderedStep:
     def _restore(self, snapshot: bytes) -> bytes:
         size = 8 * _NUMBERS
         numbers = np.frombuffer(snapshot[:size], dtype="<i8")
-        self._newest_ms, self._polled_at_ms, self._next_offset, held = map(int, numbers)
+        self._newest_ms, self._highest_ms, self._polled_at_ms = map(int, numbers[:3])
+        self._next_offset, held = map(int, numbers[3:])
         if held:
             self._held = unpacked(snapshot[size : size + held])
         return snapshot[size + held :]
@@ -179,14 +180,15 @@ class OrderedStep:
         if self._held is None:
             return None
         quiet_ms = max(0, polled_at_ms - self._polled_at_ms)
-        until_ms = THE_END_MS if end else self.watermark_ms + quiet_ms
+        # A partition of few records never agrees on a time, and its rows must be there too.
+        until_ms = THE_END_MS if end else self._highest_ms - self._delay_ms + quiet_ms
         if until_ms <= self._asked_ms:
             return None
         # All events are asked for at once: two questions a partition that falls quiet, no more,
         # but for what time alone brings.
         due_ms = (self._asked or self._fold).due_ms()
-        if len(self._held) and self._asked_ms <= self._newest_ms:
-            due_ms = min(due_ms, self._newest_ms + 1)
+        if len(self._held) and self._asked_ms <= self._highest_ms:
+            due_ms = min(due_ms, self._highest_ms + 1)
         return self._ask(until_ms) if until_ms >= due_ms else None
 
     def _ask(self, until_ms: int) -> Rows | None:

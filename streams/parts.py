@@ -50,10 +50,7 @@ class LiftedParts:
         self._values += chain.from_iterable(lists)
 
     def frame(self, places: Int64s) -> pl.DataFrame:
-        """A row a part, in order, with ROW: the place of its record.
-
-        ``places`` are those of the records as they were lifted; -1 drops the parts of one.
-        """
+        """Return a row per part, in order, with ROW: the place of its record in ``places``."""
         parts = self._parts
         counts = np.array(self._counts, dtype=np.int64)
         rows = places[np.repeat(np.array(self._places, dtype=np.int64), counts)]
@@ -63,9 +60,6 @@ class LiftedParts:
         ]
         of_each = np.repeat(np.arange(len(counts)), counts)
         values = parts.values.series(parts.each, self._values)
-        frame = pl.DataFrame(
+        return pl.DataFrame(
             [pl.Series(ROW, rows), *(column.gather(of_each) for column in records), values]
         )
-        if (rows < 0).any() or (np.diff(rows) < 0).any():
-            return frame.filter(pl.col(ROW) >= 0).sort(ROW, maintain_order=True)
-        return frame

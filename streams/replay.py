@@ -16,20 +16,20 @@ from typing import Protocol
 import numpy as np
 import polars as pl
 
-from streams.batch import TIME_MS, Batch, Poll, TableRows
+from streams.batch import NEVER, TIME_MS, Batch, Poll, TableRows
+from streams.clock import Clock
 from streams.decode import Records
 from streams.engine import MakeStep, Rows, Step
 from streams.source import EARLIEST, LATEST, Position, Reader, SourceError, Topic, wall_clock_ms
-from streams.windows import NEVER, Tumbling
+from streams.windows import Tumbling
 
 BEGIN_MS, END_MS = 0, 2**62
 """A range without a beginning, without an end."""
 END_OFFSET = 2**62
 PROBE_RECORDS = 500
-STEP_RECORDS = 20_000
-"""The start is found to this many records: reading them is cheaper than looking once more."""
-LOOKS_MAX = 16
-"""Places of a partition, evenly apart, that are looked at before the start is searched for."""
+WARM_UP_RECORDS = 4_096
+"""Read before the first record that counts, so that the last ones agree on the time as they did
+for the live worker."""
 SILENT_MAX_S = 60.0
 """A partition that has records and gives none for so long is given up."""
 
@@ -202,13 +202,15 @@ class Replay:
             if rows is not None and len(found := _filtered(rows, wanted)):
                 take(found)
 
+        clock = Clock()
         read_to = self.read_to(done.partition)
         for whole in _polls(reader):
             poll = _cut(whole, read_to)
             if poll.count == 0:
                 done.unread = poll.lag
                 break
-            batch = _within(self.records.decode(self.flow, poll), windows.from_ms, to_ms)
+            seen = clock.see(self.records.decode(self.flow, poll))
+            batch = _within(seen, windows.from_ms, to_ms)
             result = step.on_batch(batch)
             give(result.rows)
             _count(done, batch, len(result.late or ()))
@@ -224,41 +226,32 @@ class Replay:
         return False
 
     def _start(self, partition: int, windows: Range) -> tuple[int, Range]:
-        """The offset to read from, and the windows that are whole from there on."""
+        """Return the offset to read from, and the windows that are whole from there on.
+
+        An event may be ahead of its append time by as much as is accepted, and its own window
+        counts it. So reading starts at the first record that was appended so long before the
+        range or later; earlier ones have no event in it, and move no watermark up to it. Of a
+        history that was appended later than its events, that is the whole topic.
+        """
         low, high = self._bounds(partition, EARLIEST)
-        reach_ms = self.rules.reach_ms
-        if reach_ms is None or windows.from_ms == BEGIN_MS or low >= high:
-            start = low
-        else:
-            start = first_offset_for(
-                lambda offset: self._newest_at(partition, offset),
-                low,
-                high,
-                windows.from_ms - reach_ms,
-            )
-            start = min(start, self._appended_by(partition, windows.from_ms - reach_ms, low, high))
-        if start > low or low == 0 or reach_ms is None:
+        reach_ms, ahead_ms = self.rules.reach_ms, self.records.future_max_ms
+        if reach_ms is None:
+            return low, windows
+        start = low
+        if ahead_ms is not None and low < high:
+            time_ms = max(windows.from_ms - reach_ms - ahead_ms, 0)
+            appended, _ = self._bounds(partition, Position("time", time_ms))
+            start = min(max(low, appended - WARM_UP_RECORDS), high)
+        if start > low or low == 0:
             return start, windows
         # Retention has taken what came before: it may have held events of these windows.
-        newest_ms = self._newest_at(partition, low, until_good=True)
+        newest_ms = self._newest_at(partition, low)
         if newest_ms is None:
             return start, Range(windows.to_ms, windows.to_ms)
         size_ms = self.rules.size_ms
         whole_ms = -(-(newest_ms + reach_ms + 1) // size_ms) * size_ms
         from_ms = max(windows.from_ms, whole_ms)
         return start, Range(from_ms, max(from_ms, windows.to_ms))
-
-    def _appended_by(self, partition: int, time_ms: int, low: int, high: int) -> int:
-        """The first record that can be of that time, by when it was appended.
-
-        Earlier ones would have been events of the future. ``high`` where that tells nothing: all
-        was appended later, as a history is that was filled in.
-        """
-        future_max_ms = self.records.future_max_ms
-        if future_max_ms is None or time_ms <= future_max_ms:
-            return high
-        first, _ = self._bounds(partition, Position("time", time_ms - future_max_ms))
-        return first if low < first <= high else high
 
     def _bounds(self, partition: int, start: Position) -> tuple[int, int]:
         reader = self.partitions.open(partition, start)
@@ -267,56 +260,21 @@ class Replay:
         finally:
             reader.close()
 
-    def _newest_at(self, partition: int, offset: int, *, until_good: bool = False) -> int | None:
-        """The highest event time among some records there; None where none is good.
-
-        With ``until_good`` one is looked for to the end.
-        """
+    def _newest_at(self, partition: int, offset: int) -> int | None:
+        """Return the event time of some records from an offset on, as far as they agree on one;
+        None where they never do."""
         reader = self.partitions.open(partition, Position("offset", offset))
-        newest_ms: int | None = None
+        clock = Clock()
         read = 0
         try:
             for poll in _polls(reader):
                 read += poll.count
-                times = self.records.decode(self.flow, poll).frame[TIME_MS].to_numpy()
-                if len(times):
-                    newest_ms = max(newest_ms or 0, int(times.max()))
-                if read >= PROBE_RECORDS and not (until_good and newest_ms is None):
+                clock.see(self.records.decode(self.flow, poll))
+                if clock.newest_ms != NEVER and read >= PROBE_RECORDS:
                     break
         finally:
             reader.close()
-        return newest_ms
-
-
-def first_offset_for(
-    newest_at: Callable[[int], int | None], low: int, high: int, before_ms: int
-) -> int:
-    """An offset near the last one before which all events are older than the range.
-
-    ``newest_at`` gives the highest event time of some records from an offset on. Times grow
-    but for the disorder that a stream allows, which ``before_ms`` leaves room for; where no
-    record is good, the offset found is an earlier one. Old records may have been appended once
-    more long after (sent again, filled in): the first of the places looked at that is not older
-    counts, whatever follows it.
-    """
-
-    def is_older(offset: int) -> bool:
-        newest_ms = newest_at(offset)
-        return newest_ms is not None and newest_ms < before_ms
-
-    apart = max(STEP_RECORDS, -(-(high - low) // LOOKS_MAX))
-    for place in range(low + apart, high, apart):
-        if not is_older(place):
-            high = place
-            break
-        low = place
-    while high - low > STEP_RECORDS:
-        middle = (low + high) // 2
-        if is_older(middle):
-            low = middle
-        else:
-            high = middle
-    return low
+        return None if clock.newest_ms == NEVER else clock.newest_ms
 
 
 def _polls(reader: Reader) -> Iterator[Poll]:
@@ -349,6 +307,8 @@ def _cut(poll: Poll, to_offset: int) -> Poll:
         lag=poll.lag + poll.count - count,
         offsets=None if poll.offsets is None else poll.offsets[:count],
         sent_again=tuple(place for place in poll.sent_again if place < count),
+        tombstones=tuple(place for place in poll.tombstones if place < count),
+        appended_ms=None if poll.appended_ms is None else poll.appended_ms[:count],
     )
 
 
@@ -365,7 +325,8 @@ def _within(batch: Batch, from_ms: int, to_ms: int) -> Batch:
     if is_in.all():
         return batch
     places = np.arange(batch.poll.count) if batch.rows is None else batch.rows
-    return replace(batch, frame=batch.frame.filter(pl.Series(is_in)), rows=places[is_in])
+    frame = batch.frame.filter(pl.Series(is_in))
+    return replace(batch, frame=frame, rows=places[is_in], seen=batch.seen.at(is_in))
 
 
 def _count(done: Replayed, batch: Batch, late: int) -> None:

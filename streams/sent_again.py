@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from schemas.dead_letters import DeadLetter, dead_letter_of, retry_note_of
+from schemas.dead_letters import retry_note_of
 from streams.batch import Poll
 from streams.source import Reader, Topic, wall_clock_ms
 
@@ -21,11 +21,9 @@ Offsets = Mapping[int, Collection[int]]
 """Offsets by partition."""
 
 
-def find_sent_again(dead_letters: Topic, topic: str, *, replayed: str = "") -> Offsets:
-    """Where records of ``topic`` were first read that stand there again.
+def find_sent_again(dead_letters: Topic, topic: str) -> Offsets:
+    """Return where records of ``topic`` were first read that were sent again.
 
-    With ``replayed``, the name of a flow, also where it met events of the future: their time may
-    have come by now, and read as good ones they would make later events late that were not.
     ``dead_letters`` is read to its end, which it must have. Raises SourceError.
     """
     found: dict[int, set[int]] = defaultdict(set)
@@ -34,23 +32,15 @@ def find_sent_again(dead_letters: Topic, topic: str, *, replayed: str = "") -> O
         try:
             while not reader.finished():
                 poll = reader.poll(wall_clock_ms())
-                if b'{"retry":' not in poll.data and b'"future_time"' not in poll.data:
+                if b'{"retry":' not in poll.data:
                     continue
                 for line in poll.data.split(b"\n"):
                     note = retry_note_of(line)
                     if note is not None and note.step == "sent" and note.topic == topic:
                         found[note.partition].add(note.offset)
-                    if replayed and b'"future_time"' in line:
-                        letter = dead_letter_of(line)
-                        if letter is not None and _was_future(letter, topic, replayed):
-                            found[letter.partition].add(letter.offset)
         finally:
             reader.close()
     return found
-
-
-def _was_future(letter: DeadLetter, topic: str, flow: str) -> bool:
-    return letter.code == "future_time" and (letter.topic, letter.flow) == (topic, flow)
 
 
 class MarkedTopic:

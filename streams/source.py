@@ -234,6 +234,8 @@ class _Partition(StatefulSourcePartition[Poll, Any]):
                 end=True,
                 offsets=None,
                 sent_again=(),
+                appended_ms=None,
+                tombstones=(),
             )
             return [poll, end] if poll.count else [end]
         if poll.lag > 0:

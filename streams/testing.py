@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
+import numpy as np
 import polars as pl
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import AbortExecution, Source
@@ -26,8 +27,9 @@ from bytewax.testing import run_main
 from schemas.dead_letters import DeadLetter, LateEvent
 from schemas.status import PartitionStatus
 from schemas.tables.clickhouse import Table
-from streams.batch import Poll, TableRows
-from streams.engine import Outputs, Rows
+from streams.batch import Batch, Poll, TableRows
+from streams.clock import Clock
+from streams.engine import MakeStep, Outputs, Rows, StepResult
 from streams.progress import Progress
 from streams.source import TopicSource
 
@@ -56,6 +58,10 @@ class MemoryTopic:
     """Sizes of the polls, again and again; 0 is a mark."""
     abort_after: int | None = None
     """The run breaks off after this many polls, as a killed process does."""
+    agreeing: int = 1
+    """So many of the last records must agree on a time; with 1 every clock is believed."""
+    appended_ms: Sequence[int] | None = None
+    """When each record was appended, of every partition; None: when it is read."""
     name: str = "memory"
     polls: int = 0
 
@@ -95,6 +101,10 @@ class MemoryReader:
             count=len(taken),
             lag=len(records) - self._offset,
             polled_at_ms=now_ms,
+            appended_ms=np.full(len(taken), now_ms)
+            if topic.appended_ms is None
+            else np.array(topic.appended_ms[first : self._offset], dtype=np.int64),
+            agreeing=topic.agreeing,
         )
 
     def finished(self) -> bool:
@@ -164,18 +174,28 @@ def run_flow(
     recovery: Path | None = None,
     abort_after: int | None = None,
     outputs: Outputs | None = None,
+    agreeing: int = 1,
+    appended_ms: Sequence[int] | None = None,
 ) -> Result:
     """Run a flow over events in memory until their end, and give what it wrote.
 
     ``events`` is one partition, or a sequence of partitions. With ``recovery``, a folder, the
     run goes on where an earlier one broke off (``abort_after`` polls); every poll is then an
     epoch of its own. With ``outputs`` the rows go there, and not into the result.
+
+    ``appended_ms`` tells when each event was appended, ``now_ms`` where it is None. As few events
+    cannot agree on a time, every clock is believed, unless ``agreeing`` says otherwise (see
+    streams.clock).
     """
     listed = list(events)
     nested = bool(listed) and isinstance(listed[0], (list, tuple))
     partitions: Any = listed if nested else [listed]
     topic = MemoryTopic(
-        [[_bytes(event) for event in partition] for partition in partitions], cuts, abort_after
+        [[_bytes(event) for event in partition] for partition in partitions],
+        cuts,
+        abort_after,
+        agreeing,
+        appended_ms,
     )
     result = Result()
     progress = Progress()
@@ -205,6 +225,29 @@ def _bytes(event: Event) -> bytes:
 def _extend(letters: list[Any], items: list[list[Any]]) -> None:
     for item in items:
         letters += item
+
+
+class DrivenStep:
+    """The step of a partition and its clock, driven without an engine."""
+
+    def __init__(
+        self, make_step: MakeStep, partition: int = 0, snapshot: bytes | None = None
+    ) -> None:
+        self._clock = Clock(snapshot)
+        self._step = make_step(partition, snapshot and snapshot[Clock.STATE_BYTES :])
+
+    def on_batch(self, batch: Batch) -> StepResult:
+        """Take a batch that no clock has seen yet."""
+        return self._step.on_batch(self._clock.see(batch))
+
+    def snapshot(self) -> bytes:
+        """The state as bytes."""
+        return self._clock.snapshot() + self._step.snapshot()
+
+    @property
+    def watermark_ms(self) -> int:
+        """See streams.engine.Step."""
+        return self._step.watermark_ms
 
 
 class ListSink(DynamicSink[Any]):

@@ -24,7 +24,7 @@ import numpy as np
 import polars as pl
 
 from schemas.versions import EVENTS_SHIFT, FINAL, GENERATION_SHIFT, PROVISIONAL, REVISED
-from streams.batch import TIME_MS, Int64s
+from streams.batch import NEVER, TIME_MS, Int64s, Seen
 from streams.frames import where
 from streams.window_chunks import Chunk, packed, unpacked
 
@@ -38,7 +38,6 @@ FRESH = "fresh"
 OPEN_ROWS_MAX = 65_536
 """Unmerged rows are merged when there are more, and twice as many as there are groups."""
 CLOSED_CHUNKS_MAX = 32
-NEVER = -1
 NO_END_MS = 2**62
 
 
@@ -85,33 +84,15 @@ class WindowRows:
 NO_ROWS = np.empty(0, dtype=np.int64)
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """How far event time had come, by events of which not all are counted."""
-
-    newest_ms: int
-    """The highest event time by the end of the batch."""
-    reached_ms: Int64s
-    """The highest event time that each row of the frame met, its own among them."""
-
-    @staticmethod
-    def of(times: Int64s, before_ms: int) -> Seen:
-        """All events count. ``times`` has some; ``before_ms`` is the highest before them."""
-        reached = np.maximum(np.maximum.accumulate(times), before_ms)
-        return Seen(int(reached[-1]), reached)
-
-    def at(self, rows: Int64s) -> Seen:
-        """The same for the rows that are counted."""
-        return Seen(self.newest_ms, self.reached_ms[rows])
-
-
 @dataclass(slots=True)
 class WindowState:
     """The windows of one partition. Bounded by the events of size + delay + lateness."""
 
     spec: Tumbling
     newest_ms: int = NEVER
-    """Highest event time seen."""
+    """How far event time has come."""
+    highest_ms: int = NEVER
+    """The highest event time of any record, which may not be agreed on."""
     polled_at_ms: int = NEVER
     """Wall clock of the last poll that had records."""
     written_at_ms: int = NEVER
@@ -136,7 +117,8 @@ class WindowState:
     def add(self, frame: pl.DataFrame, polled_at_ms: int, seen: Seen | None = None) -> WindowRows:
         """Count the events of a batch, and give the rows that are due.
 
-        Where the batch had others too, ``seen`` says how far they have brought event time.
+        ``seen`` says how far event time has come with each of them; without it every time is
+        believed.
         """
         if frame.is_empty() and seen is None:
             return WindowRows(None, NO_ROWS, NO_ROWS)
@@ -162,7 +144,7 @@ class WindowState:
             if not is_on_time.all():
                 on_time = where(frame, is_on_time)
             earliest_end_ms = int(ends[is_on_time].min()) if len(on_time) else NO_END_MS
-        self.newest_ms = seen.newest_ms
+        self.newest_ms, self.highest_ms = seen.newest_ms, seen.highest_ms
         self.polled_at_ms = polled_at_ms
         self._append(on_time, earliest_end_ms)
         rows = self._close(self.watermark_ms)
@@ -181,7 +163,8 @@ class WindowState:
         if not self.open:
             return None
         quiet_ms = max(0, polled_at_ms - self.polled_at_ms)
-        passed_ms = NO_END_MS if end else self.watermark_ms + quiet_ms
+        # A partition of few records never agrees on a time, and its windows must be final too.
+        passed_ms = NO_END_MS if end else self.highest_ms - self.spec.delay_ms + quiet_ms
         if self.earliest_end_ms > passed_ms:
             return _concat(self._write_early(polled_at_ms))
         groups = self._merge()
@@ -199,6 +182,7 @@ class WindowState:
             [
                 self.spec.size_ms,
                 self.newest_ms,
+                self.highest_ms,
                 self.polled_at_ms,
                 self.written_at_ms,
                 self.quiet_to_ms,
@@ -222,7 +206,9 @@ class WindowState:
         def numbers(count: int) -> list[int]:
             return [int(x) for x in np.frombuffer(reader.read(8 * count), dtype="<i8")]
 
-        size_ms, newest, polled_at, written_at, quiet_to, earliest_end, chunks = numbers(7)
+        size_ms, newest, highest, polled_at, written_at, quiet_to, earliest_end, chunks = numbers(
+            8
+        )
         if size_ms != spec.size_ms:
             raise WindowSizeError(
                 f"the flow has kept windows of {size_ms / 1000:g} s, and is asked for windows of "
@@ -235,6 +221,7 @@ class WindowState:
         state = WindowState(
             spec,
             newest,
+            highest,
             polled_at,
             written_at,
             quiet_to,
@@ -363,7 +350,7 @@ class WindowState:
         return [self._versioned(changed, PROVISIONAL)]
 
     def _last_end_ms(self) -> int:
-        return self.newest_ms // self.spec.size_ms * self.spec.size_ms + self.spec.size_ms
+        return self.highest_ms // self.spec.size_ms * self.spec.size_ms + self.spec.size_ms
 
     def _versioned(self, groups: pl.DataFrame, phase: int) -> pl.DataFrame:
         generation = self.spec.generation << GENERATION_SHIFT

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import streams._decode_each
 import streams.decode
 from flows import product_views
 from flows._logs import COLUMNS
@@ -22,10 +21,10 @@ from flows._shop_events import EVENTS as SHOP_EVENTS
 from flows.minute_buckets import TAGS
 from flows.store_metrics import ROWS_OF_STORE
 from schemas.dead_letters import DeadLetter, payload_of
+from schemas.prices import cents_of
 from schemas.topics import RECORD_BYTES_MAX
-from streams._decode_each import decode_each
-from streams._slices import Slice, has_longer
-from streams.batch import ROW, Batch, Poll
+from streams.batch import ROW, UNKNOWN_MS, Batch, Poll
+from streams.columns import integer
 from streams.decode import Records
 from tests.laws.worlds import BAD_RECORDS, EVENTS
 
@@ -43,7 +42,10 @@ GOOD: dict[str, Any] = {
 
 def poll_of(*records: bytes, first_offset: int = 100) -> Poll:
     data = b"".join(record + b"\n" for record in records)
-    return Poll("store_events", 7, first_offset, data, len(records), 0, NOW_MS)
+    appended = np.full(len(records), NOW_MS)
+    return Poll(
+        "store_events", 7, first_offset, data, len(records), 0, NOW_MS, appended_ms=appended
+    )
 
 
 def event(**changes: Any) -> bytes:
@@ -63,11 +65,27 @@ def test_prices_become_whole_cents(price: float, cents: int) -> None:
     assert decode(event(price=price)).frame["price_cents"].to_list() == [cents]
 
 
-@given(st.integers(0, 10**11))
+def priced(text: str) -> bytes:
+    return event(price=...)[:-1] + b',"price":' + text.encode() + b"}"
+
+
+@given(st.integers(0, 10**13))
 def test_every_whole_number_of_cents_is_exact(cents: int) -> None:
-    text = f"{cents // 100}.{cents % 100:02d}".encode()
-    record = event(price=...)[:-1] + b',"price":' + text + b"}"
+    record = priced(f"{cents // 100}.{cents % 100:02d}")
     assert decode(record).frame["price_cents"].to_list() == [cents]
+
+
+@given(st.integers(0, 10**11 - 1), st.integers(0, 9_999), st.integers(3, 4))
+def test_what_is_past_the_second_decimal_is_refused_at_any_size(
+    units: int, decimals: int, places: int
+) -> None:
+    text = f"{units}.{decimals % 10**places:0{places}d}"
+    batch = decode(priced(text))
+    if decimals % 10 ** (places - 2) == 0:
+        assert batch.frame["price_cents"].to_list() == [cents_of(text)]
+    else:
+        (letter,) = batch.dead
+        assert "not a whole number of cents" in letter.reason
 
 
 BAD: dict[str, tuple[bytes, str, str]] = {
@@ -76,18 +94,22 @@ BAD: dict[str, tuple[bytes, str, str]] = {
     "two values": (event() + b" {}", "not_json", "trailing"),
     "empty": (b"", "empty", "empty"),
     "blank": (b" \t ", "empty", "empty"),
-    "null": (b"null", "wrong_field", "Expected `object`, got `null`"),
-    "no object": (b"[1,2]", "wrong_field", "Expected `object`, got `array`"),
-    "missing field": (event(user_id=...), "wrong_field", "missing required field `user_id`"),
-    "null field": (event(price=None), "wrong_field", "got `null` - at `$.price`"),
-    "wrong type": (event(user_id="x"), "wrong_field", "got `str` - at `$.user_id`"),
-    "text price": (event(price="35.79"), "wrong_field", "at `$.price`"),
-    "unknown kind": (event(event_type="steal"), "wrong_field", "'steal' - at `$.event_type`"),
-    "NaN": (event(price=...)[:-1] + b',"price":NaN}', "not_json", "malformed"),
+    "null": (b"null", "wrong_field", "expected `object`, got `null`"),
+    "no object": (b"[1,2]", "wrong_field", "expected `object`, got `array`"),
+    "missing field": (event(user_id=...), "wrong_field", "user_id: required, and missing"),
+    "null field": (event(price=None), "wrong_field", "price: expected `float`, got `null`"),
+    "wrong type": (event(user_id="x"), "wrong_field", "user_id: expected `int`, got `str`"),
+    "text price": (event(price="35.79"), "wrong_field", "price: expected `float`"),
+    "unknown kind": (
+        event(event_type="steal"),
+        "wrong_field",
+        "event_type: takes cart, purchase,",
+    ),
+    "NaN": (event(price=...)[:-1] + b',"price":NaN}', "not_json", "NaN and Infinity"),
     "infinite": (event(price=...)[:-1] + b',"price":1e999}', "wrong_field", "out of range"),
-    "huge price": (event(price=1e12), "wrong_field", "at `$.price`"),
-    "negative price": (event(price=-1), "wrong_field", "at `$.price`"),
-    "huge id": (event(user_id=2**64), "wrong_field", "at `$.user_id`"),
+    "huge price": (event(price=1e12), "wrong_field", "price: expected `float` <="),
+    "negative price": (event(price=-1), "wrong_field", "price: is negative"),
+    "huge id": (event(user_id=2**64), "wrong_field", "user_id: expected `int` <="),
     "digits": (b'{"price":' + b"9" * 5_000 + b"}", "wrong_field", "out of range"),
     "half a cent": (event(price=1.005), "wrong_field", "not a whole number of cents"),
     "no date": (event(event_time="soon"), "bad_time", "not a date and time"),
@@ -96,7 +118,7 @@ BAD: dict[str, tuple[bytes, str, str]] = {
     "year 9999": (event(event_time="9999-01-01 00:00:00 UTC"), "bad_time", "year 9999"),
     "future": (event(event_time="2023-11-14 23:13:21 UTC"), "future_time", "in the future"),
     "invalid UTF-8": (event(brand="\u00ff").replace(b"\xc3\xbf", b"\xff"), "not_json", "byte"),
-    "the same where nobody looks": (event()[:-1] + b',"x":"\xff"}', "not_json", "0xff"),
+    "the same where nobody looks": (event()[:-1] + b',"x":"\xff"}', "not_json", "not UTF-8 (byte"),
     "deep": (b'{"x":' * 50_000, "not_json", "nested too deeply"),
     "deep arrays": (event()[:-1] + b',"x":' + b"[" * 50_000, "not_json", "nested too deeply"),
     "2 MB": (event(brand="x" * 2_000_000), "too_large", str(RECORD_BYTES_MAX)),
@@ -179,10 +201,7 @@ def test_a_poll_gives_what_each_of_its_records_gives_alone(
         "sent again",
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streams.decode, "SLICE_BYTES", data.draw(st.integers(1, 4_000), "slice"))
-        patch.setattr(streams.decode, "BLOCK_BYTES", data.draw(st.integers(1, 9_000), "block"))
-        patch.setattr(streams._decode_each, "FEW", data.draw(st.integers(1, 4), "few"))
-        patch.setattr(streams.decode, "CUTS_MAX", data.draw(st.integers(0, 4), "cuts"))
+        patch.setattr(streams.decode, "BLOCK_LINES", data.draw(st.integers(1, 50), "block"))
         batch = by.decode("a_flow", replace(poll, sent_again=tuple(sorted(again))))
     alone = [
         by.decode(
@@ -233,7 +252,7 @@ def test_parts_of_records_that_are_not_in_the_frame_do_not_count() -> None:
     assert parts_of(some) == [(1_647_951_300_000, 104, "1", 1, "6")]
 
 
-@pytest.mark.parametrize("slice_bytes", [1, 2_000, 65_536])
+@pytest.mark.parametrize("block_lines", [1, 7, 1_000])
 @pytest.mark.parametrize("between", [b"", b" ", b",", b"\t"])
 @pytest.mark.parametrize(
     "fewer",
@@ -249,9 +268,9 @@ def test_parts_of_records_that_are_not_in_the_frame_do_not_count() -> None:
     ],
 )
 def test_lines_without_a_record_do_not_make_up_for_one_with_two(
-    fewer: list[bytes], between: bytes, slice_bytes: int, monkeypatch: pytest.MonkeyPatch
+    fewer: list[bytes], between: bytes, block_lines: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams.decode, "SLICE_BYTES", slice_bytes)
+    monkeypatch.setattr(streams.decode, "BLOCK_LINES", block_lines)
     lines = [event()] * 40
     lines[10] = event() + between + event()
     lines[20 : 20 + len(fewer)] = fewer
@@ -262,65 +281,7 @@ def test_lines_without_a_record_do_not_make_up_for_one_with_two(
     assert batch.offsets().tolist() == [at for at in range(100, 140) if at not in bad]
 
 
-def test_blanks_around_records_cost_no_look_at_each_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams.decode, "decode_each", None)
-    batch = ROWS_OF_STORE.decode("f", poll_of(*[b" " + event() + b"\r"] * 40))
-    assert len(batch.frame) == 40
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [b"nope", b"", event(price=None), event(event_time="\n"), event(brand="x" * 9_000), event()],
-    ids=["not JSON", "blank", "wrong type", "time of two lines", "too long", "sent again"],
-)
-def test_one_bad_record_costs_the_rest_of_its_slice_and_no_other(
-    bad: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    careful = []
-
-    def seen(decoder: Any, bytes_max: int, lines: list[bytes], *rest: Any) -> Any:
-        careful.append(lines)
-        return decode_each(decoder, bytes_max, lines, *rest)
-
-    monkeypatch.setattr(streams.decode, "decode_each", seen)
-    monkeypatch.setattr(streams.decode, "SLICE_BYTES", 10 * len(event()))
-    poll = poll_of(*[event()] * 500, bad, *[event()] * 500)
-    again = (500,) if bad == event() else ()
-    batch = replace(ROWS_OF_STORE, bytes_max=8_000).decode("f", replace(poll, sent_again=again))
-    assert [letter.offset for letter in batch.dead] == [600]
-    assert len(batch.frame) == 1_000
-    (lines,) = {tuple(lines) for lines in careful}
-    assert bad in lines
-    assert len(lines) <= 10
-
-
-@pytest.mark.parametrize("bad", [b"nope", b"", event(price=None), event()[:-1]])
-def test_where_it_is_told_which_line_is_bad_the_others_are_not_looked_at(
-    bad: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    careful: list[bytes] = []
-
-    def seen(decoder: Any, bytes_max: int, lines: list[bytes], *rest: Any) -> Any:
-        careful.extend(lines)
-        return decode_each(decoder, bytes_max, lines, *rest)
-
-    monkeypatch.setattr(streams.decode, "decode_each", seen)
-    batch = decode(*[event()] * 100, bad, *[event()] * 100, bad, *[event()] * 10)
-    assert [letter.offset for letter in batch.dead] == [200, 301]
-    assert bad in careful
-    assert len(careful) <= 4
-
-
-@given(st.lists(st.integers(0, 12), min_size=1), st.integers(1, 12), st.integers(0, 5))
-def test_a_slice_has_a_longer_line_where_one_of_its_lines_is(
-    lengths: list[int], bytes_max: int, before: int
-) -> None:
-    data = b"\n" * before + b"".join(b"x" * length + b"\n" for length in lengths)
-    piece = Slice(before, len(data))
-    assert has_longer(data, piece, bytes_max) == any(length > bytes_max for length in lengths)
-
-
-def test_good_records_larger_than_a_slice_are_read() -> None:
+def test_large_records_are_read() -> None:
     batch = decode(event(), event(brand="x" * 900_000), event())
     assert len(batch.frame) == 3
     assert not batch.dead
@@ -354,11 +315,53 @@ def test_ids_that_come_as_integers_are_text_in_the_frame() -> None:
     ]
 
 
-@given(st.lists(st.sampled_from((17, -1, "x", "017", 2**63 - 1, 2**63, 2**64 - 1)), min_size=1))
+HUGE_ID = 10**39
+
+
+@given(
+    st.lists(
+        st.sampled_from((17, -1, "x", "017", 2**63 - 1, 2**63, 2**64 - 1, HUGE_ID)), min_size=1
+    )
+)
 def test_ids_of_mixed_types_are_text_each(ids: list[int | str]) -> None:
     frame = decode(*(tag(one, ids[0]) for one in ids), by=TAGS).frame
     assert frame["brand_id"].to_list() == [str(one) for one in ids]
     assert frame["category_id"].to_list() == [str(ids[0])] * len(ids)
+
+
+def test_a_value_that_its_column_cannot_hold_is_a_dead_letter_and_harms_no_other() -> None:
+    class Counted(msgspec.Struct):
+        time: str
+        count: int
+
+    counted = Records(
+        Counted, "time", {"count": integer(lambda all_: [one.count for one in all_])}
+    )
+    records = [b'{"time":"2022-03-22T12:15:00Z","count":%d}' % n for n in (1, HUGE_ID, 3)]
+    batch = decode(*records, by=counted)
+    assert batch.frame["count"].to_list() == [1, 3]
+    (letter,) = batch.dead
+    assert (letter.offset, letter.code) == (101, "wrong_field")
+    assert letter.reason == f"{HUGE_ID} cannot be held as count"
+
+
+def test_a_tombstone_is_no_row_and_no_dead_letter() -> None:
+    poll = replace(poll_of(event(price=1), b"", event(price=2), b""), tombstones=(1,))
+    batch = ROWS_OF_STORE.decode("a_flow", poll)
+    assert batch.frame["price_cents"].to_list() == [100, 200]
+    assert batch.offsets().tolist() == [100, 102]
+    assert [(letter.offset, letter.code) for letter in batch.dead] == [(103, "empty")]
+
+
+def test_an_event_is_of_the_future_by_its_append_time_and_never_by_who_reads_it() -> None:
+    poll = poll_of(*[event(event_time="2019-10-01 01:00:01 UTC")] * 3)
+    at_ms = 1_569_888_000_000  # 2019-10-01T00:00:00Z
+    appended = np.array([at_ms, UNKNOWN_MS, at_ms + 1_000])
+    by = ROWS_OF_STORE.decode
+    batch = by("a_flow", replace(poll, appended_ms=appended, polled_at_ms=at_ms))
+    assert batch.offsets().tolist() == [101, 102]
+    assert [(letter.offset, letter.code) for letter in batch.dead] == [(100, "future_time")]
+    assert not by("a_flow", replace(poll, appended_ms=None, polled_at_ms=at_ms)).dead
 
 
 def test_offsets_with_gaps_are_kept() -> None:

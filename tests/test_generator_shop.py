@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -18,18 +19,35 @@ from hypothesis import strategies as st
 
 from generator.drive import push
 from generator.progress import ProgressFile
-from generator.shop_records import A_LITTLE_OFF, AHEAD, BEHIND, TOPICS, Disturbances
+from generator.shop_records import (
+    A_LITTLE_OFF,
+    AHEAD,
+    BEHIND,
+    LATE_AFTER_RECORDS,
+    PARTITIONS,
+    TOPICS,
+    Disturbances,
+)
 from generator.shop_spoil import _SPOILERS, spoiled
 from generator.shop_world import ShopStream, ShopWorld, user_of
 from generator.sources import Source
 from schemas.platform_logs import ACTIONS
 from schemas.shop_events import KINDS
+from schemas.times import parse_time_ms
+from schemas.topic_files import partition_of
 from tests.generator_support import CrashError, MemoryTopics
 from tests.shop_recount import Records, read
 
 MIXED = Disturbances(
-    out_of_order=0.3, late=0.02, malformed=0.02, clocks_a_little_off=0.2, clocks_far_off=0.1
+    out_of_order=0.3,
+    late=0.02,
+    malformed=0.02,
+    clocks_a_little_off=0.2,
+    clocks_far_off=0.1,
+    # In worlds as small as these every clock is believed at once.
+    late_after_records=0,
 )
+TIME = re.compile(rb'"(?:time|timestamp|event_time)":"([^"]+)"')
 DIGEST = "d11648f372097312f0faca059de0595554df68103dfc880f1e2018a9e92ca825"
 
 
@@ -152,7 +170,7 @@ def test_late_and_malformed_records_and_wrong_clocks_are_as_many_as_asked_for() 
     for clock, share in ((A_LITTLE_OFF, 0.2), (BEHIND, 0.075), (AHEAD, 0.025)):
         assert clocks[clock] / 10_000 == pytest.approx(share, rel=0.15)
     for wrong in (0.0, 0.1):
-        disturbances = Disturbances(0.2, 0.03, 0.02, clocks_far_off=wrong)
+        disturbances = Disturbances(0.2, 0.03, 0.02, clocks_far_off=wrong, late_after_records=0)
         world = ShopWorld(seed=8, total=40_000, disturbances=disturbances, records_per_s=100)
         records = records_of(world)
         counts: Counter[str] = Counter()
@@ -165,6 +183,24 @@ def test_late_and_malformed_records_and_wrong_clocks_are_as_many_as_asked_for() 
             # In the first minute nothing is late: there is nothing for it to be late behind.
             assert counts["future"] == 0
             assert counts["late"] / 40_000 == pytest.approx(0.03, rel=0.2)
+
+
+def test_a_record_is_late_only_behind_as_many_as_the_flows_look_at() -> None:
+    disturbances = Disturbances(late=0.5)
+    world = ShopWorld(seed=8, total=20_000, disturbances=disturbances, records_per_s=100)
+    for topic, records in records_of(world).items():
+        by_partition: dict[int, list[int]] = defaultdict(list)
+        for key, value in records:
+            found = TIME.search(value)
+            assert found is not None
+            time_ms = parse_time_ms(found[1].decode())
+            by_partition[partition_of(key, PARTITIONS)].append(time_ms)
+        for times in by_partition.values():
+            right = [time_ms >= world.start_ms for time_ms in times]
+            late = [place for place, is_right in enumerate(right) if not is_right]
+            assert all(sum(right[:place]) > LATE_AFTER_RECORDS for place in late)
+            if topic == "platform_logs":
+                assert late
 
 
 def test_every_way_to_break_a_record_breaks_it() -> None:

@@ -13,6 +13,7 @@ from schemas.versions import FINAL, PROVISIONAL, version_of
 from streams.batch import ROW, TIME_MS, Batch, Poll, TableRows
 from streams.engine import StepResult
 from streams.ordered import OFFSET, THE_END_MS, OrderedStep
+from streams.testing import DrivenStep
 
 DELAY_MS = 10
 SILENCE_MS = 100
@@ -58,13 +59,15 @@ def listener(_partition: int, snapshot: bytes | None) -> Listener:
     return Listener(int.from_bytes(snapshot, "little")) if snapshot else Listener()
 
 
-def step_of(snapshot: bytes | None = None, **options: Any) -> OrderedStep:
-    return OrderedStep("flow", DELAY_MS, listener, 0, snapshot, **options)
+def step_of(snapshot: bytes | None = None, **options: Any) -> DrivenStep:
+    return DrivenStep(
+        lambda _, kept: OrderedStep("flow", DELAY_MS, listener, 0, kept, **options), 0, snapshot
+    )
 
 
 def batch(times_ms: Sequence[int], wall_ms: int = 0, first: int = 0, **fields: Any) -> Batch:
     data = b"".join(b"%d\n" % time_ms for time_ms in times_ms)
-    poll = Poll("topic", 0, first, data, len(times_ms), 0, wall_ms, **fields)
+    poll = Poll("topic", 0, first, data, len(times_ms), 0, wall_ms, agreeing=1, **fields)
     return Batch(poll, pl.DataFrame({TIME_MS: times_ms}, schema={TIME_MS: pl.Int64}))
 
 
@@ -198,7 +201,7 @@ def test_early_rows_of_several_tables_come_after_the_final_ones() -> None:
     def both(_partition: int, snapshot: bytes | None) -> Any:
         return _Both(int.from_bytes(snapshot, "little")) if snapshot else _Both()
 
-    step = OrderedStep("flow", DELAY_MS, both, 0, None, early_every_ms=1)
+    step = DrivenStep(lambda *_: OrderedStep("flow", DELAY_MS, both, 0, None, early_every_ms=1))
     step.on_batch(batch([20]))
     rows = step.on_batch(batch([31, 31], wall_ms=1, first=1)).rows
     assert isinstance(rows, TableRows)

@@ -18,8 +18,9 @@ from flows._request_lives import (
     hashed,
     lives_of,
 )
-from flows._requests import Requests, framed, unframed
+from flows._requests import Late, Requests, Touched, framed, unframed
 from schemas.operations import OPERATIONS
+from streams.batch import TIME_MS, Batch, Poll, Seen
 from tests.requests_support import START_MS, frames_of, hour_of_steps
 
 
@@ -100,6 +101,12 @@ def test_steps_of_one_moment_are_in_order_of_server_and_action_however_they_came
         assert placed.to_list() == ["z", "x", "y"]
 
 
+def take(state: Requests, frame: pl.DataFrame) -> tuple[Touched | None, Late | None]:
+    poll = Poll("platform_logs", 0, 0, b"", len(frame), 0, 0)
+    seen = Seen.of(frame[TIME_MS].to_numpy(), state.newest_ms)
+    return state.take(Batch(poll, frame, seen=seen))
+
+
 def test_ids_with_the_same_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     # What the library makes of a text cannot be chosen: here it makes the same of all.
     monkeypatch.setattr(
@@ -110,8 +117,8 @@ def test_ids_with_the_same_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) 
         ("a", 2), ("b", 1), ("c", 1),
     ]  # fmt: skip
     state = Requests(None)
-    state.take(frame)
-    touched, _ = state.take(steps_of(("b", 9)))
+    take(state, frame)
+    touched, _ = take(state, steps_of(("b", 9)))
     # The others come along, and are as they were.
     assert touched is not None and ids_of(touched.before) == ["a", "b", "c"]
     assert touched.now.counts.tolist() == [2, 2, 1]
@@ -154,31 +161,31 @@ def test_forms_are_those_of_the_steps_however_long_and_many(names: int) -> None:
 
 def test_what_cannot_change_any_more_is_forgotten() -> None:
     state = Requests(None)
-    state.take(steps_of(("a", 0)))
-    state.take(steps_of(("b", 185_000)))
+    take(state, steps_of(("a", 0)))
+    take(state, steps_of(("b", 185_000)))
     assert state.held == 2
     state = Requests(state.snapshot())
-    state.take(steps_of(("b", 185_001)))
+    take(state, steps_of(("b", 185_001)))
     assert state.held == 2
-    touched, _ = state.take(steps_of(("a", 185_002)))
+    touched, _ = take(state, steps_of(("a", 185_002)))
     assert touched is not None and touched.before is None
     # Also where it is still there, beside what can change.
     state = Requests(None)
-    state.take(steps_of(("a", 0), ("b", 100_000)))
-    state.take(steps_of(("c", 185_001)))
+    take(state, steps_of(("a", 0), ("b", 100_000)))
+    take(state, steps_of(("c", 185_001)))
     assert state.held == 3
-    touched, _ = state.take(steps_of(("a", 185_002), ("b", 185_002)))
+    touched, _ = take(state, steps_of(("a", 185_002), ("b", 185_002)))
     assert touched is not None and touched.before is not None
     assert ids_of(touched.before) == ["b"]
 
 
 def test_a_step_of_a_batch_meets_the_watermark_of_its_row_and_not_of_the_last() -> None:
     state = Requests(None)
-    state.take(steps_of(("a", 0)))
-    touched, late = state.take(steps_of(("a", 10), ("b", 9_000_000)))
+    take(state, steps_of(("a", 0)))
+    touched, late = take(state, steps_of(("a", 10), ("b", 9_000_000)))
     assert late is None and touched is not None and touched.before is not None
     assert state.held == 1
-    _, late = state.take(steps_of(("c", 8_875_000), ("d", 8_874_999)))
+    _, late = take(state, steps_of(("c", 8_875_000), ("d", 8_874_999)))
     assert late is not None and late[0].tolist() == [1]
 
 
@@ -186,7 +193,7 @@ def test_an_id_in_every_record_does_no_harm() -> None:
     state = Requests(None)
     held = []
     for batch in frames_of(hour_of_steps(rate=10, seconds=3_600, poll_rows=600)):
-        state.take(batch.frame.with_columns(request_id=pl.lit("0"), failed=pl.lit(False)))
+        take(state, batch.frame.with_columns(request_id=pl.lit("0"), failed=pl.lit(False)))
         held.append(state.held)
     # What can change, and the request whose first steps cannot.
     assert max(held) <= 10 * (180 + 5) + STEPS_MAX
@@ -197,7 +204,7 @@ def test_the_state_of_an_hour_levels_off() -> None:
     state = Requests(None, "user_id")
     held, sizes = [], []
     for batch in frames_of(hour_of_steps(rate=20, seconds=3_600, poll_rows=1_200)):
-        state.take(batch.frame.with_columns(failed=pl.lit(False)))
+        take(state, batch.frame.with_columns(failed=pl.lit(False)))
         held.append(state.held)
         sizes.append(len(state.snapshot()))
     half = len(held) // 2

@@ -17,8 +17,10 @@ from random import Random
 import polars as pl
 import pytest
 
-from generator.shop_records import TOPICS
+from generator.shop_records import TOPICS, Disturbances
 from generator.shop_truth import truth_of, write_truth
+from generator.shop_world import ShopWorld
+from streams.batch import AGREEING
 from tests.clickhouse_support import Server, any_server
 from tests.truth_support import WAYS, Way, run_all, settings_of, topics_of, unequal, world_of
 
@@ -49,6 +51,23 @@ def test_every_table_is_equal_to_the_truth(
         run_all(settings, topics, way, Random(f"{seed} {disorder} {way}"))
         differing = list(unequal(settings, tmp_path / "truth"))
         assert not differing, f"seed {seed}, disorder {disorder}, {way}: " + "\n".join(differing)
+
+
+def test_clocks_that_are_ahead_cost_nobody_a_row(clickhouse: Server, tmp_path: Path) -> None:
+    # Enough users at once that no partition has more wrong clocks than right ones outvote.
+    world = ShopWorld(
+        seed=4,
+        total=RECORDS * 20,
+        disturbances=Disturbances(
+            out_of_order=0.2, late=0.005, malformed=0.005, clocks_ahead=0.05
+        ),
+        records_per_s=100,
+        users=2_000,
+    )
+    write_truth(world, tmp_path / "truth")
+    settings = settings_of(tmp_path, clickhouse.url)
+    run_all(settings, topics_of(world), Way(3, True, agreeing=AGREEING), Random(4))
+    assert list(unequal(settings, tmp_path / "truth")) == []
 
 
 def records_of(seed: int) -> int:

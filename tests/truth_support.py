@@ -51,6 +51,8 @@ class Way:
 
     processes: int
     is_broken_off: bool
+    agreeing: int = 1
+    """With 1 every clock is believed: see streams.clock."""
 
     def __str__(self) -> str:
         return f"{self.processes} processes, {'broken off' if self.is_broken_off else 'straight'}"
@@ -67,6 +69,7 @@ def world_of(seed: int, disorder: float, records: int) -> ShopWorld:
         malformed=0.02,
         clocks_a_little_off=0.1,
         clocks_far_off=0.03,
+        late_after_records=0,
     )
     return ShopWorld(
         seed=seed,
@@ -113,7 +116,7 @@ def run_all(settings: Settings, topics: Topics, way: Way, random: Random) -> Non
             statuses = []
             for topic in contract.reads:
                 share = _share(topics[topic], process, way.processes)
-                reader = _Reader(settings, contract, topic, share)
+                reader = _Reader(settings, contract, topic, share, way.agreeing)
                 run = reader.broken_off if process == broken_off else reader.straight
                 statuses += run(items, random)
             _write_status(settings, contract.name, process, way.processes, statuses)
@@ -136,6 +139,7 @@ class _Reader:
     contract: FlowContract
     topic: str
     partitions: Partitions
+    agreeing: int
 
     def straight(self, items: list[Any], random: Random) -> list[PartitionStatus]:
         """Without a break."""
@@ -166,6 +170,7 @@ class _Reader:
         elif len(self.contract.reads) > 1:
             build = _of_topic(module.build, self.topic)
         outputs = Outputs(rows, _gathered([]), _gathered([]))
+        options["agreeing"] = self.agreeing
         result = run_flow(build, self.partitions, outputs=outputs, **options)
         return [msgspec.structs.replace(part, topic=self.topic) for part in result.partitions]
 

@@ -15,8 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.batch import Poll
-from streams.engine import Step
-from streams.testing import NOW_MS, Result
+from streams.testing import NOW_MS, DrivenStep, Result
 from tests.laws.worlds import BAD_RECORDS, BASE_MS, LAWS, REQUESTS, Law, Rows
 
 every_flow = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())
@@ -91,7 +90,7 @@ class World:
         """Run it from the newest snapshot on until it is killed."""
         self._now_ms += process.started_after_ms
         state, offset = self._saved
-        step = self._reading.make_step(0, state)
+        step = DrivenStep(self._reading.make_step, 0, state)
         for number, (count, quiet_ms) in enumerate(process.polls, start=1):
             self._now_ms += 50
             self._take(step, offset, count)
@@ -106,11 +105,13 @@ class World:
             if process.saved_after > len(process.polls):
                 self._saved = step.snapshot(), offset
 
-    def _take(self, step: Step, offset: int, count: int, *, end: bool = False) -> None:
+    def _take(self, step: DrivenStep, offset: int, count: int, *, end: bool = False) -> None:
         taken = self._records[offset : offset + count]
         data = b"".join(record + b"\n" for record in taken)
         lag = len(self._records) - offset - len(taken)
-        poll = Poll(self._law.topic, 0, offset, data, len(taken), lag, self._now_ms, end)
+        poll = Poll(
+            self._law.topic, 0, offset, data, len(taken), lag, self._now_ms, end, agreeing=1
+        )
         rows = step.on_batch(self._reading.records.decode(self._law.flow, poll)).rows
         if rows is not None:
             self.written.items.append(rows)

@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flows
-from flows import minute_buckets
 from flows._replay import Replayable
 from schemas.settings import read_settings
 from schemas.versions import GENERATION_SHIFT
@@ -29,9 +27,7 @@ from streams.replay import (
     RangeError,
     Replay,
     Replayed,
-    first_offset_for,
 )
-from streams.sent_again import MarkedReader, find_sent_again
 from streams.source import Position
 from streams.testing import MemoryReader, MemoryTopic, Result, run_flow
 from tests.laws.worlds import BASE_MS, LAWS, PROFILE_KEEP, Law, cuts, in_order, streams, without
@@ -64,16 +60,24 @@ REACHING = {
 
 
 class MemoryPartitions:
-    """Partitions in memory, read from an offset on."""
+    """Partitions in memory, read from an offset on, or from when a record was appended."""
 
-    def __init__(self, records: Sequence[Sequence[bytes]], sizes: Sequence[int] = (7,)) -> None:
-        self._topic = MemoryTopic(records, sizes)
+    def __init__(
+        self,
+        records: Sequence[Sequence[bytes]],
+        sizes: Sequence[int] = (7,),
+        appended_ms: Sequence[int] | None = None,
+    ) -> None:
+        self._topic = MemoryTopic(records, sizes, appended_ms=appended_ms)
 
     def count(self) -> int:
         return self._topic.partitions()
 
     def open(self, partition: int, start: Position) -> MemoryReader:
-        return self._topic.open(partition, start.value if start.at == "offset" else 0)
+        offset = start.value if start.at == "offset" else 0
+        if start.at == "time" and self._topic.appended_ms is not None:
+            offset = sum(at_ms < start.value for at_ms in self._topic.appended_ms)
+        return self._topic.open(partition, offset)
 
 
 def replayed(
@@ -220,88 +224,55 @@ def test_reading_begins_late_enough_to_be_quick_and_early_enough_to_be_right(
     law: Law, data: st.DataObject
 ) -> None:
     _, records = data.draw(in_order(law))
+    # Appended when the last event before was, at least: some are ahead of that by minutes.
+    time_of = replayable_of(law).records.decode
+    poll = MemoryTopic([records]).open(0, None).poll(END_MS)
+    times = time_of(law.flow, poll).frame["time_ms"].to_list()
+    behind_ms = data.draw(st.sampled_from((0, 60_000, 300_000)))
+    appended = [max(times[: place + 1]) - behind_ms for place in range(len(times))]
     asked = data.draw(whole_ranges)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(replay_module, "STEP_RECORDS", 2)
-        patched.setattr(replay_module, "PROBE_RECORDS", 2)
+        patched.setattr(replay_module, "WARM_UP_RECORDS", data.draw(st.integers(0, 3)))
         patched.setattr(MODULES[law.flow], "replay", _with_reach(MODULES[law.flow].replay, 6_000))
-        done, result = replayed(law, records, asked, sizes=(2,), complete=True)
+        left = MemoryPartitions([records], (2,), appended)
+        done, result = replayed(law, [], asked, complete=True, partitions=left)
     assert without(law.table(result), "version") == without(
         live_rows(law, records, done.windows), "version"
     )
 
 
-def test_an_event_of_the_range_before_older_ones_is_not_passed_over() -> None:
-    law = LAWS["minute_buckets"]
-    times_s = [*[50.0] * 20, 62.0, *[59.0] * 21, 63.0]
-    records = [law.event(BASE_MS + round(time_s * 1_000), 1) for time_s in times_s]
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(replay_module, "STEP_RECORDS", 2)
-        patched.setattr(replay_module, "PROBE_RECORDS", 2)
-        patched.setattr(minute_buckets, "replay", _with_reach(minute_buckets.replay, 6_000))
-        asked = Range(BASE_MS + 60_000, BASE_MS + 120_000)
-        _, result = replayed(law, records, asked, sizes=(2,), complete=True)
-    assert [row["count"] for row in law.table(result)] == [2]
-
-
 def _with_reach(replay: Any, reach_ms: int) -> Any:
-    """The flow as if it waited for less, so that a short stream has an earlier part at all."""
+    """The flow as if it waited for less and took no event so far ahead of its append time, so
+    that a short stream has an earlier part at all."""
 
     def shorter(settings: Any) -> list[Replayable]:
         return [
-            replace(found, rules=replace(found.rules, reach_ms=reach_ms))
+            replace(
+                found,
+                records=replace(found.records, future_max_ms=300_000),
+                rules=replace(found.rules, reach_ms=reach_ms),
+            )
             for found in replay(settings)
         ]
 
     return shorter
 
 
-def test_the_start_is_found_by_looking_at_few_places() -> None:
-    looked = []
-
-    def newest_at(offset: int) -> int:
-        looked.append(offset)
-        return offset
-
-    found = first_offset_for(newest_at, 0, 10_000_000, 7_777_777)
-    assert 7_777_777 - 2 * replay_module.STEP_RECORDS < found <= 7_777_777
-    assert len(looked) < 40
-
-
-def test_old_records_that_were_appended_once_more_hide_nothing() -> None:
-    def newest_at(offset: int) -> int:
-        # The last six millions were sent again, or filled in, long after.
-        return offset if offset < 4_000_000 else offset % 1_000
-
-    found = first_offset_for(newest_at, 0, 10_000_000, 3_000_000)
-    assert 3_000_000 - 2 * replay_module.STEP_RECORDS < found <= 3_000_000
-
-
 def test_a_short_range_before_old_records_is_found_by_when_it_was_appended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     law, hour_ms = LAWS["minute_buckets"], 3_600_000
-    for name in ("STEP_RECORDS", "PROBE_RECORDS", "LOOKS_MAX"):
-        monkeypatch.setattr(replay_module, name, 2)
+    monkeypatch.setattr(replay_module, "WARM_UP_RECORDS", 2)
     # Four events of the range, thirty old ones that were sent again after them, two new ones.
     hours = [*[0] * 64, *[3] * 4, *[0] * 30, *[5] * 2]
     appended = [*[0] * 64, *[3] * 34, *[5] * 2]
     records = [law.event(BASE_MS + hour * hour_ms, 1) for hour in hours]
 
-    class Dated(MemoryPartitions):
-        def open(self, partition: int, start: Position) -> MemoryReader:
-            if start.at == "time":
-                found = (
-                    n for n, at in enumerate(appended) if BASE_MS + at * hour_ms >= start.value
-                )
-                start = Position("offset", next(found, len(records)))
-            return super().open(partition, start)
-
     found = replayable_of(law)
     result = Result()
     done = Replay(
         flow=law.name,
-        partitions=Dated([records], (2,)),
+        partitions=MemoryPartitions([records], (2,), [BASE_MS + at * hour_ms for at in appended]),
         records=found.records,
         rules=found.rules,
         make_step=found.make_step(1, False),
@@ -309,11 +280,7 @@ def test_a_short_range_before_old_records_is_found_by_when_it_was_appended(
         asked=Range(BASE_MS + 3 * hour_ms, BASE_MS + 3 * hour_ms + 60_000),
     ).run(0, result.items.append)
     assert [row["count"] for row in law.table(result)] == [4]
-    assert done.first_offset == 64
-
-
-def test_places_without_a_good_record_lead_to_an_earlier_start() -> None:
-    assert first_offset_for(lambda _offset: None, 5, 1_000_000, 10) == 5
+    assert done.first_offset == 62
 
 
 def test_the_live_worker_s_open_windows_are_left_to_it() -> None:
@@ -333,23 +300,15 @@ def test_an_event_of_the_future_is_none_for_a_replay_when_its_time_has_come(
     law = LAWS["minute_buckets"]
     records = [law.event(BASE_MS + second * 1_000, 1) for second in range(0, 3_600, 10)]
     records.insert(100, law.event(BASE_MS + 3 * 3_600_000, 1))
-    live = run_flow(law.build, records, now_ms=BASE_MS + 3_600_000)
+    appended = [BASE_MS + 3_600_000] * len(records)
+    live = run_flow(law.build, records, appended_ms=appended)
     assert [letter.code for letter in live.dead] == ["future_time"]
-    letters = MemoryTopic([[msgspec.json.encode(letter) for letter in live.dead]])
-    topic = live.dead[0].topic
-
-    class Marked(MemoryPartitions):
-        def open(self, partition: int, start: Position) -> Any:
-            offsets = find_sent_again(letters, topic, replayed=law.name)
-            return MarkedReader(super().open(partition, start), offsets[partition])
-
     monkeypatch.setattr(replay_module, "wall_clock_ms", lambda: BASE_MS + 86_400_000)
     asked = Range(BASE_MS, BASE_MS + 3_600_000)
-    done, result = replayed(law, [], asked, complete=True, partitions=Marked([records]))
+    left = MemoryPartitions([records], appended_ms=appended)
+    done, result = replayed(law, [], asked, complete=True, partitions=left)
     assert (done.dead, done.late) == (1, 0)
     assert without(law.table(result), "version") == without(law.table(live), "version")
-    assert not find_sent_again(letters, topic), "a worker reads on as it was"
-    assert not find_sent_again(letters, topic, replayed="another")
 
 
 def after_retention(
