@@ -31,7 +31,7 @@ def open_topic(
     """
     folder = settings.topics_folder
     if folder is not None:
-        return FileTopic(folder, name, start=start, end=end)
+        return FileTopic(folder, name, start=start, end=end, flow=flow, skipped=skipped)
     from streams.kafka import KafkaTopic
 
     assert settings.kafka_bootstrap

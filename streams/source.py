@@ -54,6 +54,47 @@ def check_same_topic(state: ReadState, topic: str, topic_id: str, flow: str) -> 
     )
 
 
+def pass_over(
+    name: str,
+    offset: int,
+    low: int,
+    flow: str,
+    skipped: Callable[[str], None] | None,
+    *,
+    lost: bool = False,
+) -> None:
+    """Tell ``skipped`` that reading goes on at offset ``low``: the records before are not there.
+
+    ``name`` is that of the partition; ``lost`` where it was not retention that removed them.
+    Raises SourceError, with the remedy for ``flow``, where nobody asked to skip.
+    """
+    if skipped is not None:
+        skipped(
+            f"{name}: skipped offsets {offset} to {low - 1}, which "
+            f"{'were lost' if lost else 'retention removed'}: {low - offset} offsets; goes on at "
+            f"{low}"
+        )
+        return
+    cause = "was lost with its file or disk" if lost else "was removed by retention"
+    remedy = (
+        f". `footfall run {flow} --skip-removed` goes on from there with the state it has, and "
+        "says what it skipped"
+    )
+    raise SourceError(
+        f"{name}: the next offset {offset} {cause}, the oldest left is {low}; nothing was skipped"
+        + (remedy if flow else "")
+    )
+
+
+def made_anew_remedy(flow: str) -> str:
+    """How to go on where a partition is not the one that ``flow`` has read; "" for no flow."""
+    return flow and (
+        ". Point TOPICS_URL at the one that has the records; or, to read this one from its "
+        f"beginning, stop the workers of {flow} and move FOOTFALL_HOME/recovery/{flow} away (the "
+        "demo: --fresh)"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """Where reading starts or ends: earliest, latest, an offset, or a wall-clock time.
@@ -234,6 +275,8 @@ class _Partition(StatefulSourcePartition[Poll, Any]):
                 end=True,
                 offsets=None,
                 sent_again=(),
+                appended_ms=None,
+                tombstones=(),
             )
             return [poll, end] if poll.count else [end]
         if poll.lag > 0:

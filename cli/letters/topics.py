@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from cli.letters.read import Letter, Place, Read
 from cli.letters.retry import TopicError
 from cli.topics import end_of, polls, records
+from schemas.records import TopicRecord
 from schemas.settings import Settings
 from schemas.topics import DEAD_LETTERS
 
@@ -117,7 +118,7 @@ class RetryTopics:
 
     def send(self, topic: str, partition: int, values: Sequence[bytes]) -> None:
         """Append to the partition; return when all are acknowledged. Raises SinkError."""
-        self._records.write_to(topic, partition, values)
+        self._records.write_to(topic, partition, [TopicRecord(value) for value in values])
 
     def note(self, notes: Sequence[RetryNote]) -> None:
         """Append notes to the dead letters, in order; return when all are acknowledged."""
