@@ -15,7 +15,8 @@ import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from streams.batch import Poll
+from schemas.records import TopicRecord
+from streams.batch import UNKNOWN_MS, Poll
 from streams.source import (
     EARLIEST,
     NoTopicError,
@@ -102,6 +103,26 @@ class KafkaTopic:
     def open(self, partition: int, state: Any | None) -> KafkaReader:
         """A reader of one partition; ``state`` is the offset to go on from."""
         return KafkaReader(self, partition, state)
+
+    def record_at(self, partition: int, offset: int) -> TopicRecord:
+        """Return one record with all that the topic keeps of it. Raises SourceError."""
+        consumer = self.consumer()
+        try:
+            consumer.assign([TopicPartition(self.name, partition, offset)])
+            for message in consumer.consume(1, REQUEST_TIMEOUT_S):
+                if message.error() is None and message.offset() == offset:
+                    timestamp_ms = message.timestamp()[1]
+                    return TopicRecord(
+                        message.value() or b"",
+                        message.key(),
+                        tuple(message.headers() or ()),
+                        None if timestamp_ms == UNKNOWN_MS else timestamp_ms,
+                    )
+        except KafkaException as error:
+            raise SourceError(f"{self.name}/{partition}: {_text(error)}") from None
+        finally:
+            consumer.close()
+        raise SourceError(f"{self.name}/{partition} has no record at offset {offset}")
 
 
 class KafkaReader:

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
+from schemas.records import TopicRecord
 from streams.batch import Poll
 
 POLL_BYTES_MAX = 4_194_304
@@ -160,6 +161,13 @@ class Topic(Protocol):
 
     def open(self, partition: int, state: Any | None) -> Reader:
         """A reader that starts as the topic was told to, or goes on from a state."""
+
+
+class KeptTopic(Topic, Protocol):
+    """A topic whose records can be looked at one by one."""
+
+    def record_at(self, partition: int, offset: int) -> TopicRecord:
+        """Return one record with all that the topic keeps of it. Raises SourceError."""
 
 
 def wall_clock_ms() -> int:

@@ -81,28 +81,31 @@ class FileTopic:
             )
         return meta.partitions
 
-    def open(self, partition: int, state: Any | None) -> FileReader:
-        """A reader of one partition; ``state`` is what another reader of it has saved."""
+    def open(self, partition: int, state: Any | None, start: Position | None = None) -> FileReader:
+        """A reader of one partition that resumes at a state, or begins at ``start``."""
         with _as_source_error():
-            return FileReader(self, partition, state)
+            return FileReader(self, partition, state, start or self.start)
 
-    def record(self, partition: int, offset: int) -> TopicRecord | None:
-        """One record with all that the topic keeps of it; None where it is not there any more.
-
-        Raises SourceError where its key is damaged.
-        """
-        listed = segments(self.folder, self.name, partition)
+    def record_at(self, partition: int, offset: int) -> TopicRecord:
+        """Return one record with all that the topic keeps of it. Raises SourceError."""
+        low, *_ = listed = segments(self.folder, self.name, partition)
         at = bisect_right([one.first for one in listed], offset) - 1
-        if at < 0:
-            return None
-        with _as_source_error(), closing(OpenSegment(listed[at])) as segment:
-            return segment.record() if segment.seek(offset) else None
+        with _as_source_error(), closing(OpenSegment(listed[max(at, 0)])) as segment:
+            found = segment.record() if at >= 0 and segment.seek(offset) else None
+        if found is None:
+            raise SourceError(
+                f"{self.name}/{partition} has no record at offset {offset}: its oldest is "
+                f"{low.first}"
+            )
+        return found
 
 
 class FileReader:
     """Reads one partition from a place on."""
 
-    def __init__(self, topic: FileTopic, partition: int, state: Any | None) -> None:
+    def __init__(
+        self, topic: FileTopic, partition: int, state: Any | None, start: Position
+    ) -> None:
         self._topic = topic
         self._partition = partition
         self._name = f"{topic.name}/{partition}"
@@ -112,7 +115,7 @@ class FileReader:
         self._gone_since_s: float | None = None
         self._looked_far: tuple[float, int] = (-LOOK_FAR_S, 0)
         if state is None:
-            self._segment = self._opened_at(self._find_start(topic.start))
+            self._segment = self._opened_at(self._find_start(start))
         else:
             # Before a topic was known by an id, states had no more than the last two.
             self._segment = self._resumed(
@@ -199,7 +202,8 @@ class FileReader:
         segment, topic = self._segment, self._topic
         read = self.state()._replace(topic_id=self._id)
         check_same_topic(read, topic.name, self._topic_id(), topic.flow)
-        following = [one for one in segments(*self._place) if one.first > segment.segment.first]
+        listed = segments(*self._place)
+        following = [one for one in listed if one.first > segment.segment.first]
         if not following:
             now_s = time.monotonic()
             self._gone_since_s = self._gone_since_s or now_s
@@ -210,7 +214,8 @@ class FileReader:
         if first < segment.offset:
             raise self._replaced("its files were replaced while they were read")
         if first > segment.offset:
-            self._pass_over(segment.offset, first, lost=True)
+            # Retention has taken all before it.
+            self._pass_over(segment.offset, first, lost=first > listed[0].first)
         self._segment = self._opened_at(first)
         segment.close()
         self._check_same_partition(f"{segment.partition_id:x}")

@@ -278,15 +278,16 @@ def test_a_damaged_keys_file_is_told_by_who_needs_it_and_by_nobody_else(tmp_path
     topics.create("t", 1)
     topics.write_to("t", 0, [TopicRecord(b"a", b"key", [("trace", b"1"), ("none", None)], 7)])
     topic = FileTopic(tmp_path, "t")
-    assert topic.record(0, 0) == TopicRecord(b"a", b"key", [("trace", b"1"), ("none", None)], 7)
-    assert topic.record(0, 1) is None
+    assert topic.record_at(0, 0) == TopicRecord(b"a", b"key", [("trace", b"1"), ("none", None)], 7)
+    with pytest.raises(SourceError, match="t/0 has no record at offset 1: its oldest is 0"):
+        topic.record_at(0, 1)
     keys = segments(tmp_path, "t", 0)[-1].keys
     keys.write_bytes(keys.read_bytes()[:-1] + b"?")
     with pytest.raises(SourceError, match=r"0\.keys is damaged at byte 0: the keys and headers"):
-        topic.record(0, 0)
+        topic.record_at(0, 0)
     keys.unlink()
     with pytest.raises(SourceError, match=r"0\.keys is damaged"):
-        topic.record(0, 0)
+        topic.record_at(0, 0)
     assert read(reader(tmp_path)) == [(0, b"a")]
 
 

@@ -185,6 +185,5 @@ def test_nothing_is_known_of_a_file_that_a_person_made(tmp_path: Path) -> None:
     assert read(reader(tmp_path, state=found.state())) == []
     write(tmp_path, b"c", wall_ms=5)
     assert read(found) == [(2, b"c")]
-    record = FileTopic(tmp_path, "t").record(0, 2)
-    assert record is not None
+    record = FileTopic(tmp_path, "t").record_at(0, 2)
     assert (record.value, record.timestamp_ms) == (b"c", 5)

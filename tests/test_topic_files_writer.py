@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
@@ -12,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +31,21 @@ from schemas.topic_files import (
 )
 from sinks import SinkRefusedError, SinkUnavailableError
 from sinks.topic_files import FileTopics, lock_exclusively
+from streams.topic_files import FileTopic
 from tests.topic_files_support import entries_of
 
 ROOT = Path(__file__).parent.parent
 
 
 def lines_of(folder: Path, topic: str, partition: int) -> list[bytes]:
-    """The records of a partition; fails where the last is torn."""
-    data = records_path(folder, topic, partition).read_bytes()
-    lines = data.split(b"\n")
-    assert lines.pop() == b"", f"{topic}/{partition} ends in a torn line"
-    return lines
+    """The records of a partition; fails where the last of a segment is torn."""
+    found: list[bytes] = []
+    for segment in segments(folder, topic, partition):
+        assert segment.first == len(found)
+        lines = segment.records.read_bytes().split(b"\n")
+        assert lines.pop() == b"", f"{segment.records} ends in a torn line"
+        found += lines
+    return found
 
 
 def assert_entries_true(folder: Path, topic: str, partition: int) -> None:
@@ -272,7 +276,9 @@ def test_a_full_disk_is_one_clear_line_and_leaves_whole_records(tmp_path: Path) 
 WRITER = """
     import random, sys
     from pathlib import Path
+    import sinks.topic_files
     from sinks.topic_files import FileTopics
+    sinks.topic_files.SEGMENT_BYTES_MAX = int(sys.argv[4])
     folder, writer, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     rng = random.Random(seed)
     topics = FileTopics(folder)
@@ -290,16 +296,32 @@ WRITER = """
     """
 
 
-def test_writers_killed_in_the_middle_lose_no_acknowledged_record(tmp_path: Path) -> None:
+@pytest.mark.parametrize("segment_bytes", [100_000, 10**9])
+def test_writers_killed_in_the_middle_lose_no_acknowledged_record(
+    tmp_path: Path, segment_bytes: int
+) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     rng = random.Random(seed)
     FileTopics(tmp_path).create("clicks", 3)
+    topic = FileTopic(tmp_path, "clicks", poll_bytes_max=500_000)
+    readers = [topic.open(partition, None) for partition in range(3)]
+    read: list[list[bytes]] = [[], [], []]
+
+    def read_on() -> None:
+        """Beside the writers, resuming each time."""
+        for partition, reader in enumerate(readers):
+            poll = reader.poll(0)
+            read[partition] += poll.data.split(b"\n")[:-1]
+            reader.close()
+            readers[partition] = topic.open(partition, reader.state())
+
     acknowledged: dict[str, int] = {}
     running: dict[str, subprocess.Popen[str]] = {}
 
     def start(name: str) -> None:
-        running[name] = run_python(WRITER, tmp_path, name, rng.randrange(2**32))
+        seed = rng.randrange(2**32)
+        running[name] = run_python(WRITER, tmp_path, name, seed, segment_bytes)
 
     def kill(name: str) -> None:
         process = running.pop(name)
@@ -315,8 +337,9 @@ def test_writers_killed_in_the_middle_lose_no_acknowledged_record(tmp_path: Path
                 assert process.stdout is not None
                 assert process.stdout.readline(), "it never wrote"
             for name in rng.sample(sorted(running), 3):
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    running[name].wait(rng.uniform(0.01, 0.06))
+                until_s = time.monotonic() + rng.uniform(0.01, 0.2)
+                while time.monotonic() < until_s:
+                    read_on()
                 kill(name)
     finally:
         for name in list(running):
@@ -331,6 +354,14 @@ def test_writers_killed_in_the_middle_lose_no_acknowledged_record(tmp_path: Path
             name, number, _ = line[1:-1].split(b" ")
             seen.setdefault(name.decode(), []).append(int(number))
         assert_entries_true(tmp_path, "clicks", partition)
+    rolls = sum(len(segments(tmp_path, "clicks", partition)) - 1 for partition in range(3))
+    assert (rolls > 3) == (segment_bytes < 10**9)
+    ends = [end_offset(tmp_path, "clicks", partition) for partition in range(3)]
+    for _ in range(sum(ends)):
+        if [*map(len, read)] == ends:
+            break
+        read_on()
+    assert read == [lines_of(tmp_path, "clicks", partition) for partition in range(3)]
     assert acknowledged.keys() == seen.keys() - {"end"}
     for name, count in acknowledged.items():
         numbers = seen[name]

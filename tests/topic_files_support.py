@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.topic_files import Append, Appends, segments
-from sinks.topic_files import FileTopics, Retention
+from sinks.topic_files import FileTopics
 from streams.source import EARLIEST, Position
 from streams.topic_files import FileReader, FileTopic
 
@@ -65,8 +65,3 @@ def entries_of(folder: Path, topic: str = TOPIC, partition: int = 0) -> list[App
     entries = [appends.at(number) for number in range(appends.count)]
     appends.close()
     return entries
-
-
-def small_segments(folder: Path, **kept: int) -> FileTopics:
-    """A writer whose segments are as small as they can be, 64 KiB."""
-    return FileTopics(folder, retention=Retention(bytes=kept.get("bytes", 500_000)))
