@@ -59,7 +59,7 @@ LOCK_WAIT_S = 30.0
 OPEN_PARTITIONS_MAX = 128
 """Partition files held open; each takes three descriptors."""
 PARTITIONS_MAX = 10_000
-SEGMENT_BYTES_MAX = 64 * 1_048_576
+SEGMENT_BYTES_MAX = 268_435_456
 SEGMENTS_MIN = 8
 """A partition at its limit has so many segments, as far as each has SEGMENT_BYTES_MIN."""
 SEGMENT_BYTES_MIN = 65_536

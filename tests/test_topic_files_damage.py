@@ -21,6 +21,8 @@ from sinks.topic_files import FileTopics
 from streams import topic_files
 from streams.source import LATEST, Position, ReadState, SourceError
 from streams.topic_files import FileTopic
+from tests.api_process_support import Process, free_port
+from tests.api_support import Client, encoded, tag
 from tests.topic_files_support import entries_of, read, reader, write
 
 GO_ON = r"stop the workers( of f)? and move FOOTFALL_HOME/recovery/f away \(the demo: --fresh\)"
@@ -138,6 +140,28 @@ def test_a_file_removed_under_a_writer_takes_no_record_that_comes_after(tmp_path
     assert read(reader(tmp_path)) == [(100, b"more"), (101, b"and more")]
     with pytest.raises(SourceError, match=r"offset 10 was removed .* left is 100"):
         reader(tmp_path, state=at_10)
+
+
+def test_files_removed_under_a_running_api_lose_no_tag_that_was_acknowledged(
+    tmp_path: Path,
+) -> None:
+    port = free_port()
+    topics = tmp_path / "topics"
+    server = Process(tmp_path, port)
+    try:
+        client = Client(port)
+        for number in range(140):
+            if number == 40:
+                readers = [FileTopic(topics, "user_tags").open(part, None) for part in range(10)]
+                for path in topics.glob("user_tags/*.jsonl"):
+                    path.unlink()
+            assert client.post("/user_tags", encoded(tag(cookie=f"c{number}"))).status == 204
+    finally:
+        server.close()
+    late = [FileTopic(topics, "user_tags").open(part, None) for part in range(10)]
+    for found, first in ((readers, 0), (late, 40)):
+        cookies = [json.loads(line)["cookie"] for one in found for _, line in read(one)]
+        assert sorted(cookies) == sorted(f"c{number}" for number in range(first, 140))
 
 
 def test_a_file_removed_before_the_next_writer_starts_gives_no_offset_twice(
@@ -282,7 +306,11 @@ def test_a_damaged_keys_file_is_told_by_who_needs_it_and_by_nobody_else(tmp_path
     with pytest.raises(SourceError, match="t/0 has no record at offset 1: its oldest is 0"):
         topic.record_at(0, 1)
     keys = segments(tmp_path, "t", 0)[-1].keys
-    keys.write_bytes(keys.read_bytes()[:-1] + b"?")
+    whole = keys.read_bytes()
+    keys.write_bytes(whole.replace(b"key", b"kex"))
+    with pytest.raises(SourceError, match=r"0\.keys is damaged at byte 0: the keys and headers"):
+        topic.record_at(0, 0)
+    keys.write_bytes(whole[:-1])
     with pytest.raises(SourceError, match=r"0\.keys is damaged at byte 0: the keys and headers"):
         topic.record_at(0, 0)
     keys.unlink()

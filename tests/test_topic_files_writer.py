@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import sinks._partition_file
 import sinks.topic_files
 from schemas.records import TopicRecord
 from schemas.topic_files import (
@@ -276,7 +277,8 @@ def test_a_full_disk_is_one_clear_line_and_leaves_whole_records(tmp_path: Path) 
 WRITER = """
     import random, sys
     from pathlib import Path
-    import sinks.topic_files
+    import sinks._partition_file
+import sinks.topic_files
     from sinks.topic_files import FileTopics
     sinks.topic_files.SEGMENT_BYTES_MAX = int(sys.argv[4])
     folder, writer, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
@@ -463,6 +465,34 @@ def test_an_entry_tells_when_its_records_were_appended(tmp_path: Path) -> None:
         (5, 1),
         (1500, 1),
     ]
+
+
+def test_whoever_sees_a_line_can_see_its_entry_and_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics = FileTopics(tmp_path, clock_ms=lambda: 5)
+    topics.create("clicks", 1)
+    write_all = sinks._partition_file._write
+    seen: list[tuple[int, int]] = []
+
+    def watched(fd: int, data: bytes) -> None:
+        keys = segments(tmp_path, "clicks", 0)[-1].keys
+        seen.append((len(entries_of(tmp_path, "clicks", 0)), keys.stat().st_size))
+        write_all(fd, data)
+        if data.endswith(b"\n"):
+            reader = FileTopic(tmp_path, "clicks").open(0, None)
+            times = reader.poll(0).appended_ms
+            assert times is not None
+            assert set(times) == {5}
+            assert FileTopic(tmp_path, "clicks").record_at(0, 0).key == b"key"
+
+    monkeypatch.setattr(sinks._partition_file, "_write", watched)
+    topics.write("clicks", [(b"key", b"a"), (b"key", b"b")])
+    topics.write("clicks", [(b"key", b"c")])
+    # The keys, then the entry, then the lines.
+    (first, empty), (second, some), (third, same), (fourth, more) = seen
+    assert (first, second, third, fourth) == (0, 1, 1, 2)
+    assert 0 == empty < some == same < more
 
 
 def test_a_large_append_has_several_entries(tmp_path: Path) -> None:
