@@ -326,4 +326,5 @@ def end_offset(folder: Path, topic: str, partition: int) -> int:
 
 def first_offset(folder: Path, topic: str, partition: int) -> int:
     """The offset of the oldest record that is left in a partition."""
-    return segments(folder, topic, partition)[0].first
+    oldest = segments(folder, topic, partition)[0]
+    return oldest.first if oldest.records.exists() else end_of(oldest)

@@ -37,7 +37,7 @@ class ReadState(NamedTuple):
     offset: int
     """Of the next record."""
     position: int
-    """Bytes before the next record of an embedded partition; the leader epoch of Kafka's."""
+    """Of the next record in its segment of an embedded partition; the leader epoch of Kafka's."""
 
 
 def check_same_topic(state: ReadState, topic: str, topic_id: str, flow: str) -> None:

@@ -21,6 +21,7 @@ from schemas.topic_files import (
     Appends,
     DamagedError,
     end_offset,
+    first_offset,
     read_meta,
     segments,
 )
@@ -223,7 +224,7 @@ class FileReader:
 
     def _resumed(self, state: ReadState) -> OpenSegment:
         """The segment of a state, at its place, where that is still what it was."""
-        topic_id, _, partition_id = state.topic_id.partition(".")
+        topic_id, _, partition_id = state.topic_id.rpartition(".")
         read = state._replace(topic_id=topic_id)
         check_same_topic(read, self._topic.name, self._id, self._topic.flow)
         segment = self._segment = self._opened_at(state.offset, resumed=True)
@@ -247,18 +248,18 @@ class FileReader:
                 break
             # One was closed or removed in the meantime.
             segment.close()
+        if not segment.has_file and offset <= (end := segment.end_offset()):
+            # It was removed, and nothing else tells of its records than their entries.
+            self._pass_over(offset, end, lost=True)
+            segment.go_to(end, 0)
+            return segment
         if segment.seek(offset):
             return segment
         ends_at = segment.offset
+        segment.close()
         if at + 1 < len(listed):
-            segment.close()
             self._pass_over(offset, listed[at + 1].first, lost=True)
             return self._opened_at(listed[at + 1].first)
-        if not segment.has_file and offset == segment.end_offset():
-            # It was removed, and nothing that was not read.
-            segment.go_to(offset, 0)
-            return segment
-        segment.close()
         if resumed:
             raise self._replaced(f"it was cut or replaced since offset {offset} was read")
         raise SourceError(f"{self._name} ends at offset {ends_at}, before {offset}")
@@ -296,7 +297,7 @@ class FileReader:
     def _find_start(self, position: Position) -> int:
         """The offset where reading starts."""
         if position.at == "earliest":
-            return segments(*self._place)[0].first
+            return first_offset(*self._place)
         if position.at == "offset":
             return position.value
         if position.at == "time":

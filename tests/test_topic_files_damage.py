@@ -172,7 +172,10 @@ def test_a_file_removed_before_the_next_writer_starts_gives_no_offset_twice(
     active(tmp_path).unlink()
     waiting = reader(tmp_path, state=state)
     assert (waiting.poll(0).count, waiting.poll(0).lag) == (0, 0)
-    assert reader(tmp_path, end=LATEST).bounds() == (0, 100)
+    new = reader(tmp_path, end=LATEST)
+    assert (new.bounds(), new.finished()) == ((100, 100), True)
+    with pytest.raises(SourceError, match=r"offset 10 was lost .* left is 100"):
+        reader(tmp_path, state=state._replace(offset=10, position=40))
     write(tmp_path, b"more")
     assert read(waiting) == [(100, b"more")]
     assert read(reader(tmp_path, state=state)) == [(100, b"more")]

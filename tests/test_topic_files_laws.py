@@ -223,7 +223,6 @@ class Partition(RuleBasedStateMachine):
             except SourceError:
                 assert offset < self.removed_to
                 return
-            assert offset >= self.removed_to
             assert (record.value, record.timestamp_ms) == (wanted.value, ms)
             assert record.key == (wanted.key if ms is not None else None)
 

@@ -277,8 +277,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_whole_records(tmp_path: Path) 
 WRITER = """
     import random, sys
     from pathlib import Path
-    import sinks._partition_file
-import sinks.topic_files
+    import sinks.topic_files
     from sinks.topic_files import FileTopics
     sinks.topic_files.SEGMENT_BYTES_MAX = int(sys.argv[4])
     folder, writer, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
