@@ -67,7 +67,7 @@ class FileTail:
 
 
 def _newest(of_partition: Sequence[Segment], records_max: int) -> list[bytes]:
-    """The last records of a partition, oldest first."""
+    """Return the last records of a partition, oldest first."""
     found: list[bytes] = []
     for segment in reversed(of_partition):
         # One that is gone by now had older ones than are asked for, or none.

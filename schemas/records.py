@@ -36,13 +36,13 @@ _decode = msgspec.msgpack.Decoder(KeysBlock).decode
 
 
 def pack_keys(block: KeysBlock) -> bytes:
-    """The block as it stands in a keys file."""
+    """Return the block as it stands in a keys file."""
     data = _encode(block)
     return BLOCK_HEAD.pack(len(data), zlib.crc32(data)) + data
 
 
 def unpack_keys(head: bytes, data: bytes) -> KeysBlock | None:
-    """The block of these bytes; None where they are damaged."""
+    """Return the block of these bytes; None where they are damaged."""
     if len(head) < BLOCK_HEAD.size or BLOCK_HEAD.unpack(head) != (len(data), zlib.crc32(data)):
         return None
     try:

@@ -77,7 +77,7 @@ class DamagedError(ValueError):
 
 
 class Meta(NamedTuple):
-    """What a topic's topic.json says."""
+    """The facts of a topic's topic.json."""
 
     partitions: int
     id: str
@@ -107,22 +107,22 @@ class Segment(NamedTuple):
 
 
 def records_path(folder: Path, topic: str, partition: int) -> Path:
-    """The file of a partition's active segment."""
+    """Return the file of a partition's active segment."""
     return folder / topic / f"{partition}.jsonl"
 
 
 def closed_path(active: Path, first: int) -> Path:
-    """The file of a segment that is not active any more."""
+    """Return the file of a segment that is not active any more."""
     return active.with_name(f"{active.stem}.{first}.jsonl")
 
 
 def partition_of(key: bytes | None, partitions: int) -> int:
-    """The partition of a key in embedded topics (CRC-32; records without a key go to 0)."""
+    """Return the partition of a key: its CRC-32, or 0 for a record without a key."""
     return zlib.crc32(key) % partitions if key else 0
 
 
 def read_meta(folder: Path, topic: str) -> Meta | None:
-    """What a topic's topic.json says, or None where there is no such topic.
+    """Return what a topic's topic.json says, or None where there is no such topic.
 
     Raises DamagedError where it is nonsense, or of a newer version.
     """
@@ -144,13 +144,13 @@ def read_meta(folder: Path, topic: str) -> Meta | None:
 
 
 def partitions_of(folder: Path, topic: str) -> int | None:
-    """How many partitions a topic has, or None where it does not exist. As ``read_meta``."""
+    """Return how many partitions a topic has; None and errors as ``read_meta``."""
     meta = read_meta(folder, topic)
     return None if meta is None else meta.partitions
 
 
 def segments(folder: Path, topic: str, partition: int) -> list[Segment]:
-    """The segments of a partition, oldest first; the active one is always there, and last."""
+    """Return the segments of a partition, oldest first; the last is the active one."""
     active = records_path(folder, topic, partition)
     firsts: dict[str, set[int]] = {"jsonl": set(), "appends": set()}
     try:
@@ -177,7 +177,7 @@ class Appends:
         """Raises DamagedError where it is no such file."""
         self.path = path
         self.partition_id = 0
-        """Of the partition's files; 0 where there are no entries."""
+        """The id of the partition's files; 0 where there are no entries."""
         self.began_ms = 0
         try:
             self.fd = os.open(path, flags | os.O_CLOEXEC, FILE_MODE)
@@ -199,7 +199,7 @@ class Appends:
 
     @property
     def count(self) -> int:
-        """How many there are; what a machine that lost power left as zeros does not count."""
+        """The number of entries, without zeros that a machine left when it lost power."""
         if self.fd < 0:
             return 0
         count = max(0, os.fstat(self.fd).st_size // ENTRY.size - 1)
@@ -208,25 +208,28 @@ class Appends:
         return count
 
     def at(self, number: int) -> Append:
-        """An entry, from 0 on; one without records where it was just trimmed."""
+        """Return an entry, counted from 0; one without records where it was just cut off."""
         data = self.raw(number, 1)
         return Append(*ENTRY.unpack(data)) if len(data) == ENTRY.size else Append(0, 0, 0, 0, 0, 0)
 
     def raw(self, number: int, count: int) -> bytes:
-        """The bytes of some entries, fewer at the end."""
+        """Return the bytes of some entries, fewer at the end."""
         if self.fd < 0:
             return b""
         return os.pread(self.fd, count * ENTRY.size, (number + 1) * ENTRY.size)
 
     def last(self) -> Append | None:
-        """The last entry."""
+        """Return the last entry."""
         count = self.count
         return self.at(count - 1) if count else None
 
     def number_at(self, offset: int) -> int:
-        """The number of the last entry that begins at this offset or before it; -1 for none."""
-        key = lambda number: self.at(number).first  # noqa: E731
-        return bisect_right(range(self.count), offset, key=key) - 1
+        """Return the number of the last entry that begins at this offset or before it, or -1."""
+
+        def first_of(number: int) -> int:
+            return self.at(number).first
+
+        return bisect_right(range(self.count), offset, key=first_of) - 1
 
     def write(self, number: int, entry: Append) -> None:
         """Write an entry in its place. Raises OSError."""
@@ -241,7 +244,7 @@ class Appends:
             os.ftruncate(self.fd, end)
 
     def damaged(self, what: str) -> DamagedError:
-        """The error of an index that is not true."""
+        """Make the error of an index that is not true."""
         return DamagedError(
             f"{self.path} does not fit its records ({what}): they were changed, or a disk lost "
             f"them. To take the lines that are there as they are, without append times and keys, "
@@ -257,7 +260,7 @@ class Appends:
 
 @contextmanager
 def opened(segment: Segment) -> Iterator[tuple[int, Appends]]:
-    """(descriptor of the records or -1, entries) of a segment. As ``Appends``."""
+    """Open a segment: (descriptor of its records or -1, its entries). As ``Appends``."""
     try:
         fd = os.open(segment.records, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
@@ -274,7 +277,7 @@ def opened(segment: Segment) -> Iterator[tuple[int, Appends]]:
 
 
 def count_records(fd: int, start: int, stop: int) -> int:
-    """Whole lines from byte ``start`` to ``stop``."""
+    """Count the lines from byte ``start`` to ``stop``."""
     records, position = 0, start
     while position < stop and (
         block := os.pread(fd, min(_BLOCK_BYTES, stop - position), position)
@@ -285,7 +288,7 @@ def count_records(fd: int, start: int, stop: int) -> int:
 
 
 def line_end(fd: int, start: int, stop: int) -> int:
-    """The byte after the last newline between two places, or ``start``."""
+    """Return the byte after the last newline between two places, or ``start``."""
     while stop > start:
         block_start = max(start, stop - _BLOCK_BYTES)
         newline = os.pread(fd, stop - block_start, block_start).rfind(b"\n")
@@ -296,26 +299,30 @@ def line_end(fd: int, start: int, stop: int) -> int:
 
 
 def end_of(segment: Segment) -> int:
-    """The offset after the last record of a segment.
-
-    Records that were lost with its file keep their offsets, but for those of a last append that
-    a killed writer may not have finished.
-    """
+    """Return the offset after the last record of a segment."""
     with opened(segment) as (fd, appends):
         # In this order: what the file holds now has its entries by now.
-        size = os.fstat(fd).st_size if fd >= 0 else 0
-        last = appends.last()
-        if last is None:
-            return segment.first + count_records(fd, 0, size)
-        if last.end <= size:
-            return last.next_offset + count_records(fd, last.end, size)
-        if fd < 0 or not segment.is_active:
-            return last.next_offset
-        return last.first + count_records(fd, last.position, size)
+        size = os.fstat(fd).st_size if fd >= 0 else -1
+        offset, position = known_to(segment, appends.last(), size)
+        return offset + count_records(fd, position, size)
+
+
+def known_to(segment: Segment, last: Append | None, size: int) -> tuple[int, int]:
+    """Return the offset and place up to which a segment need not be counted.
+
+    ``last`` is its last entry, ``size`` that of its file, -1 without one. Records that were lost
+    with the file keep their offsets, but for those of a last append that a killed writer may not
+    have finished.
+    """
+    if last is None:
+        return segment.first, 0
+    if last.end <= size or size < 0 or not segment.is_active:
+        return last.next_offset, last.end
+    return last.first, last.position
 
 
 def end_offset(folder: Path, topic: str, partition: int) -> int:
-    """The offset of the record that is appended next; 0 where there is no such partition."""
+    """Return the offset of the record that is appended next; 0 without such a partition."""
     while True:
         active = segments(folder, topic, partition)[-1]
         end = end_of(active)
@@ -325,6 +332,6 @@ def end_offset(folder: Path, topic: str, partition: int) -> int:
 
 
 def first_offset(folder: Path, topic: str, partition: int) -> int:
-    """The offset of the oldest record that is left in a partition."""
+    """Return the offset of the oldest record that is left in a partition."""
     oldest = segments(folder, topic, partition)[0]
     return oldest.first if oldest.records.exists() else end_of(oldest)

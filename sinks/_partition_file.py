@@ -61,7 +61,7 @@ def lines_of(
     headers: Sequence[Headers] | None = None,
     appended_ms: int | None = None,
 ) -> list[Lines]:
-    """Records as appends: one, unless a reader's poll might end in its midst."""
+    """Put records into appends: one, unless a reader's poll might end in its midst."""
     if not values:
         return []
     data = b"\n".join(values) + b"\n"
@@ -93,7 +93,7 @@ class PartitionFile:
         lock: Lock,
         clock_ms: Clock,
     ) -> None:
-        """``place``: the folder of topics, the topic, the partition."""
+        """Take the place: the folder of topics, the topic, the partition."""
         self._place = place
         self._path = records_path(*place)
         self._lock = lock
@@ -109,8 +109,8 @@ class PartitionFile:
         self._next = 0
         """The offset of the record that is appended next."""
 
-    def append(self, batches: Sequence[Lines]) -> int:
-        """Append lines in order; the offset of the first. Raises OSError, SinkError, DamagedError.
+    def append(self, batches: Sequence[Lines]) -> None:
+        """Append lines in order. Raises OSError, SinkError and DamagedError.
 
         After an error the file ends in a whole line. Whole lines that came through stay there:
         a reader may have taken them already.
@@ -121,12 +121,11 @@ class PartitionFile:
             try:
                 self._lock(self._fd, self._path)
                 if self._is_ready():
-                    first = self._next
                     for lines in batches:
                         self._append(lines)
                     if self._is_at_path():
                         fcntl.flock(self._fd, fcntl.LOCK_UN)
-                        return first
+                        return
                     # It was removed meanwhile: nobody would ever read what was written to it.
             except BaseException:
                 self.close()
@@ -154,14 +153,14 @@ class PartitionFile:
             self._was_missing = True
 
     def _is_at_path(self) -> bool:
-        """False where the segment was closed or removed."""
+        """Tell whether the segment was neither closed nor removed."""
         try:
             return os.path.samestat(self._path.stat(), os.fstat(self._fd))
         except FileNotFoundError:
             return False
 
     def _is_ready(self) -> bool:
-        """Know all that is in the segment; False where another one is to be opened."""
+        """Look at all that is in the segment; False where another one is to be opened."""
         if not self._is_at_path():
             return False
         size = os.fstat(self._fd).st_size
@@ -190,7 +189,7 @@ class PartitionFile:
         return True
 
     def _lost_to(self, size: int) -> int | None:
-        """The offset after the last record, where records are lost that were acknowledged."""
+        """Return the offset after the last record, where records are lost that were there."""
         assert self._appends is not None
         last = self._appends.last()
         if last is None:
@@ -228,7 +227,7 @@ class PartitionFile:
         self._next = last.next_offset + count_records(self._fd, last.end, self._end)
 
     def _finish_line(self, start: int, size: int) -> int:
-        """End the last line where a person has left that out; where the file ends then."""
+        """End the last line where a person has left that out, and return the file's end."""
         begin = line_end(self._fd, start, size)
         if begin < size:
             if os.pread(self._fd, min(size - begin, APPEND_BYTES_MAX), begin).strip(b"\0"):
@@ -256,7 +255,7 @@ class PartitionFile:
         self._end, self._next = entry.end, entry.next_offset
 
     def _write_keys(self, lines: Lines) -> int:
-        """Where the keys and headers stand in their file."""
+        """Write keys and headers, and return where they stand in their file."""
         keys = lines.keys if lines.keys and any(lines.keys) else None
         headers = lines.headers if lines.headers and any(lines.headers) else None
         if keys is None and headers is None:
@@ -278,7 +277,7 @@ class PartitionFile:
 
 
 def _partition_id(older: Sequence[Segment]) -> int:
-    """That of the segments before, or a new one."""
+    """Return that of the segments before, or a new one."""
     for segment in reversed(older):
         appends = Appends(segment.appends)
         appends.close()

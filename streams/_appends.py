@@ -1,4 +1,4 @@
-"""What the entries of a segment say of lines that were read: how many, and when appended.
+"""Entries of a segment held against lines that were read: how many, and when appended.
 
 Pure: bytes and entries in, lines out. Nothing is believed that the bytes contradict.
 """
@@ -14,7 +14,7 @@ from schemas.topic_files import Appends
 from streams.batch import UNKNOWN_MS, Int64s
 
 _COUNTED_BYTES_MAX = 65_536
-"""Of so few bytes the lines are counted, whatever the entries say."""
+"""The lines of so few bytes are counted, whatever the entries say."""
 _PAGE_BYTES = 4_096
 """A machine that loses power loses whole pages."""
 _NEWLINE = ord("\n")
@@ -41,20 +41,20 @@ class Found(NamedTuple):
     """Bytes that they take in the file."""
     records: int
     appended_ms: Int64s | None
-    """Of each line; None where no append time is known of any."""
+    """The append time of each line; None where it is known of no line."""
 
 
 NOTHING = Found(b"", 0, 0, None)
 
 
 def entries_of(appends: Appends, number: int = 0, count: int | None = None) -> Entries:
-    """Some entries, or all of them, as an array."""
+    """Return some entries, or all of them, as an array."""
     raw = appends.raw(number, appends.count if count is None else count)
     return np.frombuffer(raw, _ENTRY, len(raw) // _ENTRY.itemsize)
 
 
 def whole_appends(data: bytes, entries: Entries, offset: int, position: int) -> Found | None:
-    """The lines of whole appends, which need not be counted nor cut at the last newline.
+    """Return the lines of whole appends, which need not be counted nor cut at a newline.
 
     ``offset`` and ``position`` are those of the data's first line. None where the appends are
     not most of the data, or it is not certain that they are whole.
@@ -86,7 +86,7 @@ def whole_appends(data: bytes, entries: Entries, offset: int, position: int) -> 
 
 
 def checked_lines(lines: bytes, width: int, entries: Entries, offset: int, position: int) -> Found:
-    """The lines that stand before the first entry that is not true of them.
+    """Return the lines that stand before the first entry that is not true of them.
 
     ``width`` is how many bytes of the file they are, more where a single one was shortened.
     """
@@ -104,7 +104,7 @@ def checked_lines(lines: bytes, width: int, entries: Entries, offset: int, posit
 
 
 def _true_lines(starts: Int64s, width: int, entries: Entries, begins: Int64s, offset: int) -> int:
-    """How many lines stand before the first entry that is not true of them."""
+    """Count the lines that stand before the first entry that is not true of them."""
     boundaries = np.append(starts, width)
     ends = begins + entries["size"]
     first_line, last_line = np.searchsorted(starts, begins), np.searchsorted(boundaries, ends)
@@ -122,7 +122,7 @@ def _true_lines(starts: Int64s, width: int, entries: Entries, begins: Int64s, of
 
 
 def _times(starts: Int64s, entries: Entries, begins: Int64s) -> Int64s | None:
-    """When the lines were appended; UNKNOWN_MS for those of no entry."""
+    """Return when the lines were appended; UNKNOWN_MS for those of no entry."""
     if not len(entries):
         return None
     number = np.searchsorted(begins, starts, side="right") - 1
@@ -133,6 +133,6 @@ def _times(starts: Int64s, entries: Entries, begins: Int64s) -> Int64s | None:
 
 
 def first_lines(data: bytes, count: int) -> bytes:
-    """The first of some lines."""
+    """Return the first of some lines."""
     ends = np.flatnonzero(np.frombuffer(data, dtype=np.uint8) == _NEWLINE)
     return data[: int(ends[count - 1]) + 1] if count else b""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from schemas.topic_files import (
     DamagedError,
     Segment,
     count_records,
+    known_to,
     line_end,
     opened,
 )
@@ -32,7 +34,7 @@ from streams._appends import (
 )
 
 LINE_BYTES_MAX = 8 * 1_048_576
-"""Of a longer line only the beginning is given, which is over the limit of a record too."""
+"""A longer line is given by its beginning alone, which is over the limit of a record too."""
 QUIET_S = 1.0
 """A last line without a newline is taken as finished when the file has not grown for so long."""
 _ENTRIES_ASKED = 64
@@ -65,12 +67,12 @@ class OpenSegment:
 
     @property
     def partition_id(self) -> int:
-        """Of the partition's files; 0 where it is not known."""
+        """The id of the partition's files; 0 where it is not known."""
         return self._appends.partition_id
 
     @property
     def has_file(self) -> bool:
-        """False where there were no records when it was opened."""
+        """False where there was no file when it was opened."""
         return self._fd >= 0
 
     @property
@@ -79,7 +81,7 @@ class OpenSegment:
         return os.fstat(self._fd).st_size if self.has_file else 0
 
     def is_active(self) -> bool:
-        """Whether it is still what stands at the path of the active segment."""
+        """Tell whether it is still what stands at the path of the active segment."""
         if not self.segment.is_active:
             return False
         try:
@@ -131,23 +133,18 @@ class OpenSegment:
         self.position += width
 
     def end_offset(self) -> int:
-        """The offset after the last record that is there."""
+        """Return the offset after the last record that is there."""
         # In this order: what the file holds has its entries.
-        size = self.size
-        last = self._appends.last()
-        if last is not None and self._counted[1] < last.end:
-            is_whole = last.end <= size or not self.has_file
-            self._counted = (
-                (last.next_offset, last.end) if is_whole else (last.first, last.position)
-            )
-        offset, position = self._counted
+        size = self.size if self.has_file else -1
+        known = known_to(self.segment, self._appends.last(), size)
+        offset, position = self._counted = max(self._counted, known, key=itemgetter(1))
         if position < size:
             offset += count_records(self._fd, position, size)
             self._counted = offset, line_end(self._fd, position, size)
         return offset
 
     def read(self, size: int) -> Found:
-        """Whole lines, about ``size`` bytes of them; none where there are none yet.
+        """Return whole lines, about ``size`` bytes of them, or none where there are none yet.
 
         Raises HoleError, and DamagedError where an entry is not true.
         """
@@ -177,7 +174,7 @@ class OpenSegment:
         raise self._broken(data)
 
     def record(self) -> TopicRecord | None:
-        """The next record with all that is kept of it. Raises DamagedError."""
+        """Return the next record with all that is kept of it. Raises DamagedError."""
         lines, width = self._whole_lines(self._pread(LINE_BYTES_MAX), LINE_BYTES_MAX)
         if not width:
             return None
@@ -202,7 +199,7 @@ class OpenSegment:
         return os.pread(self._fd, size, self.position if position is None else position)
 
     def _entries_before(self, stop: int) -> Entries:
-        """The entries that end after the position and begin before ``stop``."""
+        """Return the entries that end after the position and begin before ``stop``."""
         if self._appends.fd < 0:
             self._appends = Appends(self.segment.appends)
         found, number, asked = [], self._cursor, _ENTRIES_ASKED
@@ -225,7 +222,7 @@ class OpenSegment:
         return entries[done : int(np.searchsorted(entries["position"], stop))]
 
     def _broken(self, data: bytes) -> Exception:
-        """The error of what stands at the position."""
+        """Make the error of what stands at the position."""
         if b"\0" not in data:
             where = f"offset {self.offset}, byte {self.position} of {self.segment.records.name}"
             return self._appends.damaged(where)
@@ -237,7 +234,7 @@ class OpenSegment:
         return HoleError(self.end_offset(), self.size)
 
     def _whole_lines(self, data: bytes, size: int) -> tuple[bytes, int]:
-        """Whole lines from the position on, and how many bytes of the file they are."""
+        """Return whole lines from the position on, and how many bytes of the file they are."""
         width = data.rfind(b"\n") + 1
         if width or len(data) < size:
             return (data if width == len(data) else data[:width]), width
@@ -251,7 +248,7 @@ class OpenSegment:
         return data[: RECORD_BYTES_MAX + 1] + b"\n", end - self.position
 
     def _newline_after(self, position: int) -> int | None:
-        """The byte position after the next newline, None if there is none yet."""
+        """Return the byte position after the next newline, None if there is none yet."""
         while block := self._pread(LINE_BYTES_MAX, position):
             found = block.find(b"\n")
             if found >= 0:
@@ -261,7 +258,7 @@ class OpenSegment:
 
 
 def _keys_of(segment: Segment, append: Append, number: int) -> tuple[bytes | None, Headers]:
-    """Key and headers of a record of an append. Raises DamagedError."""
+    """Return key and headers of a record of an append. Raises DamagedError."""
     if append.keys == NO_KEYS:
         return None, ()
     try:

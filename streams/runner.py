@@ -203,7 +203,7 @@ def _is_full(folder: Path) -> bool:
 
 
 def _last_words(text: str) -> str:
-    """What the database itself says, within what the engine has put around it."""
+    """Return what the database itself says, without what the engine puts around it."""
     found = re.findall(r'Some\("([^"]+)"\)', text)
     return str(found[-1]) if found else text
 

@@ -88,7 +88,7 @@ def pass_over(
 
 
 def made_anew_remedy(flow: str) -> str:
-    """How to go on where a partition is not the one that ``flow`` has read; "" for no flow."""
+    """Say how to go on where a partition is not the one that ``flow`` has read."""
     return flow and (
         ". Point TOPICS_URL at the one that has the records; or, to read this one from its "
         f"beginning, stop the workers of {flow} and move FOOTFALL_HOME/recovery/{flow} away (the "

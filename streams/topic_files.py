@@ -73,7 +73,7 @@ class FileTopic:
         self.skipped = skipped
 
     def partitions(self) -> int:
-        """How many partitions the topic has. Raises SourceError where there is no such topic."""
+        """Return how many partitions there are. Raises SourceError without such a topic."""
         with _as_source_error():
             meta = read_meta(self.folder, self.name)
         if meta is None:
@@ -83,7 +83,7 @@ class FileTopic:
         return meta.partitions
 
     def open(self, partition: int, state: Any | None, start: Position | None = None) -> FileReader:
-        """A reader of one partition that resumes at a state, or begins at ``start``."""
+        """Return a reader of one partition that resumes at a state, or begins at ``start``."""
         with _as_source_error():
             return FileReader(self, partition, state, start or self.start)
 
@@ -124,7 +124,7 @@ class FileReader:
             )
 
     def poll(self, now_ms: int) -> Poll:
-        """Whole lines from the place on, about ``poll_bytes_max`` bytes of them."""
+        """Return whole lines from the place on, about ``poll_bytes_max`` bytes of them."""
         with _as_source_error():
             data, width, count, appended_ms = self._read()
         segment = self._segment
@@ -147,17 +147,17 @@ class FileReader:
         )
 
     def finished(self) -> bool:
-        """True once all records before the end were given."""
+        """Tell whether all records before the end were given."""
         return self._segment.offset >= self._end_offset
 
     def state(self) -> ReadState:
-        """The place of the next record; its position is that in its segment."""
+        """Return the place of the next record, to resume there."""
         segment = self._segment
         ids = f"{self._id}.{segment.partition_id:x}"
         return ReadState(self._topic.name, ids, segment.offset, segment.position)
 
     def bounds(self) -> tuple[int, int]:
-        """The offset of the record that comes next, and the end that was asked for."""
+        """Return the offset of the record that comes next, and the end that was asked for."""
         return self._segment.offset, self._end_offset
 
     def close(self) -> None:
@@ -223,7 +223,7 @@ class FileReader:
         return True
 
     def _resumed(self, state: ReadState) -> OpenSegment:
-        """The segment of a state, at its place, where that is still what it was."""
+        """Open the segment of a state, at its place, where that is still what it was."""
         topic_id, _, partition_id = state.topic_id.rpartition(".")
         read = state._replace(topic_id=topic_id)
         check_same_topic(read, self._topic.name, self._id, self._topic.flow)
@@ -235,7 +235,7 @@ class FileReader:
         return segment
 
     def _opened_at(self, offset: int, *, resumed: bool = False) -> OpenSegment:
-        """The segment of a record, at its place."""
+        """Open the segment of a record, at its place."""
         while True:
             listed = segments(*self._place)
             at = bisect_right([one.first for one in listed], offset) - 1
@@ -295,7 +295,7 @@ class FileReader:
         return segment.end_offset() - segment.offset
 
     def _find_start(self, position: Position) -> int:
-        """The offset where reading starts."""
+        """Return the offset where reading starts."""
         if position.at == "earliest":
             return first_offset(*self._place)
         if position.at == "offset":
@@ -305,7 +305,7 @@ class FileReader:
         return end_offset(*self._place)
 
     def _find_end(self, position: Position) -> int:
-        """The offset before which reading ends."""
+        """Return the offset before which reading ends."""
         if position.at == "time":
             return self._offset_of_time(position.value, before=False)
         if position.at == "latest":
@@ -313,7 +313,7 @@ class FileReader:
         return self._find_start(position)
 
     def _offset_of_time(self, time_ms: int, *, before: bool) -> int:
-        """The first record that was appended at this time or later; the end if there is none.
+        """Return the first record that was appended at this time or later, or the end.
 
         With ``before`` the lines of unknown time before it count as appended then, too.
         """

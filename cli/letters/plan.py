@@ -1,4 +1,4 @@
-"""Which records of dead letters are sent again, and why the others are not."""
+"""The plan of a retry: the records to send again, and why the others are not sent."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Topics(Protocol):
         """What the letters hold of their records, cut or whole."""
 
     def record_at(self, place: Place) -> TopicRecord:
-        """The record with all that its topic keeps of it. Raises TopicError where it is gone."""
+        """Return the record with all that its topic keeps of it. Raises TopicError."""
 
     def send(self, topic: str, partition: int, records: Sequence[TopicRecord]) -> None:
         """Append records in order; return when all are acknowledged."""
@@ -167,7 +167,7 @@ class Retry:
     def _whole(
         self, batch: Sequence[Record], alone: Callable[[Skipped], None] = lambda _one: None
     ) -> dict[Place, TopicRecord]:
-        """The whole records, in the order of the batch; those that are lost are skipped.
+        """Return the whole records, in the order of the batch; skip those that are lost.
 
         ``alone`` hears of those of which no more than the value is left.
         """
@@ -254,7 +254,7 @@ class _Missing:
 
 
 def _one_line(value: bytes) -> bytes:
-    """A record as it is read, and as its letter has it: Kafka may hold it over several lines."""
+    """Return a record as its letter has it: Kafka may hold it over several lines."""
     return value.replace(b"\n", b" ")
 
 

@@ -97,7 +97,7 @@ class RetryTopics:
         return self._end_of(topic, partition)
 
     def read(self, topic: str, partition: int, start: int) -> Iterator[tuple[int, bytes]]:
-        """(offset, record) from ``start`` to the end. Raises TopicError where that is gone."""
+        """Yield (offset, record) from ``start`` to the end. Raises TopicError."""
         from streams.source import Position, SourceError
 
         first = Position("offset", start)
@@ -116,7 +116,7 @@ class RetryTopics:
         return {place: payload_of(letter) for (_, place), letter in whole.items()}
 
     def record_at(self, place: Place) -> TopicRecord:
-        """The record with all that its topic keeps of it. Raises TopicError where it is gone."""
+        """Return the record with all that its topic keeps of it. Raises TopicError."""
         from streams.open import open_topic
         from streams.source import SourceError
 
