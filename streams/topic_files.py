@@ -126,7 +126,10 @@ class FileReader:
     def poll(self, now_ms: int) -> Poll:
         """Return whole lines from the place on, about ``poll_bytes_max`` bytes of them."""
         with _as_source_error():
-            data, width, count, appended_ms = self._read()
+            return self._poll(now_ms)
+
+    def _poll(self, now_ms: int) -> Poll:
+        data, width, count, appended_ms = self._read()
         segment = self._segment
         left = self._end_offset - segment.offset
         if count > left:
