@@ -37,6 +37,8 @@ LINE_BYTES_MAX = 8 * 1_048_576
 """A longer line is given by its beginning alone, which is over the limit of a record too."""
 QUIET_S = 1.0
 """A last line without a newline is taken as finished when the file has not grown for so long."""
+_SEEK_BYTES, _LOOK_BYTES = 1_048_576, 65_536
+"""Read at once on the way to a record, and to look at it."""
 _ENTRIES_ASKED = 64
 
 
@@ -114,7 +116,7 @@ class OpenSegment:
             elif entry.position <= self.size:
                 self.go_to(entry.first, entry.position)
         while self.offset < offset:
-            lines, width = self._whole_lines(self._pread(LINE_BYTES_MAX), LINE_BYTES_MAX)
+            lines, width = self._whole_lines(self._pread(_SEEK_BYTES), _SEEK_BYTES)
             if not width:
                 return False
             count, wanted = lines.count(b"\n"), offset - self.offset
@@ -175,7 +177,7 @@ class OpenSegment:
 
     def record(self) -> TopicRecord | None:
         """Return the next record with all that is kept of it. Raises DamagedError."""
-        lines, width = self._whole_lines(self._pread(LINE_BYTES_MAX), LINE_BYTES_MAX)
+        lines, width = self._whole_lines(self._pread(_LOOK_BYTES), _LOOK_BYTES)
         if not width:
             return None
         value = lines.partition(b"\n")[0]
