@@ -14,7 +14,7 @@ from cli.stop import Stopped
 from schemas.settings import read_settings
 
 TOPIC_BYTES = 2_147_483_648
-"""Of each topic: about three hours of the largest one. The page shows what is newest of them, and
+"""Kept of each topic, some hours of the largest one: the page shows what is newest of topics, and
 for everything else asks tables."""
 _CONNECT_TIMEOUT_S = 0.2
 

@@ -26,9 +26,9 @@ class Settings:
     footfall_home: Path
     topics_url: str
     topics_retention_h: int | None
-    """Of embedded topics; None for what the catalogue says of each."""
+    """Hours that embedded topics keep records; None for what the catalogue says of each."""
     topics_retention_bytes: int
-    """Of each embedded topic."""
+    """Bytes that each embedded topic keeps."""
     clickhouse_url: str
     postgres_url: str
     profiles_url: str

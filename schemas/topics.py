@@ -7,7 +7,7 @@ from dataclasses import dataclass
 PARTITIONS_DEFAULT = 10
 RETENTION_H = 168
 RETENTION_BYTES = 34_359_738_368
-"""Of an embedded topic: the largest month of the public CSV fits in it twice."""
+"""Kept of an embedded topic: 32 GiB, more than a hundred million store events."""
 RECORD_BYTES_MAX = 1_048_576
 """The largest record a flow reads (Kafka's own default limit); a larger one is a dead letter."""
 RECORD_BYTES_TAKEN_MAX = 2 * RECORD_BYTES_MAX

@@ -44,7 +44,7 @@ class Limits(NamedTuple):
 
 
 class Lines(NamedTuple):
-    """What one append takes, and readers see with one time."""
+    """The records of one append, which readers see with one time."""
 
     data: bytes
     """Lines, each ended by a newline."""
@@ -104,7 +104,7 @@ class PartitionFile:
         self._segment = Segment(0, self._path, True)
         self._appends: Appends | None = None
         self._count = 0
-        """Of the entries that are true."""
+        """The number of entries that are true."""
         self._end = -1
         self._next = 0
         """The offset of the record that is appended next."""

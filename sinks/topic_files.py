@@ -75,12 +75,12 @@ def wall_clock_ms() -> int:
 
 
 class Retention(NamedTuple):
-    """How much of a topic is kept."""
+    """The part of a topic that is kept."""
 
     hours: int | None = None
     """None for what the catalogue says of the topic."""
     bytes: int = RETENTION_BYTES
-    """Of the whole topic; each partition has an equal share."""
+    """Kept of the whole topic; each partition has an equal share."""
 
 
 _DEFAULT = Retention()

@@ -37,7 +37,7 @@ class ReadState(NamedTuple):
     offset: int
     """Of the next record."""
     position: int
-    """Of the next record in its segment of an embedded partition; the leader epoch of Kafka's."""
+    """The next record's byte in its segment of an embedded partition; Kafka's leader epoch."""
 
 
 def check_same_topic(state: ReadState, topic: str, topic_id: str, flow: str) -> None:

@@ -44,7 +44,7 @@ NO_END = 2**62
 GONE_S = 2.0
 """For so long the file may be missing or another one while a writer begins a segment."""
 LOOK_FAR_S = 1.0
-"""How often the end is looked for from an older segment."""
+"""The end is looked for so often from an older segment."""
 
 
 class FileTopic:

@@ -56,7 +56,7 @@ class Partition(RuleBasedStateMachine):
         self.now_ms = 1_000
         self.expected: list[Stood] = []
         self.torn = b""
-        """What a person has left without its newline."""
+        """The line that a person has left without its newline."""
         self.is_torn = False
         """A writer was killed in the middle of an append."""
         self.removed_to = 0

@@ -23,7 +23,7 @@ class Skipped:
 
 @dataclass(slots=True)
 class Plan:
-    """What a retry would do."""
+    """The records to send, and those not to."""
 
     send: list[Record] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
