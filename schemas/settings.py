@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from schemas.topics import RETENTION_BYTES
+
 
 class SettingError(ValueError):
     """A variable is set to nonsense; the message names it and says what it takes."""
@@ -24,6 +26,10 @@ class Settings:
 
     footfall_home: Path
     topics_url: str
+    topics_retention_h: int | None
+    """Hours that embedded topics keep records; None for what the catalogue says of each."""
+    topics_retention_bytes: int
+    """Bytes that each embedded topic keeps."""
     clickhouse_url: str
     postgres_url: str
     profiles_url: str
@@ -114,6 +120,13 @@ def _variables(env: Mapping[str, str], home: Path) -> list[tuple[str, str, Any, 
     positive = _integer(1, 10_000_000)
     return [
         ("topics_url", "TOPICS_URL", topics_default, _url("kafka", "file")),
+        ("topics_retention_h", "TOPICS_RETENTION_H", None, _integer(1, 876_000)),
+        (
+            "topics_retention_bytes",
+            "TOPICS_RETENTION_BYTES",
+            RETENTION_BYTES,
+            _integer(1_000_000, 2**60),
+        ),
         ("clickhouse_url", "CLICKHOUSE_URL", "http://127.0.0.1:8123", _url("http", "https")),
         (
             "postgres_url",

@@ -15,8 +15,16 @@ import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from streams.batch import Poll
-from streams.source import EARLIEST, NoTopicError, Position, SourceError
+from schemas.records import TopicRecord
+from streams.batch import UNKNOWN_MS, Poll
+from streams.source import (
+    EARLIEST,
+    NoTopicError,
+    Position,
+    SourceError,
+    made_anew_remedy,
+    pass_over,
+)
 
 REQUEST_TIMEOUT_S = 15.0
 QUEUE_KIB_MAX = 8_192
@@ -95,6 +103,26 @@ class KafkaTopic:
     def open(self, partition: int, state: Any | None) -> KafkaReader:
         """A reader of one partition; ``state`` is the offset to go on from."""
         return KafkaReader(self, partition, state)
+
+    def record_at(self, partition: int, offset: int) -> TopicRecord:
+        """Return one record with all that the topic keeps of it. Raises SourceError."""
+        consumer = self.consumer()
+        try:
+            consumer.assign([TopicPartition(self.name, partition, offset)])
+            for message in consumer.consume(1, REQUEST_TIMEOUT_S):
+                if message.error() is None and message.offset() == offset:
+                    timestamp_ms = message.timestamp()[1]
+                    return TopicRecord(
+                        message.value() or b"",
+                        message.key(),
+                        tuple(message.headers() or ()),
+                        None if timestamp_ms == UNKNOWN_MS else timestamp_ms,
+                    )
+        except KafkaException as error:
+            raise SourceError(f"{self.name}/{partition}: {_text(error)}") from None
+        finally:
+            consumer.close()
+        raise SourceError(f"{self.name}/{partition} has no record at offset {offset}")
 
 
 class KafkaReader:
@@ -267,18 +295,9 @@ class KafkaReader:
         if offset > high:
             raise SourceError(
                 f"{self._name}: the next offset {offset} is past the topic's end at {high}: it "
-                "was made anew, or this is another Kafka"
-                + (topic.flow and _MADE_ANEW.format(topic))
+                "was made anew, or this is another Kafka" + made_anew_remedy(topic.flow)
             )
-        if topic.skipped is None:
-            raise SourceError(
-                f"{self._name}: the next offset {offset} was removed by retention, the oldest "
-                f"left is {low}; nothing was skipped" + (topic.flow and _REMOVED.format(topic))
-            )
-        topic.skipped(
-            f"{self._name}: skipped offsets {offset} to {low - 1}, which retention removed: "
-            f"{low - offset} offsets; goes on at {low}"
-        )
+        pass_over(self._name, offset, low, topic.flow, topic.skipped)
         return low
 
     def _raise_unless_passing(self, error: KafkaError) -> None:
@@ -294,14 +313,6 @@ def _offsets(chunk: Sequence[Any]) -> Sequence[int]:
     return [message.offset() for message in chunk]
 
 
-_REMOVED = (
-    ". `footfall run {0.flow} --skip-removed` goes on from there with the state it has, and says "
-    "what it skipped"
-)
-_MADE_ANEW = (
-    ". Point TOPICS_URL at the one that has the records; or, to read this one from its beginning, "
-    "stop the workers of {0.flow} and move FOOTFALL_HOME/recovery/{0.flow} away"
-)
 _PASSING = (
     KafkaError._ALL_BROKERS_DOWN,
     KafkaError._TRANSPORT,

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
+from schemas.records import TopicRecord
 from streams.batch import Poll
 
 POLL_BYTES_MAX = 4_194_304
@@ -36,7 +37,7 @@ class ReadState(NamedTuple):
     offset: int
     """Of the next record."""
     position: int
-    """Bytes before the next record of an embedded partition; the leader epoch of Kafka's."""
+    """The next record's byte in its segment of an embedded partition; Kafka's leader epoch."""
 
 
 def check_same_topic(state: ReadState, topic: str, topic_id: str, flow: str) -> None:
@@ -51,6 +52,47 @@ def check_same_topic(state: ReadState, topic: str, topic_id: str, flow: str) -> 
         f"{what}. Set TOPICS_URL and KAFKA_TOPIC to the topic that was read before; or, to read "
         f"this one from its beginning, stop the workers and move FOOTFALL_HOME/recovery/{flow} "
         "away (the demo: --fresh)"
+    )
+
+
+def pass_over(
+    name: str,
+    offset: int,
+    low: int,
+    flow: str,
+    skipped: Callable[[str], None] | None,
+    *,
+    lost: bool = False,
+) -> None:
+    """Tell ``skipped`` that reading goes on at offset ``low``: the records before are not there.
+
+    ``name`` is that of the partition; ``lost`` where it was not retention that removed them.
+    Raises SourceError, with the remedy for ``flow``, where nobody asked to skip.
+    """
+    if skipped is not None:
+        skipped(
+            f"{name}: skipped offsets {offset} to {low - 1}, which "
+            f"{'were lost' if lost else 'retention removed'}: {low - offset} offsets; goes on at "
+            f"{low}"
+        )
+        return
+    cause = "was lost with its file or disk" if lost else "was removed by retention"
+    remedy = (
+        f". `footfall run {flow} --skip-removed` goes on from there with the state it has, and "
+        "says what it skipped"
+    )
+    raise SourceError(
+        f"{name}: the next offset {offset} {cause}, the oldest left is {low}; nothing was skipped"
+        + (remedy if flow else "")
+    )
+
+
+def made_anew_remedy(flow: str) -> str:
+    """Say how to go on where a partition is not the one that ``flow`` has read."""
+    return flow and (
+        ". Point TOPICS_URL at the one that has the records; or, to read this one from its "
+        f"beginning, stop the workers of {flow} and move FOOTFALL_HOME/recovery/{flow} away (the "
+        "demo: --fresh)"
     )
 
 
@@ -119,6 +161,13 @@ class Topic(Protocol):
 
     def open(self, partition: int, state: Any | None) -> Reader:
         """A reader that starts as the topic was told to, or goes on from a state."""
+
+
+class KeptTopic(Topic, Protocol):
+    """A topic whose records can be looked at one by one."""
+
+    def record_at(self, partition: int, offset: int) -> TopicRecord:
+        """Return one record with all that the topic keeps of it. Raises SourceError."""
 
 
 def wall_clock_ms() -> int:

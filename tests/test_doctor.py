@@ -378,7 +378,7 @@ def with_a_dead_letter(home: Home) -> None:
 
 
 def with_lag_and_no_worker(home: Home) -> None:
-    home.topics().write_to("user_tags", 0, [b"{}"] * 30)
+    home.topics().write_each([("user_tags", 0, [b"{}"] * 30)])
     home.status("minute_buckets", age_ms=7_300_000, next_offset=10)
 
 
