@@ -28,7 +28,8 @@ from schemas.times import iso_ms
 from streams.batch import ROW, TIME_MS, Batch, Int64s, Poll, TableRows
 from streams.decode import Records
 from streams.progress import Counts, Progress
-from streams.windows import NEVER, NO_ROWS, Seen, Tumbling, WindowState
+from streams.source import TopicSource
+from streams.windows import NEVER, NO_END_MS, NO_ROWS, Seen, Tumbling, WindowState
 
 Rows = pl.DataFrame | TableRows
 """Upserts, in order of writing: those of the flow's table, or of each of several."""
@@ -56,6 +57,10 @@ class Step(Protocol):
     @property
     def watermark_ms(self) -> int:
         """No earlier event is expected; NEVER before the first."""
+
+    @property
+    def mark_at_ms(self) -> int:
+        """The wall clock before which a mark leads to nothing; NO_END_MS where none does."""
 
 
 MakeStep = Callable[[int, bytes | None], Step]
@@ -131,8 +136,9 @@ def _results(flow: Dataflow, suffix: str, read: Input, progress: Progress) -> Ke
     name, records = flow.flow_id, read.records
     polls = op.input(f"read{suffix}", flow, read.source)
     batches = op.map(f"decode{suffix}", polls, lambda poll: _keyed(records.decode(name, poll)))
+    mark_at_ms = read.source.mark_at_ms if isinstance(read.source, TopicSource) else {}
     return op.stateful_batch(
-        f"step{suffix}", batches, lambda state: _Logic(read.make_step, progress, state)
+        f"step{suffix}", batches, lambda state: _Logic(read.make_step, progress, mark_at_ms, state)
     )
 
 
@@ -167,9 +173,16 @@ _State = tuple[bytes, tuple[int, ...]]
 class _Logic(StatefulBatchLogic[Batch, _Output, "_State | None"]):
     """Runs the step of one partition under the engine, and keeps its counts."""
 
-    def __init__(self, make_step: MakeStep, progress: Progress, state: _State | None) -> None:
+    def __init__(
+        self,
+        make_step: MakeStep,
+        progress: Progress,
+        mark_at_ms: dict[int, int],
+        state: _State | None,
+    ) -> None:
         self._make_step = make_step
         self._progress = progress
+        self._mark_at_ms = mark_at_ms
         self._resumed = state[0] if state else None
         self._counts = Counts(*state[1]) if state else Counts()
         self._step: Step | None = None
@@ -183,6 +196,7 @@ class _Logic(StatefulBatchLogic[Batch, _Output, "_State | None"]):
             self._step = self._make_step(poll.partition, self._resumed)
             self._resumed = None
         result = self._step.on_batch(batch)
+        self._mark_at_ms[poll.partition] = self._step.mark_at_ms
         late = len(result.late or ())
         counts = self._counts
         counts.read += poll.count
@@ -276,6 +290,10 @@ class WindowStep:
     def watermark_ms(self) -> int:
         return self._state.watermark_ms
 
+    @property
+    def mark_at_ms(self) -> int:
+        return self._state.mark_at_ms
+
     def _finished(self, rows: pl.DataFrame | None) -> pl.DataFrame | None:
         return None if rows is None else self._finish(rows, self._partition)
 
@@ -299,6 +317,10 @@ class StatelessStep:
     @property
     def watermark_ms(self) -> int:
         return self._newest_ms
+
+    @property
+    def mark_at_ms(self) -> int:
+        return NO_END_MS
 
 
 def unchosen(rows: int, places: Int64s) -> int:
