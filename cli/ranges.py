@@ -132,15 +132,10 @@ def topic_partitions(settings: Settings, flow: str, topic: str) -> Partitions:
     from streams.open import open_topic, sent_again_in
     from streams.replay import TopicPartitions
     from streams.sent_again import MarkedTopic
-    from streams.source import Position
+    from streams.source import LATEST
 
-    find = sent_again_in(settings, topic, replayed=flow)
-
-    def opened(start: Position, end: Position) -> MarkedTopic:
-        read = open_topic(settings, topic, group="replay", start=start, end=end)
-        return MarkedTopic(read, find)
-
-    return TopicPartitions(opened)
+    read = open_topic(settings, topic, group="replay", end=LATEST)
+    return TopicPartitions(MarkedTopic(read, sent_again_in(settings, topic, replayed=flow)))
 
 
 def live_limits(settings: Settings, flow: str, replayable: Replayable) -> dict[int, int]:

@@ -7,8 +7,9 @@ from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from schemas.topics import LOGIN_ALERTS
 from streams.kafka import KafkaTopic
+from streams.kafka_consumer import UNKNOWN_EPOCH
 from streams.run import WorkerError
-from streams.source import SourceError
+from streams.source import ReadState, SourceError, other_topic
 
 ANSWER_S = 15.0
 CHANGELOG_CONFIG = {
@@ -30,6 +31,18 @@ def ends_of(topic: KafkaTopic) -> list[int]:
         raise SourceError(f"{topic.name} at {topic.bootstrap}: {error.args[0].str()}") from None
     finally:
         consumer.close()
+
+
+def check_same(topic: KafkaTopic, changelog: str, read: str, read_id: str) -> None:
+    """Raise WorkerError where the topic is not the one that was read, with its name and id."""
+    state = ReadState(read, read_id, 0, UNKNOWN_EPOCH)
+    what = other_topic(state, topic.name, topic.seen_id, topic.flow)
+    if what:
+        raise WorkerError(
+            f"{what}. Set TOPICS_URL and KAFKA_TOPIC to the topic that was read before; or, to "
+            f"read this one from its beginning, stop the workers of {topic.flow} and delete the "
+            f"topic {changelog}"
+        )
 
 
 def make_changelog(bootstrap: str, name: str, partitions: int) -> None:

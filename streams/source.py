@@ -41,13 +41,19 @@ class ReadState(NamedTuple):
     """Bytes before the next record of an embedded partition; the leader epoch of Kafka's."""
 
 
+def other_topic(state: ReadState, topic: str, topic_id: str, flow: str) -> str:
+    """Return what shows that the state is of another topic; "" where it is of this one."""
+    if state.topic != topic:
+        return f"the state of {flow or 'this flow'} is of topic {state.topic}, not {topic}"
+    if state.topic_id and topic_id and state.topic_id != topic_id:
+        return f"topic {topic} was deleted and made again since {flow or 'this flow'} read it"
+    return ""
+
+
 def check_same_topic(state: ReadState, topic: str, topic_id: str, flow: str) -> None:
     """Raise SourceError where the state was saved while another topic was read."""
-    if state.topic != topic:
-        what = f"the state of {flow or 'this flow'} is of topic {state.topic}, not {topic}"
-    elif state.topic_id and topic_id and state.topic_id != topic_id:
-        what = f"topic {topic} was deleted and made again since {flow or 'this flow'} read it"
-    else:
+    what = other_topic(state, topic, topic_id, flow)
+    if not what:
         return
     raise SourceError(
         f"{what}. Set TOPICS_URL and KAFKA_TOPIC to the topic that was read before; or, to read "
@@ -119,8 +125,8 @@ class Topic(Protocol):
     def partitions(self) -> int:
         """How many there are. Raises SourceError where there is no such topic."""
 
-    def open(self, partition: int, state: Any | None) -> Reader:
-        """A reader that starts as the topic was told to, or goes on from a state."""
+    def open(self, partition: int, state: Any | None, start: Position | None = None) -> Reader:
+        """A reader that goes on from a state, or begins at ``start`` or as the topic was told."""
 
 
 def wall_clock_ms() -> int:

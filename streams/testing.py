@@ -29,7 +29,7 @@ from schemas.tables.clickhouse import Table
 from streams.batch import Poll, TableRows
 from streams.engine import Outputs, Rows
 from streams.progress import Progress
-from streams.source import TopicSource
+from streams.source import Position, TopicSource
 
 Event = bytes | str | Mapping[str, Any]
 """A record of a topic: its bytes, its text, or an object to be written as JSON."""
@@ -63,7 +63,9 @@ class MemoryTopic:
         """How many partitions there are."""
         return len(self.records)
 
-    def open(self, partition: int, state: int | None) -> MemoryReader:
+    def open(
+        self, partition: int, state: int | None, start: Position | None = None
+    ) -> MemoryReader:
         """A reader of one partition from an offset on."""
         return MemoryReader(self, partition, state or 0)
 

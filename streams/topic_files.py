@@ -64,22 +64,28 @@ class FileTopic:
             )
         return count
 
-    def open(self, partition: int, state: Any | None) -> FileReader:
+    def open(self, partition: int, state: Any | None, start: Position | None = None) -> FileReader:
         """A reader of one partition; ``state`` is (offset, byte position)."""
-        return FileReader(self, partition, state)
+        return FileReader(self, partition, state, start or self.start)
 
 
 class FileReader:
     """Reads one partition file from a position on."""
 
-    def __init__(self, topic: FileTopic, partition: int, state: tuple[int, int] | None) -> None:
+    def __init__(
+        self,
+        topic: FileTopic,
+        partition: int,
+        state: tuple[int, int] | None,
+        start: Position,
+    ) -> None:
         self._topic = topic
         self._partition = partition
         self._path = records_path(topic.folder, topic.name, partition)
         self._file: int | None = None
         self._position = 0
         self._end_offset = NO_END if topic.end is None else self._find_end(topic.end)
-        self._offset, self._position = state or self._find(topic.start)
+        self._offset, self._position = state or self._find(start)
         if self._position > self._size():
             raise SourceError(
                 f"{topic.name}/{partition}: offset {self._offset} was read before, but the "

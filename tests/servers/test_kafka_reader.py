@@ -77,7 +77,7 @@ def test_the_end_is_reached_where_a_marker_is_the_last_offset(kafka: Server, com
     found = [(0, b"0"), (1, b"1"), (2, b"2")] if commit else [(0, b"0")]
     reader = topic_of(kafka, topic, end=LATEST).open(0, None)
     assert read_to_end(reader) == found
-    assert reader.state() == 4
+    assert reader.state().offset == 4
     reader.close()
     # And where nothing but markers and aborted records is left to read.
     reader = topic_of(kafka, topic, end=LATEST).open(0, 3)
