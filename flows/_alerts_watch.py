@@ -191,6 +191,11 @@ class Watch:
         return _key(self.partition, user_id), msgspec.json.encode(self._users[user_id])
 
 
+def is_partition_row(value: bytes) -> bool:
+    """Return true for the row of a partition, false for that of a user."""
+    return value.startswith(b'{"topic":')
+
+
 def partition_of(key: bytes) -> int:
     """The partition that a row of the changelog belongs to."""
     return int(key.partition(b":")[0])

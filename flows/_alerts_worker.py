@@ -27,7 +27,7 @@ from aiokafka.partitioner import murmur2
 from flows._alerts import AlertLetters
 from flows._alerts_faust import FaustTable, changelog_of
 from flows._alerts_place import Place
-from flows._alerts_topics import check_same, ends_of, make_changelog
+from flows._alerts_topics import check_changelog, check_same, ends_of, make_changelog
 from flows._alerts_watch import Taken, Watch, partition_of
 from schemas.settings import Settings
 from schemas.status import PartitionStatus
@@ -62,6 +62,7 @@ def run_on_kafka(flow: str, settings: Settings, run: Run) -> None:
     assert isinstance(topic, KafkaTopic)
     ends = ends_of(topic)
     make_changelog(topic.bootstrap, changelog_of(settings, flow), len(ends))
+    check_changelog(topic, changelog_of(settings, flow))
     tune_process()
     own = OwnProgress()
     with (
@@ -221,8 +222,6 @@ class AlertsWorker:
         now_s = time.monotonic()
         for watch in watches:
             partition = watch.partition
-            if watch.at.topic:
-                check_same(self._topic, self._changelog, watch.at.topic, watch.at.topic_id)
             next_offset, end = watch.at.next_offset, ends[partition]
             if next_offset > end:
                 raise WorkerError(
@@ -287,7 +286,7 @@ class AlertsWorker:
             # Whether the topic can be read at all is for the client to say.
             with suppress(SourceError):
                 count = await asyncio.to_thread(self._topic.partitions)
-            check_same(self._topic, self._changelog, self._topic.name, self._topic.topic_id)
+            check_same(self._topic, self._changelog, (self._topic.name, self._topic.topic_id))
             if count > len(self._ends) and not self._run.once:
                 raise WorkerError(
                     f"{self._topic.name} has grown from {len(self._ends)} to {count} partitions: "
