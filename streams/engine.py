@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import bytewax.operators as op
@@ -136,10 +137,7 @@ def _results(flow: Dataflow, suffix: str, read: Input, progress: Progress) -> Ke
     name, records = flow.flow_id, read.records
     polls = op.input(f"read{suffix}", flow, read.source)
     batches = op.map(f"decode{suffix}", polls, lambda poll: _keyed(records.decode(name, poll)))
-    mark_at_ms = read.source.mark_at_ms if isinstance(read.source, TopicSource) else {}
-    return op.stateful_batch(
-        f"step{suffix}", batches, lambda state: _Logic(read.make_step, progress, mark_at_ms, state)
-    )
+    return op.stateful_batch(f"step{suffix}", batches, partial(_Logic, read, progress))
 
 
 def _written(flow: Dataflow, results: KeyedStream[_Output], outputs: Outputs) -> Dataflow:
@@ -173,16 +171,11 @@ _State = tuple[bytes, tuple[int, ...]]
 class _Logic(StatefulBatchLogic[Batch, _Output, "_State | None"]):
     """Runs the step of one partition under the engine, and keeps its counts."""
 
-    def __init__(
-        self,
-        make_step: MakeStep,
-        progress: Progress,
-        mark_at_ms: dict[int, int],
-        state: _State | None,
-    ) -> None:
-        self._make_step = make_step
+    def __init__(self, read: Input, progress: Progress, state: _State | None) -> None:
+        self._make_step = read.make_step
         self._progress = progress
-        self._mark_at_ms = mark_at_ms
+        source = read.source
+        self._mark_at_ms = source.mark_at_ms if isinstance(source, TopicSource) else {}
         self._resumed = state[0] if state else None
         self._counts = Counts(*state[1]) if state else Counts()
         self._step: Step | None = None
