@@ -7,7 +7,6 @@ committed to the consumer group as well, for the eyes of lag tools alone.
 from __future__ import annotations
 
 import time
-import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
@@ -91,6 +90,9 @@ class KafkaTopic:
             "group.id": group,
             "client.id": client_id,
             "enable.auto.commit": False,
+            # As long as this a commit that nobody answers keeps the process from ending.
+            "session.timeout.ms": 3_000,
+            "heartbeat.interval.ms": 1_000,
             "enable.partition.eof": True,
             # An offset that retention removed is an error, never a silent jump.
             "auto.offset.reset": "error",
@@ -176,7 +178,7 @@ class KafkaTopic:
         """Return the consumer of all readers."""
         if self._shared is None:
             self._shared = SharedConsumer(
-                self._kept(self.consumer()),
+                self.consumer,
                 self.name,
                 partial(lines_of, wire_format=self.wire_format),
                 records_max=self.poll_records_max,
@@ -188,7 +190,7 @@ class KafkaTopic:
         name = f"{self.name}/{partition}"
         place = TopicPartition(self.name, partition, offset)
         if self._single is None:
-            self._single = self._kept(self.consumer({"queued.min.messages": 1}))
+            self._single = self.consumer({"queued.min.messages": 1})
         try:
             low, high = self.bounds(partition)
             self._single.assign([place])
@@ -245,11 +247,6 @@ class KafkaTopic:
                 # Another client: what this one knows of leaders may be what stands in the way.
                 self._admin = None
                 time.sleep(0.1)
-
-    def _kept(self, client: Consumer) -> Consumer:
-        """Return the client, which is closed when the topic is let go of, or the process ends."""
-        weakref.finalize(self, client.close)
-        return client
 
 
 def _topic_id(admin: AdminClient, name: str) -> str:

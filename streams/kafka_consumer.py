@@ -16,7 +16,7 @@ import contextlib
 import time
 from bisect import bisect_left
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,8 @@ BUFFERED_BYTES_MAX = 33_554_432
 """In the buffers of all partitions that are not paused, before more is taken from the client."""
 CHUNK_RECORDS = 1_024
 """Taken from the client at once: more of its objects than the processor's cache holds are dear."""
+COMMITTED_WITHIN_S = 1.0
+"""Longest wait for the group to hear where the last reader was."""
 COMMIT_AGAIN_S = 3_600.0
 """A group forgets the offset of a partition that nobody has committed for days."""
 UNKNOWN_EPOCH = -1
@@ -84,15 +86,16 @@ class SharedConsumer:
 
     def __init__(
         self,
-        client: Any,
+        open_client: Callable[[Mapping[str, Any]], Any],
         topic: str,
         to_lines: ToLines,
         *,
         records_max: int,
         bytes_max: int = BUFFERED_BYTES_MAX,
     ) -> None:
-        """``records_max`` is that of one taking, ``bytes_max`` that of all buffers."""
-        self.client = client
+        """``open_client`` is given settings of a confluent_kafka.Consumer; ``records_max`` is
+        that of one taking, ``bytes_max`` that of all buffers."""
+        self.client = open_client({"on_commit": self._on_committed})
         self._topic = topic
         self._to_lines = to_lines
         self._records_max = records_max
@@ -100,19 +103,16 @@ class SharedConsumer:
         self._buffers: dict[int, Buffer] = {}
         self._opened: list[Buffer] = []
         """Those that are fetched from the next taking on."""
-        self._size_bytes = 0
-        """Of the buffers that are not paused."""
+        self.size_bytes = 0
+        """In the buffers that are not paused."""
         self._turn = 0
         self._found_nothing = 0
         """How often in a row a reader that has records to come found none."""
         self._commits: dict[int, int] = {}
+        self._commits_sent = 0
+        """Those that were not answered yet."""
         self._committed: dict[int, int] = {}
         self._committed_all_s = time.monotonic()
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes in the buffers, without those of paused partitions."""
-        return self._size_bytes
 
     def open(
         self, partition: int, offset: int, end: int = NO_END, leader_epoch: int = UNKNOWN_EPOCH
@@ -126,18 +126,25 @@ class SharedConsumer:
         return buffer
 
     def close(self, buffer: Buffer) -> None:
-        """Fetch nothing of the partition any more, and forget what has come of it."""
+        """Fetch nothing of the partition any more, and forget what has come of it.
+
+        With the last one the group is told where the readers were.
+        """
         if self._buffers.pop(buffer.partition, None) is None:
             return
         if buffer in self._opened:
             self._opened.remove(buffer)
         elif not buffer.is_paused:
             self._stop_fetching(buffer)
-        if not self._buffers:
-            self._send_commits()
+        if self._buffers:
+            return
+        self._send_commits()
+        until_s = time.monotonic() + COMMITTED_WITHIN_S
+        while self._commits_sent and time.monotonic() < until_s:
+            self.client.poll(0.05)
 
     def take(self, buffer: Buffer, timeout_s: float) -> list[Chunk]:
-        """The records of a partition that have come, at most ``records_max`` of them.
+        """Return the records of a partition that have come, at most ``records_max`` of them.
 
         ``timeout_s`` is how long all readers together wait for records, once in each round.
         Raises KafkaException for an error that is none of a partition's.
@@ -171,7 +178,7 @@ class SharedConsumer:
         """Sort what the client has, until there is enough of the partition."""
         asked = min(self._records_max, CHUNK_RECORDS)
         found: list[Any] = []
-        if timeout_s and not self._size_bytes and self._is_turn_to_wait():
+        if timeout_s and not self.size_bytes and self._is_turn_to_wait():
             # It would wait for all that is asked for.
             found = self.client.consume(1, timeout_s)
         while (
@@ -200,7 +207,7 @@ class SharedConsumer:
         Where the others have filled the buffers, their readers come first. Those that did not
         come since are paused if they hold more than their share.
         """
-        if self._size_bytes < self._bytes_max:
+        if self.size_bytes < self._bytes_max:
             buffer.waits_since = None
             return True
         if buffer.chunks:
@@ -214,7 +221,7 @@ class SharedConsumer:
             if is_unread and other.size_bytes > share_bytes:
                 self._stop_fetching(other)
                 other.is_paused = True
-        return self._size_bytes < self._bytes_max
+        return self.size_bytes < self._bytes_max
 
     def _place_of(self, buffer: Buffer) -> TopicPartition:
         place = TopicPartition(self._topic, buffer.partition, buffer.next_offset)
@@ -226,7 +233,7 @@ class SharedConsumer:
 
     def _stop_fetching(self, buffer: Buffer) -> None:
         self.client.incremental_unassign([TopicPartition(self._topic, buffer.partition)])
-        self._size_bytes -= buffer.size_bytes
+        self.size_bytes -= buffer.size_bytes
 
     def _sort(self, messages: Sequence[Any]) -> None:
         if not messages:
@@ -293,7 +300,7 @@ class SharedConsumer:
         buffer.records += records
         buffer.size_bytes += size_bytes
         if not buffer.is_paused:
-            self._size_bytes += size_bytes
+            self.size_bytes += size_bytes
 
     def _send_commits(self) -> None:
         if not self._commits:
@@ -312,6 +319,12 @@ class SharedConsumer:
         with contextlib.suppress(KafkaException):
             if changed:
                 self.client.commit(offsets=changed, asynchronous=True)
+                self._commits_sent += 1
+
+    def _on_committed(self, error: KafkaError | None, _places: list[TopicPartition]) -> None:
+        self._commits_sent -= 1
+        if error is not None:
+            self._committed.clear()
 
 
 def _offsets(messages: Sequence[Any]) -> Sequence[int]:
@@ -321,18 +334,15 @@ def _offsets(messages: Sequence[Any]) -> Sequence[int]:
     return [message.offset() for message in messages]
 
 
-_PASSING = (
-    KafkaError._ALL_BROKERS_DOWN,
-    KafkaError._TRANSPORT,
-    KafkaError._TIMED_OUT,
-    KafkaError._RESOLVE,
-    # The connection went while something was asked over it.
-    KafkaError._DESTROY_BROKER,
-    KafkaError.LEADER_NOT_AVAILABLE,
-    KafkaError.NOT_LEADER_FOR_PARTITION,
-)
-
-
 def is_passing(error: KafkaError) -> bool:
-    """True for an error after which the client itself connects again."""
-    return bool(error.retriable()) or error.code() in _PASSING
+    """Return true for an error after which the client itself connects again."""
+    return bool(error.retriable()) or error.code() in (
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._TRANSPORT,
+        KafkaError._TIMED_OUT,
+        KafkaError._RESOLVE,
+        # The connection went while something was asked over it.
+        KafkaError._DESTROY_BROKER,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -65,6 +65,12 @@ class FakeClient:
     stopped: set[int] = field(default_factory=set)
     """Those of which an error has come."""
     committed: list[list[tuple[int, int]]] = field(default_factory=list)
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, config: Mapping[str, Any]) -> FakeClient:
+        """As a consumer is made."""
+        self.config = config
+        return self
 
     def fetch(self, partition: int, count: int) -> None:
         """The broker answers with some records, or says that there are no more."""
@@ -106,6 +112,7 @@ class FakeClient:
     def commit(self, offsets: Sequence[TopicPartition], asynchronous: bool) -> None:
         assert asynchronous
         self.committed.append([(place.partition, place.offset) for place in offsets])
+        self.config["on_commit"](None, offsets)
 
 
 def shared(client: FakeClient, **bounds: int) -> SharedConsumer:
@@ -352,6 +359,20 @@ def test_the_group_is_told_of_all_partitions_at_once_and_of_each_offset_once() -
     for buffer in buffers:
         consumer.close(buffer)
     assert client.committed[-1] == [(0, 9)]
+
+
+def test_the_group_is_told_again_what_it_did_not_take() -> None:
+    client = FakeClient({0: []})
+    consumer = shared(client)
+    buffer = consumer.open(0, 0)
+    for _ in range(2):
+        consumer.commit(0, 5)
+        consumer.take(buffer, 0.0)
+    assert client.committed == [[(0, 5)]]
+    client.config["on_commit"](KafkaError(KafkaError._WAIT_COORD), [])
+    consumer.commit(0, 5)
+    consumer.take(buffer, 0.0)
+    assert client.committed == [[(0, 5)]] * 2
 
 
 def test_hundreds_of_partitions_wait_once_in_a_round(monkeypatch: pytest.MonkeyPatch) -> None:

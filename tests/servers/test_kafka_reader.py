@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -323,6 +326,41 @@ def test_a_reader_outlives_kill_9_of_the_broker(own_kafka: Broker) -> None:
     found += read_some(reader, 100)
     reader.close()
     assert found == [(n, b"%d" % n) for n in range(200)]
+
+
+def test_a_process_ends_soon_though_no_broker_takes_its_last_commit(own_kafka: Broker) -> None:
+    topic = own_kafka.topic("ends-soon", partitions=3)
+    for partition in range(3):
+        own_kafka.produce(topic, [b"x"] * 10, partition=partition)
+    code = f"""
+import sys
+from streams.kafka import KafkaTopic
+readers = [
+    KafkaTopic({own_kafka.bootstrap!r}, {topic!r}, group="g").open(partition, None)
+    for partition in range(3)
+]
+for reader in readers:
+    while not reader.poll(0).count:
+        pass
+print("read", flush=True)
+sys.stdin.readline()
+for reader in readers:
+    reader.state()
+    reader.close()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).resolve().parents[2],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == b"read\n"
+        own_kafka.kill()
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        # Of the client's own accord it would be 45 s for each consumer.
+        assert process.wait(40) == 0
 
 
 def test_an_open_transaction_does_not_hold_up_a_reader_for_ever(kafka: Server) -> None:
