@@ -175,7 +175,7 @@ def _replay(
         limits = {0: min(limits.values())} if limits else {}
         rules = Rules(rules.size_ms, None)
     else:
-        partitions = topic_partitions(settings, args.flow, replayable.topic)
+        partitions = topic_partitions(settings, replayable.topic)
     return Replay(
         flow=args.flow,
         partitions=partitions,

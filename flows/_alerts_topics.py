@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
+from flows._alerts_watch import PartitionRow, is_partition_row
 from schemas.topics import LOGIN_ALERTS
 from streams.kafka import KafkaTopic
+from streams.kafka_consumer import UNKNOWN_EPOCH
 from streams.run import WorkerError
-from streams.source import SourceError
+from streams.source import LATEST, ReadState, SourceError, other_topic
 
 ANSWER_S = 15.0
 CHANGELOG_CONFIG = {
@@ -30,6 +33,36 @@ def ends_of(topic: KafkaTopic) -> list[int]:
         raise SourceError(f"{topic.name} at {topic.bootstrap}: {error.args[0].str()}") from None
     finally:
         consumer.close()
+
+
+def check_changelog(topic: KafkaTopic, changelog: str) -> None:
+    """Raise WorkerError where the changelog is of another topic, and SourceError.
+
+    Faust itself does not end where its group has read another.
+    """
+    kept = KafkaTopic(topic.bootstrap, changelog, group=changelog, end=LATEST)
+    for partition in range(kept.partitions()):
+        reader = kept.open(partition, None)
+        row = PartitionRow()
+        while not reader.finished():
+            for line in reader.poll(0).data.splitlines():
+                if is_partition_row(line):
+                    row = msgspec.json.decode(line, type=PartitionRow)
+        reader.close()
+        if row.topic:
+            check_same(topic, changelog, (row.topic, row.topic_id))
+
+
+def check_same(topic: KafkaTopic, changelog: str, read: tuple[str, str]) -> None:
+    """Raise WorkerError where the topic is not the one that was read, with that name and id."""
+    state = ReadState(*read, 0, UNKNOWN_EPOCH)
+    what = other_topic(state, topic.name, topic.seen_id, topic.flow)
+    if what:
+        raise WorkerError(
+            f"{what}. Set TOPICS_URL and KAFKA_TOPIC to the topic that was read before; or, to "
+            f"read this one from its beginning, stop the workers of {topic.flow} and delete the "
+            f"topic {changelog}"
+        )
 
 
 def make_changelog(bootstrap: str, name: str, partitions: int) -> None:

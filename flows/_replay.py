@@ -215,6 +215,10 @@ class _OfGeneration:
     def watermark_ms(self) -> int:
         return self._step.watermark_ms
 
+    @property
+    def mark_at_ms(self) -> int:
+        return self._step.mark_at_ms
+
 
 def _milliseconds(column: str) -> pl.Expr:
     return pl.col(column).dt.epoch("ms")

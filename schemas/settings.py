@@ -38,6 +38,7 @@ class Settings:
     kafka_consumer_id: str
     kafka_poll_timeout_ms: int
     kafka_max_poll_records: int
+    kafka_wire_format: str
     aerospike_profiles_namespace: str
     aerospike_aggregates: bool
     aerospike_aggregates_namespace: str
@@ -140,6 +141,8 @@ def _variables(env: Mapping[str, str], home: Path) -> list[tuple[str, str, Any, 
         ("kafka_consumer_id", "KAFKA_CONSUMER_ID", "footfall", str),
         ("kafka_poll_timeout_ms", "KAFKA_POLL_TIMEOUT", 100, _integer(1, 60_000)),
         ("kafka_max_poll_records", "KAFKA_MAX_POLL_RECORDS", 16_384, positive),
+        # Confluent's serializers write the id of a schema before each record.
+        ("kafka_wire_format", "KAFKA_WIRE_FORMAT", "PLAIN", _one_of("PLAIN", "CONFLUENT")),
         ("aerospike_profiles_namespace", "AEROSPIKE_PROFILES_NAMESPACE", "profiles", str),
         ("aerospike_aggregates", "AEROSPIKE_AGGREGATES", False, _switch),
         ("aerospike_aggregates_namespace", "AEROSPIKE_AGGREGATES_NAMESPACE", "aggregates", str),

@@ -42,6 +42,7 @@ def open_topic(
         client_id=settings.kafka_consumer_id,
         poll_timeout_s=settings.kafka_poll_timeout_ms / 1000,
         poll_records_max=settings.kafka_max_poll_records,
+        wire_format=settings.kafka_wire_format,
         start=start,
         end=end,
         flow=flow,

@@ -20,7 +20,7 @@ from streams.batch import NEVER, TIME_MS, Batch, Poll, TableRows
 from streams.clock import Clock
 from streams.decode import Records
 from streams.engine import MakeStep, Rows, Step
-from streams.source import EARLIEST, LATEST, Position, Reader, SourceError, Topic, wall_clock_ms
+from streams.source import EARLIEST, Position, Reader, SourceError, Topic, wall_clock_ms
 from streams.windows import Tumbling
 
 BEGIN_MS, END_MS = 0, 2**62
@@ -95,18 +95,17 @@ class Partitions(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TopicPartitions:
-    """A topic, opened anew for each partition and place."""
+    """A topic that was opened to its end as it stands."""
 
-    open_topic: Callable[[Position, Position], Topic]
-    """(start, end) -> the topic"""
+    topic: Topic
 
     def count(self) -> int:
         """How many partitions there are. Raises SourceError."""
-        return self.open_topic(EARLIEST, LATEST).partitions()
+        return self.topic.partitions()
 
     def open(self, partition: int, start: Position) -> Reader:
         """A reader from there to the end as it stands now."""
-        return self.open_topic(start, LATEST).open(partition, None)
+        return self.topic.open(partition, None, start)
 
 
 @dataclass(slots=True)

@@ -31,6 +31,7 @@ from schemas.status import WorkerStatus, status_folder, status_path
 from streams.engine import ONE_TOPIC_STEPS
 from streams.process import (
     STOP_WITHIN_S,
+    allow_descriptors,
     native_messages_in,
     resident_bytes,
     stopped_by_signals,
@@ -90,6 +91,7 @@ def run_worker(
         say=say,
     )
     tune_process()
+    allow_descriptors()
     name = flow if share == WHOLE else f"{flow} {share.index}/{share.count}"
     with (
         native_messages_in(home / "logs" / f"{flow}.native.log"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ POLL_BYTES_MAX = 4_194_304
 POLL_EVERY_S = 0.25
 """How often a partition that has been read to its end is looked at again."""
 MARK_EVERY_MS = 1_000
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class SourceError(Exception):
@@ -40,13 +42,19 @@ class ReadState(NamedTuple):
     """The next record's byte in its segment of an embedded partition; Kafka's leader epoch."""
 
 
+def other_topic(state: ReadState, topic: str, topic_id: str, flow: str) -> str:
+    """Return what shows that the state is of another topic; "" where it is of this one."""
+    if state.topic != topic:
+        return f"the state of {flow or 'this flow'} is of topic {state.topic}, not {topic}"
+    if state.topic_id and topic_id and state.topic_id != topic_id:
+        return f"topic {topic} was deleted and made again since {flow or 'this flow'} read it"
+    return ""
+
+
 def check_same_topic(state: ReadState, topic: str, topic_id: str, flow: str) -> None:
     """Raise SourceError where the state was saved while another topic was read."""
-    if state.topic != topic:
-        what = f"the state of {flow or 'this flow'} is of topic {state.topic}, not {topic}"
-    elif state.topic_id and topic_id and state.topic_id != topic_id:
-        what = f"topic {topic} was deleted and made again since {flow or 'this flow'} read it"
-    else:
+    what = other_topic(state, topic, topic_id, flow)
+    if not what:
         return
     raise SourceError(
         f"{what}. Set TOPICS_URL and KAFKA_TOPIC to the topic that was read before; or, to read "
@@ -159,8 +167,8 @@ class Topic(Protocol):
     def partitions(self) -> int:
         """How many there are. Raises SourceError where there is no such topic."""
 
-    def open(self, partition: int, state: Any | None) -> Reader:
-        """A reader that starts as the topic was told to, or goes on from a state."""
+    def open(self, partition: int, state: Any | None, start: Position | None = None) -> Reader:
+        """A reader that goes on from a state, or begins at ``start`` or as the topic was told."""
 
 
 class KeptTopic(Topic, Protocol):
@@ -199,6 +207,8 @@ class TopicSource(FixedPartitionedSource[Poll, Any]):
         self.poll_every = timedelta(seconds=poll_every_s)
         self._round = _Round()
         self._partitions: int | None = None
+        self.mark_at_ms: defaultdict[int, int] = defaultdict(int)
+        """By partition, the wall clock before which its step has no use for a mark."""
 
     def list_parts(self) -> list[str]:
         self._partitions = self.topic.partitions()
@@ -212,6 +222,13 @@ class TopicSource(FixedPartitionedSource[Poll, Any]):
     def ending(self) -> bool:
         """True once it was told to end."""
         return self._stop.is_set() or self._grown.is_set()
+
+    def next_look(self) -> datetime:
+        """Return when quiet partitions are looked at: all at once, as waking up is what costs."""
+        now_us = time.time_ns() // 1_000
+        every_us = self.poll_every // timedelta(microseconds=1)
+        next_us = (now_us // every_us + 1) * every_us if every_us else now_us
+        return EPOCH + timedelta(microseconds=next_us)
 
     def build_part(
         self, step_id: str, for_part: str, resume_state: Any | None
@@ -290,10 +307,11 @@ class _Partition(StatefulSourcePartition[Poll, Any]):
         if poll.lag > 0:
             self._awake = None
         else:
-            self._awake = datetime.now(UTC) + self._source.poll_every
+            self._awake = self._source.next_look()
         if poll.count:
             return [poll]
-        if poll.lag == 0 and now_ms - self._marked_ms >= MARK_EVERY_MS:
+        due_ms = max(self._marked_ms + MARK_EVERY_MS, self._source.mark_at_ms[poll.partition])
+        if poll.lag == 0 and now_ms >= due_ms:
             self._marked_ms = now_ms
             return [poll]
         return []

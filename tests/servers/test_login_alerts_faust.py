@@ -223,6 +223,36 @@ def test_a_worker_that_is_killed_again_and_again_loses_no_alert_and_adds_none(
     assert shop.counts()[0] == len(failures) - 30
 
 
+def test_another_topic_under_the_state_of_a_worker_is_a_clear_stop(shop: Shop) -> None:
+    shop.send(failure(shop.user(n), BASE_MS + n) for n in range(30))
+    assert footfall(shop.home, "run", FLOW, "--once", **shop.settings).returncode == 0
+    other = {**shop.settings, "KAFKA_TOPIC": shop.kafka.topic("logs", PARTITIONS)}
+    refused = footfall(shop.home, "run", FLOW, "--once", **other)
+    assert refused.returncode == 1
+    assert f"is of topic {shop.topic}, not {other['KAFKA_TOPIC']}" in one_line(refused)
+    assert f"delete the topic {shop.changelog}" in one_line(refused)
+    was_made_again = f"topic {shop.topic} was deleted and made again since {FLOW} read it"
+    made_again(shop, 60)
+    refused = footfall(shop.home, "run", FLOW, "--once", **shop.settings)
+    assert refused.returncode == 1
+    assert was_made_again in one_line(refused)
+
+    # As it says; and while the worker runs it ends by itself.
+    shop.kafka.delete_topic(shop.changelog)
+    with running(shop.home, "run", FLOW, **shop.settings) as worker:
+        worker.wait_until(lambda: shop.counts()[:1] == (60,), "read all")
+        made_again(shop, 90)
+        assert worker.process.wait(60) == 1
+        assert was_made_again in worker.output()
+
+
+def made_again(shop: Shop, records: int) -> None:
+    """Delete the topic, and make another with the same name and some records."""
+    shop.kafka.delete_topic(shop.topic)
+    shop.kafka.create_topic(shop.topic, PARTITIONS)
+    shop.send(failure(shop.user(n), BASE_MS + n) for n in range(records))
+
+
 def test_without_its_topics_a_worker_says_what_makes_them(kafka: Server, tmp_path: Path) -> None:
     settings = {"TOPICS_URL": kafka.url, "KAFKA_TOPIC": kafka.name("none")}
     ended = footfall(tmp_path / "home", "run", FLOW, "--once", **settings)
