@@ -7,7 +7,8 @@ cannot be a record is told by its file and line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -105,7 +106,7 @@ class ArchiveReader:
     """Reads the records in order, once."""
 
     def __init__(
-        self, files: Mapping[str, Path], topic: str, struct: type[msgspec.Struct]
+        self, files: Sequence[tuple[str, Path]], topic: str, struct: type[msgspec.Struct]
     ) -> None:
         self._topic = topic
         self._files_left = len(files)
@@ -145,19 +146,20 @@ class ArchiveReader:
         self._all.close()
 
     def _of_all(
-        self, files: Mapping[str, Path], struct: type[msgspec.Struct]
+        self, files: Sequence[tuple[str, Path]], struct: type[msgspec.Struct]
     ) -> Generator[tuple[str, Rows], None, None]:
-        for name, path in files.items():
+        for name, path in files:
             self._files_left -= 1
-            if kind_of(path) == ".parquet":
-                yield from ((name, rows) for rows in _of_parquet(path, struct))
-                continue
-            read = csv_rows if kind_of(path) == ".csv" else _json_rows
-            lines = FileLines(path)
-            try:
-                yield from ((name, rows) for rows in read(lines, struct))
-            finally:
-                lines.close()
+            for rows in _rows_of(path, struct):
+                yield name, rows
+
+
+def _rows_of(path: Path, struct: type[msgspec.Struct]) -> Iterator[Rows]:
+    if kind_of(path) == ".parquet":
+        yield from _of_parquet(path, struct)
+        return
+    with closing(FileLines(path)) as lines:
+        yield from csv_rows(lines, struct) if kind_of(path) == ".csv" else _json_rows(lines)
 
 
 def csv_rows(lines: FileLines, struct: type[msgspec.Struct]) -> Iterator[Rows]:
@@ -178,7 +180,7 @@ def csv_rows(lines: FileLines, struct: type[msgspec.Struct]) -> Iterator[Rows]:
             yield Rows(block.first, block.lines, block.data, read, columns.why_bad)
 
 
-def _json_rows(lines: FileLines, _struct: type[msgspec.Struct]) -> Iterator[Rows]:
+def _json_rows(lines: FileLines) -> Iterator[Rows]:
     while block := lines.next_block():
         if block.cut_bytes:
             yield _too_long(block)

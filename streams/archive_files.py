@@ -73,8 +73,8 @@ def is_pipe(path: Path) -> bool:
     return path == STDIN or (path.exists() and not path.is_file() and not path.is_dir())
 
 
-def find_files(path: Path) -> tuple[dict[str, Path], list[str]]:
-    """Find the files of an archive by name, in order, and the names of those of no known kind.
+def find_files(path: Path) -> tuple[list[tuple[str, Path]], list[str]]:
+    """Find the files of an archive, named and in order, and the names of those of no known kind.
 
     Names that begin with ``.`` or ``_`` are no data: other programs keep their own there, and
     what they have not finished. Raises SourceError where there are none, or one twice.
@@ -92,14 +92,14 @@ def find_files(path: Path) -> tuple[dict[str, Path], list[str]]:
                 f"{path} is none of {', '.join(KINDS)} (the first four also with "
                 f"{', '.join(_PACKINGS)})"
             )
-        return {printable(path.name): path}, []
+        return [(printable(path.name), path)], []
     below = [
         item for item in _below(path) if item.is_file() and not _is_hidden(item.relative_to(path))
     ]
     found = [item for item in below if kind_of(item)]
     if not found:
         raise SourceError(f"there is no file of {', '.join(KINDS)} in {path}")
-    files = {printable(str(item.relative_to(path))): item for item in _once(found)}
+    files = [(printable(str(item.relative_to(path))), item) for item in _once(found)]
     others = [item for item in below if not kind_of(item)]
     return files, [printable(str(item.relative_to(path))) for item in others]
 

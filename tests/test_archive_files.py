@@ -106,7 +106,7 @@ def test_names_that_other_programs_keep_for_themselves_are_no_data(tmp_path: Pat
     hidden = ("._a.csv", ".a.csv", "_a.csv", "_temporary/0/b.csv", ".x/c.csv", "in/._d.csv")
     archive_of(tmp_path / "_archive", "a.csv", "in/b.csv", "_SUCCESS", *hidden)
     archive = Archive(tmp_path / "_archive", "t", StoreEvent)
-    assert list(archive.files) == ["a.csv", "in/b.csv"]
+    assert [name for name, _ in archive.files] == ["a.csv", "in/b.csv"]
     assert archive.left_out == []
     records, _ = read(tmp_path / "_archive")
     assert len(records) == 2
@@ -115,7 +115,7 @@ def test_names_that_other_programs_keep_for_themselves_are_no_data(tmp_path: Pat
 def test_files_of_no_known_kind_are_named(tmp_path: Path) -> None:
     archive_of(tmp_path, "a.csv", "README.md", "b.zip", "c.parquet.gz", "in/d")
     archive = Archive(tmp_path, "t", StoreEvent)
-    assert list(archive.files) == ["a.csv"]
+    assert [name for name, _ in archive.files] == ["a.csv"]
     assert archive.left_out == ["README.md", "b.zip", "c.parquet.gz", "in/d"]
 
 
@@ -128,6 +128,12 @@ def test_a_file_beside_itself_is_told(tmp_path: Path, twin: str) -> None:
         read(tmp_path)
     assert twin in str(told.value)
     assert "2019.csv" in str(told.value)
+
+
+def test_files_whose_names_are_no_text_are_read_each(tmp_path: Path) -> None:
+    archive_of(tmp_path, *(os.fsdecode(name) for name in (b"\xff.csv", b"\xfe.csv")))
+    records, letters = read(tmp_path)
+    assert (len(records), letters) == (2, [])
 
 
 def test_a_file_that_links_lead_to_is_read_once(tmp_path: Path) -> None:
