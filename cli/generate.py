@@ -74,8 +74,9 @@ def add_commands(commands: Any) -> None:
     replay = worlds.add_parser(
         "csv",
         help="replay a CSV of store events",
-        description="Replay a CSV of store events: plain, or packed by gzip, bzip2, xz or zip. "
-        "Rows that are added to the file later are sent by the same command; a pipe is read once.",
+        description="Replay a CSV of store events: plain, or packed by gzip, bzip2, xz, zstd or "
+        "zip. Rows that are added to the file later are sent by the same command; a pipe is read "
+        "once.",
     )
     replay.add_argument(
         "file",

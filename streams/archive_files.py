@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from backports import zstd
 
 from schemas.topics import RECORD_BYTES_MAX
 from streams.source import SourceError
@@ -30,8 +31,13 @@ KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 STDIN = Path("-")
 
 _PACKINGS = (".gz", ".bz2", ".xz", ".zip", ".zst")
-_OPENERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
-_ZIP, _ZSTD, _PARQUET = b"PK\x03\x04", b"\x28\xb5\x2f\xfd", b"PAR1"
+_OPENERS: dict[bytes, Any] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ": lzma.open,
+    b"\x28\xb5\x2f\xfd": zstd.open,
+}
+_ZIP, _PARQUET = b"PK\x03\x04", b"PAR1"
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _PEEKED_BYTES = 8
 _UNREADABLE = (
@@ -40,6 +46,7 @@ _UNREADABLE = (
     UnicodeDecodeError,
     zlib.error,
     lzma.LZMAError,
+    zstd.ZstdError,
     zipfile.BadZipFile,
     # Of zipfile: a member that needs a password, or is packed in a way that Python cannot undo.
     RuntimeError,
@@ -195,8 +202,6 @@ class FileLines:
         for magic, opened in _OPENERS.items():
             if start.startswith(magic):
                 return opened(self._packed, "rb")
-        if start.startswith(_ZSTD):
-            raise SourceError(f"{self.path} is packed by zstd: unpack it first (`zstd -d`)")
         if not start.startswith(_ZIP):
             return self._packed
         if is_pipe(self.path):
