@@ -234,7 +234,8 @@ def _parquet_rows(path: Path, struct: type[msgspec.Struct]) -> Iterator[Rows]:
                 records = lines
             else:
                 made = columns.lines(frame.get_columns(), bad)
-                lines, records = joined(made, {}), joined(made, bad)
+                lines = joined(made, {})
+                records = joined(made, bad) if bad else lines
             read = partial(_given, records, bad)
             yield Rows(start + 1, len(frame), lines, read, unit="row")
             start += len(frame)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -174,11 +173,12 @@ def _object(tree: _Tree, members: Mapping[str, _Parts]) -> _Parts:
 
 
 def _concatenated(parts: _Parts) -> pl.Expr:
-    merged: list[pl.Expr] = []
-    for is_text, found in groupby(parts, lambda part: isinstance(part, str)):
-        some: list[Any] = list(found)
-        merged += [pl.lit("".join(some))] if is_text else some
-    return pl.concat_str(merged)
+    """The text of all parts together, null where one of them is."""
+    template = "".join(
+        part.replace("{", "{{").replace("}", "}}") if isinstance(part, str) else "{}"
+        for part in parts
+    )
+    return pl.format(template, *(part for part in parts if not isinstance(part, str)))
 
 
 def _member(
@@ -190,9 +190,9 @@ def _member(
     if not texts.null_count():
         return texts, [key, value] if is_json else [key + '"', value, '"']
     if not is_json:
-        value = pl.lit('"') + value + pl.lit('"')
+        value = _concatenated(['"', value, '"'])
     if leaf.may_lack:
-        return texts, [(pl.lit(key) + value).fill_null("")]
+        return texts, [_concatenated([key, value]).fill_null("")]
     return texts, [key, value.fill_null("null")]
 
 
@@ -207,7 +207,10 @@ def _texts_of(
         return found.set(values.is_null(), None).alias(leaf.name), True
     texts = _texts(values, bad)
     if Price in leaf.kinds:
-        for place in (~texts.str.contains(_PLAIN_PRICE)).arg_true().to_list():
+        is_price = texts.str.contains(_PLAIN_PRICE)
+        if is_price.all():
+            return texts, True
+        for place in (~is_price).arg_true().to_list():
             try:
                 cents_of(texts[place])
             except BadPriceError as error:
@@ -216,6 +219,8 @@ def _texts_of(
         if is_plain or not texts.str.contains(_TO_BE_ESCAPED).any():
             return texts, False
         return _quoted(texts), True
+    if values.dtype.is_integer():
+        return texts, True
     if bool in leaf.kinds:
         texts = texts.str.to_lowercase()
         is_json = texts.is_in(["true", "false"])
