@@ -16,7 +16,7 @@ from schemas.tables.raw import OFFSET
 from schemas.versions import GENERATION_SHIFT
 from sinks import SinkRefusedError
 from sinks.clickhouse import ClickHouseReader, ClickHouseTable, create_tables
-from sinks.replay import DIFFERENCES_MAX, Difference, Span, totals_frame
+from sinks.replay import DIFFERENCES_MAX, Difference, Span, Windows, totals_frame
 
 GIVE_UP_AFTER_S = 120.0
 STATEMENT_S_MAX = 900
@@ -66,9 +66,41 @@ class ClickHouseReplay:
         The row that takes back is older than any other of its generation: where the replay has
         given the same key a row, that one wins.
         """
-        table = self._table
+        return self._remove(self._older(spans, generation), generation, shadow=shadow)
+
+    def remove_replaced(self, spans: Sequence[Span], generation: int, *, shadow: bool) -> int:
+        """The same of the windows alone that the generation has a row of."""
+        where = self._older(spans, generation)
+        replaced = self._is_replaced(spans, generation, shadow=shadow)
+        return self._remove(f"{where} AND {replaced}", generation, shadow=shadow)
+
+    def not_replaced(
+        self, spans: Sequence[Span], generation: int, *, shadow: bool
+    ) -> Windows | None:
+        """The windows that earlier generations have rows of, and this one has none of."""
+        start = f"`{self._table.start}`"
+        at = f"toUnixTimestamp64Milli(toDateTime64({start}, 3, 'UTC'))"
+        ((count, first_ms, last_ms),) = self._ask(
+            f"SELECT uniqExact({start}), min({at}), max({at}) FROM {self._table.name} FINAL "
+            f"WHERE {self._older(spans, generation)} "
+            f"AND NOT {self._is_replaced(spans, generation, shadow=shadow)}"
+        )
+        return Windows(int(count), int(first_ms), int(last_ms)) if count else None
+
+    def _older(self, spans: Sequence[Span], generation: int) -> str:
         version = generation << GENERATION_SHIFT
-        where = f"({self._within(spans)}) AND {table.version} < {version}"
+        return f"({self._within(spans)}) AND {self._table.version} < {version}"
+
+    def _is_replaced(self, spans: Sequence[Span], generation: int, *, shadow: bool) -> str:
+        table, start = self._table, f"`{self._table.start}`"
+        into = self._shadow if shadow else table
+        return (
+            f"({start} IN (SELECT {start} FROM {into.name} FINAL WHERE ({self._within(spans)}) "
+            f"AND {table.version} >= {generation << GENERATION_SHIFT}))"
+        )
+
+    def _remove(self, where: str, generation: int, *, shadow: bool) -> int:
+        table = self._table
         ((count,),) = self._ask(f"SELECT count() FROM {table.name} FINAL WHERE {where}")
         if not count:
             return 0
@@ -77,7 +109,8 @@ class ClickHouseReplay:
         names = ", ".join(f"`{name}`" for name in kept)
         self._ask(
             f"INSERT INTO {into.name} ({names}, {table.version}, {DELETED}) "
-            f"SELECT {names}, {version}, 1 FROM {table.name} FINAL WHERE {where}"
+            f"SELECT {names}, {generation << GENERATION_SHIFT}, 1 "
+            f"FROM {table.name} FINAL WHERE {where}"
         )
         if not shadow:
             return int(count)

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 import polars as pl
 
+from schemas.dead_letters import DeadLetter
 from streams.batch import NEVER, TIME_MS, Batch, Poll, TableRows
 from streams.clock import Clock
 from streams.decode import Records
@@ -150,6 +151,9 @@ class Replay:
     change them."""
     read_to: Callable[[int], int] = lambda _partition: END_OFFSET
     """Records of the partition from this offset on are not read: the live worker will."""
+    take_dead: Callable[[list[DeadLetter]], None] = lambda _letters: None
+    """Hears of the records of each poll that cannot be read. Those of a topic are told of by the
+    live worker."""
 
     def run(
         self,
@@ -210,6 +214,8 @@ class Replay:
                 break
             seen = clock.see(self.records.decode(self.flow, poll))
             batch = _within(seen, windows.from_ms, to_ms)
+            if batch.dead:
+                self.take_dead(batch.dead)
             result = step.on_batch(batch)
             give(result.rows)
             _count(done, batch, len(result.late or ()))

@@ -29,7 +29,7 @@ from schemas.status import PartitionStatus
 from schemas.tables.clickhouse import Table
 from streams.batch import Batch, Poll, TableRows
 from streams.clock import Clock
-from streams.engine import MakeStep, Outputs, Rows, StepResult
+from streams.engine import MakeStep, Outputs, Rows, Step, StepResult
 from streams.progress import Progress
 from streams.source import Position, TopicSource
 
@@ -236,12 +236,11 @@ class DrivenStep:
         self, make_step: MakeStep, partition: int = 0, snapshot: bytes | None = None
     ) -> None:
         self._clock = Clock(snapshot)
-        self.step: Any = make_step(partition, snapshot and snapshot[Clock.STATE_BYTES :])
+        self.step: Step = make_step(partition, snapshot and snapshot[Clock.STATE_BYTES :])
 
     def on_batch(self, batch: Batch) -> StepResult:
         """Take a batch that no clock has seen yet."""
-        result: StepResult = self.step.on_batch(self._clock.see(batch))
-        return result
+        return self.step.on_batch(self._clock.see(batch))
 
     def snapshot(self) -> bytes:
         """The state as bytes."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -22,6 +24,7 @@ from generator.sources import Source
 from generator.store import StoreWorld
 from generator.tags import TagWorld
 from schemas.topic_files import records_path
+from streams.source import SourceError
 from tests.generator_support import (
     CrashError,
     MemoryTopics,
@@ -221,6 +224,73 @@ def test_a_topic_that_is_not_there_yet_has_no_partitions(tmp_path: Path) -> None
     topics.crash_after = None
     assert push(TagWorld(1), topics, total=99, progress=absent).report.skipped == 40
     assert topics.ours() == uncrashed(TagWorld(1), 99, 3)
+
+
+@given(
+    lives=st.lists(
+        st.tuples(st.integers(0, 60), st.one_of(st.none(), st.integers(0, 80))),
+        min_size=1,
+        max_size=6,
+    ),
+    ended=st.booleans(),
+    packed=st.booleans(),
+)
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_a_file_that_grows_between_pushes_is_sent_row_by_row_once(
+    tmp_path_factory: pytest.TempPathFactory,
+    lives: list[tuple[int, int | None]],
+    ended: bool,
+    packed: bool,
+) -> None:
+    """Each life adds rows, and ends at some record or well."""
+    folder = tmp_path_factory.mktemp("grows")
+    rows: list[str] = []
+    topics = MemoryTopics(random=Random(1))
+
+    def grown(more: int) -> CsvReplay:
+        rows.extend("broken" if n % 9 == 0 else csv_row(n) for n in range(more))
+        content = csv_file(rows).removesuffix(b"" if ended else b"\r\n")
+        (folder / "shop.csv").write_bytes(gzip.compress(content) if packed else content)
+        return CsvReplay(folder / "shop.csv")
+
+    for more, crash_after in [*lives, (7, None), (0, None)]:
+        topics.crash_after = crash_after
+        result = push_on(grown(more), topics, folder / "p.json", None)
+    assert result is not None and result.was_finished
+    assert topics.ours() == uncrashed(grown(0), None, 3)
+
+
+@pytest.mark.parametrize("change", ["another row", "a row goes on", "rows are gone"])
+def test_another_file_of_the_same_name_is_refused(tmp_path: Path, change: str) -> None:
+    topics, rows = MemoryTopics(), [csv_row(n) for n in range(50)]
+    (tmp_path / "shop.csv").write_bytes(csv_file(rows)[:-2])
+    push_on(CsvReplay(tmp_path / "shop.csv"), topics, tmp_path / "p.json", None)
+    before = topics.ours()
+    if change == "another row":
+        rows[49] = csv_row(70)
+    elif change == "a row goes on":
+        rows[49] += "-and-more"
+    else:
+        del rows[40:]
+    (tmp_path / "shop.csv").write_bytes(csv_file(rows))
+    said = "has 40 rows, not the 50" if change == "rows are gone" else "another file of this name"
+    with pytest.raises((ProgressError, SourceError), match=said):
+        push_on(CsvReplay(tmp_path / "shop.csv"), topics, tmp_path / "p.json", None)
+    assert topics.ours() == before
+
+
+def test_what_comes_out_of_a_pipe_is_sent_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    rows = csv_file([csv_row(n) for n in range(400)])
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(rows))
+    writer.start()
+    topics = MemoryTopics()
+    source = CsvReplay(tmp_path / "pipe")
+    assert (source.is_pipe, source.name) == (True, "pipe")
+    assert push(source, topics).report.sent == 400
+    writer.join()
+    (tmp_path / "shop.csv").write_bytes(rows)
+    assert topics.ours() == uncrashed(CsvReplay(tmp_path / "shop.csv"), None, 3)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"identity":1}', b"\xff"])

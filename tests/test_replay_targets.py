@@ -22,7 +22,7 @@ from sinks import SinkRefusedError, sql_replay
 from sinks.clickhouse import create_tables as create_clickhouse_tables
 from sinks.clickhouse import query_rows as ask_clickhouse
 from sinks.clickhouse_replay import ClickHouseReplay
-from sinks.replay import PARTITION, START_MS, ReplayTarget, Span
+from sinks.replay import PARTITION, START_MS, ReplayTarget, Span, Windows
 from sinks.sql import create_tables as create_store_tables
 from sinks.sql import query_rows as ask_store
 from sinks.sql_replay import SqlReplay
@@ -176,6 +176,34 @@ def test_what_the_new_generation_does_not_have_is_taken_back(side: Side) -> None
     side.write({(1, 0): 3}, generation=2)
     assert side.seen() == {0: 4, 1: 3, 2: 8}
     assert side.target.remove_older([span(0, 2)], 1, shadow=False) == 0
+
+
+@pytest.mark.parametrize("shadow", [False, True])
+def test_windows_that_the_new_generation_replaces_are_told_from_others(
+    side: Side, shadow: bool
+) -> None:
+    side.write({(0, 0): 5, (0, 1): 6, (1, 0): 7, (3, 1): 8, (7, 0): 9})
+    if shadow:
+        side.target.make_shadow()
+    side.write({(0, 0): 4, (2, 0): 3}, generation=1, shadow=shadow)
+    spans = [span(0, 5)]
+    assert side.target.not_replaced(spans, 1, shadow=shadow) == Windows(
+        2, BASE_MS + MINUTE_MS, BASE_MS + 3 * MINUTE_MS
+    )
+    assert side.target.remove_replaced(spans, 1, shadow=shadow) == 1
+    if shadow:
+        side.target.swap()
+    assert side.seen() == {0: 4, 1: 7, 2: 3, 3: 8, 7: 9}
+    if shadow:
+        return
+    assert side.target.remove_replaced(spans, 1, shadow=False) == 0
+    # What was taken back of a window is no row of it.
+    assert side.target.remove_older([span(1, 2)], 1, shadow=False) == 1
+    assert side.target.not_replaced(spans, 1, shadow=False) == Windows(
+        1, BASE_MS + 3 * MINUTE_MS, BASE_MS + 3 * MINUTE_MS
+    )
+    assert side.target.not_replaced([span(0, 3)], 1, shadow=False) is None
+    assert side.target.not_replaced([], 1, shadow=False) is None
 
 
 def test_only_the_partition_of_a_span_is_touched(side: Side) -> None:

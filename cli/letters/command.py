@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cli.errors import FailureError, UsageError, did_you_mean, say
+from cli.errors import FailureError, UsageError, confirmed, did_you_mean, say
 from cli.letters.read import (
     Choice,
     Letters,
@@ -203,7 +203,7 @@ def run_retry(args: argparse.Namespace) -> int:
             # Nothing to send may still leave an earlier retry to be settled.
             if args.dry_run or not planned.send:
                 return 0
-            if ask and not _confirmed(len(planned.send)):
+            if ask and not confirmed(f"send {_counted(len(planned.send), 'record')} again?"):
                 print("nothing was sent")
                 return 0
             retry = Retry(
@@ -316,8 +316,3 @@ def _print_skipped(skipped: Sequence[Skipped], what: str = "not sent") -> None:
         left = len(places) - SKIPPED_SHOWN
         more = f" and {left:,} more" if left > 0 else ""
         print(f"{what}: {_counted(len(places), 'record')}: {why} ({shown}{more})")
-
-
-def _confirmed(count: int) -> bool:
-    print(f"send {_counted(count, 'record')} again? [y/N] ", end="", flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
