@@ -133,8 +133,6 @@ def _write(
         targets[0].make_shadow()
     ran = []
     for part, replay, target in zip(parts, replays, targets, strict=True):
-        if part.left_out:
-            say(f"{args.flow}: {part.left_out} are left as they are")
         ran.append(_run(replay, target, label_of(args.flow, part), part.rows_max, shadow=shadow))
     let_worker_write(settings, args.flow, since_s + 2 * snapshot_every_s)
     for part, replay, target, (done, rows) in zip(parts, replays, targets, ran, strict=True):

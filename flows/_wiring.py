@@ -28,8 +28,13 @@ if TYPE_CHECKING:
 
 
 def minute_buckets_replay(settings: Settings) -> ReplayTarget:
-    """The minute buckets as the target of a replay."""
-    return windows_replay(settings, minute_tables.ROWS, "")
+    """The minute buckets as the target of a replay, wherever they stand."""
+    if not settings.aerospike_aggregates:
+        return windows_replay(settings, minute_tables.ROWS, "")
+    from sinks.aerospike_replay import AggregatesReplay
+    from sinks.open import open_aggregates
+
+    return AggregatesReplay(settings.clickhouse_url, open_aggregates(settings))
 
 
 def windows_replay(settings: Settings, of: Table, source: str) -> ReplayTarget:

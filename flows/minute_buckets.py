@@ -101,7 +101,6 @@ def replay(settings: Settings) -> tuple[Replayable, ...]:
         start="bucket",
         sums={EVENTS: "count", "sum_price": "sum_price"},
         target=lambda: minute_buckets_replay(settings),
-        left_out="the aggregates in Aerospike" if settings.aerospike_aggregates else "",
     )
 
 

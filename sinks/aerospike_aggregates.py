@@ -165,7 +165,7 @@ class AerospikeAggregates:
             for start, bins in zip(starts, records, strict=True)
             if bins is not None
             for found in read_sums(start, bins)
-            if from_minute <= found.bucket < to_minute
+            if from_minute <= found.bucket < to_minute and found.count
         ]
 
     def close(self) -> None:

@@ -91,7 +91,8 @@ def sums(rows: Sequence[Row], group: Group) -> list[BucketSum]:
         if Group(*texts) == group:
             counts[bucket] += count
             prices[bucket] += sum_price
-    return [BucketSum(bucket, counts[bucket], prices[bucket]) for bucket in sorted(counts)]
+    # A minute in which nothing counts has no bucket.
+    return [BucketSum(bucket, counts[bucket], prices[bucket]) for bucket in sorted(+counts)]
 
 
 def at_first_write(

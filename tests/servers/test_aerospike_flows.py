@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from schemas.settings import read_settings
-from sinks.aerospike_aggregates import AerospikeAggregates, BucketSum
+from sinks.aerospike_aggregates import AerospikeAggregates, BucketSum, Group
 from sinks.open import open_profiles
 from tests.aerospike_house_support import FOREVER_MS, KEPT, START, WIDTH, House
 from tests.aerospike_support import Gate, server
+from tests.cli_support import run_faulty
 from tests.clickhouse_support import serving
+from tests.faulty_flow import WRONG_ORIGIN
 
 AT = server()
 
@@ -116,3 +118,32 @@ def test_aggregates_are_exact_through_kills_of_the_worker(
                 f"{bucket.bucket.timestamp():.0f}\t{bucket.count}\t{bucket.sum_price}"
                 for bucket in expected
             ]
+
+
+def test_a_replay_writes_aggregates_anew(house: House, tmp_path: Path) -> None:
+    pytest.importorskip("chdb", reason="chdb is not installed")
+    house.send(6_000)
+    aggregates = AerospikeAggregates(
+        AT.host, AT.port, namespace=AT.aggregates, buckets_per_key=WIDTH
+    )
+    with serving(tmp_path / "clickhouse") as clickhouse, closing(aggregates):
+        others = {"CLICKHOUSE_URL": clickhouse.url, "AEROSPIKE_AGGREGATES": "1"}
+        house.ask("init", **others)
+        run_faulty("faulty_flow", home=house.home, settings=house.environ | others)
+
+        def found(group: Group) -> list[BucketSum]:
+            return aggregates.get(group, START - timedelta(minutes=1), START + timedelta(hours=1))
+
+        views = house.group("VIEW")
+        wrong = views._replace(origin=WRONG_ORIGIN)
+        assert found(wrong) and not found(views), "the flow with the fault takes one for the other"
+        for into in ("live", "shadow"):
+            house.ask(
+                "replay", "minute_buckets", "--from", "2022-03-22", "--complete", "--into", into,
+                **others,
+            )  # fmt: skip
+            if into == "shadow":
+                house.ask("replay", "minute_buckets", "--swap", **others)
+            for action in ("VIEW", "BUY"):
+                assert found(house.group(action)) == house.buckets(action)
+            assert found(wrong) == []
