@@ -80,11 +80,12 @@ class Others:
         wait_s: float,
     ) -> None:
         """``instances`` are those of the run; who is there after ``wait_s`` has not ended."""
-        self._admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2})
+        self._bootstrap = bootstrap
         self._group = group
         self._instances = instances
         self._wait_s = wait_s
         self._since_s: float | None = None
+        self._admin: AdminClient | None = None
 
     def are_gone(self) -> bool:
         """Return True once the run's processes have all partitions. Raises WorkerError."""
@@ -98,6 +99,8 @@ class Others:
         return False
 
     def _why_not(self) -> str | None:
+        if self._admin is None:
+            self._admin = AdminClient({"bootstrap.servers": self._bootstrap, "log_level": 2})
         asked = self._admin.describe_consumer_groups([self._group], request_timeout=ANSWER_S)
         try:
             found = asked[self._group].result()

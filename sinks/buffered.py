@@ -129,8 +129,9 @@ class RecentSink(BufferedSink[pl.DataFrame]):
         """By the frame's id, as most of what is recent was so at the last snapshot."""
 
     def list_parts(self) -> list[str]:
+        # Before it kept states this sink had the parts of any other, which stand in the stores.
+        listed = sorted({*self._partitions(), *super().list_parts()})
         # The engine counts them in this order.
-        listed = sorted(self._partitions())
         self._places = {part: place for place, part in enumerate(listed)}
         return listed
 

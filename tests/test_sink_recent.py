@@ -20,7 +20,7 @@ from generator.tags import TagWorld
 from schemas.times import iso_ms, parse_time_ms
 from sinks import SinkUnavailableError
 from sinks.aerospike_aggregates import AerospikeAggregates
-from sinks.buffered import ForgetfulWriter, RecentSink
+from sinks.buffered import BufferedSink, ForgetfulWriter, RecentSink
 from sinks.profiles.aerospike import AerospikeProfiles
 from streams.engine import Outputs, stateful_steps
 from streams.runner import Run, run_worker
@@ -204,3 +204,20 @@ def test_a_run_whose_server_went_away_fails_and_the_next_one_mends_it(
     for index in range(3):
         worker(house, tmp_path, lambda: house.sink(keep_s=0.2), Share(index, 3))
     assert house.model.records == expected
+
+
+def test_a_store_of_a_time_without_these_states_is_gone_on_with(
+    house: House, tmp_path: Path
+) -> None:
+    topic = MemoryTopic([records for part in range(12) for records in [RECORDS[part % 5]]])
+
+    def wire(sink: BufferedSink[pl.DataFrame]) -> Callable[[Run], Dataflow]:
+        outputs = Outputs(sink, _nowhere(), _nowhere())
+        return lambda run: house.build(run.source(topic), outputs, run.progress)
+
+    # Partitions 3 and 10, of which the latter was in a part 0.
+    share, name = Share(3, 7), house.flow.CONTRACT.name
+    run_worker(name, wire(BufferedSink(_Table)), tmp_path, once=True, share=share)
+    sink = RecentSink(lambda: TeeWriter(_Table(), None), lambda: ["3", "10"])
+    run_worker(name, wire(sink), tmp_path, once=True, share=share)
+    assert sink.list_parts() == ["0", "1", "10", *map(str, range(2, 10))]
