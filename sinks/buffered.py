@@ -17,10 +17,9 @@ import polars as pl
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from schemas.topics import PARTITIONS_DEFAULT
+from sinks.replay import PARTITION
 
 ROWS_MAX_DEFAULT = 50_000
-PARTITION = "topic_partition"
-"""The column of rows that tells their part."""
 
 T_contra = TypeVar("T_contra", contravariant=True)
 T = TypeVar("T")
@@ -145,6 +144,7 @@ class RecentSink(BufferedSink[pl.DataFrame]):
         part = super().build_part(step_id, for_part, resume_state)
         if resume_state and self._writer is not None:
             self._writer.restore(pl.concat(map(pl.read_ipc, resume_state)))
+            self._states = None
         return part
 
     def flush(self) -> None:

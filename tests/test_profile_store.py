@@ -39,6 +39,7 @@ from sinks.profiles.aerospike import (
     why_not_written,
 )
 from sinks.profiles.frames import checked
+from sinks.profiles.replay import ProfileReplay
 from sinks.profiles.sqlite import SqliteProfiles
 from sinks.topic_files import FileTopics
 from tests.aerospike_contract import AerospikeProfilesContract, GenerationsContract
@@ -92,7 +93,8 @@ PUT_FOR_EVER = """
     import polars as pl
     sys.path.insert(0, "tests")
     from profile_store_contract import frame
-    from sinks.profiles.sqlite import SqliteProfiles
+    from sinks.profiles.replay import ProfileReplay
+from sinks.profiles.sqlite import SqliteProfiles
     store, partition = SqliteProfiles(Path(sys.argv[1]), 50), int(sys.argv[2])
     number = 0
     while True:
@@ -290,7 +292,12 @@ def test_each_result_of_a_batch_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "reason"), [(13, "lower NUM_TAGS_TO_KEEP"), (12, "set AEROSPIKE_PROFILES_BIN .*comes back.*code 12"), (20, "code 20")]
+    ("code", "reason"),
+    [
+        (13, "lower NUM_TAGS_TO_KEEP"),
+        (12, "set AEROSPIKE_PROFILES_BIN .*comes back.*code 12"),
+        (20, "code 20"),
+    ],
 )
 def test_what_will_never_be_written_is_refused_by_cookie(code: int, reason: str) -> None:
     record = Write(("profiles", "s", "c1"), ops=[])
@@ -380,6 +387,16 @@ def test_what_an_earlier_process_wrote_last_is_written_again() -> None:
         assert second.get("c1", 0, FOREVER, 9) == (names(2, 1), [])
         assert second.get("c2", 0, FOREVER, 9) == (names(3), [])
         assert second.recent() == []
+
+
+def test_a_replay_of_profiles_ends_when_nothing_can_be_lost() -> None:
+    with model_place(ModelServer()) as place:
+        store = place.profiles(KEEP, keep_s=0.2)
+        replay = ProfileReplay(store, KEEP)
+        replay.write([frame([tag(1)])], shadow=False)
+        assert store.recent()
+        assert replay.remove_older([], 1, shadow=False) == 0
+        assert not store.recent()
 
 
 def test_a_generation_that_wraps_around_stops_no_policy() -> None:
