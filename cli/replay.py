@@ -144,8 +144,6 @@ def _write(
     ran = []
     with closing(source) if source is not None else nullcontext():
         for part, replay, target in zip(parts, replays, targets, strict=True):
-            if part.left_out:
-                say(f"{args.flow}: {part.left_out} are left as they are")
             label = label_of(args.flow, part)
             ran.append(_run(replay, target, label, part.rows_max, shadow=shadow))
     let_worker_write(settings, args.flow, since_s + 2 * snapshot_every_s)

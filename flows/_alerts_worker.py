@@ -25,9 +25,9 @@ from aiokafka.errors import KafkaError
 from aiokafka.partitioner import murmur2
 
 from flows._alerts import AlertLetters
-from flows._alerts_faust import FaustTable, changelog_of
+from flows._alerts_faust import SESSION_S, FaustTable, changelog_of, group_of, instance_of
 from flows._alerts_place import Place
-from flows._alerts_topics import check_changelog, check_same, ends_of, make_changelog
+from flows._alerts_topics import Others, check_changelog, check_same, ends_of, make_changelog
 from flows._alerts_watch import Taken, Watch, partition_of
 from schemas.settings import Settings
 from schemas.status import PartitionStatus
@@ -109,6 +109,9 @@ class AlertsWorker:
         self._sent_again: SentAgain = sent_again_in(settings, topic.name)
         self._letters = AlertLetters(settings)
         self._changelog = changelog_of(settings, flow)
+        group = group_of(settings, flow)
+        ours = [instance_of(group, worker) for worker in range(run.share.count)]
+        self._others = Others(topic.bootstrap, group, ours, wait_s=3 * SESSION_S)
         self._watches: dict[int, Watch] | None = None
         """By partition; None while the group is assigning them."""
         self._is_placed = False
@@ -159,7 +162,10 @@ class AlertsWorker:
             if records:
                 await self._take(records)
             await self._ask_again()
-            return self._run.once and self._is_done()
+            if not (self._run.once and self._is_done()):
+                return False
+            # Meanwhile no partition is given away, for a rebalance waits until we are not busy.
+            return await asyncio.to_thread(self._others.are_gone)
 
     async def _take(self, records: Sequence[Any]) -> None:
         by_partition: dict[int, list[Any]] = defaultdict(list)

@@ -279,6 +279,6 @@ def _switch(text: str) -> bool:
 
 
 def _bin_name(text: str) -> str:
-    if len(text) > 15:
-        raise ValueError("takes a name of at most 15 characters (Aerospike's limit for bins)")
+    if not 1 <= len(text.encode()) <= 15:
+        raise ValueError("takes a name of at most 15 bytes (Aerospike's limit for bins)")
     return text

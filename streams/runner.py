@@ -105,7 +105,7 @@ def run_worker(
             dataflow = wire(run)
             # What is loaded by now lives as long as the worker: no collection looks at it again.
             gc.freeze()
-            with _looking_for_growth(run, look_every_s):
+            with _settled(run), _looking_for_growth(run, look_every_s):
                 if _has_parts(run):
                     run_main(
                         dataflow,
@@ -118,6 +118,7 @@ def run_worker(
                 return
             run.grown.clear()
             run.sources.clear()
+            run.settling.clear()
 
 
 def _has_parts(run: Run) -> bool:
@@ -130,6 +131,18 @@ def _has_parts(run: Run) -> bool:
 def _wait_for_parts(run: Run) -> None:
     while not run.grown.wait(0.1) and not run.stop.is_set():
         pass
+
+
+@contextmanager
+def _settled(run: Run) -> Iterator[None]:
+    """Wait for the flow's sinks when it has ended well, and release them in any case."""
+    try:
+        yield
+        for sink in run.settling:
+            sink.settle()
+    finally:
+        for sink in run.settling:
+            sink.release()
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -319,15 +318,32 @@ def test_two_pushes_of_one_source_at_once_are_refused(tmp_path: Path) -> None:
 
 PUSHER = """
 import sys
+import time
 from pathlib import Path
 from generator.drive import push
 from generator.csv_replay import CsvReplay
 from generator.progress import ProgressFile
 from sinks.topic_files import FileTopics
 from tests.generator_support import folder_view
-csv, folder, progress = map(Path, sys.argv[1:])
+csv, folder, progress = map(Path, sys.argv[1:4])
+before, after = map(int, sys.argv[4:])
+
+class Holding(FileTopics):
+    written = 0
+
+    def hold(self, at):
+        if self.written >= at:
+            print("holds", flush=True)
+            time.sleep(600)
+
+    def write(self, topic, records):
+        self.hold(before)
+        super().write(topic, records)
+        self.written += len(records)
+        self.hold(after)
+
 result = push(
-    CsvReplay(csv), FileTopics(folder), rate_per_s=4000,
+    CsvReplay(csv), Holding(folder), rate_per_s=4000,
     progress=ProgressFile(progress, folder_view(folder)),
 )
 print(result.line())
@@ -339,23 +355,25 @@ def test_kill_9_of_a_real_replay_into_topic_files(tmp_path: Path) -> None:
     (tmp_path / "shop.csv").write_bytes(csv_file(rows))
     folder = tmp_path / "topics"
     arguments = [str(tmp_path / name) for name in ("shop.csv", "topics", "progress.json")]
-    for kill_at in (300, 1_500, 2_900, None):
+    never = 10**9
+    # Rows that it writes before it is killed, and whether that is before or after a write.
+    for before, after in ((200, never), (never, 1_000), (900, never), (never, never)):
         process = subprocess.Popen(
-            [sys.executable, "-c", PUSHER, *arguments],
+            [sys.executable, "-c", PUSHER, *arguments, str(before), str(after)],
             cwd=Path(__file__).resolve().parent.parent,
             stdout=subprocess.PIPE,
             text=True,
         )
+        assert process.stdout is not None
+        is_killed = min(before, after) < never
         try:
-            deadline = time.monotonic() + 60
-            while kill_at and lines_in(folder) < kill_at and process.poll() is None:
-                assert time.monotonic() < deadline
-                time.sleep(0.005)
+            if is_killed:
+                assert process.stdout.readline() == "holds\n"
         finally:
-            if kill_at:
+            if is_killed:
                 os.kill(process.pid, signal.SIGKILL)
             printed, _ = process.communicate(timeout=60)
-        assert process.returncode == (-signal.SIGKILL if kill_at else 0)
+        assert process.returncode == (-signal.SIGKILL if is_killed else 0)
     assert printed.startswith("finished: 4,000 rows")
     written: Log = {
         (topic, partition): values
@@ -367,7 +385,3 @@ def test_kill_9_of_a_real_replay_into_topic_files(tmp_path: Path) -> None:
     topics = MemoryTopics(partitions=10)
     push(CsvReplay(tmp_path / "shop.csv"), topics)
     assert written == topics.ours()
-
-
-def lines_in(folder: Path) -> int:
-    return sum(path.read_bytes().count(b"\n") for path in folder.glob("*/*.jsonl"))
