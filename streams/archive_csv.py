@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import re
 
 import msgspec
 import numpy as np
@@ -19,8 +18,6 @@ from streams.archive_files import count_of, split_lines
 
 _SEPARATORS = ",;\t|"
 _SHOWN_CHARS = 40
-_AT_FIELD = re.compile(r" - at `\$\.?([^`]*)`$")
-_LACKS_FIELD = re.compile(r"missing required field `([^`]+)`")
 
 
 class _BadRowError(ValueError):
@@ -58,13 +55,11 @@ class CsvColumns:
 
     def why_bad(self, line: bytes, why: str) -> str:
         """The reason why a row is bad, with the text of the field that a decoder named."""
-        at, lacks = _AT_FIELD.search(why), _LACKS_FIELD.search(why)
-        names = [at[1] if at else "", lacks[1] if lacks else ""]
-        place = self._columns.places.get(".".join(filter(None, names)))
+        name, _, reason = why.partition(": ")
+        place = self._columns.places.get(name)
         if place is None:
             return f"is no record: {why}"
-        name, text = ".".join(filter(None, names)), self._fields(line)[place]
-        return f"has {name} {_shown(text)}: {_AT_FIELD.sub('', why)}"
+        return f"has {name} {_shown(self._fields(line)[place])}: {reason}"
 
     def _split_at_once(self, lines: bytes, count: int) -> pl.DataFrame | None:
         """Rows without quotes, if each has all of the fields."""

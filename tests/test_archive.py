@@ -84,9 +84,9 @@ def test_columns_of_parquet_may_have_other_types(
     ("name", "column", "reason"),
     [
         ("price", pl.lit("1_000"), "row 1 has a bad price: '1_000' is not a decimal number"),
-        ("price", pl.lit(float("nan")), "row 1 is no record: Expected `float`, got `null`"),
+        ("price", pl.lit(float("nan")), "row 1 is no record: price: expected `float`, got `null`"),
         ("price", pl.lit(-2.5), "row 1 has a bad price: '-2.5' is negative"),
-        ("product_id", pl.lit("1_7"), "row 1 is no record: Expected `int`, got `str`"),
+        ("product_id", pl.lit("1_7"), "row 1 is no record: product_id: expected `int`, got `str`"),
         ("brand", pl.lit(b"caf\xe9"), "row 1 has brand that is not UTF-8"),
     ],
 )

@@ -105,7 +105,7 @@ def test_a_last_line_without_its_end_is_whole_when_it_has_every_field(tmp_path: 
         ("event_type", "steal", "event_type 'steal'"),
         ("product_id", "", "product_id ''"),
         ("product_id", "12a", "product_id '12a'"),
-        ("category_id", "9223372036854775808", "Expected `int` <= 9223372036854775807"),
+        ("category_id", "9223372036854775808", "expected `int` <= 9223372036854775807"),
         ("category_id", "1" * 500, "..."),
         ("price", "1,5", "has 10 fields instead of 9"),
         ("price", "NaN", "price: 'NaN' is not a decimal number"),
