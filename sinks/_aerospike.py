@@ -17,6 +17,7 @@ import aerospike
 from aerospike import exception
 from aerospike_helpers.batch.records import BatchRecord, BatchRecords, Write
 
+from schemas.addresses import AEROSPIKE_NAME, Host, unresolved
 from sinks import SinkError, SinkRefusedError, SinkUnavailableError
 from sinks._aerospike_recent import RecentWrites
 from sinks.retry import Backoff, call_with_retry
@@ -109,13 +110,15 @@ class AerospikeServer:
         max_parallel_writes: int,
         give_up_after_s: float,
         timeout_ms: int,
+        others: Sequence[Host] = (),
         connect: Connect = aerospike.client,
     ) -> None:
-        """``about`` begins each error; ``too_big`` says what to do where a record is.
+        """``about`` begins each error; ``too_big`` says what to do where a record is; ``others``
+        are nodes that are asked for the cluster where the first does not answer.
 
         ``timeout_ms`` bounds each attempt to connect, read or write a batch.
         """
-        self._address = (host, port)
+        self._hosts = [(host, port), *others]
         self._about = about
         self._too_big = too_big
         self._write_policy = {
@@ -199,7 +202,7 @@ class AerospikeServer:
             if self._client is None:
                 wait = {"total_timeout": self._timeout_ms, "socket_timeout": self._timeout_ms}
                 config = {
-                    "hosts": [self._address],
+                    "hosts": self._hosts,
                     "connect_timeout": self._timeout_ms,
                     # A misspelt policy is an error, and not a default.
                     "validate_keys": True,
@@ -214,6 +217,10 @@ class AerospikeServer:
                 try:
                     self._client = self._connect(config)
                 except exception.AerospikeError as error:
+                    if names := unresolved(self._hosts):
+                        raise SinkRefusedError(
+                            f"{self._about}: {names} has no address", AEROSPIKE_NAME
+                        ) from None
                     if error.code in _AGAIN:
                         raise _TryAgainError(f"cannot connect ({_text(error)})") from error
                     raise self._sink_error(error) from error

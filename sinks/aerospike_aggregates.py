@@ -22,6 +22,7 @@ import polars as pl
 from aerospike_helpers import cdt_ctx
 from aerospike_helpers.operations import map_operations
 
+from schemas.addresses import Host, shown_host
 from schemas.tables.minute_buckets import ROWS
 from sinks import SinkRefusedError
 from sinks._aerospike import AerospikeServer, Connect, Operate, RecordKey
@@ -90,10 +91,13 @@ class AerospikeAggregates:
         max_parallel_writes: int = 6,
         give_up_after_s: float = 120.0,
         timeout_ms: int = 2_000,
+        others: Sequence[Host] = (),
         connect: Connect = aerospike.client,
     ) -> None:
-        """``timeout_ms`` bounds each attempt to connect, read or write a batch."""
-        self._about = f"aggregates in Aerospike at {host}:{port}, namespace {namespace}"
+        """``timeout_ms`` bounds each attempt to connect, read or write a batch. ``others``: nodes
+        that are asked for the cluster where the first does not answer."""
+        at = shown_host((host, port))
+        self._about = f"aggregates in Aerospike at {at}, namespace {namespace}"
         self._server = AerospikeServer(
             host,
             port,
@@ -104,6 +108,7 @@ class AerospikeAggregates:
             max_parallel_writes=max_parallel_writes,
             give_up_after_s=give_up_after_s,
             timeout_ms=timeout_ms,
+            others=others,
             connect=connect,
         )
         self._namespace = namespace

@@ -22,7 +22,7 @@ pytest.register_assert_rewrite("profile_store_contract", "aerospike_contract")
 
 from aerospike_helpers.batch.records import BatchRecords, Write
 
-from schemas.settings import read_settings
+from schemas.settings import SettingError, read_settings
 from sinks import SinkRefusedError, SinkUnavailableError
 from sinks._aerospike_recent import RecentWrites
 from sinks.open import open_profiles, open_topics
@@ -418,5 +418,5 @@ def test_settings_choose_the_twin_by_address(tmp_path: Path) -> None:
     for opened in (open_profiles(servers), open_topics(servers)):
         assert type(opened).__name__ in ("AerospikeProfiles", "KafkaTopics")
         opened.close()
-    with pytest.raises(SinkRefusedError, match="three slashes"):
+    with pytest.raises(SettingError, match="three slashes"):
         open_profiles(read_settings({"PROFILES_URL": "sqlite://host/file"}))
