@@ -27,7 +27,7 @@ from api.services import Services
 from api.snapshot import Minutes, Top, Windows
 from api.workers import WorkerMeter
 from api.writing import GroupCommit
-from api.connections import LIMITS, Limits
+from infra.connections import LIMITS, Limits
 from schemas.addresses import OwnHosts
 from schemas.status import PartitionStatus, WorkerStatus
 from sinks import Record, SinkError
