@@ -208,7 +208,7 @@ def _replay(
     limits = live_limits(settings, args.flow, replayable)
     return Replay(
         flow=args.flow,
-        partitions=topic_partitions(settings, args.flow, replayable.topic),
+        partitions=topic_partitions(settings, replayable.topic),
         records=replayable.records,
         rules=replayable.rules,
         make_step=make_step,

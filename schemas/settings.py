@@ -21,6 +21,7 @@ from schemas.database_addresses import (
     clickhouse_address,
     postgres_address,
 )
+from schemas.topics import RETENTION_BYTES
 
 
 class SettingError(ValueError):
@@ -34,6 +35,10 @@ class Settings:
     footfall_home: Path
     # Not shown: a URL may hold a password.
     topics_url: str = field(repr=False)
+    topics_retention_h: int | None
+    """Hours that embedded topics keep records; None for what the catalogue says of each."""
+    topics_retention_bytes: int
+    """Bytes that each embedded topic keeps."""
     clickhouse_url: str = field(repr=False)
     postgres_url: str = field(repr=False)
     profiles_url: str = field(repr=False)
@@ -42,6 +47,7 @@ class Settings:
     kafka_consumer_id: str
     kafka_poll_timeout_ms: int
     kafka_max_poll_records: int
+    kafka_wire_format: str
     aerospike_profiles_namespace: str
     aerospike_aggregates: bool
     aerospike_aggregates_namespace: str
@@ -152,6 +158,13 @@ def _variables(env: Mapping[str, str], home: Path) -> list[tuple[str, str, Any, 
             topics_default,
             _url(addresses.TOPICS_TAKES, "file", addresses.kafka_hosts),
         ),
+        ("topics_retention_h", "TOPICS_RETENTION_H", None, _integer(1, 876_000)),
+        (
+            "topics_retention_bytes",
+            "TOPICS_RETENTION_BYTES",
+            RETENTION_BYTES,
+            _integer(1_000_000, 2**60),
+        ),
         (
             "clickhouse_url",
             "CLICKHOUSE_URL",
@@ -175,6 +188,8 @@ def _variables(env: Mapping[str, str], home: Path) -> list[tuple[str, str, Any, 
         ("kafka_consumer_id", "KAFKA_CONSUMER_ID", "footfall", str),
         ("kafka_poll_timeout_ms", "KAFKA_POLL_TIMEOUT", 100, _integer(1, 60_000)),
         ("kafka_max_poll_records", "KAFKA_MAX_POLL_RECORDS", 16_384, positive),
+        # Confluent's serializers write the id of a schema before each record.
+        ("kafka_wire_format", "KAFKA_WIRE_FORMAT", "PLAIN", _one_of("PLAIN", "CONFLUENT")),
         ("aerospike_profiles_namespace", "AEROSPIKE_PROFILES_NAMESPACE", "profiles", str),
         ("aerospike_aggregates", "AEROSPIKE_AGGREGATES", False, _switch),
         ("aerospike_aggregates_namespace", "AEROSPIKE_AGGREGATES_NAMESPACE", "aggregates", str),
@@ -311,6 +326,6 @@ def _switch(text: str) -> bool:
 
 
 def _bin_name(text: str) -> str:
-    if len(text) > 15:
-        raise ValueError("takes a name of at most 15 characters (Aerospike's limit for bins)")
+    if not 1 <= len(text.encode()) <= 15:
+        raise ValueError("takes a name of at most 15 bytes (Aerospike's limit for bins)")
     return text

@@ -29,9 +29,9 @@ from schemas.status import PartitionStatus
 from schemas.tables.clickhouse import Table
 from streams.batch import Batch, Poll, TableRows
 from streams.clock import Clock
-from streams.engine import MakeStep, Outputs, Rows, StepResult
+from streams.engine import MakeStep, Outputs, Rows, Step, StepResult
 from streams.progress import Progress
-from streams.source import TopicSource
+from streams.source import Position, TopicSource
 
 Event = bytes | str | Mapping[str, Any]
 """A record of a topic: its bytes, its text, or an object to be written as JSON."""
@@ -69,7 +69,9 @@ class MemoryTopic:
         """How many partitions there are."""
         return len(self.records)
 
-    def open(self, partition: int, state: int | None) -> MemoryReader:
+    def open(
+        self, partition: int, state: int | None, start: Position | None = None
+    ) -> MemoryReader:
         """A reader of one partition from an offset on."""
         return MemoryReader(self, partition, state or 0)
 
@@ -234,20 +236,15 @@ class DrivenStep:
         self, make_step: MakeStep, partition: int = 0, snapshot: bytes | None = None
     ) -> None:
         self._clock = Clock(snapshot)
-        self._step = make_step(partition, snapshot and snapshot[Clock.STATE_BYTES :])
+        self.step: Step = make_step(partition, snapshot and snapshot[Clock.STATE_BYTES :])
 
     def on_batch(self, batch: Batch) -> StepResult:
         """Take a batch that no clock has seen yet."""
-        return self._step.on_batch(self._clock.see(batch))
+        return self.step.on_batch(self._clock.see(batch))
 
     def snapshot(self) -> bytes:
         """The state as bytes."""
-        return self._clock.snapshot() + self._step.snapshot()
-
-    @property
-    def watermark_ms(self) -> int:
-        """See streams.engine.Step."""
-        return self._step.watermark_ms
+        return self._clock.snapshot() + self.step.snapshot()
 
 
 class ListSink(DynamicSink[Any]):
