@@ -9,7 +9,7 @@ Notices     at least once where ``to_announce`` is given: what a crash kept from
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
@@ -25,6 +25,7 @@ from sqlalchemy import (
     and_,
     delete,
     func,
+    inspect,
     literal,
     or_,
     select,
@@ -33,13 +34,16 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateTable
+from sqlalchemy.types import TypeEngine
 
 from schemas.tables.rollup import Rollup
 from schemas.tables.sql_types import sql_time
 from schemas.versions import GENERATION_SHIFT
 from sinks import SinkRefusedError
 from sinks._sql_engine import GIVE_UP_AFTER_S, Store
+from sinks.tables import Columns, check_columns
 
+READ_S_MAX = 10.0
 ROWS_READ_MAX = 1_000_000
 """Most rows that a query may return."""
 
@@ -212,12 +216,55 @@ class _Upsert:
 def create_tables(
     url: str, metadata: MetaData, *, give_up_after_s: float = GIVE_UP_AFTER_S
 ) -> None:
-    """Make the tables that are missing; several processes may. Raises SinkError."""
+    """Make the tables that are missing; several processes may.
+
+    Raises SinkRefusedError for a table that stands there with other columns, and SinkError.
+    """
     store = Store(url, give_up_after_s=give_up_after_s)
+
+    def make(connection: Connection) -> None:
+        metadata.create_all(connection)
+        for table in metadata.sorted_tables:
+            move = f"ALTER TABLE {table.name} RENAME TO {table.name}_old"
+            check_columns(f"{store.name}, table {table.name}", *_columns(connection, table), move)
+
     try:
-        store.transaction("footfall tables", metadata.create_all)
+        store.transaction("footfall tables", make)
     finally:
         store.close()
+
+
+def columns_of(url: str, tables: Sequence[Table]) -> dict[str, tuple[Columns, Columns]]:
+    """Return by table its columns as they are wanted and as they stand, none where it does not.
+
+    Raises SinkError.
+    """
+    store = Store(url, give_up_after_s=READ_S_MAX, read_only=True)
+    try:
+        return store.read(
+            lambda connection: {table.name: _columns(connection, table) for table in tables}
+        )
+    finally:
+        store.close()
+
+
+def _columns(connection: Connection, table: Table) -> tuple[Columns, Columns]:
+    """Return the columns of a table as it is wanted and as it stands, and its key by a name."""
+    looked = inspect(connection)
+
+    def typed(columns: Iterable[tuple[str, TypeEngine[Any]]], key: Iterable[str]) -> Columns:
+        types = {name: kind.compile(dialect=connection.dialect) for name, kind in columns}
+        return {**types, "its primary key": ", ".join(key)}
+
+    wanted = typed(
+        ((column.name, column.type) for column in table.columns),
+        (column.name for column in table.primary_key),
+    )
+    if not looked.has_table(table.name):
+        return wanted, {}
+    columns = looked.get_columns(table.name)
+    key = looked.get_pk_constraint(table.name)["constrained_columns"]
+    return wanted, typed(((column["name"], column["type"]) for column in columns), key)
 
 
 def query_rows(
@@ -228,7 +275,7 @@ def query_rows(
     Values are None, bool, int, float or text; times are text in UTC, the same for PostgreSQL
     and SQLite. Raises SinkRefusedError with the server's reason, SinkUnavailableError.
     """
-    store = Store(url, give_up_after_s=10, read_only=True)
+    store = Store(url, give_up_after_s=READ_S_MAX, read_only=True)
 
     def ask(cursor: Any) -> tuple[list[str], list[list[Any]]]:
         # A prepared statement is a single one: it cannot end the read-only transaction first.

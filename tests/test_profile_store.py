@@ -547,5 +547,5 @@ def test_settings_choose_the_twin_by_address(tmp_path: Path) -> None:
     for opened in (open_profiles(servers), open_topics(servers)):
         assert type(opened).__name__ in ("AerospikeProfiles", "KafkaTopics")
         opened.close()
-    with pytest.raises(SinkRefusedError, match="three slashes"):
+    with pytest.raises(SettingError, match="three slashes"):
         open_profiles(read_settings({"PROFILES_URL": "sqlite://host/file"}))

@@ -18,6 +18,8 @@ def columns(
     check: str, wanted: Mapping[str, Mapping[str, str]], standing: Mapping[str, Mapping[str, str]]
 ) -> list[Finding]:
     """Whether tables stand with their columns; a type that is empty text is not compared."""
+    from sinks.tables import differing
+
     missing = [name for name in wanted if not standing.get(name)]
     found = []
     if missing:
@@ -26,19 +28,12 @@ def columns(
         stands = standing.get(name)
         if not stands:
             continue
-        differing = [
-            f"{column} is {stands.get(column, 'missing')}{f', not {kind}' if kind else ''}"
-            for column, kind in kinds.items()
-            if column not in stands
-            or (kind and stands[column].replace(" ", "") != kind.replace(" ", ""))
-        ]
-        if differing:
+        if others := differing(kinds, stands):
             found.append(
                 fail(
                     check,
-                    f"{name} has other columns: {'; '.join(differing[:3])}",
-                    f"move it away (ALTER TABLE or RENAME TABLE to {name}_old), `footfall init`, "
-                    "and replay",
+                    f"{name} has other columns: {'; '.join(others[:3])}",
+                    "`footfall init` says how to move it away; run it again then, and replay",
                 )
             )
     return found or [ok(check, ", ".join(wanted))]
