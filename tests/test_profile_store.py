@@ -93,8 +93,7 @@ PUT_FOR_EVER = """
     import polars as pl
     sys.path.insert(0, "tests")
     from profile_store_contract import frame
-    from sinks.profiles.replay import ProfileReplay
-from sinks.profiles.sqlite import SqliteProfiles
+    from sinks.profiles.sqlite import SqliteProfiles
     store, partition = SqliteProfiles(Path(sys.argv[1]), 50), int(sys.argv[2])
     number = 0
     while True:
