@@ -112,6 +112,8 @@ def open_house(
     """
     import flows
 
+    # One port cannot be that of the workers of every flow: Prometheus finds them by their files.
+    environ = {name: value for name, value in environ.items() if name != "METRICS_PORT"}
     settings = read_settings(environ)
     if args.csv:
         need_file(args.csv)

@@ -129,15 +129,25 @@ def _settings_of_worker(args: argparse.Namespace) -> Iterator[Settings]:
 def _run_here(args: argparse.Namespace, contract: FlowContract, settings: Settings) -> None:
     """Run the flow in this process."""
     from cli.errors import say
+    from sinks.attempts import ATTEMPTS
     from streams.engine import stateful_steps
-    from streams.runner import Run, run_worker
+    from streams.runner import Monitoring, Run, run_worker
     from streams.source import Share
 
     Home(settings.footfall_home).make()
     module = importlib.import_module(f"flows.{args.flow}")
     share = Share(*args.worker)
+    monitoring = Monitoring(settings.metrics_hostname, settings.metrics_port, ATTEMPTS.read)
     if hasattr(module, "other_engine") and (run_on := module.other_engine(settings)):
-        run_on(Run(once=args.once, share=share, skip_removed=args.skip_removed, say=say))
+        run_on(
+            Run(
+                once=args.once,
+                share=share,
+                skip_removed=args.skip_removed,
+                monitoring=monitoring,
+                say=say,
+            )
+        )
         return
     run_worker(
         args.flow,
@@ -148,5 +158,6 @@ def _run_here(args: argparse.Namespace, contract: FlowContract, settings: Settin
         share=share,
         steps=stateful_steps(contract.reads, sink=contract.sink_keeps_state),
         skip_removed=args.skip_removed,
+        monitoring=monitoring,
         say=say,
     )

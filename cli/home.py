@@ -17,7 +17,9 @@ from typing import IO
 from cli.errors import UsageError
 from schemas.settings import Settings
 
-STATE_FOLDERS = ("topics", "clickhouse", "recovery", "generator", "status", "logs", "run")
+STATE_FOLDERS = (
+    "topics", "clickhouse", "recovery", "generator", "status", "metrics", "logs", "run",
+)  # fmt: skip
 STATE_FILES = ("store.sqlite", "profiles.sqlite")
 _SQLITE_SUFFIXES = ("", "-wal", "-shm", "-journal")
 _PING_TIMEOUT_S = 2.0

@@ -29,18 +29,19 @@ from flows._alerts_faust import SESSION_S, FaustTable, changelog_of, group_of, i
 from flows._alerts_place import Place
 from flows._alerts_topics import Others, check_changelog, check_same, ends_of, make_changelog
 from flows._alerts_watch import Taken, Watch, partition_of
+from schemas.metrics import BATCH_SECONDS, WRITE_SECONDS
 from schemas.settings import Settings
 from schemas.status import PartitionStatus
 from schemas.times import iso_ms
-from schemas.topics import PLATFORM_LOGS
+from schemas.topics import LOGIN_ALERTS, PLATFORM_LOGS
 from streams.batch import UNKNOWN_MS, Poll
 from streams.bursts import in_burst
 from streams.kafka import KafkaTopic
 from streams.open import open_topic, sent_again_in
 from streams.process import stopped_by_signals, tune_process
-from streams.progress import Progress
+from streams.progress import Counts, Progress, StateSize
+from streams.reporting import reporting
 from streams.run import Run, WorkerError
-from streams.runner import reporting
 from streams.source import SourceError, wall_clock_ms
 from streams.wire_format import lines_of
 
@@ -176,8 +177,8 @@ class AlertsWorker:
             place = self._places.get(partition)
             poll = await self._poll(place, messages) if place is not None else None
             if poll is not None and self._watches is not None:
-                watch = self._watches[partition]
-                taken.append((watch, watch.take(poll)))
+                taken.append(self._take_poll(self._watches[partition], poll))
+        began_s = time.perf_counter()
         # In this order a worker that is killed between any two of these loses nothing.
         alerts = [alert for _, one in taken for alert in one.alerts]
         dead = [letter for _, one in taken for letter in one.dead]
@@ -189,9 +190,28 @@ class AlertsWorker:
         await self._faust.acknowledge(
             [one for one in records if self._is_taken(one.message.partition, one.message.offset)]
         )
-        self._progress.wrote(len(alerts))
+        self._progress.wrote(LOGIN_ALERTS.name, len(alerts))
+        self._progress.took(WRITE_SECONDS, "", time.perf_counter() - began_s)
         for watch, _ in taken:
             self._tell(watch, self._faust.end_seen(watch.partition))
+
+    def _take_poll(self, watch: Watch, poll: Poll) -> tuple[Watch, Taken]:
+        began_s, was = time.perf_counter(), watch.at
+        taken = watch.take(poll)
+        self._progress.took(BATCH_SECONDS, poll.topic, time.perf_counter() - began_s)
+        counts = Counts(
+            read=watch.at.read - was.read,
+            used=watch.at.used - was.used,
+            filtered=watch.at.filtered - was.filtered,
+            late=watch.at.late - was.late,
+            dead=watch.at.dead - was.dead,
+        )
+        # Polled, and not yet written: what is told of the place follows.
+        status = watch.status(poll.topic, poll.lag)
+        self._progress.update(status, counts, taken.dead, len(poll.data))
+        size = StateSize(None, {"users": len(watch)})
+        self._progress.snapshotted((poll.topic, poll.partition), size)
+        return watch, taken
 
     def _is_taken(self, partition: int, offset: int) -> bool:
         place = self._places.get(partition)

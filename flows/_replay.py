@@ -216,6 +216,10 @@ class _OfGeneration:
     def mark_at_ms(self) -> int:
         return self._step.mark_at_ms
 
+    @property
+    def holds(self) -> Mapping[str, int]:
+        return self._step.holds
+
 
 def _milliseconds(column: str) -> pl.Expr:
     return pl.col(column).dt.epoch("ms")

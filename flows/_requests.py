@@ -82,6 +82,8 @@ class _Chunk:
     opened_ms: int
     """The last step that it began with."""
     data: bytes | None = None
+    requests: int = -1
+    """How many ids the steps have; -1 while nobody has asked."""
 
     @staticmethod
     def of(steps: pl.DataFrame, hashes: Hashes, opened_ms: int | None = None) -> _Chunk:
@@ -111,6 +113,12 @@ class _Chunk:
             self.data = packed(self.steps)
         return self.data
 
+    def ids(self) -> int:
+        """Return the number of ids, counted once."""
+        if self.requests < 0:
+            self.requests = pl.Series(self.hashes).n_unique()
+        return self.requests
+
 
 class Requests:
     """The requests of one partition that can still change.
@@ -137,6 +145,13 @@ class Requests:
     def watermark_ms(self) -> int:
         """No earlier step is expected; NEVER before the first."""
         return self.newest_ms - DELAY_MS if self.newest_ms != NEVER else NEVER
+
+    @property
+    def holds(self) -> dict[str, int]:
+        """Return the number of requests and of their steps."""
+        # All steps of one request are in one chunk.
+        requests = sum(chunk.ids() for chunk in self._chunks)
+        return {"requests": requests, "steps": self.held}
 
     @property
     def held(self) -> int:

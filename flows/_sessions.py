@@ -112,6 +112,11 @@ class Users:
         """How many of them are."""
         return int(np.count_nonzero(self.login_ms != OFFLINE))
 
+    @property
+    def holds(self) -> dict[str, int]:
+        """Return the number of open sessions and of all users."""
+        return {"sessions": self.online(), "users": len(self)}
+
     def due_ms(self) -> int:
         """When the first session ends if nothing comes; THE_END_MS where there is none."""
         lasts = self.last_ms[self.login_ms != OFFLINE]

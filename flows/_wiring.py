@@ -5,19 +5,20 @@ Clients of servers are imported where they are opened: a flow needs none of them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from schemas.dead_letters import StoreMetricsAvailable
+from schemas.metrics import WRITE_SECONDS
 from schemas.settings import Settings
 from schemas.tables import minute_buckets as minute_tables
 from schemas.tables.clickhouse import Table
 from schemas.times import iso_ms
 from schemas.topics import DEAD_LETTERS, LATE_EVENTS, STORE_METRICS_AVAILABLE
 from sinks import RowWriter
-from sinks.buffered import ROWS_MAX_DEFAULT, BufferedSink, ForgetfulWriter, RecentSink
+from sinks.buffered import ROWS_MAX_DEFAULT, BufferedSink, ForgetfulWriter, RecentSink, Wrote
 from streams.batch import TableRows
 from streams.progress import Progress
 from streams.run import Run
@@ -81,9 +82,31 @@ def letters(settings: Settings) -> tuple[BufferedSink[Any], BufferedSink[Any]]:
     return sink(DEAD_LETTERS.name), sink(LATE_EVENTS.name)
 
 
+def counted(progress: Progress, table: str) -> Wrote:
+    """Return what counts the rows that a sink writes to one table, and the time it takes."""
+
+    def wrote(items: Sequence[Sized], seconds: float) -> None:
+        progress.wrote(table, sum(map(len, items)))
+        progress.took(WRITE_SECONDS, "", seconds)
+
+    return wrote
+
+
+def counted_by_table(progress: Progress) -> Wrote:
+    """Return the same for a sink of several tables."""
+
+    def wrote(items: Sequence[TableRows], seconds: float) -> None:
+        for item in items:
+            for name, frame in item.frames.items():
+                progress.wrote(name, len(frame))
+        progress.took(WRITE_SECONDS, "", seconds)
+
+    return wrote
+
+
 def table(settings: Settings, of: Table, progress: Progress) -> BufferedSink[pl.DataFrame]:
     """The sink of a ClickHouse table."""
-    return BufferedSink(lambda: _opened(settings, of), wrote=progress.wrote)
+    return BufferedSink(lambda: _opened(settings, of), wrote=counted(progress, of.name))
 
 
 def tables(
@@ -99,7 +122,7 @@ def tables(
     def opened() -> TablesWriter:
         return TablesWriter({item.name: _opened(settings, item) for item in of})
 
-    return BufferedSink(opened, rows_max=rows_max, wrote=progress.wrote)
+    return BufferedSink(opened, rows_max=rows_max, wrote=counted_by_table(progress))
 
 
 Partitions = Callable[[], Iterable[str]]
@@ -143,7 +166,12 @@ class TeeWriter:
 def minute_buckets(settings: Settings, run: Run, partitions: Partitions) -> RecentSink:
     """The sink of the minute buckets: ClickHouse, and Aerospike where that is switched on."""
     return _settled(
-        run, RecentSink(lambda: _open_buckets(settings), partitions, wrote=run.progress.wrote)
+        run,
+        RecentSink(
+            lambda: _open_buckets(settings),
+            partitions,
+            wrote=counted(run.progress, minute_tables.ROWS.name),
+        ),
     )
 
 
@@ -168,7 +196,7 @@ def profiles(settings: Settings, run: Run, partitions: Partitions) -> RecentSink
             lambda: _ProfileWriter(settings),
             partitions,
             rows_max=settings.kafka_max_poll_records,
-            wrote=run.progress.wrote,
+            wrote=counted(run.progress, "profiles"),
         ),
     )
 
@@ -192,7 +220,11 @@ class _ProfileWriter:
 
 def store_metrics_table(settings: Settings, progress: Progress) -> BufferedSink[pl.DataFrame]:
     """The sink of the store metrics, which tells of each row it has written."""
-    return BufferedSink(lambda: _open_store_metrics(settings), wrote=progress.wrote)
+    from schemas.tables.store_metrics import ROLLUP
+
+    return BufferedSink(
+        lambda: _open_store_metrics(settings), wrote=counted(progress, ROLLUP.total.name)
+    )
 
 
 def _open_store_metrics(settings: Settings) -> Any:

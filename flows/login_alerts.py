@@ -31,7 +31,7 @@ from flows._alerts import (
     AlertRows,
     failed_logins,
 )
-from flows._wiring import letters
+from flows._wiring import counted, letters
 from schemas.settings import SettingError, Settings, read_settings
 from schemas.topics import LOGIN_ALERTS, PLATFORM_LOGS
 from sinks.buffered import BufferedSink
@@ -81,6 +81,11 @@ class Bursts:
         """The state as bytes."""
         return msgspec.msgpack.encode(self._known)
 
+    @property
+    def holds(self) -> dict[str, int]:
+        """Return the number of users whose failures are known."""
+        return {"users": len(self._known)}
+
 
 def _make_step(partition: int, snapshot: bytes | None) -> OrderedStep:
     return OrderedStep(
@@ -107,7 +112,7 @@ def wire(settings: Settings, run: Run) -> Dataflow:
         )
     source = open_source(settings, settings.kafka_topic or PLATFORM_LOGS.name, CONTRACT.name, run)
     rows: BufferedSink[pl.DataFrame] = BufferedSink(
-        lambda: AlertRows(settings), rows_max=1_000, wrote=run.progress.wrote
+        lambda: AlertRows(settings), rows_max=1_000, wrote=counted(run.progress, LOGIN_ALERTS.name)
     )
     return build(source, Outputs(rows, *letters(settings)), run.progress)
 

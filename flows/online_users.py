@@ -113,6 +113,11 @@ class Presence:
         numbers = np.array([self._open, self._newest_ms], dtype="<i8")
         return numbers.tobytes() + self._users.snapshot()
 
+    @property
+    def holds(self) -> dict[str, int]:
+        """See streams.ordered.Fold."""
+        return self._users.holds
+
     def _final_minutes(self, times: Int64s, until: int) -> Int64s:
         """The minutes before ``until`` that are not final yet and have a row."""
         minutes = times // MINUTE_MS

@@ -162,6 +162,10 @@ class TraceStep:
     def mark_at_ms(self) -> int:
         return NO_END_MS if self._is_told else self._polled_at_ms + DELAY_MS
 
+    @property
+    def holds(self) -> dict[str, int]:
+        return self._requests.holds
+
     def _due(self, touched: Touched) -> pl.DataFrame:
         """What to write of the requests that a batch has changed, of each id the newest; the
         others wait."""

@@ -109,6 +109,10 @@ class HealthStep:
         return NO_END_MS if self._is_told else self._polled_at_ms + DELAY_MS
 
     @property
+    def holds(self) -> dict[str, int]:
+        return {**self._requests.holds, "visits": self._minutes.held}
+
+    @property
     def held(self) -> tuple[int, int]:
         """How many steps and visits are held."""
         return self._requests.held, self._minutes.held

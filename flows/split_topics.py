@@ -27,7 +27,7 @@ from bytewax.inputs import Source
 from msgspec import Struct
 
 from flows import FlowContract
-from flows._wiring import letters
+from flows._wiring import counted, letters
 from schemas.settings import SettingError, Settings, read_settings
 from schemas.topics import SHOP_EVENTS, TOPICS, Topic
 from sinks.split import KIND, VALUE, SplitSink, Targets, target_of
@@ -135,7 +135,7 @@ def wire(settings: Settings, run: Run) -> Dataflow:
         lambda: open_topics(settings, gapless=True),
         topic.name,
         source.list_parts(),
-        wrote=run.progress.wrote,
+        wrote=counted(run.progress, target_of(topic.name, "*")),
     )
     outputs = Outputs(sink, *letters(settings))
     return build(source, outputs, run.progress, reads=records(topic, targets.why_not))

@@ -101,6 +101,11 @@ class Stays:
         """See streams.ordered.Fold."""
         return self._users.snapshot()
 
+    @property
+    def holds(self) -> dict[str, int]:
+        """See streams.ordered.Fold."""
+        return self._users.holds
+
     def _rows(self, ended: Ended, version: int) -> pl.DataFrame:
         """Rows of ``sessions_rows``."""
         count = len(ended)

@@ -68,6 +68,8 @@ class Settings:
     allowed_origins: tuple[str, ...]
     login_alerts_hostname: str
     login_alerts_port: int
+    metrics_hostname: str
+    metrics_port: int
     use_logger: bool
     log_headers: bool
     log_body: bool
@@ -228,6 +230,10 @@ def _variables(env: Mapping[str, str], home: Path) -> list[tuple[str, str, Any, 
         # Where a worker of login_alerts shows a user's state; number i takes the port plus i.
         ("login_alerts_hostname", "LOGIN_ALERTS_HOSTNAME", "127.0.0.1", str),
         ("login_alerts_port", "LOGIN_ALERTS_PORT", 6066, _integer(0, 65_000)),
+        # Where a worker, and `footfall observe`, serve /metrics: any port that is free, or this
+        # one, of worker i of a flow the i-th after it.
+        ("metrics_hostname", "METRICS_HOSTNAME", "127.0.0.1", str),
+        ("metrics_port", "METRICS_PORT", 0, _integer(0, 65_000)),
         ("use_logger", "USE_LOGGER", False, _switch),
         ("log_headers", "LOG_HEADERS", False, _switch),
         ("log_body", "LOG_BODY", False, _switch),

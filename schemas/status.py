@@ -44,6 +44,16 @@ class WorkerStatus(Struct, frozen=True):
     partitions: list[PartitionStatus]
     workers: int = 1
     """How many processes share the flow; this is number ``worker`` of them, counted from 0."""
+    started_ms: int = 0
+    """When the process began to run the flow."""
+    starts: int = 1
+    """How often this worker was started on its home."""
+    read_per_s: float = 0.0
+    rows_per_s: float = 0.0
+    """Over the last seconds of this process."""
+    error: str = ""
+    """Why the worker ended the last time it failed; it stays through later starts."""
+    error_ms: int = 0
 
 
 def status_folder(home: Path) -> Path:

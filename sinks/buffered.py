@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from io import BytesIO
+from time import perf_counter
 from typing import Any, Generic, Protocol, TypeVar
 
 import polars as pl
@@ -20,6 +21,14 @@ from schemas.topics import PARTITIONS_DEFAULT
 from sinks.replay import PARTITION
 
 ROWS_MAX_DEFAULT = 50_000
+
+Wrote = Callable[[Sequence[Any], float], None]
+"""Is told what was written, and how many seconds it took."""
+
+
+def tell_nobody(_items: Sequence[Any], _seconds: float) -> None:
+    """Take what was written and do nothing."""
+
 
 T_contra = TypeVar("T_contra", contravariant=True)
 T = TypeVar("T")
@@ -56,7 +65,7 @@ class BufferedSink(FixedPartitionedSink[T, Any], Generic[T]):
         open_writer: Callable[[], Writer[T]],
         *,
         rows_max: int = ROWS_MAX_DEFAULT,
-        wrote: Callable[[int], None] = lambda _rows: None,
+        wrote: Wrote = tell_nobody,
         parts: int = PARTITIONS_DEFAULT,
     ) -> None:
         self._open_writer = open_writer
@@ -89,10 +98,11 @@ class BufferedSink(FixedPartitionedSink[T, Any], Generic[T]):
         """Return when all that was added is durable."""
         if not self._items or self._writer is None:
             return
-        items, rows = self._items, self._rows
+        items = self._items
         self._items, self._rows = [], 0
+        began_s = perf_counter()
         self._writer.write(items)
-        self._wrote(rows)
+        self._wrote(items, perf_counter() - began_s)
 
     def state_of(self, part: str) -> Any:
         """What a part needs at the next start; it is asked for when all is written."""
@@ -117,7 +127,7 @@ class RecentSink(BufferedSink[pl.DataFrame]):
         partitions: Callable[[], Iterable[str]],
         *,
         rows_max: int = ROWS_MAX_DEFAULT,
-        wrote: Callable[[int], None] = lambda _rows: None,
+        wrote: Wrote = tell_nobody,
     ) -> None:
         """``partitions`` gives those of the topic that this process reads, by number."""
         super().__init__(open_writer, rows_max=rows_max, wrote=wrote)

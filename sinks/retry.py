@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from sinks import SinkUnavailableError
+from sinks.attempts import ATTEMPTS
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ def call_with_retry(
             result = attempt()
         except Exception as error:
             reason = why_again(error)
+            ATTEMPTS.failed(target, error, is_passing=reason is not None)
             if reason is None:
                 raise
             now = backoff.clock()
@@ -77,6 +79,7 @@ def call_with_retry(
             if failures == 1:
                 log.warning("%s: %s; trying again for %g s", target, reason, left_s)
             backoff.sleep(min(backoff.delay_s(failures), left_s))
+            ATTEMPTS.again(target)
         else:
             if failures:
                 outage_s = backoff.clock() - started_at

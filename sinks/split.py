@@ -19,11 +19,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from time import perf_counter
 
 import polars as pl
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from sinks import PartitionBatch, Place, SinkRefusedError, TopicKeeper
+from sinks.buffered import Wrote, tell_nobody
 
 TARGETS_MAX = 200
 BYTES_MAX = 16_777_216
@@ -111,7 +113,7 @@ class SplitSink(FixedPartitionedSink[pl.DataFrame, State]):
         parts: Sequence[str],
         *,
         bytes_max: int = BYTES_MAX,
-        wrote: Callable[[int], None] = lambda _rows: None,
+        wrote: Wrote = tell_nobody,
     ) -> None:
         """``parts``: the partitions of the source that this process reads, by number."""
         self._open_topics = open_topics
@@ -163,8 +165,9 @@ class SplitSink(FixedPartitionedSink[pl.DataFrame, State]):
             part.gather()
         self._find_surplus()
         batches = [batch for part in self._open for batch in part.take()]
+        began_s = perf_counter()
         self.topics.write_each(batches)
-        self._wrote(sum(len(values) for _, _, values in batches))
+        self._wrote([values for _, _, values in batches], perf_counter() - began_s)
 
     def _find_surplus(self) -> None:
         asked = [(part, kind) for part in self._open for kind in part.unknown()]

@@ -10,9 +10,10 @@ rows again after a crash.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from time import perf_counter
 from typing import Any, Protocol
 
 import bytewax.operators as op
@@ -20,17 +21,16 @@ import numpy as np
 import polars as pl
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
-from bytewax.operators import KeyedStream, StatefulBatchLogic
+from bytewax.operators import KeyedStream
 from bytewax.outputs import Sink
 
-from schemas.dead_letters import DeadLetter, LateEvent, payload_fields
-from schemas.status import PartitionStatus
+from schemas.dead_letters import LateEvent, payload_fields
+from schemas.metrics import DECODE_SECONDS
 from schemas.times import iso_ms
+from streams._logic import Logic, Output
 from streams.batch import NEVER, ROW, TIME_MS, Batch, Int64s, Poll, TableRows
-from streams.clock import Clock
 from streams.decode import Records
-from streams.progress import Counts, Progress
-from streams.source import TopicSource
+from streams.progress import Progress
 from streams.windows import NO_END_MS, NO_ROWS, Tumbling, WindowState
 
 Rows = pl.DataFrame | TableRows
@@ -64,6 +64,10 @@ class Step(Protocol):
     @property
     def mark_at_ms(self) -> int:
         """The wall clock before which a mark leads to nothing; NO_END_MS where none does."""
+
+    @property
+    def holds(self) -> Mapping[str, int]:
+        """What the state held at its last snapshot, by schemas.metrics.HELD_KINDS."""
 
 
 MakeStep = Callable[[int, bytes | None], Step]
@@ -135,14 +139,14 @@ def dataflow_of(
     return _written(flow, op.merge("results", *results), outputs)
 
 
-def _results(flow: Dataflow, suffix: str, read: Input, progress: Progress) -> KeyedStream[_Output]:
+def _results(flow: Dataflow, suffix: str, read: Input, progress: Progress) -> KeyedStream[Output]:
     name, records = flow.flow_id, read.records
     polls = op.input(f"read{suffix}", flow, read.source)
-    batches = op.map(f"decode{suffix}", polls, lambda poll: _keyed(records.decode(name, poll)))
-    return op.stateful_batch(f"step{suffix}", batches, partial(_Logic, read, progress))
+    batches = op.map(f"decode{suffix}", polls, partial(_decoded, name, records, progress))
+    return op.stateful_batch(f"step{suffix}", batches, partial(Logic, read, progress))
 
 
-def _written(flow: Dataflow, results: KeyedStream[_Output], outputs: Outputs) -> Dataflow:
+def _written(flow: Dataflow, results: KeyedStream[Output], outputs: Outputs) -> Dataflow:
     rows = op.filter_map("rows", results, lambda item: _part(item, item[1].rows))
     dead = op.filter_map("dead", results, lambda item: _part(item, item[1].dead))
     late = op.filter_map("late", results, lambda item: _part(item, item[1].late))
@@ -152,76 +156,19 @@ def _written(flow: Dataflow, results: KeyedStream[_Output], outputs: Outputs) ->
     return flow
 
 
-@dataclass(frozen=True, slots=True)
-class _Output:
-    rows: Rows | None
-    dead: list[DeadLetter] | None
-    late: list[LateEvent] | None
+def _decoded(
+    flow: str, records: Records, progress: Progress, poll: Poll
+) -> tuple[str, tuple[Batch, float]]:
+    """Return the batch of a poll, and when its decoding began, under the partition's number."""
+    began_s = perf_counter()
+    batch = records.decode(flow, poll)
+    if poll.count:
+        progress.took(DECODE_SECONDS, poll.topic, perf_counter() - began_s)
+    return str(poll.partition), (batch, began_s)
 
 
-def _keyed(batch: Batch) -> tuple[str, Batch]:
-    return str(batch.poll.partition), batch
-
-
-def _part(item: tuple[str, _Output], value: Any) -> tuple[str, Any] | None:
+def _part(item: tuple[str, Output], value: Any) -> tuple[str, Any] | None:
     return None if value is None else (item[0], value)
-
-
-_State = tuple[bytes, tuple[int, ...], bytes]
-"""Snapshots of step, counts and clock."""
-
-
-class _Logic(StatefulBatchLogic[Batch, _Output, "_State | None"]):
-    """Runs the step of one partition under the engine, and keeps its counts."""
-
-    def __init__(self, read: Input, progress: Progress, state: _State | None) -> None:
-        self._make_step = read.make_step
-        self._progress = progress
-        source = read.source
-        self._mark_at_ms = source.mark_at_ms if isinstance(source, TopicSource) else {}
-        self._resumed = state[0] if state else None
-        self._counts = Counts(*state[1]) if state else Counts()
-        self._clock = Clock(state[2] if state else None)
-        self._step: Step | None = None
-
-    def on_batch(self, values: list[Batch]) -> tuple[Iterable[_Output], bool]:
-        return [self._take(batch) for batch in values], StatefulBatchLogic.RETAIN
-
-    def _take(self, batch: Batch) -> _Output:
-        poll = batch.poll
-        if self._step is None:
-            self._step = self._make_step(poll.partition, self._resumed)
-            self._resumed = None
-        result = self._step.on_batch(self._clock.see(batch))
-        self._mark_at_ms[poll.partition] = self._step.mark_at_ms
-        late = len(result.late or ())
-        counts = self._counts
-        counts.read += poll.count
-        counts.dead += len(batch.dead)
-        counts.late += late
-        counts.filtered += result.filtered + len(poll.tombstones)
-        counts.used += len(batch.frame) - late - result.filtered
-        self._progress.update(
-            PartitionStatus(
-                topic=poll.topic,
-                partition=poll.partition,
-                read=counts.read,
-                used=counts.used,
-                filtered=counts.filtered,
-                late=counts.late,
-                dead=counts.dead,
-                next_offset=poll.next_offset,
-                lag=poll.lag,
-                watermark_ms=self._step.watermark_ms,
-            )
-        )
-        return _Output(result.rows, batch.dead or None, result.late or None)
-
-    def snapshot(self) -> _State | None:
-        counts = self._counts
-        numbers = (counts.read, counts.used, counts.filtered, counts.late, counts.dead)
-        step = self._resumed if self._step is None else self._step.snapshot()
-        return None if step is None else (step, numbers, self._clock.snapshot())
 
 
 class WindowStep:
@@ -291,6 +238,10 @@ class WindowStep:
     def mark_at_ms(self) -> int:
         return self._state.mark_at_ms
 
+    @property
+    def holds(self) -> Mapping[str, int]:
+        return self._state.holds
+
     def _finished(self, rows: pl.DataFrame | None) -> pl.DataFrame | None:
         return None if rows is None else self._finish(rows, self._partition)
 
@@ -318,6 +269,10 @@ class StatelessStep:
     @property
     def mark_at_ms(self) -> int:
         return NO_END_MS
+
+    @property
+    def holds(self) -> Mapping[str, int]:
+        return {}
 
 
 def unchosen(rows: int, places: Int64s) -> int:

@@ -12,7 +12,7 @@ replaces them. The copy is asked again as time passes, until the next event come
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -46,6 +46,10 @@ class Fold(Protocol):
 
     def snapshot(self) -> bytes:
         """The state as bytes."""
+
+    @property
+    def holds(self) -> Mapping[str, int]:
+        """What it holds, by schemas.metrics.HELD_KINDS."""
 
 
 MakeFold = Callable[[int, bytes | None], Fold]
@@ -146,6 +150,11 @@ class OrderedStep:
         if due_ms >= THE_END_MS:
             return NO_END_MS
         return self._polled_at_ms + due_ms - (self._highest_ms - self._delay_ms)
+
+    @property
+    def holds(self) -> Mapping[str, int]:
+        events = 0 if self._held is None else len(self._held)
+        return {"events": events, **self._fold.holds}
 
     def _restore(self, snapshot: bytes) -> bytes:
         size = 8 * _NUMBERS

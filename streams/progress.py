@@ -1,11 +1,25 @@
-"""What a worker has done so far: counts by partition, kept in the flow's snapshots."""
+"""What a worker has done so far: counts by partition, rows by table, and how long it took.
+
+Counts of the whole life of a flow are kept in its snapshots. What this process counted itself
+begins at 0: that is what Prometheus is told, so that no counter goes back and every rate is right
+after a restart.
+"""
 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+from schemas.dead_letters import DeadLetter
+from schemas.metrics import Metric
 from schemas.status import PartitionStatus
+from streams.batch import Poll
+
+Place = tuple[str, int]
+"""(topic, partition)"""
 
 
 @dataclass(slots=True)
@@ -18,26 +32,148 @@ class Counts:
     late: int = 0
     dead: int = 0
 
+    def add(self, more: Counts) -> None:
+        """Count others, too."""
+        self.read += more.read
+        self.used += more.used
+        self.filtered += more.filtered
+        self.late += more.late
+        self.dead += more.dead
+
+    def status(self, poll: Poll, watermark_ms: int) -> PartitionStatus:
+        """Return the state of a partition of which these are the counts, after a poll."""
+        return PartitionStatus(
+            topic=poll.topic,
+            partition=poll.partition,
+            read=self.read,
+            used=self.used,
+            filtered=self.filtered,
+            late=self.late,
+            dead=self.dead,
+            next_offset=poll.next_offset,
+            lag=poll.lag,
+            watermark_ms=watermark_ms,
+        )
+
+
+@dataclass(slots=True)
+class Counted(Counts):
+    """What this process counted of a partition."""
+
+    size_bytes: int = 0
+    dead_by_code: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class StateSize:
+    """The state of a partition at its last snapshot."""
+
+    size_bytes: int | None
+    """None where it is not kept as a whole."""
+    held: Mapping[str, int]
+    """By kind."""
+
+
+class Spread:
+    """A histogram that one thread fills and others read."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = tuple(bounds)
+        self._counts = [0] * (len(self._bounds) + 1)
+        self.total = 0.0
+
+    def add(self, value: float) -> None:
+        """Count a value."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self.total += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return (upper end, number of values up to it) in order, the last of all values."""
+        number = 0
+        found = []
+        for bound, count in zip((*self._bounds, float("inf")), [*self._counts], strict=True):
+            number += count
+            found.append(("+Inf" if bound == float("inf") else str(float(bound)), float(number)))
+        return found
+
 
 class Progress:
     """The newest state of each partition of this worker; safe to read from another thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._partitions: dict[tuple[str, int], PartitionStatus] = {}
-        self._rows_written = 0
+        self._partitions: dict[Place, PartitionStatus] = {}
+        self._counted: dict[Place, Counted] = {}
+        self._sizes: dict[Place, StateSize] = {}
+        self._rows: Counter[str] = Counter()
+        self._spreads: dict[tuple[Metric, str], Spread] = {}
 
-    def update(self, status: PartitionStatus) -> None:
-        """Take the newest state of a partition."""
+    def update(
+        self,
+        status: PartitionStatus,
+        counts: Counts | None = None,
+        dead: Sequence[DeadLetter] = (),
+        size_bytes: int = 0,
+    ) -> None:
+        """Take the newest state of a partition, and what was counted since the one before."""
+        place = status.topic, status.partition
         with self._lock:
-            self._partitions[status.topic, status.partition] = status
+            self._partitions[place] = status
+            counted = self._counted.get(place)
+            if counted is None:
+                counted = self._counted[place] = Counted()
+            if counts is not None:
+                counted.add(counts)
+                counted.size_bytes += size_bytes
+            for letter in dead:
+                counted.dead_by_code[letter.code] += 1
 
-    def wrote(self, rows: int) -> None:
+    def wrote(self, table: str, rows: int) -> None:
         """Count rows that a sink has made durable."""
         with self._lock:
-            self._rows_written += rows
+            self._rows[table] += rows
+
+    def took(self, metric: Metric, topic: str, seconds: float) -> None:
+        """Count how long something took; ``topic`` is "" where it is not of one."""
+        spread = self._spreads.get((metric, topic))
+        if spread is None:
+            with self._lock:
+                spread = self._spreads[metric, topic] = Spread(metric.buckets)
+        spread.add(seconds)
+
+    def snapshotted(self, place: Place, size: StateSize) -> None:
+        """Take the size of a partition's state."""
+        with self._lock:
+            self._sizes[place] = size
 
     def read(self) -> tuple[list[PartitionStatus], int]:
         """(partitions in order, rows written by this process)."""
         with self._lock:
-            return [self._partitions[key] for key in sorted(self._partitions)], self._rows_written
+            rows = sum(self._rows.values())
+            return [self._partitions[key] for key in sorted(self._partitions)], rows
+
+    def counted(self) -> dict[Place, Counted]:
+        """Return what this process counted, as of one moment."""
+        with self._lock:
+            return {
+                place: Counted(
+                    one.read, one.used, one.filtered, one.late, one.dead, one.size_bytes,
+                    Counter(one.dead_by_code),
+                )
+                for place, one in sorted(self._counted.items())
+            }  # fmt: skip
+
+    def sizes(self) -> dict[Place, StateSize]:
+        """Return the sizes of the partitions' states."""
+        with self._lock:
+            return dict(sorted(self._sizes.items()))
+
+    def rows(self) -> dict[str, int]:
+        """Return the rows that were written, by table."""
+        with self._lock:
+            return dict(sorted(self._rows.items()))
+
+    def spreads(self) -> dict[tuple[Metric, str], Spread]:
+        """Return how long things took, by metric and topic."""
+        with self._lock:
+            return dict(self._spreads)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -31,6 +31,27 @@ class Settling(Protocol):
         """Release connections. Never raises."""
 
 
+Failures = Mapping[tuple[str, str], int]
+"""By (server, code of schemas.metrics.SINK_CODES): attempts to write that failed."""
+Retries = Mapping[str, int]
+"""By server: attempts that were made again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Monitoring:
+    """Where the metrics of a worker are served."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    """Of worker 0, the next one of worker 1, and so on; 0 for any that is free."""
+    sinks: Callable[[], tuple[Failures, Retries]] = lambda: ({}, {})
+    """What the sinks of this process tell of their attempts."""
+
+    def port_of(self, worker: int) -> int:
+        """Return the port of one worker."""
+        return self.port + worker if self.port else 0
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """What a flow is wired with: how far it reads, how it is stopped, what it reports."""
@@ -45,6 +66,8 @@ class Run:
     """How often a partition that has been read to its end is looked at."""
     skip_removed: bool = False
     """Go on from the oldest record left where retention removed the next one."""
+    monitoring: Monitoring | None = None
+    """None where no metrics are served."""
     say: Callable[[str], None] = say_on_stderr
     """Takes a line that a person must know of."""
     grown: threading.Event = field(default_factory=threading.Event)

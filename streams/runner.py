@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import gc
-import os
 import re
-import resource
 import shutil
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from pickle import UnpicklingError
 
-import msgspec
 from bytewax.dataflow import Dataflow
 from bytewax.errors import BytewaxRuntimeError
 from bytewax.recovery import (
@@ -27,28 +22,26 @@ from bytewax.recovery import (
 )
 from bytewax.testing import run_main
 
-from schemas.status import WorkerStatus, status_folder, status_path
 from streams.engine import ONE_TOPIC_STEPS
 from streams.process import (
     STOP_WITHIN_S,
     allow_descriptors,
     native_messages_in,
-    resident_bytes,
     stopped_by_signals,
     tune_process,
 )
 from streams.recovery import held_store, recovery_folder
-from streams.run import Run, WorkerError, say_on_stderr
+from streams.reporting import reporting
+from streams.run import Monitoring, Run, WorkerError, say_on_stderr
 from streams.source import WHOLE, Share, SourceError
 
-__all__ = ["Run", "WorkerError", "run_worker", "tune_process"]
+__all__ = ["Monitoring", "Run", "WorkerError", "run_worker", "tune_process"]
 
 SNAPSHOT_EVERY_S = 2.0
 POLLS_A_SNAPSHOT = 2
 """Of a partition without a backlog: rows are durable at a snapshot, and each poll costs about as
 much as a thousand records."""
 POLL_EVERY_MAX_S = 1.0
-STATUS_EVERY_S = 1.0
 FULL_BYTES = 1_048_576
 """A disk with less than this free is full for a recovery store."""
 _DAMAGED = ("DatabaseCorrupt", "NotADatabase", "unable to open database file")
@@ -74,6 +67,7 @@ def run_worker(
     skip_removed: bool = False,
     look_every_s: float = LOOK_EVERY_S,
     stop_within_s: float = STOP_WITHIN_S,
+    monitoring: Monitoring | None = None,
     say: Callable[[str], None] = say_on_stderr,
 ) -> None:
     """Run the flow until it is stopped or, with ``once``, until it has read all there is.
@@ -88,6 +82,7 @@ def run_worker(
         share=share,
         poll_every_s=min(POLL_EVERY_MAX_S, snapshot_every_s / POLLS_A_SNAPSHOT),
         skip_removed=skip_removed,
+        monitoring=monitoring,
         say=say,
     )
     tune_process()
@@ -221,64 +216,3 @@ def _last_words(text: str) -> str:
     """Return what the database itself says, without what the engine puts around it."""
     found = re.findall(r'Some\("([^"]+)"\)', text)
     return str(found[-1]) if found else text
-
-
-@contextmanager
-def reporting(flow: str, home: Path, run: Run) -> Iterator[None]:
-    """Keep the worker's status file while a flow runs."""
-    path = status_path(home, flow, run.share.index)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_other_layouts(home, flow, run.share.count)
-    done = threading.Event()
-
-    def report(*, finished: bool = False) -> None:
-        partitions, rows_written = run.progress.read()
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        status = WorkerStatus(
-            flow=flow,
-            worker=run.share.index,
-            pid=os.getpid(),
-            updated_ms=time.time_ns() // 1_000_000,
-            cpu_s=round(usage.ru_utime + usage.ru_stime, 3),
-            memory_bytes=resident_bytes(),
-            rows_written=rows_written,
-            finished=finished,
-            partitions=partitions,
-            workers=run.share.count,
-        )
-        partial = path.with_suffix(".part")
-        try:
-            partial.write_bytes(msgspec.json.encode(status))
-            partial.replace(path)
-        except OSError as error:
-            # A full disk must not stop the flow over its own status.
-            print(f"cannot write {path}: {error}", file=sys.stderr)
-
-    def keep_reporting() -> None:
-        while not done.wait(STATUS_EVERY_S):
-            report()
-
-    reporter = threading.Thread(target=keep_reporting, daemon=True)
-    reporter.start()
-    ended = False
-    try:
-        yield
-        ended = True
-    finally:
-        done.set()
-        reporter.join()
-        report(finished=ended and run.once and not run.stop.is_set())
-
-
-def _remove_other_layouts(home: Path, flow: str, count: int) -> None:
-    """Of the flow's status files those of a time with another number of processes.
-
-    None of them runs: this process holds the flow's layout.
-    """
-    for path in status_folder(home).glob(f"{flow}.*.json"):
-        try:
-            status = msgspec.json.decode(path.read_bytes(), type=WorkerStatus)
-        except (OSError, msgspec.DecodeError):
-            continue
-        if status.flow == flow and status.workers != count:
-            path.unlink(missing_ok=True)

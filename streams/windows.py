@@ -126,6 +126,12 @@ class WindowState:
             due_ms = min(due_ms, self.written_at_ms + self.spec.write_every_ms)
         return due_ms
 
+    @property
+    def holds(self) -> dict[str, int]:
+        """Open windows and their groups; asked after a snapshot, which has merged them."""
+        windows = sum(frame[WINDOW].n_unique() for frame in self.open)
+        return {"windows": windows, "groups": sum(map(len, self.open))}
+
     def add(self, frame: pl.DataFrame, polled_at_ms: int, seen: Seen | None = None) -> WindowRows:
         """Count the events of a batch, and give the rows that are due.
 

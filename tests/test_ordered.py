@@ -54,6 +54,10 @@ class Listener:
     def snapshot(self) -> bytes:
         return self.last_ms.to_bytes(8, "little")
 
+    @property
+    def holds(self) -> dict[str, int]:
+        return {}
+
 
 def listener(_partition: int, snapshot: bytes | None) -> Listener:
     return Listener(int.from_bytes(snapshot, "little")) if snapshot else Listener()

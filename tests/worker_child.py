@@ -21,10 +21,11 @@ import msgspec
 import polars as pl
 
 from flows import minute_buckets
-from sinks.buffered import BufferedSink
+from flows._wiring import counted
+from sinks.buffered import BufferedSink, Wrote, tell_nobody
 from streams.engine import Outputs
 from streams.process import STOP_WITHIN_S
-from streams.runner import Run, WorkerError, run_worker
+from streams.runner import Monitoring, Run, WorkerError, run_worker
 from streams.source import LATEST, Share
 from streams.topic_files import FileTopic
 
@@ -59,14 +60,14 @@ def main(args: argparse.Namespace) -> None:
     """Run the worker."""
     folder = args.data or args.home
 
-    def sink(name: str) -> BufferedSink[Any]:
+    def sink(name: str, wrote: Wrote = tell_nobody) -> BufferedSink[Any]:
         write_s = args.slow if name == "rows" else 0.0
-        return BufferedSink(lambda: RowsFile(folder / name, write_s), rows_max=2_000)
+        return BufferedSink(lambda: RowsFile(folder / name, write_s), rows_max=2_000, wrote=wrote)
 
     def wire(run: Run) -> Any:
         end = LATEST if run.once else None
         topic = FileTopic(folder / "topics", "user_tags", end=end, poll_bytes_max=100_000)
-        outputs = Outputs(sink("rows"), sink("dead"), sink("late"))
+        outputs = Outputs(sink("rows", counted(run.progress, "rows")), sink("dead"), sink("late"))
         return minute_buckets.build(run.source(topic), outputs, run.progress)
 
     try:
@@ -79,6 +80,7 @@ def main(args: argparse.Namespace) -> None:
             share=args.share,
             look_every_s=args.look,
             stop_within_s=args.stop_within,
+            monitoring=Monitoring(port=args.metrics_port),
         )
     except (WorkerError, OSError) as error:
         sys.exit(str(error))
@@ -88,6 +90,7 @@ if __name__ == "__main__":
     options = argparse.ArgumentParser()
     options.add_argument("home", type=Path)
     options.add_argument("--data", type=Path)
+    options.add_argument("--metrics-port", type=int, default=0)
     options.add_argument("--once", action="store_true")
     options.add_argument("--share", type=lambda text: Share(*map(int, text.split("/"))))
     options.add_argument("--look", type=float, default=0.2)

@@ -1,0 +1,165 @@
+"""What a worker tells of itself while it runs: its status file, and its metrics."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from schemas.status import WorkerStatus, status_folder, status_path
+from schemas.targets import scrape_target
+from streams.monitor import WorkerCollector, serving
+from streams.process import resident_bytes
+from streams.run import Run
+
+STATUS_EVERY_S = 1.0
+RATE_OVER = 10
+"""Statuses: rates are of the seconds between the first of them and the last."""
+ERROR_CHARS_MAX = 500
+
+
+class Reporter:
+    """Makes the statuses of one worker process."""
+
+    def __init__(self, flow: str, home: Path, run: Run) -> None:
+        self._flow = flow
+        self._run = run
+        self.path = status_path(home, flow, run.share.index)
+        before = read_status(self.path)
+        self._starts = before.starts + 1 if before is not None else 1
+        self._error = (before.error, before.error_ms) if before is not None else ("", 0)
+        self._started_ms = _now_ms()
+        self._points: deque[tuple[int, int, int]] = deque(maxlen=RATE_OVER)
+
+    def status(self, *, finished: bool = False) -> WorkerStatus:
+        """Return what there is to tell now."""
+        run, now_ms = self._run, _now_ms()
+        partitions, rows_written = run.progress.read()
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        read = sum(one.read for one in run.progress.counted().values())
+        first_ms, first_read, first_rows = next(iter(self._points), (self._started_ms, 0, 0))
+        seconds = max(0.001, (now_ms - first_ms) / 1000)
+        return WorkerStatus(
+            flow=self._flow,
+            worker=run.share.index,
+            pid=os.getpid(),
+            updated_ms=now_ms,
+            cpu_s=round(usage.ru_utime + usage.ru_stime, 3),
+            memory_bytes=resident_bytes(),
+            rows_written=rows_written,
+            finished=finished,
+            partitions=partitions,
+            workers=run.share.count,
+            started_ms=self._started_ms,
+            starts=self._starts,
+            read_per_s=round((read - first_read) / seconds, 1),
+            rows_per_s=round((rows_written - first_rows) / seconds, 1),
+            error=self._error[0],
+            error_ms=self._error[1],
+        )
+
+    def report(self, *, finished: bool = False) -> None:
+        """Write the status file. A full disk must not stop the flow over its own status."""
+        status = self.status(finished=finished)
+        read = sum(one.read for one in self._run.progress.counted().values())
+        self._points.append((status.updated_ms, read, status.rows_written))
+        partial = self.path.with_suffix(".part")
+        try:
+            partial.write_bytes(msgspec.json.encode(status))
+            partial.replace(self.path)
+        except OSError as error:
+            print(f"cannot write {self.path}: {error}", file=sys.stderr)
+
+    def failed(self, error: BaseException) -> None:
+        """Keep why the worker ends. No message of ours holds a password."""
+        said = str(error).strip().split("\n")[0] or type(error).__name__
+        self._error = said[:ERROR_CHARS_MAX], _now_ms()
+
+    def why_not_ready(self) -> str:
+        """Return "" where the worker reads its topics."""
+        if self._run.stop.is_set():
+            return "stopping"
+        is_wired = self._run.sources or self._run.progress.counted()
+        return "" if is_wired else "starting"
+
+
+@contextmanager
+def reporting(flow: str, home: Path, run: Run) -> Iterator[None]:
+    """Keep the worker's status file, and serve its metrics, while a flow runs.
+
+    Raises PortTakenError where the metrics cannot be served.
+    """
+    status_folder(home).mkdir(parents=True, exist_ok=True)
+    _remove_other_layouts(home, flow, run.share.count)
+    reporter = Reporter(flow, home, run)
+    done = threading.Event()
+
+    def keep_reporting() -> None:
+        while not done.wait(STATUS_EVERY_S):
+            reporter.report()
+
+    thread = threading.Thread(target=keep_reporting, name="status", daemon=True)
+    ended = False
+    try:
+        with _watched(flow, home, run, reporter):
+            reporter.report()
+            thread.start()
+            yield
+        ended = True
+    except BaseException as error:
+        reporter.failed(error)
+        raise
+    finally:
+        done.set()
+        if thread.is_alive():
+            thread.join()
+        reporter.report(finished=ended and run.once and not run.stop.is_set())
+
+
+@contextmanager
+def _watched(flow: str, home: Path, run: Run, reporter: Reporter) -> Iterator[None]:
+    """Serve the metrics where the run says so, and tell Prometheus where."""
+    monitoring = run.monitoring
+    if monitoring is None:
+        yield
+        return
+    collector = WorkerCollector(flow, run.progress, reporter.status, monitoring.sinks)
+    name, port = f"{flow}.{run.share.index}", monitoring.port_of(run.share.index)
+    with (
+        serving(
+            monitoring.host, port, [collector], why_not_ready=reporter.why_not_ready
+        ) as served,
+        scrape_target(home, name, monitoring.host, served),
+    ):
+        yield
+
+
+def read_status(path: Path) -> WorkerStatus | None:
+    """Return a status, or None where there is none that can be read."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=WorkerStatus)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _remove_other_layouts(home: Path, flow: str, count: int) -> None:
+    """Of the flow's status files those of a time with another number of processes.
+
+    None of them runs: this process holds the flow's layout.
+    """
+    for path in status_folder(home).glob(f"{flow}.*.json"):
+        status = read_status(path)
+        if status is not None and status.flow == flow and status.workers != count:
+            path.unlink(missing_ok=True)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
