@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator
 
 import uvicorn
 import uvloop
+from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 
 from api.address import BACKLOG, PortError, listen, url_of
@@ -24,6 +25,7 @@ from api.opening import open_services
 from infra import connections
 from infra.connections import LIMITS, Limits
 from schemas.settings import SettingError, Settings, read_settings
+from schemas.targets import scrape_target
 from sinks import SinkError
 
 __all__ = ["PortError", "create_app", "listen", "main", "serve"]
@@ -39,10 +41,17 @@ STOP_WITHIN_S = 2.8
 EXIT_FAILED = 1
 
 
-def serve(settings: Settings, port: int | None = None, *, is_open: bool = False) -> int:
+def serve(
+    settings: Settings,
+    port: int | None = None,
+    *,
+    is_open: bool = False,
+    is_observing: bool = False,
+) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit code; says one line where it cannot start.
 
-    ``port`` takes the place of FRONTEND_PORT. Other machines are served only if ``is_open``.
+    ``port`` takes the place of FRONTEND_PORT. Other machines are served only if ``is_open``. With
+    ``is_observing`` its metrics tell of every flow's lag, too.
     """
     _set_up_logging(settings)
     number = settings.frontend_port if port is None else port
@@ -55,8 +64,13 @@ def serve(settings: Settings, port: int | None = None, *, is_open: bool = False)
     last_resort = threading.Timer(STOP_WITHIN_S, os._exit, (0,))
     last_resort.daemon = True
     try:
-        with listening:
-            uvloop.run(_serve(settings, listening, last_resort.start))
+        served_port = listening.getsockname()[1]
+        with (
+            listening,
+            scrape_target(settings.footfall_home, "api", settings.frontend_hostname, served_port),
+            _observing(settings, is_observing) as observer,
+        ):
+            uvloop.run(_serve(settings, listening, last_resort.start, observer))
     except SinkError as error:
         # Only what opens the services raises these here: an address that is none.
         print(error, file=sys.stderr, flush=True)
@@ -99,14 +113,35 @@ class _Server(uvicorn.Server):
         self._say_started()
 
 
+@contextlib.contextmanager
+def _observing(settings: Settings, is_observing: bool) -> Generator[Collector | None, None, None]:
+    """Look at every flow in a thread, where that is asked for."""
+    if not is_observing:
+        yield None
+        return
+    from operations.observer import Observer, ObserverCollector
+
+    observer = ObserverCollector(Observer(settings).look)
+    observer.start()
+    try:
+        yield observer
+    finally:
+        observer.close()
+
+
 async def _serve(
-    settings: Settings, listening: socket.socket, stopping: Callable[[], None]
+    settings: Settings,
+    listening: socket.socket,
+    stopping: Callable[[], None],
+    observer: Collector | None,
 ) -> None:
     def started() -> None:
         print(f"listening on {url_of(listening)}", flush=True)
 
     limits = Limits(connections=allow_connections())
     async with open_services(settings) as services:
+        if observer is not None:
+            services.metrics.registry.register(observer)
         server = _Server(config(create_app(services), limits), started)
 
         def stop() -> None:

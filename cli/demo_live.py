@@ -48,7 +48,8 @@ def run_live(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
     try:
         with open_house(args, environ, show.tell, begin) as house:
             house.start_flows(args.workers)
-            api = ("api", "--port", str(port), *(["--open"] if args.open else []))
+            options = ["--open"] if args.open else []
+            api = ("api", "--observe", "--port", str(port), *options)
             house.supervisor.start("api", api, service=True)
             for name, arguments in sent:
                 house.generate(name, *arguments)

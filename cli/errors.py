@@ -34,7 +34,7 @@ class FailureError(CommandError):
 INTERRUPTED_EXIT_CODE = 130
 _USAGE_ERRNOS = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EADDRINUSE})
 _PROJECT_ROOMS = frozenset(
-    {"api", "cli", "flows", "generator", "infra", "schemas", "sinks", "streams"}
+    {"api", "cli", "flows", "generator", "infra", "operations", "schemas", "sinks", "streams"}
 )
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from cli.errors import UsageError, say
 from cli.options import moment_ms
-from cli.positions import of_statuses, read_statuses
 from cli.progress import Told
+from operations.positions import of_statuses, read_statuses
 from schemas.settings import Settings
 
 if TYPE_CHECKING:

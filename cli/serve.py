@@ -29,6 +29,11 @@ def add_commands(commands: Any) -> None:
         help="in place of FRONTEND_PORT (8080); 0 is any that is free",
     )
     add_open_option(api)
+    api.add_argument(
+        "--observe",
+        action="store_true",
+        help="tell of every flow's lag at /metrics, as `footfall observe` does",
+    )
     api.set_defaults(handler=serve_api)
     clickhouse = commands.add_parser(
         "clickhouse",
@@ -57,7 +62,7 @@ def serve_api(args: argparse.Namespace) -> int:
     Home(settings.footfall_home).make()
     from api.server import serve
 
-    return serve(settings, port, is_open=args.open)
+    return serve(settings, port, is_open=args.open, is_observing=args.observe)
 
 
 def serve_clickhouse(args: argparse.Namespace) -> int:

@@ -10,10 +10,10 @@ import msgspec
 import polars as pl
 
 from cli.errors import FailureError, UsageError
-from cli.positions import read_statuses
 from cli.topics import polls, records
 from cli.truth_tables import ASKED, SPLIT
 from generator.shop_tables import TABLES
+from operations.positions import read_statuses
 from schemas.login_alerts import LoginAlert
 from schemas.settings import Settings
 from schemas.times import parse_time_ms

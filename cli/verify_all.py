@@ -134,7 +134,7 @@ def _check_world(settings: Settings, truth: Truth) -> None:
 def flows_behind(settings: Settings, records: Mapping[str, int]) -> list[str]:
     """The flows whose workers have read less than so many records by topic."""
     import flows
-    from cli.positions import of_statuses, read_statuses
+    from operations.positions import of_statuses, read_statuses
 
     places = of_statuses(read_statuses(settings.footfall_home))
     return [

@@ -183,12 +183,12 @@ def serving(
         registry.register(collector)
     exposition = make_wsgi_app(registry)
 
-    def answer(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        path = environ["PATH_INFO"].rstrip("/")
-        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+    def answer(request: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        path = request["PATH_INFO"].rstrip("/")
+        if request["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return _plain(start, "405 Method Not Allowed", "GET only")
         if path == "/metrics":
-            found: Iterable[bytes] = exposition(environ, start)
+            found: Iterable[bytes] = exposition(request, start)
             return found
         if path == "/healthz":
             return _plain(start, "200 OK", "ok")

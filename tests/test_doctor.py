@@ -27,8 +27,9 @@ from cli.doctor.facts import kafka_remedy
 from cli.doctor.findings import GIB, Finding, HomeFacts, duration, size
 from cli.doctor.servers import aerospike_remedy, namespace_facts
 from cli.doctor.tables import NamespaceFacts
-from cli.doctor.topics import FlowFacts, PlaceFacts, TopicFacts, WorkerFacts
 from cli.init import make_clickhouse_tables, make_store_tables, make_topics
+from operations.flow_facts import FlowFacts, PlaceFacts, WorkerFacts
+from operations.topic_ends import TopicFacts
 from schemas.dead_letters import DeadLetter, Retry, RetryNote
 from schemas.settings import read_settings
 from schemas.status import PartitionStatus, WorkerStatus, status_path
@@ -136,11 +137,11 @@ def place(next_offset: int, low: int = 0, high: int = 1_000) -> PlaceFacts:
         ([worker()], [place(0, high=5_000_000)], "warn", "5,000,000 records behind"),
         ([worker(age_ms=14_000)], [place(1_000)], "ok", "1 worker runs"),
         ([worker(age_ms=5_000, alive=False)], [place(1_000)], "warn", "no worker runs"),
-        ([worker(age_ms=60_000)], [place(600)], "warn", "no worker runs, the last one 60 s ago"),
+        ([worker(age_ms=60_000)], [place(600)], "fail", "no worker runs, the last one 60 s ago"),
         ([worker(), worker(1, 60_000)], [place(600)], "fail", "1 (process 101) says nothing"),
         ([worker(), worker(1, 60_000, alive=False)], [place(600)], "fail", "is dead"),
         ([worker(age_ms=9**9, finished=True)], [place(1_000)], "ok", "run to the end"),
-        ([worker(age_ms=9**9, finished=True)], [place(600)], "warn", "400 records behind"),
+        ([worker(age_ms=9**9, finished=True)], [place(600)], "fail", "400 records behind"),
         ([], [place(600)], "ok", "consumer group is 400 records behind"),
         ([], [place(0, high=5_000_000)], "warn", "consumer group"),
     ],
@@ -426,7 +427,7 @@ def with_profiles_that_are_none(home: Home) -> None:
         (with_a_topic_that_says_nothing, "topics", "fail", "how many partitions"),
         (with_a_hot_partition, "keys of user_tags", "warn", "10.0x the mean"),
         (with_a_dead_letter, "dead letters", "warn", "1 record"),
-        (with_lag_and_no_worker, "flow minute_buckets", "warn", "2 h ago; 20 records behind"),
+        (with_lag_and_no_worker, "flow minute_buckets", "fail", "2 h ago; 20 records behind"),
         (with_a_dead_worker_of_two, "flow minute_buckets", "fail", "is dead"),
         (with_a_large_recovery_store, "recovery of minute_buckets", "warn", "3.0 GiB"),
         (without_a_store_table, "store tables", "fail", "missing: events_to_announce"),

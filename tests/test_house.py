@@ -16,7 +16,8 @@ from cli.main import build_parser, command_names
 ROOT = Path(__file__).resolve().parent.parent
 LINES_MAX = 600
 ROOMS = (
-    "api", "benchmarks", "cli", "flows", "generator", "infra", "schemas", "sinks", "streams",
+    "api", "benchmarks", "cli", "flows", "generator", "infra", "operations", "schemas", "sinks",
+    "streams",
 )  # fmt: skip
 MAY_IMPORT = {
     "schemas": {"schemas"},
@@ -24,8 +25,9 @@ MAY_IMPORT = {
     "sinks": {"schemas", "sinks"},
     "generator": {"schemas", "streams", "generator"},
     "infra": {"schemas", "infra"},
-    "api": {"schemas", "sinks", "infra", "api"},
     "flows": {"schemas", "streams", "sinks", "flows"},
+    "operations": {"schemas", "streams", "sinks", "flows", "operations"},
+    "api": {"schemas", "sinks", "infra", "operations", "api"},
     "cli": set(ROOMS) - {"benchmarks"},
     "benchmarks": set(ROOMS),
 }

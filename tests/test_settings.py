@@ -35,6 +35,7 @@ NONSENSE = {
     "FRONTEND_PORT": "70000",
     "ALLOWED_HOSTS": "http://shop.example",
     "ALLOWED_ORIGINS": "shop.example",
+    "METRICS_PORT": "65001",
     "LOGIN_ALERTS_PORT": "66000",
     "USE_LOGGER": "2",
     "LOG_HEADERS": "x",

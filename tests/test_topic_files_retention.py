@@ -11,7 +11,7 @@ import pytest
 
 import sinks.topic_files
 from api.tails import FileTail
-from cli.doctor.facts import file_topics
+from operations.topic_ends import file_topics
 from schemas.topic_files import end_offset, first_offset, records_path, segments
 from sinks.topic_files import FileTopics, Retention
 from streams.source import LATEST, Position, ReadState, SourceError

@@ -13,20 +13,26 @@ from typing import TYPE_CHECKING, Any
 from cli.doctor import findings as found_of
 from cli.doctor import topics as topics_of
 from cli.doctor.findings import Finding, HomeFacts, fail, ok
-from cli.doctor.topics import FlowFacts, PlaceFacts, TopicFacts, WorkerFacts
 from cli.errors import one_line
-from cli.positions import Positions, of_groups, of_statuses, read_statuses
 from cli.ranges import takes_archive
+from operations.flow_facts import flow_now, is_alive
+from operations.observer import topics_read
+from operations.positions import Positions, of_groups, read_statuses
+from operations.topic_ends import (
+    KAFKA_WITHIN_S,
+    AppendTimes,
+    TopicFacts,
+    file_topics,
+    kafka_topics,
+)
 from schemas.addresses import KAFKA_NAME, unresolved
 from schemas.settings import Settings
 from schemas.topics import DEAD_LETTERS, TOPICS
 
 if TYPE_CHECKING:
-    from schemas.status import WorkerStatus
+    pass
 
-KAFKA_WITHIN_S = 4.0
 COUNT_WITHIN_S = 4.0
-ASKED_AGAIN_S = 1.0
 
 
 def look_at_home(settings: Settings) -> list[Finding]:
@@ -124,10 +130,23 @@ def flow_findings(
     contracts = _catalogue()
     read = {topic for contract in contracts.values() for topic in contract.reads}
     read |= {settings.kafka_topic} if settings.kafka_topic else set()
+    ends = {name: facts.ends for name, facts in standing.items()}
+    reads = topics_read(settings)
+    times = AppendTimes(settings)
+    times.begin()
     findings = []
     for name in sorted({*contracts, *(status.flow for status in statuses)}):
         of_flow = [status for status in statuses if status.flow == name]
-        facts = flow_facts(name, of_flow, standing, groups.get(name, {}), now_ms)
+        facts = flow_now(
+            name,
+            of_flow,
+            ends,
+            groups.get(name, {}),
+            now_ms,
+            reads=reads.get(name, ()),
+            is_alive=is_alive,
+            appended_ms=times,
+        )
         if facts.lost:
             # To answer it a flow is imported.
             facts = replace(facts, takes_archive=takes_archive(settings, name))
@@ -136,125 +155,6 @@ def flow_findings(
         counts = {part: high - low for part, (low, high) in standing[topic].ends.items()}
         findings += topics_of.hot_partitions(topic, counts)
     return findings
-
-
-def flow_facts(
-    name: str,
-    statuses: list[WorkerStatus],
-    standing: Mapping[str, TopicFacts],
-    group: Mapping[tuple[str, int], int],
-    now_ms: int,
-) -> FlowFacts:
-    """Of one flow; where a topic cannot be asked its workers' own lag counts."""
-    newest = max(statuses, key=lambda status: status.updated_ms, default=None)
-    # A worker number past the newest's count is a file of an earlier number of processes.
-    of_now = [one for one in statuses if newest is not None and one.worker < newest.workers]
-    workers = [
-        WorkerFacts(
-            worker=one.worker,
-            pid=one.pid,
-            age_ms=max(0, now_ms - one.updated_ms),
-            finished=one.finished,
-            alive=_is_alive(one.pid),
-        )
-        for one in of_now
-    ]
-    ends = {
-        (part.topic, part.partition): (0, part.next_offset + part.lag)
-        for one in statuses
-        for part in one.partitions
-    }
-    known = {**of_statuses(statuses).get(name, {})}
-    for key, offset in group.items():
-        known[key] = max(known.get(key, 0), offset)
-    for topic, partition in known:
-        if topic in standing:
-            ends[topic, partition] = standing[topic].ends.get(partition, (0, 0))
-    places = [
-        PlaceFacts(topic, partition, next_offset, *ends.get((topic, partition), (0, next_offset)))
-        for (topic, partition), next_offset in sorted(known.items())
-    ]
-    return FlowFacts(name, workers, places)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return pid > 0
-
-
-def file_topics(folder: Path) -> dict[str, TopicFacts]:
-    """The embedded topics. Raises ValueError for one that does not say its partitions."""
-    from schemas.topic_files import end_offset, first_offset, partitions_of
-
-    found = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        count = partitions_of(folder, path.name)
-        if count is not None:
-            places = [(folder, path.name, part) for part in range(count)]
-            ends = {place[2]: (first_offset(*place), end_offset(*place)) for place in places}
-            found[path.name] = TopicFacts(ends)
-    return found
-
-
-def kafka_topics(settings: Settings) -> tuple[str, dict[str, TopicFacts]]:
-    """(what runs there, the topics of the catalogue). Raises KafkaException without an answer."""
-    from confluent_kafka import TopicPartition
-    from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, ResourceType
-
-    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap, "log_level": 0})
-    about = admin.list_topics(timeout=KAFKA_WITHIN_S)
-    wanted = {*TOPICS, settings.kafka_topic} & about.topics.keys()
-    within = {"request_timeout": KAFKA_WITHIN_S}
-    resources = [ConfigResource(ResourceType.TOPIC, name) for name in sorted(wanted)]
-    configs = admin.describe_configs(resources, **within) if resources else {}
-    places = [
-        TopicPartition(name, part)
-        for name in sorted(wanted)
-        for part in about.topics[name].partitions
-    ]
-    lows, highs = (
-        _offsets(admin, places, spec()) for spec in (OffsetSpec.earliest, OffsetSpec.latest)
-    )
-    ends: dict[str, dict[int, tuple[int, int]]] = {name: {} for name in wanted}
-    for place in places:
-        ends[place.topic][place.partition] = (lows[place], highs[place])
-    found = {}
-    for resource in resources:
-        config = configs[resource].result(KAFKA_WITHIN_S)
-        found[resource.name] = TopicFacts(
-            ends[resource.name], retention_ms=int(config["retention.ms"].value)
-        )
-    count = len(about.brokers)
-    return f"{count} broker{'s' if count > 1 else ''}", found
-
-
-def _offsets(admin: Any, places: list[Any], spec: Any) -> dict[Any, int]:
-    """By partition. Asked once more where one has just no leader. Raises KafkaException."""
-    from confluent_kafka import KafkaException
-
-    found: dict[Any, int] = {}
-    for last in (False, True):
-        asked = {place: spec for place in places if place not in found}
-        answers = admin.list_offsets(asked, request_timeout=KAFKA_WITHIN_S) if asked else {}
-        for place, answer in answers.items():
-            try:
-                found[place] = answer.result(KAFKA_WITHIN_S).offset
-            except KafkaException as error:
-                if last:
-                    where = f"{place.topic}/{place.partition}"
-                    raise LookedInVainError(f"{where}: {error.args[0].str()}") from None
-        if len(found) < len(places) and not last:
-            time.sleep(ASKED_AGAIN_S)
-    return found
-
-
-class LookedInVainError(Exception):
-    """A server answers, and does not tell what it was asked; the message says what it said."""
 
 
 def look_at_letters(settings: Settings) -> list[Finding]:

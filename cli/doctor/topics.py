@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from cli.doctor.findings import Finding, duration, fail, ok, warn
+from operations.flow_facts import FlowFacts, PlaceFacts
+from operations.topic_ends import TopicFacts
 from schemas.topics import Topic
 
 LAG_WARN = 1_000_000
@@ -15,20 +16,6 @@ MARGIN_WARN = 0.1
 HOT_TIMES = 2.0
 HOT_RECORDS_MIN = 10_000
 """Fewer records say nothing of how the keys are spread."""
-STALE_MS = 15_000
-"""A worker tells of itself each second."""
-STALE_WITHOUT_PROCESS_MS = 3_000
-"""Its process may run where ids are counted apart, as in a container."""
-
-
-@dataclass(frozen=True, slots=True)
-class TopicFacts:
-    """A topic as it stands."""
-
-    ends: Mapping[int, tuple[int, int]]
-    """By partition: the oldest offset that is left, and the next one."""
-    retention_ms: int | None = None
-    """-1 for ever; None where it is not known, or there is none."""
 
 
 def topics(wanted: Sequence[Topic], standing: Mapping[str, TopicFacts]) -> list[Finding]:
@@ -88,70 +75,25 @@ def hot_partitions(topic: str, records: Mapping[int, int]) -> list[Finding]:
     return [ok(check, spread)]
 
 
-@dataclass(frozen=True, slots=True)
-class PlaceFacts:
-    """How far a flow is in one partition."""
-
-    topic: str
-    partition: int
-    next_offset: int
-    low: int
-    high: int
-
-    @property
-    def lag(self) -> int:
-        """Records that were not read yet."""
-        return max(0, self.high - self.next_offset)
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerFacts:
-    """What a worker last said of itself."""
-
-    worker: int
-    pid: int
-    age_ms: int
-    finished: bool
-    alive: bool
-    """A process with its id runs here."""
-
-    @property
-    def is_stale(self) -> bool:
-        """It should have told of itself again by now."""
-        return self.age_ms > (STALE_MS if self.alive else STALE_WITHOUT_PROCESS_MS)
-
-
-@dataclass(frozen=True, slots=True)
-class FlowFacts:
-    """A flow: its workers of this home, and how far it is."""
-
-    name: str
-    workers: Sequence[WorkerFacts]
-    places: Sequence[PlaceFacts]
-    takes_archive: bool = True
-    """What it writes can be written anew from an archive; asked where records are lost."""
-
-    @property
-    def lost(self) -> list[PlaceFacts]:
-        """Where records were removed before they were read."""
-        return [place for place in self.places if place.next_offset < place.low]
-
-
 def flow(facts: FlowFacts) -> list[Finding]:
     """Whether the flow runs, how far it is behind, and whether it loses records."""
     check = f"flow {facts.name}"
     run = f"`footfall run {facts.name}`"
-    lag = sum(place.lag for place in facts.places)
+    lag = facts.lag
     behind = f"{lag:,} records behind" if lag else "at the end"
+    if lag and facts.age_s:
+        behind += f", the oldest {duration(facts.age_s * 1000)} old"
     if not facts.workers and not facts.places:
         return [ok(check, "never ran here")]
-    unfinished = [one for one in facts.workers if not one.finished]
-    running = [one for one in unfinished if not one.is_stale]
-    stale = [one for one in unfinished if one.is_stale]
+    running = [one for one in facts.workers if one.is_running]
+    stale = [one for one in facts.workers if not one.finished and one.is_stale]
     found = []
+    if facts.error:
+        found.append(fail(check, f"failed: {facts.error}", f"mend that, then {run}"))
     if stale and not running:
         last = duration(min(one.age_ms for one in stale))
-        found.append(warn(check, f"no worker runs, the last one {last} ago; {behind}", run))
+        said = f"no worker runs, the last one {last} ago; {behind}"
+        found.append(fail(check, said, run) if lag else warn(check, said, run))
     elif stale:
         numbers = ", ".join(f"{one.worker} (process {one.pid})" for one in stale)
         hung = any(one.alive for one in stale)
@@ -174,7 +116,7 @@ def flow(facts: FlowFacts) -> list[Finding]:
     elif running:
         found.append(ok(check, f"{_workers(len(running))}, {behind}"))
     elif facts.workers and lag:
-        found.append(warn(check, f"was run to the end once; now {behind}", run))
+        found.append(fail(check, f"was run to the end once; now {behind}", run))
     elif facts.workers:
         found.append(ok(check, "was run to the end"))
     else:

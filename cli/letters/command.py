@@ -171,7 +171,7 @@ def run_retry(args: argparse.Namespace) -> int:
     from cli.letters.plan import plan
     from cli.letters.retry import Retry
     from cli.letters.topics import RetryTopics
-    from cli.positions import positions
+    from operations.positions import positions
     from streams.source import wall_clock_ms
 
     settings = read_settings(os.environ)

@@ -1,0 +1,1 @@
+"""What an operator does: plain functions that give findings; cli and api show them."""

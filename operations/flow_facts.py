@@ -1,0 +1,263 @@
+"""How far each flow is, and who works on it: pure, statuses and ends of topics in, facts out.
+
+Lag is asked of the topics' ends and never of a worker: one that was killed is not "lag 0".
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from operations.positions import Positions, of_statuses
+from schemas.status import WorkerStatus
+
+STALE_MS = 15_000
+"""A worker tells of itself each second."""
+STALE_WITHOUT_PROCESS_MS = 3_000
+"""Its process may run where ids are counted apart, as in a container."""
+
+Ends = Mapping[str, Mapping[int, tuple[int, int]]]
+"""By topic and partition: the oldest offset that is left, and the next one."""
+AppendedMs = Callable[[str, int, int], int | None]
+"""(topic, partition, offset) -> when that record was appended; None where nobody knows."""
+State = Literal["running", "degraded", "stopped", "finished", "elsewhere"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceFacts:
+    """How far a flow is in one partition."""
+
+    topic: str
+    partition: int
+    next_offset: int
+    low: int
+    high: int
+    age_s: float | None = None
+    """Of the oldest record that was not read; 0 where there is none, None where it is not
+    known."""
+
+    @property
+    def lag(self) -> int:
+        """Records that were not read yet, without those that were removed."""
+        return max(0, self.high - max(self.next_offset, self.low))
+
+    @property
+    def lost(self) -> int:
+        """Records that were removed before they were read."""
+        return max(0, self.low - self.next_offset)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFacts:
+    """What a worker last said of itself."""
+
+    worker: int
+    pid: int
+    age_ms: int
+    finished: bool
+    alive: bool
+    """A process with its id runs here."""
+
+    @property
+    def is_stale(self) -> bool:
+        """It should have told of itself again by now."""
+        return self.age_ms > (STALE_MS if self.alive else STALE_WITHOUT_PROCESS_MS)
+
+    @property
+    def is_running(self) -> bool:
+        """It runs and tells of itself."""
+        return not self.finished and not self.is_stale
+
+
+@dataclass(frozen=True, slots=True)
+class FlowFacts:
+    """A flow: its workers of this home, and how far it is."""
+
+    name: str
+    workers: Sequence[WorkerFacts]
+    places: Sequence[PlaceFacts]
+    takes_archive: bool = True
+    """What it writes can be written anew from an archive; asked where records are lost."""
+    rows_per_s: float = 0.0
+    watermark_ms: int | None = None
+    """The lowest of its partitions that have one."""
+    error: str = ""
+    """Why a worker last failed, where none has run since."""
+
+    @property
+    def lost(self) -> list[PlaceFacts]:
+        """Where records were removed before they were read."""
+        return [place for place in self.places if place.lost]
+
+    @property
+    def lag(self) -> int:
+        """Records that were not read yet."""
+        return sum(place.lag for place in self.places)
+
+    @property
+    def age_s(self) -> float | None:
+        """Of the oldest record that was not read, as far as it is known."""
+        known = [place.age_s for place in self.places if place.age_s is not None]
+        return max(known) if known else None
+
+    @property
+    def running(self) -> int:
+        """Workers that run."""
+        return sum(one.is_running for one in self.workers)
+
+    @property
+    def wanted(self) -> int:
+        """Workers that should run: those that did not end by themselves."""
+        return sum(not one.finished for one in self.workers)
+
+    @property
+    def state(self) -> State:
+        """Whether its workers run, as far as this home knows of them."""
+        if not self.workers:
+            return "elsewhere"
+        if not self.wanted:
+            return "finished"
+        if not self.running:
+            return "stopped"
+        return "running" if self.running == self.wanted else "degraded"
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with the flow, in a few words; "" where nothing is."""
+        if self.error:
+            return "failed"
+        if self.lost:
+            return "lost records"
+        if self.state == "degraded":
+            return "a worker is missing"
+        if self.lag and self.state in ("stopped", "finished"):
+            return "behind, without a worker"
+        return ""
+
+
+def flows_now(
+    statuses: Collection[WorkerStatus],
+    groups: Positions,
+    ends: Ends,
+    reads: Mapping[str, Collection[str]],
+    now_ms: int,
+    *,
+    is_alive: Callable[[int], bool],
+    appended_ms: AppendedMs = lambda _topic, _partition, _offset: None,
+) -> list[FlowFacts]:
+    """Return the facts of every flow that ever ran, by name.
+
+    ``groups``: what consumer groups have committed; ``reads``: the topics of each flow.
+    """
+    names = sorted({*groups, *(status.flow for status in statuses)})
+    return [
+        flow_now(
+            name,
+            [status for status in statuses if status.flow == name],
+            ends,
+            groups.get(name, {}),
+            now_ms,
+            reads=reads.get(name, ()),
+            is_alive=is_alive,
+            appended_ms=appended_ms,
+        )
+        for name in names
+    ]
+
+
+def flow_now(
+    name: str,
+    statuses: Sequence[WorkerStatus],
+    ends: Ends,
+    group: Mapping[tuple[str, int], int],
+    now_ms: int,
+    *,
+    reads: Collection[str] = (),
+    is_alive: Callable[[int], bool],
+    appended_ms: AppendedMs = lambda _topic, _partition, _offset: None,
+) -> FlowFacts:
+    """Return the facts of one flow; where a topic cannot be asked its workers' own lag counts."""
+    newest = max(statuses, key=lambda status: status.updated_ms, default=None)
+    # A worker number past the newest's count is a file of an earlier number of processes.
+    of_now = [one for one in statuses if newest is not None and one.worker < newest.workers]
+    workers = [
+        WorkerFacts(
+            worker=one.worker,
+            pid=one.pid,
+            age_ms=max(0, now_ms - one.updated_ms),
+            finished=one.finished,
+            alive=is_alive(one.pid),
+        )
+        for one in of_now
+    ]
+    running = [one for one, facts in zip(of_now, workers, strict=True) if facts.is_running]
+    places = [
+        _aged(place, now_ms, appended_ms) for place in _places(name, statuses, ends, group, reads)
+    ]
+    marks = [
+        part.watermark_ms for one in of_now for part in one.partitions if part.watermark_ms >= 0
+    ]
+    failed = [one for one in of_now if one.error_ms > one.started_ms and one not in running]
+    return FlowFacts(
+        name,
+        workers,
+        places,
+        rows_per_s=round(sum(one.rows_per_s for one in running), 1),
+        watermark_ms=min(marks, default=None),
+        error=max(failed, key=lambda one: one.error_ms).error if failed else "",
+    )
+
+
+def _places(
+    name: str,
+    statuses: Sequence[WorkerStatus],
+    ends: Ends,
+    group: Mapping[tuple[str, int], int],
+    reads: Collection[str],
+) -> list[PlaceFacts]:
+    told = {
+        (part.topic, part.partition): (0, part.next_offset + part.lag)
+        for one in statuses
+        for part in one.partitions
+    }
+    known = {**of_statuses(statuses).get(name, {})}
+    for key, offset in group.items():
+        known[key] = max(known.get(key, 0), offset)
+    if known or statuses:
+        # Nothing was read of a partition that is not named: all that it has is waiting.
+        topics = {topic for topic, _ in known} or {*reads}
+        for topic in topics & ends.keys():
+            for partition, (low, _) in ends[topic].items():
+                known.setdefault((topic, partition), low)
+    places = []
+    for (topic, partition), next_offset in sorted(known.items()):
+        standing = ends.get(topic)
+        if standing is None:
+            low, high = told.get((topic, partition), (0, next_offset))
+        else:
+            low, high = standing.get(partition, (0, 0))
+        places.append(PlaceFacts(topic, partition, next_offset, low, high))
+    return places
+
+
+def _aged(place: PlaceFacts, now_ms: int, appended_ms: AppendedMs) -> PlaceFacts:
+    if not place.lag:
+        return replace(place, age_s=0.0)
+    oldest = max(place.next_offset, place.low)
+    appended = appended_ms(place.topic, place.partition, oldest)
+    if appended is None:
+        return place
+    return replace(place, age_s=max(0, now_ms - appended) / 1000)
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process with this id runs on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return pid > 0

@@ -1,0 +1,178 @@
+"""Watches every flow from outside: lag by the topics' ends, workers, letters; for Prometheus.
+
+It is never the worker itself, and asks no worker: status files on the home say where each flow is,
+and, on Kafka, the offsets of its consumer group, also where no worker runs here.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client.registry import Collector
+
+from operations.flow_facts import Ends, FlowFacts, PlaceFacts, flows_now, is_alive
+from operations.positions import of_groups, read_statuses
+from operations.topic_ends import AppendTimes, standing_topics
+from schemas import metrics
+from schemas.metrics import Metric
+from schemas.settings import Settings
+from schemas.topics import DEAD_LETTERS, LATE_EVENTS
+
+LOOK_EVERY_S = 5.0
+GROUPS_WITHIN_S = 4.0
+ENDED_WITHIN_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was found at one moment."""
+
+    at_ms: int
+    flows: list[FlowFacts] = field(default_factory=list)
+    ends: Ends = field(default_factory=dict)
+
+    def letters(self, topic: str) -> int:
+        """Return the number of records that stand in a topic."""
+        return sum(high - low for low, high in self.ends.get(topic, {}).values())
+
+
+def topics_read(settings: Settings) -> dict[str, Collection[str]]:
+    """Return the topics that each flow reads."""
+    import flows
+
+    named = settings.kafka_topic
+    return {
+        name: (named,) if named and len(contract.reads) == 1 else contract.reads
+        for name, contract in flows.catalogue().items()
+    }
+
+
+class Observer:
+    """Looks at topics and flows; remembers what need not be asked twice."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._times = AppendTimes(settings)
+        self._reads: Mapping[str, Collection[str]] | None = None
+
+    def look(self) -> Look:
+        """Return what there is now. Raises what the topics raise where they do not answer."""
+        import flows
+
+        settings = self._settings
+        if self._reads is None:
+            self._reads = topics_read(settings)
+        groups = (
+            of_groups(settings, flows.catalogue(), GROUPS_WITHIN_S)
+            if settings.kafka_bootstrap
+            else {}
+        )
+        # In this order: what was read by then was appended before.
+        statuses = read_statuses(settings.footfall_home)
+        ends = {name: facts.ends for name, facts in standing_topics(settings).items()}
+        now_ms = time.time_ns() // 1_000_000
+        self._times.begin()
+        found = flows_now(
+            statuses,
+            groups,
+            ends,
+            self._reads,
+            now_ms,
+            is_alive=is_alive,
+            appended_ms=self._times,
+        )
+        return Look(now_ms, found, ends)
+
+
+class ObserverCollector(Collector):
+    """Looks from time to time in a thread of its own; a scrape is told the last look."""
+
+    def __init__(self, look: Callable[[], Look], every_s: float = LOOK_EVERY_S) -> None:
+        self._look = look
+        self._every_s = every_s
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._keep_looking, name="observe", daemon=True)
+        self._errors = 0
+        self.last: Look | None = None
+        self.problem = "nothing was looked at yet"
+        """Why the last look failed; "" where it did not."""
+
+    def start(self) -> None:
+        """Look from now on."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End it; a look under way is left behind."""
+        self._done.set()
+        self._thread.join(ENDED_WITHIN_S)
+
+    def look_once(self) -> None:
+        """Look, and keep what is found."""
+        try:
+            self.last = self._look()
+            self.problem = ""
+        except Exception as error:
+            # Whatever a server does, the observer stays, and says that it sees nothing.
+            self._errors += 1
+            self.problem = str(error).strip().split("\n")[0][:300] or type(error).__name__
+
+    def _keep_looking(self) -> None:
+        while True:
+            self.look_once()
+            if self._done.wait(self._every_s):
+                return
+
+    def collect(self) -> Iterator[Any]:
+        look = self.last
+        flows = look.flows if look is not None else []
+        for metric, value_of in _OF_PLACES.items():
+            family = metric.family()
+            for flow in flows:
+                for place in flow.places:
+                    value = value_of(place)
+                    if value is not None:
+                        labels = (flow.name, place.topic, str(place.partition))
+                        family.add_metric(labels, value)
+            yield family
+        for metric, of_flow in _OF_FLOWS.items():
+            family = metric.family()
+            for flow in flows:
+                # Of a flow that only its consumer group tells of nobody knows.
+                if flow.workers:
+                    family.add_metric((flow.name,), of_flow(flow))
+            yield family
+        yield from self._topics(look)
+        errors = metrics.OBSERVER_ERRORS.family()
+        errors.add_metric((), self._errors)
+        yield errors
+
+    def _topics(self, look: Look | None) -> Iterator[Any]:
+        for metric, side in ((metrics.OLDEST_OFFSET, 0), (metrics.END_OFFSET, 1)):
+            family = metric.family()
+            for topic, places in sorted(look.ends.items()) if look is not None else ():
+                for partition, bounds in sorted(places.items()):
+                    family.add_metric((topic, str(partition)), bounds[side])
+            yield family
+        letters, observed = metrics.LETTERS.family(), metrics.OBSERVED.family()
+        if look is not None:
+            observed.add_metric((), look.at_ms / 1000)
+            for topic in (DEAD_LETTERS.name, LATE_EVENTS.name):
+                if topic in look.ends:
+                    letters.add_metric((topic,), look.letters(topic))
+        yield from (letters, observed)
+
+
+_OF_PLACES: dict[Metric, Callable[[PlaceFacts], float | None]] = {
+    metrics.LAG_RECORDS: lambda place: place.lag,
+    metrics.LAG_SECONDS: lambda place: place.age_s,
+    metrics.LOST_RECORDS: lambda place: place.lost,
+    metrics.RETENTION_MARGIN: lambda place: max(0, place.next_offset - place.low),
+}
+_OF_FLOWS: dict[Metric, Callable[[FlowFacts], float]] = {
+    metrics.WORKERS: lambda flow: flow.running,
+    metrics.WORKERS_WANTED: lambda flow: flow.wanted,
+}

@@ -1,0 +1,237 @@
+"""How far each flow is, decided from statuses and topics' ends; and of real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from operations.flow_facts import FlowFacts, flows_now
+from operations.observer import Look, Observer, ObserverCollector
+from operations.topic_ends import file_appended_ms
+from schemas import metrics
+from schemas.settings import read_settings
+from schemas.status import PartitionStatus, WorkerStatus
+from sinks.topic_files import FileTopics
+from tests.cli_support import ROOT, footfall
+from tests.metrics_support import expected, names_and_labels, scrape, targets, total
+from tests.runner_support import fill, partitions, wait_until, worker
+
+NOW_MS = 1_000_000
+RUNS, DEAD = 10, 11
+
+
+def part(number: int, next_offset: int, **more: Any) -> PartitionStatus:
+    given = {"topic": "t", "lag": 0, "watermark_ms": 5_000, **more}
+    return PartitionStatus(
+        partition=number, read=0, used=0, filtered=0, late=0, dead=0, next_offset=next_offset,
+        **given,
+    )  # fmt: skip
+
+
+def status(*parts: PartitionStatus, age_ms: int = 500, **more: Any) -> WorkerStatus:
+    given: dict[str, Any] = {
+        "flow": "f", "worker": 0, "pid": RUNS, "finished": False, "workers": 1, "started_ms": 10,
+        "rows_per_s": 7.0, **more,
+    }  # fmt: skip
+    return WorkerStatus(
+        updated_ms=NOW_MS - age_ms, cpu_s=0, memory_bytes=0, rows_written=0,
+        partitions=list(parts), **given,
+    )  # fmt: skip
+
+
+def facts_of(
+    *statuses: WorkerStatus, ends: dict[str, Any] | None = None, **more: Any
+) -> list[FlowFacts]:
+    """Records were appended at 1,000 ms for each offset."""
+    return flows_now(
+        statuses,
+        more.get("groups", {}),
+        {"t": {0: (0, 100), 1: (0, 50)}} if ends is None else ends,
+        {"f": ("t",)},
+        NOW_MS,
+        is_alive=lambda pid: pid == RUNS,
+        appended_ms=more.get("appended_ms", lambda _topic, _part, offset: 1_000 * offset),
+    )
+
+
+def fact_of(*statuses: WorkerStatus, **more: Any) -> FlowFacts:
+    (found,) = facts_of(*statuses, **more)
+    return found
+
+
+def test_a_worker_that_was_killed_has_the_lag_that_the_topic_shows() -> None:
+    # Its own word was "lag 0".
+    found = fact_of(status(part(0, 90), part(1, 50), pid=DEAD, age_ms=4_000))
+    assert [(place.lag, place.age_s) for place in found.places] == [(10, 910.0), (0, 0.0)]
+    assert (found.lag, found.age_s, found.running, found.wanted) == (10, 910.0, 0, 1)
+    assert (found.state, found.trouble) == ("stopped", "behind, without a worker")
+    assert found.rows_per_s == 0
+
+
+def test_a_worker_that_runs_is_no_trouble_however_far_it_is_behind() -> None:
+    found = fact_of(status(part(0, 0), part(1, 0)))
+    assert (found.lag, found.state, found.trouble) == (150, "running", "")
+    assert (found.rows_per_s, found.watermark_ms) == (7.0, 5_000)
+
+
+@pytest.mark.parametrize(
+    ("more", "state", "trouble"),
+    [
+        ({"pid": DEAD, "age_ms": 2_900}, "running", ""),  # perhaps in a container
+        ({"age_ms": 14_000}, "running", ""),
+        ({"age_ms": 16_000}, "stopped", ""),  # a process has its id, and does not report
+        ({"pid": DEAD, "age_ms": 4_000}, "stopped", ""),
+        ({"finished": True, "age_ms": 10**6}, "finished", ""),
+        (
+            {"pid": DEAD, "age_ms": 4_000, "error": "disk full", "error_ms": 99},
+            "stopped",
+            "failed",
+        ),
+        ({"error": "disk full", "error_ms": 9}, "running", ""),  # it was started again since
+    ],
+)
+def test_the_states_of_a_flow_at_the_end(more: dict[str, Any], state: str, trouble: str) -> None:
+    found = fact_of(status(part(0, 100), part(1, 50), **more))
+    assert (found.lag, found.state, found.trouble) == (0, state, trouble)
+    assert found.error == ("disk full" if trouble == "failed" else "")
+
+
+def test_one_of_two_workers_is_missing() -> None:
+    two = (
+        status(part(0, 100), workers=2),
+        status(part(1, 50), worker=1, workers=2, pid=DEAD, age_ms=4_000),
+    )
+    found = fact_of(*two)
+    assert (found.state, found.trouble) == ("degraded", "a worker is missing")
+    assert (found.running, found.wanted) == (1, 2)
+
+
+def test_a_file_of_an_earlier_number_of_workers_is_no_worker() -> None:
+    old = status(part(1, 50), worker=1, workers=2, pid=DEAD, age_ms=90_000)
+    assert fact_of(status(part(0, 100), workers=1), old).state == "running"
+
+
+def test_a_partition_that_nobody_has_read_is_waiting() -> None:
+    found = fact_of(status(part(0, 100)))
+    assert [(one.partition, one.lag) for one in found.places] == [(0, 0), (1, 50)]
+    # Killed before its first poll.
+    assert fact_of(status()).lag == 150
+
+
+def test_what_retention_removed_is_lost_and_no_lag() -> None:
+    ends = {"t": {0: (40, 100)}}
+    found = fact_of(status(part(0, 10)), ends=ends)
+    assert [(one.lost, one.lag, one.age_s) for one in found.places] == [(30, 60, 960.0)]
+    assert found.trouble == "lost records"
+
+
+def test_a_consumer_group_tells_of_a_flow_without_a_home() -> None:
+    found = fact_of(groups={"f": {("t", 0): 90, ("t", 1): 50}})
+    assert (found.lag, found.age_s, found.state, found.trouble) == (10, 910.0, "elsewhere", "")
+    # The status of a worker that read on after it committed is further.
+    both = fact_of(status(part(0, 95), part(1, 50)), groups={"f": {("t", 0): 90}})
+    assert both.lag == 5
+
+
+def test_an_age_that_nobody_knows_is_not_0() -> None:
+    found = fact_of(status(part(0, 90), part(1, 50)), appended_ms=lambda *_place: None)
+    assert [one.age_s for one in found.places] == [None, 0.0]
+
+
+def test_topics_that_do_not_answer_leave_the_workers_word() -> None:
+    assert fact_of(status(part(0, 90, lag=3)), ends={}).lag == 3
+
+
+def exposed(collector: ObserverCollector) -> str:
+    registry = CollectorRegistry()
+    registry.register(collector)
+    return generate_latest(registry).decode()
+
+
+def test_the_observer_exposes_what_is_listed_and_nothing_else() -> None:
+    ends = {"t": {0: (0, 100)}, "dead_letters": {0: (2, 5)}, "late_events": {0: (0, 0)}}
+    flows = facts_of(status(part(0, 90)), ends=ends)
+    collector = ObserverCollector(lambda: Look(NOW_MS, flows, ends))
+    collector.look_once()
+    text = exposed(collector)
+    assert names_and_labels(text) == expected(metrics.OBSERVER)
+    assert 'footfall_lag_seconds{flow="f",partition="0",topic="t"} 910.0' in text
+    assert 'footfall_letters_records{topic="dead_letters"} 3.0' in text
+
+
+def test_an_observer_that_sees_nothing_says_so_and_stays() -> None:
+    def fails() -> Look:
+        raise OSError("the folder went away")
+
+    collector = ObserverCollector(fails)
+    assert collector.problem
+    collector.look_once()
+    assert collector.problem == "the folder went away"
+    assert "footfall_observer_errors_total 1.0" in exposed(collector)
+
+
+def test_when_a_record_of_an_embedded_topic_was_appended(tmp_path: Path) -> None:
+    topics = FileTopics(tmp_path)
+    topics.create("t", 1)
+    for _ in range(2):
+        topics.write_each([("t", 0, [b"{}"] * 3)])
+    topics.close()
+    times = [file_appended_ms(tmp_path, "t", 0, offset) for offset in range(7)]
+    assert times[0] is not None and times[0] == times[2] and times[3] == times[5]
+    assert times[6] is None
+    with (tmp_path / "t" / "0.jsonl").open("ab") as file:
+        file.write(b"{}\n")
+    assert file_appended_ms(tmp_path, "t", 0, 6) is None, "by hand, at no time that is known"
+
+
+def test_a_killed_worker_shows_its_lag_in_observe_and_status(tmp_path: Path) -> None:
+    environ = {"FOOTFALL_HOME": str(tmp_path)}
+    fill(tmp_path, 0, 5_000)
+    with worker(tmp_path) as process:
+        wait_until(lambda: sum(one.next_offset for one in partitions(tmp_path)) > 4_900, "read")
+        process.kill()
+    fill(tmp_path, 5_000, 1_000)
+    flow = Observer(read_settings(environ)).look().flows[0]
+    assert flow.lag >= 990
+    observer = subprocess.Popen(
+        [sys.executable, "-m", "cli.main", "observe"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        env={**os.environ, **environ},
+    )
+    try:
+        wait_until(lambda: "observe" in targets(tmp_path), "the observer serves")
+        address = targets(tmp_path)["observe"]
+        wait_until(
+            lambda: (
+                total(scrape(address), metrics.LAG_RECORDS, flow="minute_buckets") == flow.lag
+                and total(scrape(address), metrics.WORKERS) == 0
+            ),
+            "the lag of the dead worker and its absence",
+        )
+        found = scrape(address)
+        assert total(found, metrics.WORKERS_WANTED, flow="minute_buckets") == 1
+        assert total(found, metrics.LAG_SECONDS, flow="minute_buckets") > 0
+        observer.send_signal(signal.SIGTERM)
+        assert observer.wait(20) == 0
+    finally:
+        observer.kill()
+        observer.wait()
+    assert "observe" not in targets(tmp_path)
+    told = footfall(tmp_path, "status", "--json")
+    assert told.returncode == 1
+    (shown,) = json.loads(told.stdout)
+    assert shown["lag_records"] == flow.lag
+    assert shown["trouble"] == "behind, without a worker"
+    assert shown["lag_seconds"] > 0
+    line = footfall(tmp_path, "status")
+    assert line.returncode == 1
+    assert "behind, without a worker" in line.stdout
