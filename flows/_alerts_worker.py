@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -39,7 +39,7 @@ from streams.bursts import in_burst
 from streams.kafka import KafkaTopic
 from streams.open import open_topic, sent_again_in
 from streams.process import stopped_by_signals, tune_process
-from streams.progress import Counts, Progress, StateSize
+from streams.progress import Counted, Progress, StateSize
 from streams.reporting import reporting
 from streams.run import Run, WorkerError
 from streams.source import SourceError, wall_clock_ms
@@ -172,7 +172,7 @@ class AlertsWorker:
         by_partition: dict[int, list[Any]] = defaultdict(list)
         for record in records:
             by_partition[record.message.partition].append(record.message)
-        taken: list[tuple[Watch, Taken]] = []
+        taken: list[tuple[Watch, Taken, Counted]] = []
         for partition, messages in by_partition.items():
             place = self._places.get(partition)
             poll = await self._poll(place, messages) if place is not None else None
@@ -180,38 +180,39 @@ class AlertsWorker:
                 taken.append(self._take_poll(self._watches[partition], poll))
         began_s = time.perf_counter()
         # In this order a worker that is killed between any two of these loses nothing.
-        alerts = [alert for _, one in taken for alert in one.alerts]
-        dead = [letter for _, one in taken for letter in one.dead]
-        late = [event for _, one in taken for event in one.late]
+        alerts = [alert for _, one, _ in taken for alert in one.alerts]
+        dead = [letter for _, one, _ in taken for letter in one.dead]
+        late = [event for _, one, _ in taken for event in one.late]
         if alerts or dead or late:
             await asyncio.to_thread(self._letters.write, alerts, dead, late)
-        await self._faust.write((w.partition, row) for w, one in taken for row in one.users)
-        await self._faust.write((w.partition, one.partition_row) for w, one in taken)
+        await self._faust.write((w.partition, row) for w, one, _ in taken for row in one.users)
+        await self._faust.write((w.partition, one.partition_row) for w, one, _ in taken)
         await self._faust.acknowledge(
             [one for one in records if self._is_taken(one.message.partition, one.message.offset)]
         )
         self._progress.wrote(LOGIN_ALERTS.name, len(alerts))
         self._progress.took(WRITE_SECONDS, "", time.perf_counter() - began_s)
-        for watch, _ in taken:
-            self._tell(watch, self._faust.end_seen(watch.partition))
+        for watch, _, counted in taken:
+            self._tell(watch, self._faust.end_seen(watch.partition), counted)
 
-    def _take_poll(self, watch: Watch, poll: Poll) -> tuple[Watch, Taken]:
+    def _take_poll(self, watch: Watch, poll: Poll) -> tuple[Watch, Taken, Counted]:
         began_s, was = time.perf_counter(), watch.at
         taken = watch.take(poll)
         self._progress.took(BATCH_SECONDS, poll.topic, time.perf_counter() - began_s)
-        counts = Counts(
-            read=watch.at.read - was.read,
-            used=watch.at.used - was.used,
-            filtered=watch.at.filtered - was.filtered,
-            late=watch.at.late - was.late,
-            dead=watch.at.dead - was.dead,
+        at = watch.at
+        counted = Counted(
+            read=at.read - was.read,
+            used=at.used - was.used,
+            filtered=at.filtered - was.filtered,
+            late=at.late - was.late,
+            dead=at.dead - was.dead,
+            size_bytes=len(poll.data),
+            dead_by_code=Counter(letter.code for letter in taken.dead),
         )
-        # Polled, and not yet written: what is told of the place follows.
-        status = watch.status(poll.topic, poll.lag)
-        self._progress.update(status, counts, taken.dead, len(poll.data))
-        size = StateSize(None, {"users": len(watch)})
-        self._progress.snapshotted((poll.topic, poll.partition), size)
-        return watch, taken
+        self._progress.snapshotted(
+            (poll.topic, poll.partition), StateSize(None, {"users": len(watch)})
+        )
+        return watch, taken, counted
 
     def _is_taken(self, partition: int, offset: int) -> bool:
         place = self._places.get(partition)
@@ -329,9 +330,9 @@ class AlertsWorker:
     def _revoked(self) -> None:
         self._watches = None
 
-    def _tell(self, watch: Watch, end: int) -> None:
+    def _tell(self, watch: Watch, end: int, counted: Counted | None = None) -> None:
         lag = max(0, end - watch.at.next_offset)
-        self._progress.update(watch.status(self._topic.name, lag))
+        self._progress.update(watch.status(self._topic.name, lag), counted)
 
     def _show(self, user_id: str) -> tuple[int, Any]:
         """The state of a user, in each of our partitions that has some."""

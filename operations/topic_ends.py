@@ -146,7 +146,7 @@ class AppendTimes:
         except SourceError:
             # Compaction or a transaction has left no record at that offset.
             return None
-        appended_ms: int | None = record.appended_ms
+        appended_ms: int | None = record.timestamp_ms
         return appended_ms
 
 

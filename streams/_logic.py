@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from time import perf_counter
@@ -13,7 +14,7 @@ from schemas.dead_letters import DeadLetter, LateEvent
 from schemas.metrics import BATCH_SECONDS, COMPUTE_SECONDS, SNAPSHOT_SECONDS
 from streams.batch import Batch
 from streams.clock import Clock
-from streams.progress import Counts, Progress, StateSize
+from streams.progress import Counted, Counts, Progress, StateSize
 from streams.source import TopicSource
 
 if TYPE_CHECKING:
@@ -60,16 +61,18 @@ class Logic(StatefulBatchLogic[tuple[Batch, float], Output, "_State | None"]):
         result = self._step.on_batch(self._clock.see(batch))
         self._mark_at_ms[poll.partition] = self._step.mark_at_ms
         late = len(result.late or ())
-        counts = Counts(
+        counted = Counted(
             read=poll.count,
             used=len(batch.frame) - late - result.filtered,
             filtered=result.filtered + len(poll.tombstones),
             late=late,
             dead=len(batch.dead),
+            size_bytes=len(poll.data),
+            dead_by_code=Counter(letter.code for letter in batch.dead),
         )
-        self._counts.add(counts)
+        self._counts.add(counted)
         status = self._counts.status(poll, self._step.watermark_ms)
-        self._progress.update(status, counts, batch.dead, len(poll.data))
+        self._progress.update(status, counted)
         if poll.count:
             ended_s = perf_counter()
             self._progress.took(COMPUTE_SECONDS, poll.topic, ended_s - began_s)

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from schemas.dead_letters import DeadLetter
 from schemas.metrics import Metric
 from schemas.status import PartitionStatus
 from streams.batch import Poll
@@ -108,25 +107,18 @@ class Progress:
         self._rows: Counter[str] = Counter()
         self._spreads: dict[tuple[Metric, str], Spread] = {}
 
-    def update(
-        self,
-        status: PartitionStatus,
-        counts: Counts | None = None,
-        dead: Sequence[DeadLetter] = (),
-        size_bytes: int = 0,
-    ) -> None:
-        """Take the newest state of a partition, and what was counted since the one before."""
+    def update(self, status: PartitionStatus, since: Counted | None = None) -> None:
+        """Take the newest state of a partition, and what was counted ``since`` the one before."""
         place = status.topic, status.partition
         with self._lock:
             self._partitions[place] = status
             counted = self._counted.get(place)
             if counted is None:
                 counted = self._counted[place] = Counted()
-            if counts is not None:
-                counted.add(counts)
-                counted.size_bytes += size_bytes
-            for letter in dead:
-                counted.dead_by_code[letter.code] += 1
+            if since is not None:
+                counted.add(since)
+                counted.size_bytes += since.size_bytes
+                counted.dead_by_code.update(since.dead_by_code)
 
     def wrote(self, table: str, rows: int) -> None:
         """Count rows that a sink has made durable."""

@@ -12,7 +12,7 @@ from schemas import metrics
 from schemas.status import PartitionStatus, WorkerStatus
 from sinks.attempts import Attempts, code_of, server_of
 from streams.monitor import PortTakenError, serving
-from streams.progress import Counts, Progress, Spread
+from streams.progress import Counted, Progress, Spread
 from streams.run import Monitoring
 from tests.metrics_support import (
     Samples,
@@ -174,9 +174,9 @@ def test_a_spread_counts_into_buckets_as_prometheus_does() -> None:
 def test_what_is_read_is_of_one_moment() -> None:
     progress = Progress()
     status = PartitionStatus("t", 0, 0, 0, 0, 0, 0, 0, 0, -1)
-    progress.update(status, Counts(read=3, used=2, dead=1), (), 30)
+    progress.update(status, Counted(read=3, used=2, dead=1, size_bytes=30))
     found = progress.counted()
-    progress.update(status, Counts(read=2, used=2), (), 20)
+    progress.update(status, Counted(read=2, used=2, size_bytes=20))
     assert (found["t", 0].read, found["t", 0].size_bytes) == (3, 30)
     assert progress.counted()["t", 0].read == 5
 

@@ -17,13 +17,19 @@ from confluent_kafka import Consumer
 
 from flows._alerts_topics import Others
 from generator.shop_sessions import Alerts
+from operations.flow_facts import FlowFacts
+from operations.observer import Look, Observer
+from schemas import metrics
 from schemas.login_alerts import LoginAlert
+from schemas.settings import read_settings
 from schemas.status import WorkerStatus, status_folder, status_path
 from schemas.times import iso_ms, parse_time_ms
 from schemas.topics import DEAD_LETTERS, LATE_EVENTS, LOGIN_ALERTS
 from streams.run import WorkerError
 from tests.cli_support import Running, footfall, free_port, one_line, running
 from tests.kafka_support import Server
+from tests.metrics_support import expected, get, names_and_labels, scrape, targets, total
+from tests.runner_support import wait_until
 
 pytest.importorskip("faust", reason="faust-streaming is not installed")
 
@@ -175,6 +181,45 @@ def test_a_worker_answers_at_once_shows_one_users_state_and_serves_nothing_else(
     assert len(shop.kafka.partitions(shop.changelog)) == PARTITIONS
     assert shop.kafka.config(shop.changelog)["cleanup.policy"] == "compact"
     assert shop.kafka.lag(f"group-{shop.topic}-{FLOW}", shop.topic) == 0
+
+
+def test_a_worker_tells_of_itself_as_any_other_and_is_missed_when_it_is_killed(shop: Shop) -> None:
+    settings = read_settings({"FOOTFALL_HOME": str(shop.home), **shop.settings})
+    observer = Observer(settings)
+    shop.send(failure(shop.user("x"), BASE_MS + n) for n in range(40))
+    with running(shop.home, "run", FLOW, **shop.settings | {"LOGIN_ALERTS_PORT": "0"}) as worker:
+        worker.wait_until(
+            lambda: f"{FLOW}.0" in targets(shop.home) and shop.counts()[:1] == (40,), "read all"
+        )
+        address = targets(shop.home)[f"{FLOW}.0"]
+        found = scrape(address)
+        assert total(found, metrics.RECORDS_READ) == total(found, metrics.RECORDS_USED) == 40
+        assert total(found, metrics.ROWS_WRITTEN, table=LOGIN_ALERTS.name) == 1
+        assert total(found, metrics.STATE_ITEMS, kind="users") == 1
+        # A sink that has not failed has no series, and Faust keeps its state in a topic.
+        listed = expected(metrics.WORKER)
+        told = names_and_labels(get(address, "/metrics")[1])
+        assert told.keys() == listed.keys()
+        assert all(told[name] in (of, (of[0], frozenset())) for name, of in listed.items())
+        flow = of_flow(observer.look(), FLOW)
+        assert (flow.lag, flow.state, flow.trouble) == (0, "running", "")
+        worker.process.kill()
+        worker.process.wait(10)
+    shop.send(failure(shop.user("x"), BASE_MS + n) for n in range(5))
+    wait_until(lambda: of_flow(observer.look(), FLOW).state == "stopped", "it is missed")
+    flow = of_flow(observer.look(), FLOW)
+    assert (flow.lag, flow.trouble) == (5, "behind, without a worker")
+    assert flow.age_s is not None and 0 < flow.age_s < 600
+    # Another home knows of the flow by its consumer group alone.
+    elsewhere = read_settings({"FOOTFALL_HOME": str(shop.home / "other"), **shop.settings})
+    flow = of_flow(Observer(elsewhere).look(), FLOW)
+    assert (flow.lag, flow.state, flow.trouble) == (5, "elsewhere", "")
+
+
+def of_flow(look: Look, name: str) -> FlowFacts:
+    """One flow of a look."""
+    (found,) = [flow for flow in look.flows if flow.name == name]
+    return found
 
 
 def test_a_worker_that_is_killed_again_and_again_loses_no_alert_and_adds_none(
