@@ -204,7 +204,7 @@ def flow_now(
         name,
         workers,
         places,
-        rows_per_s=round(sum(one.rows_per_s for one in running), 1),
+        rows_per_s=round(sum((one.rows_per_s for one in running), 0.0), 1),
         watermark_ms=min(marks, default=None),
         error=max(failed, key=lambda one: one.error_ms).error if failed else "",
     )
