@@ -10,14 +10,14 @@ from cli.errors import say
 from cli.flows import contract_of
 from cli.ranges import let_worker_write, read_partitions, say_left_out, shown
 from schemas.settings import Settings
-from schemas.tables.raw import OFFSET, PARTITION
+from schemas.topics import OFFSET, PARTITION
 
 if TYPE_CHECKING:
     import polars as pl
 
     from sinks.clickhouse_raw_replay import Unequal
     from sinks.replay import Span
-    from streams.engine import Rows
+    from streams.batch import Rows
     from streams.replay import Range, Replay, Replayed
 
 LINES_SHOWN = 40

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PARTITIONS_DEFAULT = 10
+TOPIC, PARTITION, OFFSET = "topic", "topic_partition", "offset"
+"""Columns of rows and tables that say of which partition a row is, and of which record."""
 RECORD_BYTES_MAX = 1_048_576
 """The largest record a flow reads (Kafka's own default limit); a larger one is a dead letter."""
 RECORD_BYTES_TAKEN_MAX = 2 * RECORD_BYTES_MAX

@@ -25,9 +25,11 @@ from sqlalchemy import (
     and_,
     delete,
     func,
+    inspect,
     literal,
     or_,
     select,
+    text,
     true,
     tuple_,
 )
@@ -36,6 +38,7 @@ from sqlalchemy.schema import CreateTable
 
 from schemas.tables.rollup import Rollup
 from schemas.tables.sql_types import sql_time
+from schemas.topics import TOPIC
 from schemas.versions import GENERATION_SHIFT
 from sinks import SinkRefusedError
 from sinks._sql_engine import GIVE_UP_AFTER_S, Store
@@ -218,6 +221,47 @@ def create_tables(
         store.transaction("footfall tables", metadata.create_all)
     finally:
         store.close()
+
+
+def move_table(
+    url: str, partial: Table, topic: str, *, give_up_after_s: float = GIVE_UP_AFTER_S
+) -> int | None:
+    """Move partial rows that do not say of which topic they are into the table's form of today.
+
+    Those of its shadow too, in one transaction. Return how many rows the table has; None where it
+    is not of that form. Raises SinkError.
+    """
+
+    def move(connection: Connection) -> int | None:
+        _moved(connection, shadow_of(partial), topic)
+        return _moved(connection, partial, topic)
+
+    store = Store(url, give_up_after_s=give_up_after_s)
+    try:
+        return store.transaction("footfall tables", move)
+    finally:
+        store.close()
+
+
+def _moved(connection: Connection, table: Table, topic: str) -> int | None:
+    kept = [column for column in table.columns if column.name != TOPIC]
+    look = inspect(connection)
+    stands = look.has_table(table.name) and look.get_columns(table.name)
+    if not stands or {of["name"] for of in stands} != {column.name for column in kept}:
+        return None
+    new = table.to_metadata(MetaData(), name=f"{table.name}_moved")
+    old = Table(table.name, MetaData(), *(Column(column.name, column.type) for column in kept))
+    new.create(connection)
+    rows = select(*old.columns, literal(topic))
+    connection.execute(new.insert().from_select([*old.columns.keys(), TOPIC], rows))
+    old.drop(connection)
+    connection.execute(text(f"ALTER TABLE {new.name} RENAME TO {old.name}"))
+    return connection.execute(select(func.count()).select_from(table)).scalar_one()
+
+
+def shadow_of(table: Table) -> Table:
+    """Return the table of the same form in which a replay waits to be exchanged."""
+    return table.to_metadata(MetaData(), name=f"{table.name}_shadow")
 
 
 def query_rows(

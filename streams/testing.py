@@ -27,9 +27,9 @@ from bytewax.testing import run_main
 from schemas.dead_letters import DeadLetter, LateEvent
 from schemas.status import PartitionStatus
 from schemas.tables.clickhouse import Table
-from streams.batch import Batch, Poll, TableRows
+from streams.batch import Batch, Poll, Rows, TableRows
 from streams.clock import Clock
-from streams.engine import MakeStep, Outputs, Rows, StepResult
+from streams.engine import MakeStep, Outputs, StepResult
 from streams.progress import Progress
 from streams.source import TopicSource
 
@@ -176,6 +176,7 @@ def run_flow(
     outputs: Outputs | None = None,
     agreeing: int = 1,
     appended_ms: Sequence[int] | None = None,
+    topic: str = "memory",
 ) -> Result:
     """Run a flow over events in memory until their end, and give what it wrote.
 
@@ -190,16 +191,17 @@ def run_flow(
     listed = list(events)
     nested = bool(listed) and isinstance(listed[0], (list, tuple))
     partitions: Any = listed if nested else [listed]
-    topic = MemoryTopic(
+    memory = MemoryTopic(
         [[_bytes(event) for event in partition] for partition in partitions],
         cuts,
         abort_after,
         agreeing,
         appended_ms,
+        topic,
     )
     result = Result()
     progress = Progress()
-    source = TopicSource(topic, threading.Event(), clock_ms=lambda: now_ms, poll_every_s=0)
+    source = TopicSource(memory, threading.Event(), clock_ms=lambda: now_ms, poll_every_s=0)
     sinks = outputs or Outputs(
         ListSink(result.items.extend),
         ListSink(lambda items: _extend(result.dead, items)),

@@ -15,7 +15,7 @@ from flows import _sessions as sessions
 from generator.shop_sessions import MINUTE_MS, Minutes, Sessions
 from schemas.platform_logs import SESSION_TIMEOUT_S
 from schemas.times import iso_ms, parse_time_ms
-from streams.batch import TIME_MS, Poll, TableRows
+from streams.batch import TIME_MS, Poll, TableRows, of_topic
 from streams.decode import Records
 from streams.engine import MakeStep
 from streams.ordered import OFFSET, Fold
@@ -133,7 +133,7 @@ def driven(
         result = step.on_batch(records.decode("flow", poll))
         offset += len(taken)
         if result.rows is not None:
-            given.append(result.rows)
+            given.append(of_topic(result.rows, poll.topic))
     return given
 
 

@@ -448,7 +448,8 @@ def test_parts_that_are_not_merged(home: Home, clickhouse: Server) -> None:
         " max_bytes_to_merge_at_min_space_in_pool = 1"
     )
     clickhouse.rows(
-        f"INSERT INTO {rows} (bucket, count) SELECT toDateTime(0), number FROM numbers(105) "
+        f"INSERT INTO {rows} (bucket, topic, count) "
+        "SELECT toDateTime(0), 't', number FROM numbers(105) "
         "SETTINGS max_block_size = 1, min_insert_block_size_rows = 1, max_insert_threads = 1, "
         "min_insert_block_size_bytes = 1"
     )

@@ -161,6 +161,11 @@ def test_requests_whose_steps_come_in_order_need_no_more_rows() -> None:
     assert (result.rows["requests"] > 0).all()
 
 
+def named(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows as the engine hands them on."""
+    return rows.with_columns(topic=pl.lit("memory"))
+
+
 def killed_everywhere(steps: list[Told]) -> list[pl.DataFrame]:
     """What processes wrote that were killed after one step, two steps, and so on."""
     step = service_health.step(0, None)
@@ -169,7 +174,7 @@ def killed_everywhere(steps: list[Told]) -> list[pl.DataFrame]:
         for poll in (poll_of([told], offset), poll_of([], offset + 1, end=True)):
             rows = step.on_batch(service_health.LOGS.decode("test", poll)).rows
             # That a row is taken back is for the last process to see.
-            found += [] if rows is None else [rows.filter(pl.col("requests") > 0)]
+            found += [] if rows is None else [named(rows.filter(pl.col("requests") > 0))]
     return found
 
 
@@ -205,7 +210,7 @@ def test_names_that_no_visit_has_any_more_are_forgotten(
     for offset in (*range(0, len(steps), 7), len(steps)):
         poll = poll_of(steps[offset : offset + 7], offset, end=offset == len(steps))
         rows = step.on_batch(service_health.LOGS.decode("test", poll)).rows
-        written += [] if rows is None else [rows]
+        written += [] if rows is None else [named(rows)]
         # A minute has two new ones, and ten minutes or so can change.
         assert step._minutes.names < 70
         if restarts:
@@ -323,18 +328,19 @@ def drawn_health(seed: int) -> list[Health]:
 
 
 def rows_of(drawn: list[Health]) -> pl.DataFrame:
-    """Rows of two partitions that have these between them, the first written twice."""
+    """Rows of two topics that have these between them, the first written twice."""
     rows: list[dict[str, Any]] = []
     for minute, server, operation, _, errors, took in drawn:
-        for partition, of in ((0, took[1:]), (0, took[::2]), (1, took[1::2])):
+        for topic, of in ((0, took[1:]), (0, took[::2]), (1, took[1::2])):
             rows.append(
                 {
                     "minute": datetime.fromtimestamp(START_MS / 1000 + 60 * minute, UTC),
                     "server": server,
                     "operation": operation,
-                    "topic_partition": partition,
+                    "topic": f"of_{topic}",
+                    "topic_partition": 0,
                     "requests": len(of),
-                    "errors": errors * (1 - partition),
+                    "errors": errors * (1 - topic),
                     "durations_ms": of,
                     "version": version_of(0, len(rows), FINAL),
                 }

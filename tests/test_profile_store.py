@@ -7,6 +7,7 @@ from __future__ import annotations
 import signal
 import socket
 import sqlite3
+import struct
 import subprocess
 import sys
 import textwrap
@@ -32,9 +33,11 @@ from sinks.profiles.aerospike import (
     CookieTags,
     bin_names,
     by_cookie,
+    key_without_topic,
     newest_of,
     operations,
     tag_key,
+    time_key,
     why_not_written,
 )
 from sinks.profiles.frames import checked
@@ -93,7 +96,7 @@ PUT_FOR_EVER = """
     while True:
         store.put(
             frame([
-                (f"c{n % 7}", "VIEW", n, partition, n, b"%d" % n)
+                (f"c{n % 7}", "VIEW", n, "tags", partition, n, b"%d" % n)
                 for n in range(number, number + 40)
             ])
         )
@@ -190,6 +193,41 @@ def test_sqlite_files_that_cannot_be_are_named(tmp_path: Path) -> None:
             store.get("c1", 0, FOREVER, 1)
 
 
+LAYOUT_1 = (
+    "PRAGMA journal_mode = WAL",
+    "CREATE TABLE tags (cookie TEXT NOT NULL, buy INTEGER NOT NULL,"
+    " time_ms INTEGER NOT NULL, topic_partition INTEGER NOT NULL, offset INTEGER NOT NULL,"
+    " tag BLOB NOT NULL)",
+    "CREATE UNIQUE INDEX tags_of_cookie ON tags (cookie, buy, time_ms, topic_partition, offset)",
+    "PRAGMA user_version = 1",
+)
+"""A file as it was made before topics were part of a tag's key."""
+
+
+def test_a_file_of_before_is_moved(tmp_path: Path) -> None:
+    path = tmp_path / "profiles.sqlite"
+    store = SqliteProfiles(path, KEEP)
+    assert store.move("it's tags") is None
+    assert not path.exists()
+    connection = sqlite3.connect(path, isolation_level=None)
+    for statement in LAYOUT_1:
+        connection.execute(statement)
+    for n in range(KEEP):
+        connection.execute("INSERT INTO tags VALUES ('c1', 0, ?, 0, ?, ?)", (n, n, names(n)[0]))
+    connection.close()
+    with pytest.raises(SinkRefusedError, match="`footfall init` adds that"):
+        store.get("c1", 0, FOREVER, 9)
+    assert store.move("it's tags") == KEEP
+    assert store.move("other") is None
+    assert store.get("c1", 0, FOREVER, 9) == (names(4, 3, 2, 1, 0), [])
+    again = [("c1", "VIEW", n, "it's tags", 0, n, names(n)[0]) for n in range(KEEP)]
+    store.put(frame(again))
+    assert store.get("c1", 0, FOREVER, 9) == (names(4, 3, 2, 1, 0), [])
+    store.put(frame([("c1", "VIEW", 4, "others", 0, 4, b"other")]))
+    assert store.get("c1", 0, FOREVER, 9) == ([b"other", *names(4, 3, 2, 1)], [])
+    store.close()
+
+
 def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit on the pages of the file fills the disk."""
     store = SqliteProfiles(tmp_path / "profiles.sqlite")
@@ -205,18 +243,22 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     store.close()
 
 
-def test_keys_sort_as_time_partition_and_offset() -> None:
+def test_keys_sort_as_time_topic_partition_and_offset() -> None:
     places = [
-        (time_ms, partition, offset)
+        (time_ms, topic, partition, offset)
         for time_ms in (0, 1, 255, 256, 1_647_951_300_000, 2**62)
+        for topic in ("a", "a-b", "a.b", "ab", "b")
         for partition in (0, 1, 9, 10, 300)
         for offset in (0, 9, 10, 255, 256, 2**40)
     ]
     assert sorted(places) == sorted(places, key=lambda place: tag_key(*place))
     assert len({tag_key(*place) for place in places}) == len(places)
-    assert {len(tag_key(*place)) for place in places} == {20}
-    assert tag_key(-5, 0, 0) == tag_key(0, 0, 0)
-    assert tag_key(2**70, 0, 0) == tag_key(2**63 - 1, 0, 0)
+    for place in places:
+        key = tag_key(*place)
+        assert time_key(place[0]) < key < time_key(place[0] + 1)
+        assert key_without_topic(key) == struct.pack(">QIQ", place[0], *place[2:])
+    assert time_key(-5) == time_key(0)
+    assert time_key(2**70) == time_key(2**63 - 1)
 
 
 def test_both_bins_have_names_that_aerospike_takes() -> None:
@@ -228,23 +270,48 @@ def test_both_bins_have_names_that_aerospike_takes() -> None:
 
 def test_a_record_is_asked_to_put_and_then_to_keep_the_last() -> None:
     tags = CookieTags("c1", views={b"k1": b"1", b"k2": b"2"}, buys={b"k3": b"3"})
-    put_views, trim_views, put_buys, trim_buys = operations(tags, ("tags_v", "tags_b"), 200)
-    assert put_views["bin"] == trim_views["bin"] == "tags_v"
-    assert put_buys["bin"] == trim_buys["bin"] == "tags_b"
+    asked = operations(tags, ("tags_v", "tags_b"), 200)
+    put_views, _, trim_views, put_buys, _, trim_buys = asked
+    assert [one["bin"] for one in asked] == ["tags_v"] * 3 + ["tags_b"] * 3
+    assert put_buys["val"] == {b"k3": b"3"}
+    assert trim_buys["op"] == trim_views["op"] == aerospike.OP_MAP_REMOVE_BY_INDEX_RANGE
     assert put_views["val"] == {b"k1": b"1", b"k2": b"2"}
     assert put_views["map_policy"]["map_order"] == aerospike.MAP_KEY_ORDERED
     # Where index and amount are swapped, or it is not inverted, the map loses what it must keep.
     assert (trim_views["index"], trim_views["val"]) == (-200, 200)
     assert trim_views["inverted"] is True
     assert trim_views["return_type"] == aerospike.MAP_RETURN_NONE
-    assert len(operations(CookieTags("c1", buys={b"k": b"1"}), ("v", "b"), 200)) == 2
+    assert {one["bin"] for one in operations(CookieTags("c1", buys={b"k": b"1"}), *_TWO)} == {"b"}
+
+
+_TWO = (("v", "b"), 200)
+
+
+def test_tags_of_before_stay_until_they_are_written_with_their_topic() -> None:
+    model = ModelServer()
+    with model_place(model) as place:
+        store = place.profiles(KEEP, set_name="profiles")
+        old = {struct.pack(">QIQ", n, 0, n): names(n)[0] for n in range(KEEP)}
+        place.put(place.namespaces[0], "profiles", "c1", {"tags_v": old})
+        assert store.get("c1", 0, FOREVER, 200) == (names(4, 3, 2, 1, 0), [])
+        assert store.get("c1", 1, 4, 200) == (names(3, 2, 1), [])
+        for _ in range(2):
+            store.put(frame([tag(n) for n in (1, 3)]))
+            assert store.get("c1", 0, FOREVER, 200) == (names(4, 3, 2, 1, 0), [])
+        # Each tag has one place: the oldest makes room for a new one, and no other.
+        store.put(frame([tag(9)]))
+        assert store.get("c1", 0, FOREVER, 200) == (names(9, 4, 3, 2, 1), [])
 
 
 def test_tags_are_gathered_by_cookie() -> None:
     tags = [tag(3, cookie="b"), tag(1, cookie="a"), tag(2, cookie="b", action="BUY")]
     assert list(by_cookie(checked(frame(tags)))) == [
-        CookieTags("a", views={tag_key(1, 0, 1): b'{"n":1}'}),
-        CookieTags("b", views={tag_key(3, 0, 3): b'{"n":3}'}, buys={tag_key(2, 0, 2): b'{"n":2}'}),
+        CookieTags("a", views={tag_key(1, "tags", 0, 1): b'{"n":1}'}),
+        CookieTags(
+            "b",
+            views={tag_key(3, "tags", 0, 3): b'{"n":3}'},
+            buys={tag_key(2, "tags", 0, 2): b'{"n":2}'},
+        ),
     ]
     assert list(by_cookie(checked(frame([])))) == []
 
