@@ -197,6 +197,10 @@ def test_columns() -> None:
     (differs,) = of_tables.columns("tables", wanted, other)
     assert differs.level == "fail"
     assert "a is String, not UInt8; b is missing, not DateTime('UTC')" in differs.found
+    assert "move it away" in differs.remedy
+    with_topic = {"rows": {"a": "UInt8", "topic": "String"}}
+    (of_before,) = of_tables.columns("tables", with_topic, {"rows": {"a": "UInt8"}})
+    assert "`footfall init` moves it" in of_before.remedy
 
 
 @pytest.mark.parametrize(("most", "expected"), [(100, "ok"), (101, "warn"), (301, "fail")])

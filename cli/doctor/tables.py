@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cli.doctor.findings import Finding, duration, fail, ok, warn
+from schemas.topics import TOPIC
 
 PARTS_WARN, PARTS_FAIL = 100, 300
 NAMESPACES_MAX = 2
@@ -31,14 +32,14 @@ def columns(
             or (kind and stands[column].replace(" ", "") != kind.replace(" ", ""))
         ]
         if differing:
-            found.append(
-                fail(
-                    check,
-                    f"{name} has other columns: {'; '.join(differing[:3])}",
-                    f"move it away (ALTER TABLE or RENAME TABLE to {name}_old), `footfall init`, "
-                    "and replay",
-                )
+            remedy = (
+                "end its flows, and `footfall init` moves it into its form of today"
+                if kinds.keys() - stands.keys() == {TOPIC}
+                else f"move it away (ALTER TABLE or RENAME TABLE to {name}_old), `footfall init`, "
+                "and replay"
             )
+            columns = "; ".join(differing[:3])
+            found.append(fail(check, f"{name} has other columns: {columns}", remedy))
     return found or [ok(check, ", ".join(wanted))]
 
 
