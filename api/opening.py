@@ -22,7 +22,7 @@ from api.workers import WorkerMeter, read_statuses
 from api.writing import GroupCommit, Writing
 from schemas.settings import Settings
 from schemas.topics import ACTIVITIES, STORE_EVENTS, USER_TAGS, VISITS
-from sinks.topic_files import FileTopics
+from sinks.open import open_topics
 
 PROBE_BYTES = 4096
 
@@ -73,7 +73,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
 def _open_topics(settings: Settings) -> tuple[Writing, Tail]:
     folder = settings.topics_folder
     if folder is not None:
-        return GroupCommit(FileTopics(folder), partial(probe_folder, folder)), FileTail(folder)
+        writer = open_topics(settings)
+        return GroupCommit(writer, partial(probe_folder, folder)), FileTail(folder)
     from api.kafka_writing import KafkaWriting
 
     assert settings.kafka_bootstrap is not None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from schemas.topic_files import records_path
+from schemas.topic_files import Segment, records_path, segments
 
 TAIL_BYTES_FIRST = 65_536
 TAIL_BYTES_MAX = 2_097_152
@@ -39,7 +41,7 @@ class FileTail:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._read: dict[tuple[Path, int], tuple[int, list[bytes]]] = {}
+        self._read: dict[tuple[Path, int], tuple[tuple[int, int], list[bytes]]] = {}
 
     def newest(self, topic: str, records_max: int) -> list[bytes]:
         parts: list[tuple[float, list[bytes]]] = []
@@ -51,10 +53,11 @@ class FileTail:
                 if partition == 0 and not path.parent.exists():
                     return []
                 continue
-            size, found = self._read.get((path, records_max), (-1, []))
-            if size != stat.st_size:
-                found = _last_lines(path, stat.st_size, records_max)
-                self._read[path, records_max] = (stat.st_size, found)
+            now = stat.st_ino, stat.st_size
+            then, found = self._read.get((path, records_max), ((0, 0), []))
+            if now != then:
+                found = _newest(segments(self._folder, topic, partition), records_max)
+                self._read[path, records_max] = now, found
             parts.append((stat.st_mtime, found))
         parts.sort(key=lambda part: -part[0])
         return [record for _, found in parts for record in reversed(found)]
@@ -63,10 +66,23 @@ class FileTail:
         self._read.clear()
 
 
-def _last_lines(path: Path, size: int, lines_max: int) -> list[bytes]:
+def _newest(of_partition: Sequence[Segment], records_max: int) -> list[bytes]:
+    """Return the last records of a partition, oldest first."""
+    found: list[bytes] = []
+    for segment in reversed(of_partition):
+        # One that is gone by now had older ones than are asked for, or none.
+        with contextlib.suppress(FileNotFoundError):
+            found = _last_lines(segment.records, records_max - len(found)) + found
+        if len(found) >= records_max:
+            break
+    return found
+
+
+def _last_lines(path: Path, lines_max: int) -> list[bytes]:
     """The last whole lines of a file, oldest first; a line that is still written is left out."""
     length = TAIL_BYTES_FIRST
     with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
         while True:
             start = max(0, size - length)
             file.seek(start)

@@ -111,6 +111,7 @@ def _over_kafka(
         cache=cache,
         say=_say,
         with_faust=_with_faust(args),
+        with_idle=not args.quick,
     )
     return kafka_report.section(found, {flow: found[0] for flow, found in figures.items()})
 

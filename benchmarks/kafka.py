@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks import kafka_faust
+from benchmarks import kafka_faust, kafka_idle
 from benchmarks.footfall import SUMMED
 from benchmarks.inputs import Input
 from benchmarks.kafka_job import BYTEWAX, FRAME, PLAIN, TABLES, Job
@@ -19,7 +19,7 @@ from benchmarks.tables import answer_of
 EVENTS_MAX = 1_000_000
 FILES = 0
 """Stands for the number of partitions where topic files are read."""
-LAYOUTS = ((1, 1), (2, 1), (4, 1), (4, 2))
+LAYOUTS = ((1, 1), (2, 1), (4, 1), (4, 2), (10, 1))
 """(partitions, processes) of the runs over Kafka."""
 
 Say = Callable[[str], None]
@@ -55,6 +55,8 @@ class Found:
     """Of readers that do nothing."""
     faust: Figure | None = None
     """Of login_alerts, where it was asked for."""
+    idle: kafka_idle.Idle | None = None
+    """Of a worker with nothing to do, where it was asked for."""
 
 
 def measure(
@@ -68,12 +70,14 @@ def measure(
     say: Say,
     layouts: Sequence[tuple[int, int]] = LAYOUTS,
     with_faust: bool = False,
+    with_idle: bool = False,
 ) -> Found:
     """Measure every flow of ``topic_of`` (by flow the topic it reads) over at most EVENTS_MAX.
 
     ``make_input`` gives the files of a topic with so many events, ``file_answer`` what a flow
-    makes of them. ``with_faust`` measures login_alerts as well. Raises BenchmarkError where a
-    run fails or answers otherwise.
+    makes of them. ``with_faust`` measures login_alerts as well, ``with_idle`` a worker of many
+    partitions that has nothing to do. Raises BenchmarkError where a run fails or answers
+    otherwise.
     """
     events = min(events, EVENTS_MAX)
     partitions = sorted({partitions for partitions, _ in layouts})
@@ -88,6 +92,8 @@ def measure(
             for flow in (flow for flow, read in topic_of.items() if read == topic):
                 cases = [Case(TABLES, FILES), *workers]
                 found.flows[flow] = bench.flow(flow, cases, file_answer(flow, bench.full))
+        if with_idle:
+            found = replace(found, idle=kafka_idle.measure(servers, say))
         if not with_faust:
             return found
         faust = kafka_faust.measure(servers, make_input, events=events, runs=runs, say=say)

@@ -35,6 +35,8 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     index: int = 0
     count: int = 1
     """This process reads share ``index`` of ``count``."""
+    follow: bool = False
+    """A worker goes on until it is stopped."""
 
     def encode(self) -> str:
         """As the argument of the process."""

@@ -6,6 +6,7 @@ import math
 
 from benchmarks.kafka import FILES, Case, Figures, Found
 from benchmarks.kafka_faust import PARTITIONS
+from benchmarks.kafka_idle import FLOW, OVER_S, Idle
 from benchmarks.kafka_job import BYTEWAX, FRAME, PLAIN, TABLES
 from benchmarks.measure import Figure
 from benchmarks.report import speed
@@ -47,7 +48,18 @@ def section(found: Found, files: dict[str, Figure]) -> list[str]:
         "",
         *reader_table(found.topics),
         "",
+        *(_idle(found.idle) if found.idle else []),
         *(_faust(found.faust) if found.faust else []),
+    ]
+
+
+def _idle(found: Idle) -> list[str]:
+    return [
+        f"A worker of `{FLOW}` over {found.partitions} partitions in which nothing happens has "
+        f"{found.threads} threads, {found.descriptors} files and connections and "
+        f"{found.memory_mb:.0f} MB, and takes {found.core_percent:.1f} % of a core, over "
+        f"{OVER_S:g} s.",
+        "",
     ]
 
 

@@ -48,7 +48,7 @@ def run(job: Job) -> Answer:
         job.flow,
         wire,
         settings.footfall_home,
-        once=True,
+        once=not job.follow,
         snapshot_every_s=contract.snapshot_every_s,
         share=Share(job.index, job.count),
         steps=stateful_steps(contract.reads, sink=contract.sink_keeps_state),

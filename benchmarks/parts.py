@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from benchmarks.folders import topic_in
 from flows import _alerts, login_alerts, minute_buckets, split_topics, store_metrics, user_profiles
@@ -20,6 +19,7 @@ from streams.engine import MakeStep, StatelessStep, WindowStep
 from streams.ordered import OrderedStep
 from streams.runner import tune_process
 from streams.source import LATEST, wall_clock_ms
+from streams.testing import DrivenStep
 from streams.topic_files import FileTopic
 
 PARTS = ("read", "decode", "arithmetic")
@@ -89,13 +89,13 @@ def run(flow: str, folder: Path, _home: Path) -> dict[str, int]:
     tune_process()
     topic = topic_in(folder)
     records, make_step = pieces(flow, topic)
-    steps: dict[int, Any] = {}
+    steps: dict[int, DrivenStep] = {}
     spent = dict.fromkeys(PARTS, 0.0)
     events = 0
     polls = _polls(folder, topic)
     # What a run over no events does too is start-up.
     no_events = Poll(topic, 0, 0, b"", 0, 0, wall_clock_ms(), end=True)
-    make_step(0, None).on_batch(records.decode(flow, no_events))
+    DrivenStep(make_step).on_batch(records.decode(flow, no_events))
     # As the worker does.
     gc.freeze()
     while True:
@@ -109,7 +109,7 @@ def run(flow: str, folder: Path, _home: Path) -> dict[str, int]:
         decoded = time.process_time()
         spent["decode"] += decoded - read
         if poll.partition not in steps:
-            steps[poll.partition] = make_step(poll.partition, None)
+            steps[poll.partition] = DrivenStep(make_step, poll.partition)
         steps[poll.partition].on_batch(batch)
         spent["arithmetic"] += time.process_time() - decoded
         events += poll.count

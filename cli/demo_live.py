@@ -8,17 +8,22 @@ from collections.abc import Mapping
 
 from cli.demo_house import open_house
 from cli.demo_sends import check_shop, sent_live
-from cli.home import Home, free_port, need_file, need_free_port
+from cli.home import Home, free_port, is_set, need_file, need_free_port
 from cli.options import need_open
 from cli.show import Show
 from cli.stop import Stopped
 from schemas.settings import read_settings
 
+TOPIC_BYTES = 2_147_483_648
+"""Kept of each topic, some hours of the largest one: the page shows what is newest of topics, and
+for everything else asks tables."""
 _CONNECT_TIMEOUT_S = 0.2
 
 
 def run_live(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Run until a signal; 0 then. Raises what ``open_house`` raises but Stopped."""
+    if not is_set(environ, "TOPICS_RETENTION_BYTES"):
+        environ = {**environ, "TOPICS_RETENTION_BYTES": str(TOPIC_BYTES)}
     if args.speed is not None:
         # The windows of store_metrics are as long as the replay is fast: a row a real second.
         environ = {**environ, "PRODUCER_DATA_SEC_PER_REAL_SEC": str(args.speed)}

@@ -90,6 +90,12 @@ def say(text: str) -> None:
     print(f"footfall: {text}", file=sys.stderr, flush=True)
 
 
+def confirmed(question: str) -> bool:
+    """Ask the user at the terminal, and return whether the answer is yes."""
+    print(f"{question} [y/N] ", end="", flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def _explains_itself(error: BaseException) -> bool:
     """Errors of the system, and those that a room of this project defines."""
     return isinstance(error, OSError | sqlite3.Error) or any(

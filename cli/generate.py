@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from cli.errors import FailureError, UsageError, did_you_mean
+from cli.errors import FailureError, UsageError, did_you_mean, say
 from cli.home import Home, need_file
 from cli.options import add_world_options, count, moment_ms, rate, seed, share, speed
 from schemas.settings import Settings, read_settings
@@ -71,9 +71,18 @@ def add_commands(commands: Any) -> None:
     _add_shop_options(shop)
     shop.set_defaults(handler=generate_shop)
 
-    replay = worlds.add_parser("csv", help="replay a CSV of store events (plain or .gz)")
+    replay = worlds.add_parser(
+        "csv",
+        help="replay a CSV of store events",
+        description="Replay a CSV of store events: plain, or packed by gzip, bzip2, xz, zstd or "
+        "zip. Rows that are added to the file later are sent by the same command; a pipe is read "
+        "once.",
+    )
     replay.add_argument(
-        "file", metavar="FILE", nargs="?", help="INPUT_FILE_NAME where none is given"
+        "file",
+        metavar="FILE",
+        nargs="?",
+        help="- for a pipe; INPUT_FILE_NAME where none is given",
     )
     replay.add_argument(
         "--speed", type=speed, metavar="X",
@@ -182,6 +191,8 @@ def _write_truth(world: ShopWorld, folder: str, *, without: str | None) -> None:
 
 def generate_csv(args: argparse.Namespace) -> int:
     """Replay a file of store events."""
+    # Before Polars starts its threads: rows in blocks gain nothing from more than one.
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")
     from generator.csv_replay import CsvReplay
 
     settings = read_settings(os.environ)
@@ -192,8 +203,27 @@ def generate_csv(args: argparse.Namespace) -> int:
     factor: float | None = args.speed or settings.producer_data_sec_per_real_sec
     if args.fast or args.rate is not None:
         factor = None
-    source = CsvReplay(need_file(name))
-    return _push(source, args, rate_per_s=_rate(args, None), speed=factor)
+    source = CsvReplay(_csv_path(name))
+    return _push(
+        source,
+        args,
+        rate_per_s=_rate(args, None),
+        speed=factor,
+        can_resume=not source.is_pipe,
+    )
+
+
+def _csv_path(name: str) -> Path:
+    """The path of a file or of a pipe."""
+    from streams.archive_files import is_pipe
+
+    path = Path(name)
+    if not is_pipe(path):
+        return need_file(name)
+    if name == "-" and sys.stdin.isatty():
+        raise UsageError("generate csv -: nothing is piped in")
+    say("what comes out of a pipe is sent once: a push that is broken off cannot go on")
+    return path
 
 
 def _push(
@@ -203,6 +233,7 @@ def _push(
     rate_per_s: float | None = None,
     speed: float | None = None,
     without: str | None = None,
+    can_resume: bool = True,
 ) -> int:
     from cli.topics import topic_view
     from generator.drive import push
@@ -213,12 +244,14 @@ def _push(
     home = Home(settings.footfall_home)
     home.make()
     name = _rename(settings, source.topics)
-    progress = ProgressFile(
-        home.generator / f"{source.name}.json",
-        _renamed_view(topic_view(settings), name),
-        target=settings.topics_url,
-        fresh=args.fresh,
-    )
+    progress = None
+    if can_resume:
+        progress = ProgressFile(
+            home.generator / f"{source.name}.json",
+            _renamed_view(topic_view(settings), name),
+            target=settings.topics_url,
+            fresh=args.fresh,
+        )
     writer = open_topics(settings)
     try:
         result = push(
@@ -229,7 +262,8 @@ def _push(
             total=args.total,
             progress=progress,
             startup_delay_s=settings.producer_startup_delay_s,
-            stop=_stop_on_signals(),
+            # A pipe that gives nothing would not let a flag be seen: a signal ends it at once.
+            stop=_stop_on_signals() if can_resume else None,
             report=lambda report: _progress_line(report.line()),
             log=_log if settings.print_producer_logs else None,
         )

@@ -38,7 +38,7 @@ def tell_gone(
     topic, ours = replayable.topic, topics_of(settings, flow)
     # The table first: a topic grows, and then its new partitions have rows.
     rows = target.partitions(windows.from_ms, windows.to_ms)
-    partitions = topic_partitions(settings, flow, topic).count()
+    partitions = topic_partitions(settings, topic).count()
     if topic == ours[0]:
         _tell_others(settings, flow, rows, ours)
     gone = beyond(rows, topic, partitions)
@@ -60,7 +60,7 @@ def _tell_others(
     for (topic, _), count in rows.items():
         others[topic] += count
     for topic in sorted(others.keys() - ours):
-        if _count_of(settings, flow, topic) == 0:
+        if _count_of(settings, topic) == 0:
             say(
                 f"{flow}: {others[topic]:,} rows are of {topic}, which is no topic of "
                 f"{settings.topics_url}: they count for readers of the table. If it is gone, "
@@ -82,7 +82,7 @@ def run_gone(settings: Settings, args: argparse.Namespace) -> None:
     for replayable in replayables_of(settings, args.flow, args.topic):
         windows = range_of(args).whole_windows(replayable.rules.size_ms)
         topic = replayable.topic
-        partitions = _count_of(settings, args.flow, topic)
+        partitions = _count_of(settings, topic)
         if not partitions and args.topic != topic:
             raise UsageError(
                 f"there is no topic {topic} in {settings.topics_url}: with --topic {topic} all of "
@@ -99,11 +99,11 @@ def run_gone(settings: Settings, args: argparse.Namespace) -> None:
         )
 
 
-def _count_of(settings: Settings, flow: str, topic: str) -> int:
+def _count_of(settings: Settings, topic: str) -> int:
     """Return how many partitions a topic has, 0 where there is no such topic."""
     from streams.source import NoTopicError
 
     try:
-        return topic_partitions(settings, flow, topic).count()
+        return topic_partitions(settings, topic).count()
     except NoTopicError:
         return 0

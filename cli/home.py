@@ -53,7 +53,7 @@ class Home:
     def make(self) -> None:
         """Make the folder and see that it can be written. Raises UsageError, OSError."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(0o700, parents=True, exist_ok=True)
         except FileExistsError:
             raise UsageError(f"FOOTFALL_HOME={self.path} is a file, not a folder") from None
         probe = self.path / f".probe-{os.getpid()}"

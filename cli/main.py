@@ -79,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     debug = args.debug or os.environ.get("FOOTFALL_DEBUG", "0") not in ("", "0")
+    # What a command makes, in the home above all, is its user's own.
+    mask = os.umask(0o077)
     try:
         code: int = args.handler(args)
         sys.stdout.flush()
@@ -93,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         line, code = line_and_code(error)
         say(line)
         return code
+    finally:
+        os.umask(mask)
 
 
 def _check_command(parser: Parser, words: list[str]) -> None:

@@ -132,20 +132,15 @@ def range_of(args: argparse.Namespace) -> Range:
     return asked
 
 
-def topic_partitions(settings: Settings, flow: str, topic: str) -> Partitions:
-    """The topic of the settings, to be read anew as the flow has read it."""
+def topic_partitions(settings: Settings, topic: str) -> Partitions:
+    """The topic of the settings, to be read anew as a flow has read it."""
     from streams.open import open_topic, sent_again_in
     from streams.replay import TopicPartitions
     from streams.sent_again import MarkedTopic
-    from streams.source import Position
+    from streams.source import LATEST
 
-    find = sent_again_in(settings, topic)
-
-    def opened(start: Position, end: Position) -> MarkedTopic:
-        read = open_topic(settings, topic, group="replay", start=start, end=end)
-        return MarkedTopic(read, find)
-
-    return TopicPartitions(opened)
+    read = open_topic(settings, topic, group="replay", end=LATEST)
+    return TopicPartitions(MarkedTopic(read, sent_again_in(settings, topic)))
 
 
 def live_limits(settings: Settings, flow: str, replayable: Replayable) -> dict[int, int]:
@@ -160,7 +155,7 @@ def live_limits(settings: Settings, flow: str, replayable: Replayable) -> dict[i
         if status.flow != flow:
             continue
         for partition in status.partitions:
-            if partition.topic == replayable.topic and partition.read:
+            if partition.topic == replayable.topic and partition.watermark_ms >= 0:
                 settled_ms = partition.watermark_ms - replayable.rules.lateness_ms
                 limits[partition.partition] = max(
                     0, settled_ms, limits.get(partition.partition, 0)

@@ -7,8 +7,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
-from pathlib import Path
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from cli.errors import FailureError, UsageError, say
@@ -29,6 +28,7 @@ from cli.ranges import (
     topic_partitions,
     topics_of,
 )
+from cli.replay_archive import ArchiveSource
 from schemas.settings import Settings, read_settings
 
 if TYPE_CHECKING:
@@ -65,7 +65,14 @@ def add_commands(commands: Any) -> None:
     replay.add_argument(
         "--source",
         metavar="PATH",
-        help="read the files of an archive (JSON lines, CSV, Parquet), not the topic",
+        help="read the files of an archive (JSON lines, CSV, Parquet), not the topic; rows that "
+        "cannot be read become dead letters",
+    )
+    replay.add_argument(
+        "--yes",
+        action="store_true",
+        help="with --source: also take back, without asking, windows that the archive has no "
+        "event of",
     )
     replay.add_argument(
         "--gone",
@@ -112,6 +119,8 @@ def run_replay(args: argparse.Namespace) -> int:
 
 
 def _check_kind(replayable: Replayable, args: argparse.Namespace) -> None:
+    if args.yes and not args.source:
+        raise UsageError("--yes goes with --source: only of an archive is anything asked")
     if not replayable.has_shadow and (args.swap or args.into == "shadow"):
         raise UsageError(
             f"{args.flow} has no table to shadow: what is written again replaces itself; "
@@ -141,23 +150,29 @@ def _write(
     shadow = args.into == "shadow"
     generation = 1 + max(target.newest_generation() for target in targets)
     since_s = time.monotonic()
-    replays = [_replay(settings, part, args, generation) for part in parts]
+    source = ArchiveSource(args, settings, parts[0]) if args.source else None
+    replays = [_replay(settings, part, args, generation, source) for part in parts]
     if shadow:
         targets[0].make_shadow(topics_of(settings, args.flow))
     ran = []
-    for part, replay, target in zip(parts, replays, targets, strict=True):
-        if part.left_out:
-            say(f"{args.flow}: {part.left_out} are left as they are")
-        ran.append(_run(replay, target, label_of(args.flow, part), part.rows_max, shadow=shadow))
+    with closing(source) if source is not None else nullcontext():
+        for part, replay, target in zip(parts, replays, targets, strict=True):
+            label = label_of(args.flow, part)
+            ran.append(_run(replay, target, label, part.rows_max, shadow=shadow))
     let_worker_write(settings, args.flow, since_s + 2 * snapshot_every_s)
     for part, replay, target, (done, rows) in zip(parts, replays, targets, ran, strict=True):
-        spans = _spans_of_archive(replay, done) if args.source else _spans(done, part)
-        removed = target.remove_older(spans, generation, shadow=shadow)
         label = label_of(args.flow, part)
+        if source is not None:
+            spans, removed = source.take_back(replay, done[0], target, generation, label)
+        else:
+            spans = _spans(done, part)
+            removed = target.remove_older(spans, generation, shadow=shadow)
         where = "shadow rows" if shadow else "rows"
         _report(
             replay, done, f"{rows:,} {where} written, {removed:,} of earlier generations", label
         )
+        if source is not None:
+            source.report(done[0], args.flow)
         if shadow:
             _print_differences(target, spans, label, args.flow)
     if args.swap:
@@ -167,7 +182,11 @@ def _write(
 
 
 def _replay(
-    settings: Settings, replayable: Replayable, args: argparse.Namespace, generation: int
+    settings: Settings,
+    replayable: Replayable,
+    args: argparse.Namespace,
+    generation: int,
+    source: ArchiveSource | None,
 ) -> Replay:
     """What is to be read of a topic, or of its archive."""
     from streams.replay import END_MS, END_OFFSET, Replay, Rules
@@ -178,29 +197,26 @@ def _replay(
     if replayable.is_raw and not args.complete:
         # The worker would write its own rows of other records beside those of a corrected flow.
         read_to = offsets_read(settings, args.flow, replayable)
-    if args.source:
-        from streams.archive import Archive
-
-        partitions: Partitions = Archive(
-            Path(args.source), replayable.topic, replayable.records.struct
-        )
+    if source is not None:
+        partitions: Partitions = source.archive
         # Its order says nothing of the topic's: every record counts, however late.
         limits = {0: min(limits.values())} if limits else {}
         rules = Rules(rules.size_ms, None)
     else:
-        partitions = topic_partitions(settings, args.flow, replayable.topic)
+        partitions = topic_partitions(settings, replayable.topic)
     return Replay(
         flow=args.flow,
         topic=replayable.topic,
         partitions=partitions,
         records=replayable.records,
         rules=rules,
-        make_step=replayable.make_step(generation, bool(args.source)),
+        make_step=replayable.make_step(generation, source is not None),
         start_of=replayable.start_of,
         asked=range_of(args),
         complete=args.complete,
         limit_of=lambda partition: limits.get(partition, END_MS),
         read_to=lambda partition: read_to.get(partition, END_OFFSET),
+        take_dead=(lambda _letters: None) if source is None else source.take_dead,
     )
 
 
@@ -242,28 +258,6 @@ def _spans(done: list[Replayed], replayable: Replayable) -> list[Span]:
         for part in done
         if part.windows.from_ms < part.windows.to_ms
     ]
-
-
-def _spans_of_archive(replay: Replay, done: list[Replayed]) -> list[Span]:
-    """What an archive speaks of, for all partitions of the topic.
-
-    Where no end of the range was asked for it is that of the events in the archive, and it
-    says nothing where it has none: what it does not reach must not be taken back.
-    """
-    from sinks.replay import Span
-    from streams.replay import BEGIN_MS, END_MS
-
-    (part,) = done
-    if part.newest_ms < part.oldest_ms:
-        say("the archive has no event of the range: what stands there was left alone")
-        return []
-    size_ms = replay.rules.size_ms
-    from_ms, to_ms = part.windows.from_ms, part.windows.to_ms
-    if replay.asked.from_ms == BEGIN_MS:
-        from_ms = part.oldest_ms // size_ms * size_ms
-    if replay.asked.to_ms == END_MS:
-        to_ms = min(to_ms, (part.newest_ms // size_ms + 1) * size_ms)
-    return [Span(None, from_ms, to_ms)] if from_ms < to_ms else []
 
 
 def _report(replay: Replay, done: list[Replayed], changes: str, label: str) -> None:

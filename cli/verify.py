@@ -215,7 +215,7 @@ def _replay(
     return Replay(
         flow=args.flow,
         topic=replayable.topic,
-        partitions=topic_partitions(settings, args.flow, replayable.topic),
+        partitions=topic_partitions(settings, replayable.topic),
         records=replayable.records,
         rules=replayable.rules,
         make_step=make_step,

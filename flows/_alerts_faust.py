@@ -41,12 +41,17 @@ Show = Callable[[str], tuple[int, Any]]
 
 def changelog_of(settings: Settings, name: str) -> str:
     """The topic of the table's changelog, as Faust names it."""
-    return f"{_app_name(settings, name)}-{_TABLE}-changelog"
+    return f"{group_of(settings, name)}-{_TABLE}-changelog"
 
 
-def _app_name(settings: Settings, name: str) -> str:
-    """The consumer group too, named as those of the other flows are."""
+def group_of(settings: Settings, name: str) -> str:
+    """The consumer group, which is named as those of the other flows are."""
     return f"{settings.kafka_group}-{name}"
+
+
+def instance_of(group: str, worker: int) -> str:
+    """The name under which a worker is a member of the group, also after a restart."""
+    return f"{group}-{worker}"
 
 
 class FaustTable:
@@ -73,7 +78,7 @@ class FaustTable:
         self._revoked: Callable[[], None] = lambda: None
         self.busy = asyncio.Lock()
         """Held while records are in hand: partitions are not given away meanwhile."""
-        self.app = _app(_app_name(settings, name), settings, worker)
+        self.app = _app(group_of(settings, name), settings, worker)
         self._table = self.app.Table(
             _TABLE, key_type=bytes, value_type=bytes, partitions=partitions
         )
@@ -231,7 +236,7 @@ def _app(name: str, settings: Settings, worker: int) -> Any:
         broker=";".join(f"kafka://{host}" for host in settings.kafka_bootstrap.split(",")),
         broker_client_id=settings.kafka_consumer_id,
         # A worker that is started again takes its place at once, and nobody waits for the old one.
-        consumer_group_instance_id=f"{name}-{worker}",
+        consumer_group_instance_id=instance_of(name, worker),
         broker_session_timeout=SESSION_S,
         broker_heartbeat_interval=1.0,
         broker_commit_interval=1.0,

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+import time
+from collections.abc import Collection
+
+import msgspec
+from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
+from flows._alerts_watch import PartitionRow, is_partition_row
 from schemas.topics import LOGIN_ALERTS
 from streams.kafka import KafkaTopic
+from streams.kafka_consumer import UNKNOWN_EPOCH
 from streams.run import WorkerError
-from streams.source import SourceError
+from streams.source import LATEST, ReadState, SourceError, other_topic
 
 ANSWER_S = 15.0
 CHANGELOG_CONFIG = {
@@ -30,6 +36,36 @@ def ends_of(topic: KafkaTopic) -> list[int]:
         raise SourceError(f"{topic.name} at {topic.bootstrap}: {error.args[0].str()}") from None
     finally:
         consumer.close()
+
+
+def check_changelog(topic: KafkaTopic, changelog: str) -> None:
+    """Raise WorkerError where the changelog is of another topic, and SourceError.
+
+    Faust itself does not end where its group has read another.
+    """
+    kept = KafkaTopic(topic.bootstrap, changelog, group=changelog, end=LATEST)
+    for partition in range(kept.partitions()):
+        reader = kept.open(partition, None)
+        row = PartitionRow()
+        while not reader.finished():
+            for line in reader.poll(0).data.splitlines():
+                if is_partition_row(line):
+                    row = msgspec.json.decode(line, type=PartitionRow)
+        reader.close()
+        if row.topic:
+            check_same(topic, changelog, (row.topic, row.topic_id))
+
+
+def check_same(topic: KafkaTopic, changelog: str, read: tuple[str, str]) -> None:
+    """Raise WorkerError where the topic is not the one that was read, with that name and id."""
+    state = ReadState(*read, 0, UNKNOWN_EPOCH)
+    what = other_topic(state, topic.name, topic.seen_id, topic.flow)
+    if what:
+        raise WorkerError(
+            f"{what}. Set TOPICS_URL and KAFKA_TOPIC to the topic that was read before; or, to "
+            f"read this one from its beginning, stop the workers of {topic.flow} and delete the "
+            f"topic {changelog}"
+        )
 
 
 def make_changelog(bootstrap: str, name: str, partitions: int) -> None:
@@ -60,6 +96,60 @@ def make_changelog(bootstrap: str, name: str, partitions: int) -> None:
             _finish(admin.create_partitions([NewPartitions(name, partitions)])[name])
     except KafkaException as error:
         raise WorkerError(f"topic {name} at {bootstrap}: {error.args[0].str()}") from None
+
+
+class Others:
+    """The members of a consumer group that are none of one run's processes.
+
+    A process that ended is a member until its session is over, and nobody reads its partitions.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        group: str,
+        instances: Collection[str],
+        *,
+        wait_s: float,
+    ) -> None:
+        """``instances`` are those of the run; who is there after ``wait_s`` has not ended."""
+        self._bootstrap = bootstrap
+        self._group = group
+        self._instances = instances
+        self._wait_s = wait_s
+        self._since_s: float | None = None
+        self._admin: AdminClient | None = None
+
+    def are_gone(self) -> bool:
+        """Return True once the run's processes have all partitions. Raises WorkerError."""
+        why_not = self._why_not()
+        if why_not is None:
+            return True
+        now_s = time.monotonic()
+        self._since_s = now_s if self._since_s is None else self._since_s
+        if now_s - self._since_s > self._wait_s:
+            raise WorkerError(f"the topic cannot be read to its end: {why_not}")
+        return False
+
+    def _why_not(self) -> str | None:
+        if self._admin is None:
+            self._admin = AdminClient({"bootstrap.servers": self._bootstrap, "log_level": 2})
+        asked = self._admin.describe_consumer_groups([self._group], request_timeout=ANSWER_S)
+        try:
+            found = asked[self._group].result()
+        except KafkaException as error:
+            # Also where its coordinator is just being replaced.
+            return f"the group {self._group} cannot be looked at: {error.args[0].name()}"
+        names = [
+            f"{one.group_instance_id or one.client_id} at {one.host.lstrip('/')}"
+            for one in found.members
+            if one.group_instance_id not in self._instances
+        ]
+        if names:
+            return f"other workers have some of its partitions: stop {', '.join(names)}"
+        if found.state != ConsumerGroupState.STABLE:
+            return f"the group {self._group} is still giving partitions to its workers"
+        return None
 
 
 def _finish(future: object) -> None:

@@ -46,6 +46,8 @@ class UserRow(Struct, frozen=True):
 class PartitionRow(Struct, frozen=True):
     """How far a partition was read, and what became of its records."""
 
+    topic: str = ""
+    topic_id: str = ""
     next_offset: int = 0
     clock: bytes | None = None
     """See streams.clock."""
@@ -71,9 +73,12 @@ class Taken:
 class Watch:
     """One partition. Its state is bounded by the failures of LOGIN_WINDOW_S and the delay."""
 
-    def __init__(self, flow: str, partition: int, rows: Mapping[bytes, bytes]) -> None:
+    def __init__(
+        self, flow: str, partition: int, rows: Mapping[bytes, bytes], topic_id: str = ""
+    ) -> None:
         """``rows``: the changelog's, by key; those of other partitions are passed over."""
         self._flow = flow
+        self._topic_id = topic_id
         self.partition = partition
         own = rows.get(_key(partition))
         self.at = msgspec.json.decode(own, type=PartitionRow) if own else PartitionRow()
@@ -103,6 +108,8 @@ class Watch:
         was = self.at
         late = len(taken.late)
         self.at = PartitionRow(
+            topic=poll.topic,
+            topic_id=self._topic_id,
             next_offset=poll.next_offset,
             clock=self._clock.snapshot(),
             read=was.read + poll.count,
@@ -181,6 +188,11 @@ class Watch:
 
     def _row(self, user_id: str) -> Row:
         return _key(self.partition, user_id), msgspec.json.encode(self._users[user_id])
+
+
+def is_partition_row(value: bytes) -> bool:
+    """Return true for the row of a partition, false for that of a user."""
+    return value.startswith(b'{"topic":')
 
 
 def partition_of(key: bytes) -> int:

@@ -25,9 +25,9 @@ from aiokafka.errors import KafkaError
 from aiokafka.partitioner import murmur2
 
 from flows._alerts import AlertLetters
-from flows._alerts_faust import FaustTable, changelog_of
+from flows._alerts_faust import SESSION_S, FaustTable, changelog_of, group_of, instance_of
 from flows._alerts_place import Place
-from flows._alerts_topics import ends_of, make_changelog
+from flows._alerts_topics import Others, check_changelog, check_same, ends_of, make_changelog
 from flows._alerts_watch import Taken, Watch, partition_of
 from schemas.settings import Settings
 from schemas.status import PartitionStatus
@@ -42,6 +42,7 @@ from streams.progress import Progress
 from streams.run import Run, WorkerError
 from streams.runner import reporting
 from streams.source import SourceError, wall_clock_ms
+from streams.wire_format import lines_of
 
 LOOK_EVERY_S = 5.0
 """How often a worker looks whether its topic has more partitions."""
@@ -61,6 +62,7 @@ def run_on_kafka(flow: str, settings: Settings, run: Run) -> None:
     assert isinstance(topic, KafkaTopic)
     ends = ends_of(topic)
     make_changelog(topic.bootstrap, changelog_of(settings, flow), len(ends))
+    check_changelog(topic, changelog_of(settings, flow))
     tune_process()
     own = OwnProgress()
     with (
@@ -107,6 +109,9 @@ class AlertsWorker:
         self._sent_again: SentAgain = sent_again_in(settings, topic.name)
         self._letters = AlertLetters(settings)
         self._changelog = changelog_of(settings, flow)
+        group = group_of(settings, flow)
+        ours = [instance_of(group, worker) for worker in range(run.share.count)]
+        self._others = Others(topic.bootstrap, group, ours, wait_s=3 * SESSION_S)
         self._watches: dict[int, Watch] | None = None
         """By partition; None while the group is assigning them."""
         self._is_placed = False
@@ -157,7 +162,10 @@ class AlertsWorker:
             if records:
                 await self._take(records)
             await self._ask_again()
-            return self._run.once and self._is_done()
+            if not (self._run.once and self._is_done()):
+                return False
+            # Meanwhile no partition is given away, for a rebalance waits until we are not busy.
+            return await asyncio.to_thread(self._others.are_gone)
 
     async def _take(self, records: Sequence[Any]) -> None:
         by_partition: dict[int, list[Any]] = defaultdict(list)
@@ -197,20 +205,20 @@ class AlertsWorker:
             return None
         partition = taken[0].partition
         offsets = [one.offset for one in taken]
-        lines = [(one.value or b"").replace(b"\n", b" ") + b"\n" for one in taken]
+        data, tombstones = lines_of([one.value for one in taken], self._topic.wire_format)
         sent_again = (await asyncio.to_thread(self._sent_again)).get(partition, ())
         return Poll(
             topic=self._topic.name,
             partition=partition,
             first_offset=offsets[0],
-            data=b"".join(lines),
-            count=len(lines),
+            data=data,
+            count=len(taken),
             lag=max(0, self._faust.end_seen(partition) - place.next_offset),
             polled_at_ms=wall_clock_ms(),
             offsets=np.array(offsets, dtype=np.int64),
             sent_again=tuple(row for row, offset in enumerate(offsets) if offset in sent_again),
-            appended_ms=np.array([_appended_ms(one) for one in taken], dtype=np.int64),
-            tombstones=tuple(row for row, one in enumerate(taken) if one.value is None),
+            appended_ms=np.array([round(one.timestamp * 1000) for one in taken]),
+            tombstones=tuple(tombstones),
         )
 
     async def _find_places(self, watches: Collection[Watch]) -> None:
@@ -284,6 +292,7 @@ class AlertsWorker:
             # Whether the topic can be read at all is for the client to say.
             with suppress(SourceError):
                 count = await asyncio.to_thread(self._topic.partitions)
+            check_same(self._topic, self._changelog, (self._topic.name, self._topic.topic_id))
             if count > len(self._ends) and not self._run.once:
                 raise WorkerError(
                     f"{self._topic.name} has grown from {len(self._ends)} to {count} partitions: "
@@ -291,7 +300,8 @@ class AlertsWorker:
                 )
 
     def _assigned(self, rows: Mapping[bytes, bytes], partitions: Iterable[int]) -> None:
-        self._watches = {one: Watch(self._flow, one, rows) for one in partitions}
+        topic_id = self._topic.topic_id
+        self._watches = {one: Watch(self._flow, one, rows, topic_id) for one in partitions}
         self._places = {}
         self._is_placed = False
         self._progress.partitions = tuple(self._watches)

@@ -48,8 +48,6 @@ class Replayable:
     counted: str = "events"
     """What the first of those sums is a number of."""
     has_shadow: bool = True
-    left_out: str = ""
-    """What of the flow's results a replay does not write; told to the user."""
     known_by_offset: bool = False
     """A row is identified by its event's place in the topic, which an archive does not keep."""
     is_raw: bool = False
@@ -110,7 +108,6 @@ def windows(
     start: str,
     sums: Mapping[str, str],
     target: Callable[[str], ReplayTarget],
-    left_out: str = "",
 ) -> tuple[Replayable, ...]:
     """A flow of tumbling windows.
 
@@ -126,7 +123,7 @@ def windows(
         sums=sums,
         target=partial(target, topic),
     )
-    return (replace(found, left_out=left_out),)
+    return (found,)
 
 
 def _windows(
@@ -211,6 +208,10 @@ class _OfGeneration:
     @property
     def watermark_ms(self) -> int:
         return self._step.watermark_ms
+
+    @property
+    def mark_at_ms(self) -> int:
+        return self._step.mark_at_ms
 
 
 def _milliseconds(column: str) -> pl.Expr:

@@ -5,7 +5,7 @@ Clients of servers are imported where they are opened: a flow needs none of them
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -17,9 +17,10 @@ from schemas.tables.clickhouse import Table
 from schemas.times import iso_ms
 from schemas.topics import DEAD_LETTERS, LATE_EVENTS, STORE_METRICS_AVAILABLE
 from sinks import RowWriter
-from sinks.buffered import ROWS_MAX_DEFAULT, BufferedSink
+from sinks.buffered import ROWS_MAX_DEFAULT, BufferedSink, ForgetfulWriter, RecentSink
 from streams.batch import TableRows
 from streams.progress import Progress
+from streams.run import Run
 
 if TYPE_CHECKING:
     from sinks.replay import ReplayTarget
@@ -27,8 +28,15 @@ if TYPE_CHECKING:
 
 
 def minute_buckets_replay(settings: Settings, topic: str) -> ReplayTarget:
-    """The minute buckets as the target of a replay."""
-    return windows_replay(settings, minute_tables.ROWS, topic)
+    """The minute buckets as the target of a replay, wherever they stand."""
+    if not settings.aerospike_aggregates:
+        return windows_replay(settings, minute_tables.ROWS, topic)
+    from sinks.aerospike_replay import AggregatesReplay
+    from sinks.open import open_aggregates
+
+    return AggregatesReplay(
+        settings.clickhouse_url, topic, open_aggregates(settings), home=settings.footfall_home
+    )
 
 
 def windows_replay(settings: Settings, of: Table, topic: str) -> ReplayTarget:
@@ -94,34 +102,49 @@ def tables(
     return BufferedSink(opened, rows_max=rows_max, wrote=progress.wrote)
 
 
-class TeeWriter:
-    """Writes rows to one writer and then to another."""
+Partitions = Callable[[], Iterable[str]]
+"""Those of the topic that this process reads, by number."""
 
-    def __init__(self, first: RowWriter, second: RowWriter) -> None:
-        self._writers = (first, second)
+
+class TeeWriter:
+    """A ForgetfulWriter of rows to one writer and then, where there is one, to a forgetful one."""
+
+    def __init__(self, first: RowWriter, second: ForgetfulWriter | None) -> None:
+        self._first = first
+        self._second = second
 
     def write(self, frames: Sequence[pl.DataFrame]) -> None:
         """Return when the rows are durable in both; after an error the first may have them."""
-        for writer in self._writers:
-            writer.write(frames)
+        self._first.write(frames)
+        if self._second is not None:
+            self._second.write(frames)
+
+    def recent(self) -> Sequence[pl.DataFrame]:
+        """What the second may still forget."""
+        return self._second.recent() if self._second is not None else ()
+
+    def restore(self, rows: pl.DataFrame) -> None:
+        """Write what the second may have forgotten."""
+        if self._second is not None:
+            self._second.restore(rows)
+
+    def settle(self) -> None:
+        """Return when the second can forget nothing any more. Raises SinkError."""
+        if self._second is not None:
+            self._second.settle()
 
     def close(self) -> None:
         """Release both."""
-        for writer in self._writers:
-            writer.close()
+        self._first.close()
+        if self._second is not None:
+            self._second.close()
 
 
-def minute_buckets(settings: Settings, progress: Progress) -> BufferedSink[pl.DataFrame]:
+def minute_buckets(settings: Settings, run: Run, partitions: Partitions) -> RecentSink:
     """The sink of the minute buckets: ClickHouse, and Aerospike where that is switched on."""
-    if not settings.aerospike_aggregates:
-        return table(settings, minute_tables.ROWS, progress)
-    return BufferedSink(lambda: _open_buckets_in_both(settings), wrote=progress.wrote)
-
-
-def _open_buckets_in_both(settings: Settings) -> TeeWriter:
-    from sinks.open import open_aggregates
-
-    return TeeWriter(_opened(settings, minute_tables.ROWS), open_aggregates(settings))
+    return _settled(
+        run, RecentSink(lambda: _open_buckets(settings), partitions, wrote=run.progress.wrote)
+    )
 
 
 def _opened(settings: Settings, of: Table) -> RowWriter:
@@ -130,26 +153,41 @@ def _opened(settings: Settings, of: Table) -> RowWriter:
     return ClickHouseTable(settings.clickhouse_url, of, home=settings.footfall_home)
 
 
-def profiles(settings: Settings, progress: Progress) -> BufferedSink[pl.DataFrame]:
+def _open_buckets(settings: Settings) -> TeeWriter:
+    from sinks.open import open_aggregates
+
+    aggregates = open_aggregates(settings) if settings.aerospike_aggregates else None
+    return TeeWriter(_opened(settings, minute_tables.ROWS), aggregates)
+
+
+def profiles(settings: Settings, run: Run, partitions: Partitions) -> RecentSink:
     """The sink of the profile store."""
-    return BufferedSink(
-        lambda: _ProfileWriter(settings),
-        rows_max=settings.kafka_max_poll_records,
-        wrote=progress.wrote,
+    return _settled(
+        run,
+        RecentSink(
+            lambda: _ProfileWriter(settings),
+            partitions,
+            rows_max=settings.kafka_max_poll_records,
+            wrote=run.progress.wrote,
+        ),
     )
+
+
+def _settled(run: Run, sink: RecentSink) -> RecentSink:
+    run.settling.append(sink)
+    return sink
 
 
 class _ProfileWriter:
     def __init__(self, settings: Settings) -> None:
         from sinks.open import open_profiles
 
-        self._store = open_profiles(settings)
+        store = self._store = open_profiles(settings)
+        self.recent, self.restore = store.recent, store.restore
+        self.settle, self.close = store.settle, store.close
 
     def write(self, frames: Sequence[pl.DataFrame]) -> None:
         self._store.put(pl.concat(frames))
-
-    def close(self) -> None:
-        self._store.close()
 
 
 def store_metrics_table(settings: Settings, progress: Progress) -> BufferedSink[pl.DataFrame]:

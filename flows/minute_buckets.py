@@ -39,6 +39,7 @@ CONTRACT = FlowContract(
     writes=("ClickHouse minute_buckets",),
     snapshot_every_s=5.0,
     tables=(ROWS,),
+    sink_keeps_state=True,
 )
 
 TAGS = Records(
@@ -87,7 +88,7 @@ def build(source: Source[Poll], outputs: Outputs, progress: Progress | None = No
 def wire(settings: Settings, run: Run) -> Dataflow:
     """The flow on the servers that the settings name."""
     source = open_source(settings, settings.kafka_topic or USER_TAGS.name, CONTRACT.name, run)
-    rows = minute_buckets(settings, run.progress)
+    rows = minute_buckets(settings, run, source.list_parts)
     return build(source, Outputs(rows, *letters(settings)), run.progress)
 
 
@@ -102,7 +103,6 @@ def replay(settings: Settings) -> tuple[Replayable, ...]:
         start="bucket",
         sums={EVENTS: "count", "sum_price": "sum_price"},
         target=partial(minute_buckets_replay, settings),
-        left_out="the aggregates in Aerospike" if settings.aerospike_aggregates else "",
     )
 
 

@@ -43,6 +43,7 @@ from streams.engine import StepResult
 from streams.frames import where
 from streams.runner import Run
 from streams.window_chunks import packed, unpacked
+from streams.windows import NO_END_MS
 
 CONTRACT = FlowContract(
     name="request_trace",
@@ -156,6 +157,10 @@ class TraceStep:
     @property
     def watermark_ms(self) -> int:
         return self._requests.watermark_ms
+
+    @property
+    def mark_at_ms(self) -> int:
+        return NO_END_MS if self._is_told else self._polled_at_ms + DELAY_MS
 
     def _due(self, touched: Touched) -> pl.DataFrame:
         """What to write of the requests that a batch has changed, of each id the newest; the

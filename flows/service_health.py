@@ -65,6 +65,8 @@ class HealthStep:
         self._partition = partition
         self._polled_at_ms = self._written_at_ms = NEVER
         self._next_offset = 0
+        self._is_told = False
+        """All that was counted is written, as it is now."""
         if snapshot:
             numbers, requests, minutes = unframed(snapshot)
             self._polled_at_ms, self._written_at_ms, self._next_offset = np.frombuffer(
@@ -81,6 +83,7 @@ class HealthStep:
         if poll.count == 0:
             return StepResult(self._mark(poll.polled_at_ms, end=poll.end))
         self._polled_at_ms = poll.polled_at_ms
+        self._is_told = False
         self._next_offset = poll.next_offset
         if self._written_at_ms == NEVER:
             self._written_at_ms = poll.polled_at_ms
@@ -102,6 +105,10 @@ class HealthStep:
         return self._requests.watermark_ms
 
     @property
+    def mark_at_ms(self) -> int:
+        return NO_END_MS if self._is_told else self._polled_at_ms + DELAY_MS
+
+    @property
     def held(self) -> tuple[int, int]:
         """How many steps and visits are held."""
         return self._requests.held, self._minutes.held
@@ -117,6 +124,7 @@ class HealthStep:
         """All that is not written, once a partition is quiet, and at the end."""
         if not (end or polled_at_ms - self._polled_at_ms >= DELAY_MS):
             return None
+        self._is_told = True
         return self._rows(NO_END_MS)
 
     @property

@@ -36,6 +36,7 @@ CONTRACT = FlowContract(
     reads=(USER_TAGS.name,),
     writes=("profiles user_profiles",),
     snapshot_every_s=1.0,
+    sink_keeps_state=True,
 )
 
 TAGS = Records(
@@ -93,7 +94,7 @@ def build(
 def wire(settings: Settings, run: Run) -> Dataflow:
     """The flow on the servers that the settings name."""
     source = open_source(settings, settings.kafka_topic or USER_TAGS.name, CONTRACT.name, run)
-    outputs = Outputs(profiles(settings, run.progress), *letters(settings))
+    outputs = Outputs(profiles(settings, run, source.list_parts), *letters(settings))
     return build(source, outputs, run.progress, keep=settings.num_tags_to_keep)
 
 

@@ -1,6 +1,5 @@
-"""Replay of a shop's CSV export, plain or .gz, as a Source of store events.
+"""Replay of a shop's CSV export as a Source of store events, read as an archive is.
 
-Reads    the file, line by line: LF or CRLF, a header with schemas.store_events.CSV_COLUMNS
 Writes   store_events    a whole row as one JSON record, keyed by user_id
          dead_letters    a row that cannot become an event, as exactly one dead letter
 Rows     row 0 is line 2; the same row gives the same bytes each time
@@ -11,81 +10,90 @@ field of the header: an optional last column does not excuse a line that was cut
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import zlib
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Final
 
-from generator.csv_rows import RowReader
-from generator.sources import Batch, Record, SourceError
-from schemas.topics import DEAD_LETTERS, RECORD_BYTES_MAX, STORE_EVENTS
+import numpy as np
+import polars as pl
 
-IDENTITY_BYTES = 65_536
-LINE_BYTES_MAX = RECORD_BYTES_MAX
-_GZIP_MAGIC = b"\x1f\x8b"
+from generator.sources import Batch, Record
+from schemas.dead_letters import record_of
+from schemas.store_events import StoreEvent
+from schemas.topics import DEAD_LETTERS, STORE_EVENTS
+from streams.archive import Rows, csv_rows
+from streams.archive_files import FileLines, is_pipe, printable
+from streams.batch import TIME_MS, Int64s
+from streams.batch import Batch as DecodedBatch
+from streams.columns import integer
+from streams.decode import Records
+from streams.source import SourceError
+
+FLOW = "csv_replay"
+"""Names the replay as the one who gave up on a row."""
+
+_USER: Final = STORE_EVENTS.key
+_NO_TIME: Final = -1
+_EVENTS = Records(
+    StoreEvent,
+    time=STORE_EVENTS.time,
+    columns={_USER: integer(lambda events: [event.user_id for event in events])},
+    # When a row is appended, a flow says whether it is of the future then.
+    future_max_ms=None,
+)
 
 
-@dataclass(frozen=True)
 class CsvReplay:
-    """One file to replay. Raises SourceError at once when it is no such file."""
+    """One file to replay, or a pipe, which can be read once."""
 
-    path: Path
-
-    def __post_init__(self) -> None:
-        self.open(0).close()
-
-    @cached_property
-    def name(self) -> str:
+    def __init__(self, path: Path) -> None:
+        """Raises SourceError at once where it is no such file."""
+        self.path = path
+        self.is_pipe = is_pipe(path)
+        self.name = "pipe" if self.is_pipe else printable(path.name)
         """See Source."""
-        return self.path.name.encode(errors="replace").decode()
-
-    @cached_property
-    def identity(self) -> str:
-        """See Source: name, size and the hash of the first 64 KiB."""
-        try:
-            with self.path.open("rb") as file:
-                digest = hashlib.sha256(file.read(IDENTITY_BYTES)).hexdigest()
-                size_bytes = file.seek(0, 2)
-        except OSError as error:
-            raise SourceError(f"{self.path}: {error.strerror or error}") from None
-        return f"file {self.name} size_bytes={size_bytes} sha256_of_first_64_kib={digest}"
-
-    @property
-    def topics(self) -> tuple[str, ...]:
+        self.identity = f"file {self.name}"
+        """See Source; what is in the file is told by the mark of its stream."""
+        self.topics = (STORE_EVENTS.name, DEAD_LETTERS.name)
         """See Source."""
-        return (STORE_EVENTS.name, DEAD_LETTERS.name)
+        self._pipe = CsvStream(path, self.name)
+        if not self.is_pipe:
+            self._pipe.close()
 
     def open(self, row: int) -> CsvStream:
         """See Source."""
-        lines = _Lines(self.path)
+        if self.is_pipe:
+            return self._pipe
+        stream = CsvStream(self.path, self.name)
         try:
-            header = lines.next_line()
-            if header is None:
-                raise SourceError(f"{self.path}: the file is empty")
-            reader = RowReader(self.name, header[0])
-            for done in range(row):
-                if lines.next_line() is None:
-                    raise SourceError(f"{self.path}: has {done} rows, not the {row} done already")
-            return CsvStream(lines, reader, row)
+            stream.skip(row)
         except BaseException:
-            lines.close()
+            stream.close()
             raise
+        return stream
 
 
 class CsvStream:
-    """The rows of a file from one on; looks one row ahead."""
+    """The rows of a file."""
 
-    def __init__(self, lines: _Lines, reader: RowReader, row: int) -> None:
-        self._lines = lines
-        self._reader = reader
-        self._row = row
+    def __init__(self, path: Path, name: str) -> None:
+        self._name = name
+        self._lines = FileLines(path)
+        self._blocks = csv_rows(self._lines, StoreEvent)
+        self._block = _Block(Rows(0, 0, b"", lambda: (b"", {})), name)
+        self._place = 0
+        """Of the next row, in its block."""
+        self._digest = sha256()
         self._time_ms: int | None = None
-        self._ahead: tuple[str, Record, int | None] | None = None
         self._failure: SourceError | None = None
-        self._look_ahead()
+        has_row = self._has_row()
+        if self._failure is None and not has_row and not self._lines.count:
+            self._failure = SourceError(f"{path} is empty")
+        if self._failure is not None:
+            self.close()
+            raise self._failure
 
     def take(self, rows_max: int, until_ms: int | None = None) -> Batch:
         """See Stream. A row without a time is due with the row before it.
@@ -95,78 +103,129 @@ class CsvStream:
         """
         events: list[Record] = []
         letters: list[Record] = []
-        while self._ahead is not None and len(events) + len(letters) < rows_max:
-            topic, record, time_ms = self._ahead
-            if time_ms is not None:
-                if until_ms is not None and time_ms > until_ms:
-                    break
-                self._time_ms = max(time_ms, self._time_ms or 0)
-            (events if topic == STORE_EVENTS.name else letters).append(record)
-            self._look_ahead()
-        rows = len(events) + len(letters)
+        rows = 0
+        while rows < rows_max and self._has_row():
+            block, start = self._block, self._place
+            stop = block.stop(start, start + rows_max - rows, until_ms)
+            if stop == start:
+                break
+            newest_ms = int(block.times[start:stop].max())
+            if newest_ms != _NO_TIME:
+                self._time_ms = max(newest_ms, self._time_ms or 0)
+            events += block.events_between(start, stop)
+            letters += block.letters_between(start, stop)
+            rows += stop - start
+            self._go_to(stop)
         if self._failure and not rows and rows_max:
             raise self._failure
         writes = [(STORE_EVENTS.name, events), (DEAD_LETTERS.name, letters)]
         return Batch(rows, [write for write in writes if write[1]], self._time_ms)
 
+    def skip(self, rows: int) -> None:
+        """Go on after so many more rows. Raises SourceError where there are not as many."""
+        left = rows
+        while left and self._has_row():
+            stop = min(self._place + left, self._block.count)
+            left -= stop - self._place
+            self._go_to(stop)
+        if self._failure is not None:
+            raise self._failure
+        if left:
+            raise SourceError(
+                f"{self._lines.path} has {rows - left:,} rows, not the {rows:,} done already"
+            )
+
+    @property
+    def mark(self) -> str:
+        """See Stream: a hash of the rows."""
+        return self._digest.hexdigest()
+
     @property
     def at_end(self) -> bool:
         """See Stream."""
-        return self._ahead is None and self._failure is None
+        return not self._has_row() and self._failure is None
 
     def next_time_ms(self) -> int | None:
         """See Stream."""
-        return self._ahead[2] if self._ahead else None
+        if not self._has_row():
+            return None
+        time_ms = int(self._block.times[self._place])
+        return None if time_ms == _NO_TIME else time_ms
 
     def close(self) -> None:
         """See Stream."""
         self._lines.close()
 
-    def _look_ahead(self) -> None:
-        self._ahead = None
-        try:
-            line = self._lines.next_line()
-        except SourceError as error:
-            self._failure = error
-            return
-        if line is not None:
-            self._row += 1
-            self._ahead = self._reader.record(self._row + 1, *line)
+    def _go_to(self, place: int) -> None:
+        self._digest.update(self._block.source(self._place, place))
+        self._place = place
+
+    def _has_row(self) -> bool:
+        """Whether there is a row to take; the next block is read only when it is wanted."""
+        while self._place == self._block.count and self._failure is None:
+            try:
+                rows = next(self._blocks, None)
+            except SourceError as error:
+                self._failure = error
+                return False
+            if rows is None:
+                return False
+            self._block, self._place = _Block(rows, self._name), 0
+        return self._place < self._block.count
 
 
-class _Lines:
-    """The lines of a plain or gzip file, each held to LINE_BYTES_MAX."""
+class _Block:
+    """Rows as records of topics, decoded when they are first asked for."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._line = 0
-        try:
-            with path.open("rb") as file:
-                is_gzip = file.read(2) == _GZIP_MAGIC
-            self._file = cast(
-                BinaryIO,
-                gzip.open(path, "rb") if is_gzip else path.open("rb"),  # noqa: SIM115
-            )
-        except OSError as error:
-            raise SourceError(f"{path}: {error.strerror or error}") from None
+    def __init__(self, rows: Rows, file: str) -> None:
+        self._rows = rows
+        self._file = file
+        self.count = rows.count
 
-    def next_line(self) -> tuple[bytes, int] | None:
-        """(the line without its end, how many bytes were cut off for its length), or None."""
-        try:
-            line = self._file.readline(LINE_BYTES_MAX)
-            cut_bytes = 0
-            part = line
-            while part[-1:] != b"\n" and len(part) == LINE_BYTES_MAX:
-                part = self._file.readline(LINE_BYTES_MAX)
-                cut_bytes += len(part.rstrip(b"\r\n"))
-        except (EOFError, OSError, zlib.error) as error:
-            raise SourceError(
-                f"{self._path}: cannot be read past line {self._line}: {error}"
-            ) from None
-        if not line:
-            return None
-        self._line += 1
-        return line.removesuffix(b"\n").removesuffix(b"\r"), cut_bytes
+    def source(self, start: int, stop: int) -> bytes:
+        """The lines of some rows as the file has them."""
+        return self._rows.source[self._starts[start] : self._starts[stop]]
 
-    def close(self) -> None:
-        self._file.close()
+    def stop(self, start: int, stop: int, until_ms: int | None) -> int:
+        """Where a stretch of rows ends that are due at some event time."""
+        if until_ms is not None and (late := self.times[start:stop] > until_ms).any():
+            return start + int(late.argmax())
+        return min(stop, self.count)
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """Where each row begins, and where the last one ends."""
+        chars = np.frombuffer(self._rows.source, np.uint8)
+        return [0, *(np.flatnonzero(chars == ord("\n")) + 1).tolist()]
+
+    @cached_property
+    def times(self) -> Int64s:
+        """The event time of each row, _NO_TIME of a bad one."""
+        times = np.full(self.count, _NO_TIME)
+        times[self._places] = self._batch.frame[TIME_MS].to_numpy()
+        return times
+
+    def events_between(self, start: int, stop: int) -> list[Record]:
+        """The store events of some rows."""
+        first, last = np.searchsorted(self._places, np.array([start, stop])).tolist()
+        return self._events[first:last]
+
+    def letters_between(self, start: int, stop: int) -> Iterator[Record]:
+        """The dead letters of some rows."""
+        for letter in self._batch.dead:
+            if start <= letter.offset < stop:
+                yield record_of(self._rows.letter(self._file, letter.offset, letter))
+
+    @cached_property
+    def _batch(self) -> DecodedBatch:
+        return _EVENTS.decode(FLOW, self._rows.poll(STORE_EVENTS.name, 0, lag=0, now_ms=0))
+
+    @cached_property
+    def _places(self) -> Int64s:
+        rows = self._batch.rows
+        return np.arange(self.count) if rows is None else rows
+
+    @cached_property
+    def _events(self) -> list[Record]:
+        users = self._batch.frame[_USER].cast(pl.String).cast(pl.Binary).to_list()
+        return list(zip(users, self._batch.payloads(), strict=True))

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from threading import Event
 
 from generator.pace import Clock, pace_of
-from generator.progress import ProgressError, ProgressFile, Skips
-from generator.sources import Batch, Source, TopicWriter
+from generator.progress import ProgressError, ProgressFile, Start
+from generator.sources import Batch, Source, Stream, TopicWriter
 from schemas.times import iso_ms
 from schemas.topics import DEAD_LETTERS
 
@@ -101,11 +101,12 @@ def push(
         nap(startup_delay_s, lambda: None)
         sender = _Sender(source, writer, progress, clock)
         counts = _Counts(sender, clock, report)
-        if sender.was_finished or (total is not None and sender.rows >= total):
+        if sender.is_done or (total is not None and sender.rows >= total):
             return PushResult(counts.overall(), finished=True, was_finished=True)
         finished = False
         stream = source.open(sender.rows)
         try:
+            sender.check_rows(stream)
             while not stop.is_set():
                 finished = sender.rows == total or stream.at_end
                 if finished:
@@ -113,7 +114,7 @@ def push(
                 room = sender.room()
                 batch = pace.take(stream, min(room, total - sender.rows) if total else room)
                 if batch.rows:
-                    sender.send(batch)
+                    sender.send(batch, stream.mark)
                     if log:
                         log(f"sent {batch.rows:,} rows: {counts.overall().line()}")
                 counts.report_when_due()
@@ -123,7 +124,8 @@ def push(
         finally:
             stream.close()
             sender.end(source_ended=finished and stream.at_end)
-        return PushResult(counts.overall(), finished=finished, was_finished=False)
+        was_finished = finished and sender.was_finished and not sender.new_rows
+        return PushResult(counts.overall(), finished=finished, was_finished=was_finished)
 
 
 class _Sender:
@@ -136,15 +138,34 @@ class _Sender:
         self._writer = writer
         self._progress = progress
         self._clock = clock
-        self.rows = self.sent = self.dead = self.skipped = 0
+        self.sent = self.dead = self.skipped = 0
         self.event_time_ms: int | None = None
-        self.was_finished = False
-        self._skips: Skips | None = None
-        if progress is not None:
-            self.rows, self._skips, self.was_finished = progress.start(source)
-        self._saved_rows = self.rows
+        self._start = Start() if progress is None else progress.start(source)
+        self.rows = self._saved_rows = self._start.rows
+        self._mark = self._start.mark
         self._saved_s = clock()
         self._is_writing = False
+
+    @property
+    def was_finished(self) -> bool:
+        """Whether an earlier push came to the end of the source."""
+        return self._start.finished
+
+    @property
+    def is_done(self) -> bool:
+        """Whether that was the end for good: a file may have grown since."""
+        return self._start.finished and not self._start.mark
+
+    @property
+    def new_rows(self) -> int:
+        """Rows done by this push."""
+        return self.rows - self._start.rows
+
+    def check_rows(self, stream: Stream) -> None:
+        """Raises ProgressError where the stream does not go on after the rows that are done."""
+        if self._progress is not None:
+            self._progress.check_rows(self._start, stream)
+        self._mark = stream.mark
 
     def room(self) -> int:
         """How many rows may be sent now: at least 1."""
@@ -164,15 +185,17 @@ class _Sender:
         """Rows done that the progress does not know of."""
         return self.rows - self._saved_rows
 
-    def send(self, batch: Batch) -> None:
-        """Write what does not stand there yet."""
-        left = batch if self._skips is None else self._skips.without(batch)
+    def send(self, batch: Batch, mark: str) -> None:
+        """Write what does not stand there yet; ``mark`` is that of the stream after it."""
+        skips = self._start.skips
+        left = batch if skips is None else skips.without(batch)
         self._is_writing = True
         for topic, records in left.writes:
             self._writer.write(topic, records)
         self._is_writing = False
         sent = Counter({topic: len(records) for topic, records in left.writes})
         self.rows += batch.rows
+        self._mark = mark
         self.sent += sent.total()
         self.dead += sent[DEAD_LETTERS.name]
         self.skipped += batch.rows - sent.total()
@@ -191,9 +214,10 @@ class _Sender:
 
     def _save(self, *, finished: bool = False) -> None:
         # The topics end after what is still to be left out: offsets of now would hide it.
-        if self._progress is None or (self._skips is not None and self._skips.left):
+        skips = self._start.skips
+        if self._progress is None or (skips is not None and skips.left):
             return
-        self._progress.save(self._source, self.rows, finished=finished)
+        self._progress.save(self._source, self.rows, finished=finished, mark=self._mark)
         self._saved_rows = self.rows
         self._saved_s = self._clock()
 

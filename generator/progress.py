@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from generator.sources import Batch, GeneratorError, Record, Source, TopicView
+from generator.sources import Batch, GeneratorError, Record, Source, Stream, TopicView
 
 WINDOW_ROWS = 50_000
 """A push saves its progress before it writes more rows than this past it: the most that a
@@ -52,7 +52,9 @@ class Progress(msgspec.Struct, frozen=True):
     window_rows: int
     """No more rows than this were written after it was saved."""
     finished: bool = False
-    """The source has no more rows."""
+    """The source had no more rows."""
+    mark: str = ""
+    """See Stream.mark: of the rows that were acknowledged."""
 
 
 def standing(
@@ -107,11 +109,13 @@ class Skips:
 class Start(NamedTuple):
     """Where a push begins."""
 
-    rows: int
+    rows: int = 0
     """Known to be acknowledged; the push goes on with the row after them."""
-    skips: Skips
+    skips: Skips | None = None
     """What of the rows after them stands already."""
-    finished: bool
+    finished: bool = False
+    mark: str = ""
+    """See Stream.mark."""
 
 
 class ProgressFile:
@@ -160,7 +164,7 @@ class ProgressFile:
         saved = None if self._fresh else self._read()
         if saved is None:
             self.save(source, 0)
-            return Start(0, Skips(Counter(), self._view), False)
+            return Start()
         for what, now, then in (
             ("source", source.identity, saved.identity),
             ("target", self._target, saved.target),
@@ -173,15 +177,26 @@ class ProgressFile:
         self.window_rows = saved.window_rows
         tails = dict(self._tails(source, saved))
         found: Counter[Slot] = Counter()
-        if tails and not saved.finished:
+        # A file that was at its end may have grown since, and a world has not.
+        if tails and (saved.mark or not saved.finished):
             found = standing(self._expected(source, saved.rows, tails.keys()), tails)
-        return Start(saved.rows, Skips(found, self._view), saved.finished)
+        return Start(saved.rows, Skips(found, self._view), saved.finished, saved.mark)
 
-    def save(self, source: Source, rows: int, *, finished: bool = False) -> None:
+    def check_rows(self, start: Start, stream: Stream) -> None:
+        """Raises ProgressError where the rows before the stream's are not those acknowledged."""
+        if start.mark and stream.mark != start.mark:
+            raise ProgressError(
+                f"{self.path} is about another file of this name: its first {start.rows:,} rows "
+                "were sent, and those of this one are others. Rows that are new can be sent from "
+                "a file of another name; start fresh to send all rows of this one, also such as "
+                "were sent before"
+            )
+
+    def save(self, source: Source, rows: int, *, finished: bool = False, mark: str = "") -> None:
         """Say that the first ``rows`` rows are acknowledged, and nothing after them is sent."""
         ends = {topic: self._view.end_offsets(topic) for topic in source.topics}
         progress = Progress(
-            source.identity, self._target, rows, ends, self._next_window_rows, finished
+            source.identity, self._target, rows, ends, self._next_window_rows, finished, mark
         )
         draft = self.path.with_name(self.path.name + ".new")
         try:

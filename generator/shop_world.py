@@ -125,6 +125,9 @@ class ShopWorld:
 class ShopStream:
     """A shop that is open; ``observer`` is told of all that is sent."""
 
+    mark = ""
+    """See Stream."""
+
     def __init__(self, world: ShopWorld, observer: Observer | None = None) -> None:
         chance = random.Random(f"footfall shop {world.seed}")
         self._world = world

@@ -13,14 +13,11 @@ Record = tuple[bytes | None, bytes]
 class GeneratorError(Exception):
     """A world, a replay or a load cannot go on; the message says what to do.
 
-    SourceError     the file that is replayed cannot be read
     ProgressError   the progress file does not fit what is pushed, or is in use
     LoadError       the HTTP server cannot be reached or spoken to
+
+    A file that is replayed and cannot be read is a streams.source.SourceError.
     """
-
-
-class SourceError(GeneratorError):
-    """The file that is replayed cannot be read."""
 
 
 class TopicWriter(Protocol):
@@ -64,6 +61,10 @@ class Stream(Protocol):
         """
 
     @property
+    def mark(self) -> str:
+        """Tells the rows before the next one from any others; "" where the identity does."""
+
+    @property
     def at_end(self) -> bool:
         """Whether no row is left."""
 
@@ -83,7 +84,7 @@ class Source(Protocol):
 
     @property
     def identity(self) -> str:
-        """All that decides the bytes: another identity is another source."""
+        """What decides the bytes, with the marks of its streams: another one, another source."""
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -112,6 +113,9 @@ class World(Protocol):
 
 class WorldStream:
     """A world, read from an index on. It never ends."""
+
+    mark = ""
+    """See Stream."""
 
     def __init__(self, world: World, row: int) -> None:
         self._world = world

@@ -12,8 +12,13 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from schemas.topics import RECORD_BYTES_MAX
+
 PAYLOAD_BYTES_MAX = 524_288
 """A longer payload is cut here (the whole record still stands at its topic and offset)."""
+
+_HEADROOM_BYTES = 1_024
+"""Left in a record for its key and what the broker adds."""
 
 Code = Literal[
     "empty",
@@ -118,6 +123,22 @@ def payload_of(letter: DeadLetter | LateEvent) -> bytes:
 
 
 encode = msgspec.json.Encoder().encode
+
+
+def record_of(letter: Struct, key: str = "topic") -> tuple[bytes, bytes]:
+    """The record of a letter, keyed by its field ``key``.
+
+    A letter that would be larger than a record may be has more of its payload cut off.
+    """
+    key_bytes, value = str(getattr(letter, key)).encode(), encode(letter)
+    if isinstance(letter, DeadLetter | LateEvent) and letter.payload is not None:
+        text = letter.payload
+        while len(value) > RECORD_BYTES_MAX - _HEADROOM_BYTES - len(key_bytes) and text:
+            # Characters that JSON must escape take up to six bytes each.
+            text = text[: len(text) // 2]
+            value = encode(msgspec.structs.replace(letter, payload=text))
+    return key_bytes, value
+
 
 _NOTE_BEGINS = b'{"retry":'
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)

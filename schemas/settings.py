@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from schemas.topics import RETENTION_BYTES
+
 
 class SettingError(ValueError):
     """A variable is set to nonsense; the message names it and says what it takes."""
@@ -24,6 +26,10 @@ class Settings:
 
     footfall_home: Path
     topics_url: str
+    topics_retention_h: int | None
+    """Hours that embedded topics keep records; None for what the catalogue says of each."""
+    topics_retention_bytes: int
+    """Bytes that each embedded topic keeps."""
     clickhouse_url: str
     postgres_url: str
     profiles_url: str
@@ -32,6 +38,7 @@ class Settings:
     kafka_consumer_id: str
     kafka_poll_timeout_ms: int
     kafka_max_poll_records: int
+    kafka_wire_format: str
     aerospike_profiles_namespace: str
     aerospike_aggregates: bool
     aerospike_aggregates_namespace: str
@@ -115,6 +122,13 @@ def _variables(env: Mapping[str, str], home: Path) -> list[tuple[str, str, Any, 
     positive = _integer(1, 10_000_000)
     return [
         ("topics_url", "TOPICS_URL", topics_default, _url("kafka", "file")),
+        ("topics_retention_h", "TOPICS_RETENTION_H", None, _integer(1, 876_000)),
+        (
+            "topics_retention_bytes",
+            "TOPICS_RETENTION_BYTES",
+            RETENTION_BYTES,
+            _integer(1_000_000, 2**60),
+        ),
         ("clickhouse_url", "CLICKHOUSE_URL", "http://127.0.0.1:8123", _url("http", "https")),
         (
             "postgres_url",
@@ -128,6 +142,8 @@ def _variables(env: Mapping[str, str], home: Path) -> list[tuple[str, str, Any, 
         ("kafka_consumer_id", "KAFKA_CONSUMER_ID", "footfall", str),
         ("kafka_poll_timeout_ms", "KAFKA_POLL_TIMEOUT", 100, _integer(1, 60_000)),
         ("kafka_max_poll_records", "KAFKA_MAX_POLL_RECORDS", 16_384, positive),
+        # Confluent's serializers write the id of a schema before each record.
+        ("kafka_wire_format", "KAFKA_WIRE_FORMAT", "PLAIN", _one_of("PLAIN", "CONFLUENT")),
         ("aerospike_profiles_namespace", "AEROSPIKE_PROFILES_NAMESPACE", "profiles", str),
         ("aerospike_aggregates", "AEROSPIKE_AGGREGATES", False, _switch),
         ("aerospike_aggregates_namespace", "AEROSPIKE_AGGREGATES_NAMESPACE", "aggregates", str),
@@ -267,6 +283,6 @@ def _switch(text: str) -> bool:
 
 
 def _bin_name(text: str) -> str:
-    if len(text) > 15:
-        raise ValueError("takes a name of at most 15 characters (Aerospike's limit for bins)")
+    if not 1 <= len(text.encode()) <= 15:
+        raise ValueError("takes a name of at most 15 bytes (Aerospike's limit for bins)")
     return text

@@ -1,67 +1,130 @@
-"""The layout of embedded topics: a folder a topic, two append-only files a partition.
+"""The layout of embedded topics: a folder per topic, append-only files per partition.
 
-    <folder>/<topic>/topic.json      {"partitions": 10}
-    <folder>/<topic>/<n>.jsonl       the records, one a line, each ended by a newline
-    <folder>/<topic>/<n>.index       24-byte entries (record number, byte position, wall ms)
+    <folder>/<topic>/topic.json            {"format": 2, "id": "5f0c...", "partitions": 10}
+    <folder>/<topic>/<n>.jsonl             the newest records of partition n, one per line
+    <folder>/<topic>/<n>.<first>.appends   a header, then an entry per append (ENTRY)
+    <folder>/<topic>/<n>.<first>.keys      a block per append that has keys or headers
+    <folder>/<topic>/<n>.<first>.jsonl     older records, from offset <first> on
 
-A record's offset is its number in the partition, as in Kafka. The index is sparse and
-written after the records it speaks of, so it may lag but never lies; from its last entry on,
-records are counted. A writer holds an exclusive ``flock`` on the ``.jsonl`` file for each
-append and first cuts off a torn last line (a crash in its middle), which no reader has taken:
-readers take whole lines alone. A newline inside a record is written as a space.
+A partition is a row of segments, each named for the offset of its first record. The newest is
+the active one; retention removes the oldest, whole. An offset is never used twice: where
+records were lost with a file, the next segment begins after them.
+
+A writer holds an exclusive ``flock`` on ``<n>.jsonl``, and writes the keys, then the entry, then
+the lines: whoever sees a line can see its entry. An entry that reaches past the file is that of
+a writer that was killed: the next one cuts off the torn line and trims the entry.
+
+Lines outside of all entries were appended by hand. They have no append time and no key, and
+the last one may lack its newline: the next writer, or a reader after a moment, adds it.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import struct
 import zlib
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-INDEX_ENTRY = struct.Struct("<qqq")
-"""(number of the next record, byte position where it starts, wall-clock ms of the append)"""
-INDEX_EVERY_BYTES = 65_536
-"""A new index entry is due when this many bytes were appended since the last one."""
+FORMAT = 2
 META_FILE = "topic.json"
+ENTRY = struct.Struct("<qqqqII")
+"""The fields of Append."""
+HEADER = struct.Struct("<8sqq16x")
+"""(MAGIC, the partition's id, wall-clock ms when the segment began); as long as an entry."""
+MAGIC = b"appends2"
+NO_KEYS = -1
+FILE_MODE, FOLDER_MODE = 0o600, 0o700
+"""Topics are their owner's own."""
 _BLOCK_BYTES = 1 << 20
+_NAME = re.compile(r"\d+\.(\d+)\.(jsonl|appends)")
 
 
-class IndexEntry(NamedTuple):
-    """A known place of a partition: the records before it were all appended by ``wall_ms``."""
+class Append(NamedTuple):
+    """One append to a segment."""
 
-    record: int
-    """Number of the record that starts here."""
+    first: int
+    """Offset of its first record."""
     position: int
-    """Byte where it starts."""
-    wall_ms: int
+    """Byte of the segment where that record starts."""
+    appended_ms: int
+    """Its time: the wall clock, or what its writer was told."""
+    keys: int
+    """Byte of the keys file where its block starts; NO_KEYS where it has none."""
+    records: int
+    size: int
+    """Bytes of its lines."""
+
+    @property
+    def next_offset(self) -> int:
+        """The offset after its last record."""
+        return self.first + self.records
+
+    @property
+    def end(self) -> int:
+        """The byte after its last line."""
+        return self.position + self.size
 
 
-START = IndexEntry(0, 0, 0)
-"""The beginning of every partition; it is not written down."""
+class DamagedError(ValueError):
+    """A file of a topic is not as any writer leaves it; the message names it and a remedy."""
+
+
+class Meta(NamedTuple):
+    """The facts of a topic's topic.json."""
+
+    partitions: int
+    id: str
+    """Differs after the topic was deleted and made again; "" where a person wrote the file."""
+
+
+class Segment(NamedTuple):
+    """The files of a segment; each of them may be missing."""
+
+    first: int
+    records: Path
+    is_active: bool
+
+    @property
+    def appends(self) -> Path:
+        """Its entries."""
+        return self._beside("appends")
+
+    @property
+    def keys(self) -> Path:
+        """Its keys and headers."""
+        return self._beside("keys")
+
+    def _beside(self, suffix: str) -> Path:
+        partition = self.records.name.partition(".")[0]
+        return self.records.with_name(f"{partition}.{self.first}.{suffix}")
 
 
 def records_path(folder: Path, topic: str, partition: int) -> Path:
-    """Where the records of a partition stand."""
+    """Return the file of a partition's active segment."""
     return folder / topic / f"{partition}.jsonl"
 
 
-def index_path(folder: Path, topic: str, partition: int) -> Path:
-    """Where the sparse index of a partition stands."""
-    return folder / topic / f"{partition}.index"
+def closed_path(active: Path, first: int) -> Path:
+    """Return the file of a segment that is not active any more."""
+    return active.with_name(f"{active.stem}.{first}.jsonl")
 
 
 def partition_of(key: bytes | None, partitions: int) -> int:
-    """The partition of a key in embedded topics (CRC-32; records without a key go to 0)."""
+    """Return the partition of a key: its CRC-32, or 0 for a record without a key."""
     return zlib.crc32(key) % partitions if key else 0
 
 
-def partitions_of(folder: Path, topic: str) -> int | None:
-    """How many partitions a topic has, or None where it does not exist.
+def read_meta(folder: Path, topic: str) -> Meta | None:
+    """Return what a topic's topic.json says, or None where there is no such topic.
 
-    Raises ValueError where its topic.json does not say.
+    Raises DamagedError where it is nonsense, or of a newer version.
     """
     path = folder / topic / META_FILE
     try:
@@ -69,95 +132,206 @@ def partitions_of(folder: Path, topic: str) -> int | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        count = json.loads(text)["partitions"]
-    except (ValueError, KeyError, TypeError):
-        count = None
-    if not isinstance(count, int) or count < 1:
-        raise ValueError(f'{path} does not say how many partitions: {{"partitions": 10}}')
-    return count
+        found = json.loads(text)
+        number, partitions, id_ = found.get("format", 1), found["partitions"], found.get("id", "")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        number, partitions, id_ = 1, None, ""
+    if isinstance(number, int) and number > FORMAT:
+        raise DamagedError(f"{path} is of a newer version (format {number}): update footfall")
+    if not isinstance(partitions, int) or partitions < 1:
+        raise DamagedError(f'{path} does not say how many partitions: {{"partitions": 10}}')
+    return Meta(partitions, str(id_))
 
 
-class PartitionIndex:
-    """The entries of a partition's index, read in place. One that is missing has none.
+def partitions_of(folder: Path, topic: str) -> int | None:
+    """Return how many partitions a topic has; None and errors as ``read_meta``."""
+    meta = read_meta(folder, topic)
+    return None if meta is None else meta.partitions
 
-    ``records_bytes`` is the size of the records' file: entries past it (a machine that lost
-    power) and a torn last entry do not count.
-    """
 
-    def __init__(self, fd: int, records_bytes: int) -> None:
-        self._fd = fd
-        count = os.fstat(fd).st_size // INDEX_ENTRY.size
-        while count and not self._can_be_true(count - 1, records_bytes):
+def segments(folder: Path, topic: str, partition: int) -> list[Segment]:
+    """Return the segments of a partition, oldest first; the last is the active one."""
+    active = records_path(folder, topic, partition)
+    firsts: dict[str, set[int]] = {"jsonl": set(), "appends": set()}
+    try:
+        names = os.listdir(active.parent)  # noqa: PTH208
+    except (FileNotFoundError, NotADirectoryError):
+        names = []
+    begin = f"{partition}."
+    for found in (_NAME.fullmatch(name) for name in names if name.startswith(begin)):
+        if found is not None:
+            firsts[found[2]].add(int(found[1]))
+    closed = sorted(firsts["jsonl"])
+    listed = [Segment(first, closed_path(active, first), False) for first in closed]
+    newest = max(firsts["appends"], default=0)
+    if listed and newest <= listed[-1].first:
+        # The segment was closed, and no writer has come since.
+        newest = end_of(listed[-1])
+    return [*listed, Segment(newest, active, True)]
+
+
+class Appends:
+    """The entries of a segment, read in place. A file that is missing has none."""
+
+    def __init__(self, path: Path, *, flags: int = os.O_RDONLY) -> None:
+        """Raises DamagedError where it is no such file."""
+        self.path = path
+        self.partition_id = 0
+        """The id of the partition's files; 0 where there are no entries."""
+        self.began_ms = 0
+        try:
+            self.fd = os.open(path, flags | os.O_CLOEXEC, FILE_MODE)
+        except FileNotFoundError:
+            self.fd = -1
+            return
+        header = os.pread(self.fd, HEADER.size, 0)
+        # A machine that lost power may leave zeros.
+        if len(header) == HEADER.size and header.strip(b"\0"):
+            magic, self.partition_id, self.began_ms = HEADER.unpack(header)
+            if magic != MAGIC:
+                self.close()
+                raise self.damaged("it does not begin as an index")
+
+    def begin(self, partition_id: int, now_ms: int) -> None:
+        """Write the header of a new file."""
+        os.pwrite(self.fd, HEADER.pack(MAGIC, partition_id, now_ms), 0)
+        self.partition_id, self.began_ms = partition_id, now_ms
+
+    @property
+    def count(self) -> int:
+        """The number of entries, without zeros that a machine left when it lost power."""
+        if self.fd < 0:
+            return 0
+        count = max(0, os.fstat(self.fd).st_size // ENTRY.size - 1)
+        while count and not self.at(count - 1).records:
             count -= 1
-        self.count = count
+        return count
 
-    def _at(self, number: int) -> IndexEntry:
-        data = os.pread(self._fd, INDEX_ENTRY.size, number * INDEX_ENTRY.size)
-        # Short where a writer has just cut the entry off as torn or lying.
-        return IndexEntry(*INDEX_ENTRY.unpack(data)) if len(data) == INDEX_ENTRY.size else START
+    def at(self, number: int) -> Append:
+        """Return an entry, counted from 0; one without records where it was just cut off."""
+        data = self.raw(number, 1)
+        return Append(*ENTRY.unpack(data)) if len(data) == ENTRY.size else Append(0, 0, 0, 0, 0, 0)
 
-    def _can_be_true(self, number: int, records_bytes: int) -> bool:
-        entry = self._at(number)
-        return 0 < entry.record <= entry.position <= records_bytes
+    def raw(self, number: int, count: int) -> bytes:
+        """Return the bytes of some entries, fewer at the end."""
+        if self.fd < 0:
+            return b""
+        return os.pread(self.fd, count * ENTRY.size, (number + 1) * ENTRY.size)
 
-    def last(self) -> IndexEntry:
-        """The last entry, or START."""
-        return self._at(self.count - 1) if self.count else START
+    def last(self) -> Append | None:
+        """Return the last entry."""
+        count = self.count
+        return self.at(count - 1) if count else None
 
-    def before_record(self, record: int) -> IndexEntry:
-        """The last entry whose record number is at most ``record``, or START."""
-        found = bisect_right(range(self.count), record, key=lambda n: self._at(n).record)
-        return self._at(found - 1) if found else START
+    def number_at(self, offset: int) -> int:
+        """Return the number of the last entry that begins at this offset or before it, or -1."""
 
-    def before_position(self, position: int) -> IndexEntry:
-        """The last entry that stands at most at this byte, or START."""
-        found = bisect_right(range(self.count), position, key=lambda n: self._at(n).position)
-        return self._at(found - 1) if found else START
+        def first_of(number: int) -> int:
+            return self.at(number).first
 
-    def before_time(self, wall_ms: int) -> IndexEntry:
-        """The last entry before which all was appended earlier than ``wall_ms``, or START."""
-        found = bisect_left(range(self.count), wall_ms, key=lambda n: self._at(n).wall_ms)
-        return self._at(found - 1) if found else START
+        return bisect_right(range(self.count), offset, key=first_of) - 1
 
-    def from_time(self, wall_ms: int) -> IndexEntry | None:
-        """The first entry that was written at ``wall_ms`` or later, None if there is none."""
-        found = bisect_left(range(self.count), wall_ms, key=lambda n: self._at(n).wall_ms)
-        return self._at(found) if found < self.count else None
+    def write(self, number: int, entry: Append) -> None:
+        """Write an entry in its place. Raises OSError."""
+        data = ENTRY.pack(*entry)
+        if os.pwrite(self.fd, data, (number + 1) * ENTRY.size) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def cut(self, count: int) -> None:
+        """Cut off what stands after so many entries."""
+        end = (count + 1) * ENTRY.size
+        if os.fstat(self.fd).st_size > end:
+            os.ftruncate(self.fd, end)
+
+    def damaged(self, what: str) -> DamagedError:
+        """Make the error of an index that is not true."""
+        return DamagedError(
+            f"{self.path} does not fit its records ({what}): they were changed, or a disk lost "
+            f"them. To take the lines that are there as they are, without append times and keys, "
+            f"remove {self.path.name}; workers that have read the partition then begin anew"
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
 
-def count_records(fd: int, start: int, stop: int) -> tuple[int, int]:
-    """Whole records from byte ``start`` to ``stop``, and the byte after the last of them."""
-    records, end, position = 0, start, start
-    while position < stop:
-        block = os.pread(fd, min(_BLOCK_BYTES, stop - position), position)
-        if not block:
-            break
-        last = block.rfind(b"\n")
-        if last >= 0:
-            records += block.count(b"\n")
-            end = position + last + 1
+@contextmanager
+def opened(segment: Segment) -> Iterator[tuple[int, Appends]]:
+    """Open a segment: (descriptor of its records or -1, its entries). As ``Appends``."""
+    try:
+        fd = os.open(segment.records, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        fd = -1
+    try:
+        appends = Appends(segment.appends)
+        try:
+            yield fd, appends
+        finally:
+            appends.close()
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def count_records(fd: int, start: int, stop: int) -> int:
+    """Count the lines from byte ``start`` to ``stop``."""
+    records, position = 0, start
+    while position < stop and (
+        block := os.pread(fd, min(_BLOCK_BYTES, stop - position), position)
+    ):
+        records += block.count(b"\n")
         position += len(block)
-    return records, end
+    return records
+
+
+def line_end(fd: int, start: int, stop: int) -> int:
+    """Return the byte after the last newline between two places, or ``start``."""
+    while stop > start:
+        block_start = max(start, stop - _BLOCK_BYTES)
+        newline = os.pread(fd, stop - block_start, block_start).rfind(b"\n")
+        if newline >= 0:
+            return block_start + newline + 1
+        stop = block_start
+    return start
+
+
+def end_of(segment: Segment) -> int:
+    """Return the offset after the last record of a segment."""
+    with opened(segment) as (fd, appends):
+        # In this order: what the file holds now has its entries by now.
+        size = os.fstat(fd).st_size if fd >= 0 else -1
+        offset, position = known_to(segment, appends.last(), size)
+        return offset + count_records(fd, position, size)
+
+
+def known_to(segment: Segment, last: Append | None, size: int) -> tuple[int, int]:
+    """Return the offset and place up to which a segment need not be counted.
+
+    ``last`` is its last entry, ``size`` that of its file, -1 without one. Records that were lost
+    with the file keep their offsets, but for those of a last append that a killed writer may not
+    have finished.
+    """
+    if last is None:
+        return segment.first, 0
+    if last.end <= size or size < 0 or not segment.is_active:
+        return last.next_offset, last.end
+    return last.first, last.position
 
 
 def end_offset(folder: Path, topic: str, partition: int) -> int:
-    """The number of whole records in a partition; 0 where there is no such file."""
-    try:
-        fd = os.open(records_path(folder, topic, partition), os.O_RDONLY)
-    except (FileNotFoundError, NotADirectoryError):
-        return 0
-    try:
-        size = os.fstat(fd).st_size
-        entry = START
-        try:
-            index_fd = os.open(index_path(folder, topic, partition), os.O_RDONLY)
-        except FileNotFoundError:
-            pass
-        else:
-            try:
-                entry = PartitionIndex(index_fd, size).last()
-            finally:
-                os.close(index_fd)
-        return entry.record + count_records(fd, entry.position, size)[0]
-    finally:
-        os.close(fd)
+    """Return the offset of the record that is appended next; 0 without such a partition."""
+    while True:
+        active = segments(folder, topic, partition)[-1]
+        end = end_of(active)
+        # Otherwise it was closed in the meantime, and the file that was looked at is the next.
+        if not closed_path(active.records, active.first).exists():
+            return end
+
+
+def first_offset(folder: Path, topic: str, partition: int) -> int:
+    """Return the offset of the oldest record that is left in a partition."""
+    oldest = segments(folder, topic, partition)[0]
+    return oldest.first if oldest.records.exists() else end_of(oldest)

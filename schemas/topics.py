@@ -7,6 +7,9 @@ from dataclasses import dataclass
 PARTITIONS_DEFAULT = 10
 TOPIC, PARTITION, OFFSET = "topic", "topic_partition", "offset"
 """Columns of rows and tables that say of which partition a row is, and of which record."""
+RETENTION_H = 168
+RETENTION_BYTES = 34_359_738_368
+"""Kept of an embedded topic: 32 GiB, more than a hundred million store events."""
 RECORD_BYTES_MAX = 1_048_576
 """The largest record a flow reads (Kafka's own default limit); a larger one is a dead letter."""
 RECORD_BYTES_TAKEN_MAX = 2 * RECORD_BYTES_MAX
@@ -23,7 +26,7 @@ class Topic:
     """Field whose value decides the partition, so that all of one user meets in one place; a
     dotted path leads into nested objects."""
     partitions: int = PARTITIONS_DEFAULT
-    retention_h: int = 168
+    retention_h: int = RETENTION_H
     record_bytes_max: int = RECORD_BYTES_MAX
     """A larger record is a dead letter, and the api does not take it."""
     kind: str = ""

@@ -12,6 +12,8 @@ from typing import Protocol
 
 import polars as pl
 
+from schemas.records import TopicRecord
+
 
 class SinkError(Exception):
     """A sink could not do its work; the message names the server and what to do."""
@@ -37,8 +39,6 @@ class RowWriter(Protocol):
 
 Record = tuple[bytes | None, bytes]
 """(key, value) of a record of a topic."""
-
-
 Place = tuple[str, int]
 """(topic, partition)"""
 PartitionBatch = tuple[str, int, Sequence[bytes]]
@@ -58,8 +58,8 @@ class TopicWriter(Protocol):
 class PartitionWriter(TopicWriter, Protocol):
     """A TopicWriter that can also be told the partition."""
 
-    def write_to(self, topic: str, partition: int, values: Sequence[bytes]) -> None:
-        """Append records without a key to one partition, in order. As ``write``."""
+    def write_to(self, topic: str, partition: int, records: Sequence[TopicRecord]) -> None:
+        """Append records with all that they carry to one partition, in order. As ``write``."""
 
 
 class TopicKeeper(TopicWriter, Protocol):

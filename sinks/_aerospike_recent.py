@@ -12,65 +12,113 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 KEEP_S = 3.0
-"""Before the last write that was taken: a node was up until then, and has flushed what is older.
-"""
+"""How long a write may be lost: a node that was up for so long since has flushed it."""
 IDLE_S = 0.5
 """In a pause longer than this a node can have ended and started anew, and none has seen it."""
-WRITES_MAX = 4_096
+BYTES_MAX = 67_108_864
+"""Of recent writes: they are a part of each snapshot. A writer waits where there are more."""
 _SECOND_S = 1.0
 """Nodes tell their age in whole seconds."""
 
 
-class RecentWrites(Generic[T]):
-    """The writes of the last KEEP_S, and whether they are to be made again. Not thread-safe."""
+@dataclass(frozen=True, slots=True)
+class _Recent(Generic[T]):
+    at_s: float
+    write: T
+    bytes: int
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+
+class RecentWrites(Generic[T]):
+    """The writes of the last ``keep_s``, and whether to make them again. Not thread-safe."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        keep_s: float = KEEP_S,
+        bytes_max: int = BYTES_MAX,
+    ) -> None:
         self._clock = clock
-        self._writes: deque[tuple[float, T]] = deque(maxlen=WRITES_MAX)
+        self._keep_s = keep_s
+        self._bytes_max = bytes_max
+        self._writes: deque[_Recent[T]] = deque()
+        self._bytes = 0
         self._complete_at = clock()
         """When all that was to be there was."""
         self._failed = False
+        self.was_restored = False
+        """Some are of an earlier process, and not written again yet."""
 
-    def acknowledged(self, write: T) -> None:
+    def acknowledged(self, write: T, size_bytes: int = 0) -> None:
         """Remember a write that the server has taken."""
-        now = self._clock()
-        self._remember(now, write)
-        while self._writes[0][0] < now - KEEP_S:
-            self._writes.popleft()
-        self._complete_at = now
-        self._failed = False
+        self._remember(write, size_bytes)
+        if not self._failed:
+            self.kept()
 
-    def failed(self, write: T) -> None:
+    def failed(self, write: T, size_bytes: int = 0) -> None:
         """Some of a write was not taken: a node may have ended, and have taken some before."""
-        self._remember(self._clock(), write)
+        self._remember(write, size_bytes)
         self._failed = True
+
+    def restored(self, write: T, size_bytes: int = 0) -> None:
+        """Remember a write of an earlier process: nobody knows what nodes have done since."""
+        self._remember(write, size_bytes)
+        self.was_restored = True
 
     def in_doubt(self) -> bool:
         """Whether a node may have started anew since all was there, so that it must be asked."""
-        return bool(self._writes) and (self._failed or self._since_complete_s() > IDLE_S)
+        unsure = self._failed or self.was_restored or self._since_complete_s() > IDLE_S
+        return bool(self._writes) and unsure
 
     def lost(self, ages_s: Iterable[float]) -> list[T]:
         """The writes to be made again, where one of these nodes started since all was there."""
-        if min(ages_s) > self._since_complete_s() + _SECOND_S:
+        if not self.was_restored and min(ages_s) > self._since_complete_s() + _SECOND_S:
             return []
-        return [write for _, write in self._writes]
+        return self.all()
 
     def made_again(self) -> None:
         """All that was lost is there once more."""
         now = self._clock()
-        self._writes = deque(((now, write) for _, write in self._writes), maxlen=WRITES_MAX)
+        self._writes = deque(_Recent(now, one.write, one.bytes) for one in self._writes)
+        self.was_restored = False
+        self.kept()
+
+    def kept(self) -> None:
+        """No node has started anew: forget the writes that are on their disks by now."""
+        now = self._clock()
+        while self._writes and self._writes[0].at_s < now - self._keep_s:
+            self._bytes -= self._writes.popleft().bytes
         self._complete_at = now
         self._failed = False
+
+    def all(self) -> list[T]:
+        """Those that may be lost, in order."""
+        return [one.write for one in self._writes]
+
+    def settled_in_s(self) -> float | None:
+        """How long until the last can be on disk; None where there is none."""
+        if not self._writes:
+            return None
+        return 0.0 if self.was_restored else self._until(self._writes[-1])
+
+    def room_in_s(self) -> float | None:
+        """How long until the first can be forgotten, where there are too many; otherwise None."""
+        return self._until(self._writes[0]) if self._bytes > self._bytes_max else None
+
+    def _until(self, one: _Recent[T]) -> float:
+        return max(0.0, one.at_s + self._keep_s - self._clock())
 
     def _since_complete_s(self) -> float:
         return self._clock() - self._complete_at
 
-    def _remember(self, now: float, write: T) -> None:
-        if self._writes and self._writes[-1][1] is write:
-            self._writes.pop()
-        self._writes.append((now, write))
+    def _remember(self, write: T, size_bytes: int) -> None:
+        if self._writes and self._writes[-1].write is write:
+            self._bytes -= self._writes.pop().bytes
+        self._writes.append(_Recent(self._clock(), write, size_bytes))
+        self._bytes += size_bytes

@@ -25,7 +25,10 @@ from aerospike_helpers.operations import map_operations
 from schemas.tables.minute_buckets import ROWS
 from schemas.topics import PARTITION, TOPIC
 from sinks import SinkRefusedError
-from sinks._aerospike import AerospikeServer, Connect, Operate, RecordKey
+from sinks._aerospike import AerospikeServer, Connect
+from sinks._aerospike_answers import RecordKey, Remedies
+from sinks._aerospike_batches import Operate
+from sinks._aerospike_recent import KEEP_S
 from sinks._clickhouse_rows import RowsError, rows_for
 
 SET_NAME = "minute_buckets"
@@ -33,7 +36,10 @@ MINUTES_READ_MAX = 31 * 1440
 """Of one ``get``: it reads no more records than that."""
 OPERATIONS_MAX = 4_000
 """Of one operate; an even number. The protocol counts them in 16 bits."""
-TOO_BIG = "lower AEROSPIKE_BUCKETS_PER_KEY"
+REMEDIES = Remedies(
+    too_big="lower AEROSPIKE_BUCKETS_PER_KEY",
+    other_kind="set AEROSPIKE_AGGREGATES_NAMESPACE to another namespace",
+)
 
 _GROUP = ("action", "origin", "brand_id", "category_id")
 _ROW = ("bucket", *_GROUP, TOPIC, PARTITION)
@@ -91,20 +97,25 @@ class AerospikeAggregates:
         max_parallel_writes: int = 6,
         give_up_after_s: float = 120.0,
         timeout_ms: int = 2_000,
+        keep_s: float = KEEP_S,
         connect: Connect = aerospike.client,
     ) -> None:
-        """``timeout_ms`` bounds each attempt to connect, read or write a batch."""
+        """``timeout_ms`` bounds each attempt to connect, read or write a batch; for ``keep_s``
+        what was written may be lost with a node."""
         self._about = f"aggregates in Aerospike at {host}:{port}, namespace {namespace}"
         self._server = AerospikeServer(
             host,
             port,
             about=self._about,
-            too_big=TOO_BIG,
+            of="records",
+            batches=self._operates,
+            remedies=REMEDIES,
             commit_level=commit_level,
             generation_policy=generation_policy,
             max_parallel_writes=max_parallel_writes,
             give_up_after_s=give_up_after_s,
             timeout_ms=timeout_ms,
+            keep_s=keep_s,
             connect=connect,
         )
         self._namespace = namespace
@@ -122,7 +133,19 @@ class AerospikeAggregates:
             rows = fitted(frames)
         except RowsError as error:
             raise SinkRefusedError(f"{self._about}: {error}") from None
-        self._server.write(lambda: self._operates(rows), of="records")
+        self._server.write(rows)
+
+    def recent(self) -> list[pl.DataFrame]:
+        """The rows, in a form of their own, that a node which is killed may not have kept."""
+        return self._server.recent()
+
+    def restore(self, rows: pl.DataFrame) -> None:
+        """Write soon what was ``recent`` when an earlier process ended."""
+        self._server.restore(highest(rows))
+
+    def settle(self) -> None:
+        """Return when all rows outlast the death of a node. Raises SinkError."""
+        self._server.settle()
 
     def get(self, group: Group, from_minute: datetime, to_minute: datetime) -> list[BucketSum]:
         """The buckets of a group in order of time; minutes without a tag are left out.
@@ -143,7 +166,7 @@ class AerospikeAggregates:
             for start, bins in zip(starts, records, strict=True)
             if bins is not None
             for found in read_sums(start, bins)
-            if from_minute <= found.bucket < to_minute
+            if from_minute <= found.bucket < to_minute and found.count
         ]
 
     def close(self) -> None:
@@ -199,12 +222,13 @@ def fitted(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
     odd = rows.filter(pl.col("bucket") % 60 != 0)
     if odd.height:
         raise RowsError(f"a bucket starts at a minute, and one at second {odd['bucket'][0]}")
-    return (
-        rows.with_columns(pl.col("bucket") // 60)
-        .sort("version", maintain_order=True)
-        .unique(_ROW, keep="last")
-        .sort(*_GROUP, "bucket", TOPIC, PARTITION)
-    )
+    return highest(rows.with_columns(pl.col("bucket") // 60))
+
+
+def highest(rows: pl.DataFrame) -> pl.DataFrame:
+    """Each row at its highest version, in order of the table."""
+    newest = rows.sort("version", maintain_order=True).unique(_ROW, keep="last")
+    return newest.sort(*_GROUP, "bucket", TOPIC, PARTITION)
 
 
 def by_span(rows: pl.DataFrame, width: int) -> Iterator[SpanRows]:

@@ -22,6 +22,7 @@ from sinks.replay import (
     Difference,
     Generations,
     Span,
+    Windows,
     check_others,
     check_ours,
     totals_frame,
@@ -32,6 +33,8 @@ GIVE_UP_AFTER_S = 120.0
 STATEMENT_S_MAX = 900
 """One statement may copy the rows of a whole range."""
 INSERTS_WAIT_S = 60.0
+PAGE_ROWS = 100_000
+"""Rows read at once, unless there are more of one window."""
 _END_S_MAX = 4_294_967_295
 """The last moment of a DateTime, 2106-02-07."""
 
@@ -76,9 +79,41 @@ class ClickHouseReplay:
         The row that takes back is older than any other of its generation: where the replay has
         given the same key a row, that one wins.
         """
-        table = self._table
+        return self._remove(self._older(spans, generation), generation, shadow=shadow)
+
+    def remove_replaced(self, spans: Sequence[Span], generation: int, *, shadow: bool) -> int:
+        """The same of the windows alone that the generation has a row of."""
+        where = self._older(spans, generation)
+        replaced = self._is_replaced(spans, generation, shadow=shadow)
+        return self._remove(f"{where} AND {replaced}", generation, shadow=shadow)
+
+    def not_replaced(
+        self, spans: Sequence[Span], generation: int, *, shadow: bool
+    ) -> Windows | None:
+        """The windows that earlier generations have rows of, and this one has none of."""
+        start = f"`{self._table.start}`"
+        at = f"toUnixTimestamp64Milli(toDateTime64({start}, 3, 'UTC'))"
+        ((count, first_ms, last_ms),) = self._ask(
+            f"SELECT uniqExact({start}), min({at}), max({at}) FROM {self._table.name} FINAL "
+            f"WHERE {self._older(spans, generation)} "
+            f"AND NOT {self._is_replaced(spans, generation, shadow=shadow)}"
+        )
+        return Windows(int(count), int(first_ms), int(last_ms)) if count else None
+
+    def _older(self, spans: Sequence[Span], generation: int) -> str:
         version = generation << GENERATION_SHIFT
-        where = f"({self._within(spans)}) AND {table.version} < {version}"
+        return f"({self._within(spans)}) AND {self._table.version} < {version}"
+
+    def _is_replaced(self, spans: Sequence[Span], generation: int, *, shadow: bool) -> str:
+        table, start = self._table, f"`{self._table.start}`"
+        into = self._shadow if shadow else table
+        return (
+            f"({start} IN (SELECT {start} FROM {into.name} FINAL WHERE ({self._within(spans)}) "
+            f"AND {table.version} >= {generation << GENERATION_SHIFT}))"
+        )
+
+    def _remove(self, where: str, generation: int, *, shadow: bool) -> int:
+        table = self._table
         ((count,),) = self._ask(f"SELECT count() FROM {table.name} FINAL WHERE {where}")
         if not count:
             return 0
@@ -87,7 +122,8 @@ class ClickHouseReplay:
         names = ", ".join(f"`{name}`" for name in kept)
         self._ask(
             f"INSERT INTO {into.name} ({names}, {table.version}, {DELETED}) "
-            f"SELECT {names}, {version}, 1 FROM {table.name} FINAL WHERE {where}"
+            f"SELECT {names}, {generation << GENERATION_SHIFT}, 1 "
+            f"FROM {table.name} FINAL WHERE {where}"
         )
         if not shadow:
             return int(count)
@@ -140,11 +176,7 @@ class ClickHouseReplay:
         what stood before. Raises as ReplayTarget says.
         """
         table, shadow = self._table.name, self._shadow.name
-        if not self._has_shadow():
-            raise SinkRefusedError(
-                f"there is no table {shadow} to exchange: make it with --into shadow"
-            )
-        check_ours(table, shadow, self._waiting(), ours)
+        self._need_newer_shadow(ours)
         copied = self._parts(table)
         for (partition,) in self._ask(
             "SELECT DISTINCT partition_id FROM system.parts WHERE active "
@@ -163,6 +195,47 @@ class ClickHouseReplay:
                     f"WHERE _part = '{part}'"
                 )
             copied |= missed
+
+    def older_rows(self, spans: Sequence[Span], generation: int) -> Iterator[pl.DataFrame]:
+        """What ``remove_older`` takes back, some at a time."""
+        version = generation << GENERATION_SHIFT
+        where = f"({self._within(spans)}) AND {self._table.version} < {version}"
+        return self._pages(f"{self._table.name} FINAL", where)
+
+    def shadow_rows(self, ours: Collection[str]) -> Iterator[pl.DataFrame]:
+        """All rows of the shadow, some at a time; in DELETED those that take others back.
+
+        Raises SinkRefusedError as ``swap``.
+        """
+        self._need_newer_shadow(ours)
+        return self._pages(self._shadow.name, "1")
+
+    def _need_newer_shadow(self, ours: Collection[str]) -> None:
+        table, shadow = self._table.name, self._shadow.name
+        if not self._has_shadow():
+            raise SinkRefusedError(
+                f"there is no table {shadow} to exchange: make it with --into shadow"
+            )
+        check_ours(table, shadow, self._waiting(), ours)
+
+    def _pages(self, table: str, where: str) -> Iterator[pl.DataFrame]:
+        start = f"`{self._table.start}`"
+        names = ", ".join(f"`{name}`" for name in (*self._table.columns, DELETED))
+        counts = self._ask(
+            f"SELECT toUnixTimestamp({start}) AS at, count() FROM {table} WHERE {where} "
+            "GROUP BY at ORDER BY at"
+        )
+        windows: list[int] = []
+        rows = 0
+        for number, (at, count) in enumerate(counts, 1):
+            windows.append(at)
+            rows += count
+            if rows >= PAGE_ROWS or number == len(counts):
+                yield self._reader.frame(
+                    f"SELECT {names} FROM {table} WHERE ({where}) "
+                    f"AND toUnixTimestamp({start}) BETWEEN {windows[0]} AND {windows[-1]}"
+                )
+                windows, rows = [], 0
 
     def totals(self, from_ms: int, to_ms: int) -> pl.DataFrame:
         """The sums of each (partition, window)."""

@@ -19,6 +19,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, NewTopic, OffsetSpec
 
+from schemas.records import TopicRecord
 from schemas.topics import RECORD_BYTES_TAKEN_MAX, kafka_config
 from sinks import (
     PartitionBatch,
@@ -39,6 +40,8 @@ _ADMIN_ROUND_S = 5.0
 _ASK_AGAIN_S = 0.1
 _UNKNOWN_TOPIC_S = 3.0
 _ANY_PARTITION = -1
+
+AnyRecords = Sequence[Record] | Sequence[TopicRecord]
 
 _REFUSED = {
     KafkaError.MSG_SIZE_TOO_LARGE: "the record is larger than the topic takes",
@@ -81,9 +84,11 @@ class KafkaTopics:
         with self._lock:
             self._write([(topic, _ANY_PARTITION, records)])
 
-    def write_to(self, topic: str, partition: int, values: Sequence[bytes]) -> None:
-        """Send records to one partition, in order, without a key. Raises as ``write`` does."""
-        self.write_each([(topic, partition, values)])
+    def write_to(self, topic: str, partition: int, records: Sequence[TopicRecord]) -> None:
+        """Send records with all they carry to one partition, in order. Raises as ``write``."""
+        if records:
+            with self._lock:
+                self._write([(topic, partition, records)])
 
     def write_each(self, batches: Sequence[PartitionBatch]) -> None:
         """Send each batch to its partition, in order, without keys, and wait once for all.
@@ -198,7 +203,7 @@ class KafkaTopics:
         with self._lock:
             self._forget_producer()
 
-    def _write(self, batches: Sequence[tuple[str, int, Sequence[Record]]]) -> None:
+    def _write(self, batches: Sequence[tuple[str, int, AnyRecords]]) -> None:
         grace_s = 0.0 if self._gapless else _REPORTS_GRACE_S
         deadline = time.monotonic() + self._give_up_after_s + grace_s
         delivery = _Delivery(self._open_producer(), deadline)
@@ -301,13 +306,12 @@ class _Delivery:
         self.topic: str | None = None
         """Of the error."""
 
-    def send(self, topic: str, partition: int, records: Sequence[Record]) -> bool:
+    def send(self, topic: str, partition: int, records: AnyRecords) -> bool:
         """Hand records to the client until one fails; False where it has not taken all."""
         at, full = 0, False
         while at < len(records) and self.error is None:
-            key, value = records[at]
             try:
-                self._producer.produce(topic, value, key, partition, on_delivery=self._take)
+                self._produce(topic, partition, records[at])
             except BufferError:
                 full = True
             except KafkaException as raised:
@@ -322,6 +326,22 @@ class _Delivery:
                 break
         self.sent += at
         return at == len(records)
+
+    def _produce(self, topic: str, partition: int, record: Record | TopicRecord) -> None:
+        if not isinstance(record, TopicRecord):
+            key, value = record
+            self._producer.produce(topic, value, key, partition, on_delivery=self._take)
+            return
+        self._producer.produce(
+            topic,
+            record.value,
+            record.key,
+            partition,
+            on_delivery=self._take,
+            # 0 is now.
+            timestamp=record.timestamp_ms or 0,
+            headers=list(record.headers),
+        )
 
     def wait(self, *, until_error: bool) -> None:
         """Return when all that was sent is reported, or it is too late."""

@@ -29,9 +29,10 @@ def open_topics(settings: Settings, *, gapless: bool = False) -> FileTopics | Ka
     """
     folder = settings.topics_folder
     if folder is not None:
-        from sinks.topic_files import FileTopics
+        from sinks.topic_files import FileTopics, Retention
 
-        return FileTopics(folder)
+        kept = Retention(settings.topics_retention_h, settings.topics_retention_bytes)
+        return FileTopics(folder, retention=kept)
     from sinks.kafka import KafkaTopics
 
     assert settings.kafka_bootstrap is not None

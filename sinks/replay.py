@@ -43,6 +43,15 @@ class Difference:
     shadow: tuple[int, ...] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """How many windows, and the start of the first and of the last one, ms."""
+
+    count: int
+    first_ms: int
+    last_ms: int
+
+
 class ReplayTarget(Protocol):
     """The rows that one flow has of one topic, in tables that may hold those of others. Every
     method may raise SinkError."""
@@ -64,6 +73,14 @@ class ReplayTarget(Protocol):
 
     def remove_older(self, spans: Sequence[Span], generation: int, *, shadow: bool) -> int:
         """Take back the rows of the spans that are of an earlier generation; how many."""
+
+    def remove_replaced(self, spans: Sequence[Span], generation: int, *, shadow: bool) -> int:
+        """The same of the windows alone that the generation has a row of."""
+
+    def not_replaced(
+        self, spans: Sequence[Span], generation: int, *, shadow: bool
+    ) -> Windows | None:
+        """The windows of the spans that earlier generations have rows of, and it has none of."""
 
     def differences(self, spans: Sequence[Span]) -> list[Difference]:
         """The windows in which table and shadow differ, at most DIFFERENCES_MAX, in order."""
@@ -100,15 +117,26 @@ class Unshadowed:
         """Refused."""
         raise SinkRefusedError(_NO_SHADOW)
 
+    def remove_replaced(self, spans: Sequence[Span], generation: int, *, shadow: bool) -> int:
+        """Refused."""
+        raise SinkRefusedError(_NO_WINDOWS)
+
+    def not_replaced(
+        self, spans: Sequence[Span], generation: int, *, shadow: bool
+    ) -> Windows | None:
+        """Refused."""
+        raise SinkRefusedError(_NO_WINDOWS)
+
     def swap(self, ours: Collection[str]) -> None:
         """Refused."""
         raise SinkRefusedError(_NO_SHADOW)
 
     def totals(self, from_ms: int, to_ms: int) -> pl.DataFrame:
         """Refused."""
-        raise SinkRefusedError("rows that are compared one by one have no sums")
+        raise SinkRefusedError(_NO_WINDOWS)
 
 
+_NO_WINDOWS = "rows that are compared one by one are not those of windows"
 _NO_SHADOW = "there is no shadow of rows that replace themselves when they are written again"
 
 Generations = Mapping[str, int]

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Table,
     and_,
     delete,
+    distinct,
     exists,
     false,
     func,
@@ -36,6 +37,7 @@ from sinks.replay import (
     DIFFERENCES_MAX,
     Difference,
     Span,
+    Windows,
     check_others,
     check_ours,
     totals_frame,
@@ -108,13 +110,47 @@ class SqlReplay:
 
         An emptied partial row stays, so that no late write of its generation brings it back.
         """
-        partial, copy = self._live.partial, self._shadow.partial
-        version = generation << GENERATION_SHIFT
-        holds = and_(
+        return self._remove(self._older(spans, generation), generation, shadow=shadow)
+
+    def remove_replaced(self, spans: Sequence[Span], generation: int, *, shadow: bool) -> int:
+        """The same of the windows alone that the generation has a row of."""
+        replaced = self._is_replaced(generation, shadow=shadow)
+        wanted = and_(self._older(spans, generation), replaced)
+        return self._remove(wanted, generation, shadow=shadow)
+
+    def not_replaced(
+        self, spans: Sequence[Span], generation: int, *, shadow: bool
+    ) -> Windows | None:
+        """The windows that earlier generations have rows of, and this one has none of."""
+        start = self._live.partial.c[self._key[0]]
+        wanted = select(func.count(distinct(start)), func.min(start), func.max(start)).where(
+            self._older(spans, generation), ~self._is_replaced(generation, shadow=shadow)
+        )
+        count, first, last = self._in_transaction(lambda found: found.execute(wanted).one())
+        return Windows(int(count), _ms(first), _ms(last)) if count else None
+
+    def _older(self, spans: Sequence[Span], generation: int) -> ColumnElement[bool]:
+        partial = self._live.partial
+        return and_(
             self._within(partial, spans),
-            partial.c.version < version,
+            partial.c.version < generation << GENERATION_SHIFT,
             partial.c[self.sums[0]] > 0,
         )
+
+    def _is_replaced(self, generation: int, *, shadow: bool) -> ColumnElement[bool]:
+        into = (self._shadow if shadow else self._live).partial.alias("replaced")
+        start = self._key[0]
+        return exists().where(
+            into.c[TOPIC] == self._topic,
+            into.c[start] == self._live.partial.c[start],
+            into.c.version >= generation << GENERATION_SHIFT,
+            into.c[self.sums[0]] > 0,
+        )
+
+    def _remove(self, older: ColumnElement[bool], generation: int, *, shadow: bool) -> int:
+        partial, copy = self._live.partial, self._shadow.partial
+        version = generation << GENERATION_SHIFT
+        holds = older
         if shadow:
             # Not NOT IN, which PostgreSQL looks through from end to end for each row.
             pairs = zip(self._place_of(partial), self._place_of(copy), strict=True)

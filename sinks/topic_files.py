@@ -6,7 +6,8 @@ Durability  as Kafka's default: no fsync, so it survives the crash of every proc
             the machine
 Writers     any number of processes at once; one writer may be shared by threads, but must not
             be carried over a fork (the lock belongs to the open file)
-Retention   none: embedded topics are for a laptop, a demo and tests
+Retention   as Kafka's, by time and by size: a partition's writer begins a new segment when one
+            is large or old, and removes the oldest whole segments
 """
 
 from __future__ import annotations
@@ -16,22 +17,31 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from threading import RLock
+from typing import NamedTuple
 from zlib import crc32
 
+from schemas.records import TopicRecord
 from schemas.topic_files import (
+    FILE_MODE,
+    FOLDER_MODE,
+    FORMAT,
     META_FILE,
+    DamagedError,
     end_offset,
-    index_path,
+    first_offset,
     partitions_of,
+    read_meta,
     records_path,
 )
-from schemas.topics import TOPICS
+from schemas.topics import RETENTION_BYTES, RETENTION_H, TOPICS
 from sinks import (
     PartitionBatch,
     Place,
@@ -40,15 +50,19 @@ from sinks import (
     SinkRefusedError,
     SinkUnavailableError,
 )
-from sinks._partition_file import PartitionFile
+from sinks._partition_file import Limits, Lines, PartitionFile, lines_of
 
 TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 """What Kafka takes for a name, so that a topic may move there."""
 LOCK_WAIT_S = 30.0
 """Longest wait for another writer's append."""
 OPEN_PARTITIONS_MAX = 128
-"""Partition files held open; each takes two descriptors."""
+"""Partition files held open; each takes three descriptors."""
 PARTITIONS_MAX = 10_000
+SEGMENT_BYTES_MAX = 268_435_456
+SEGMENTS_MIN = 8
+"""A partition at its limit has so many segments, as far as each has SEGMENT_BYTES_MIN."""
+SEGMENT_BYTES_MIN = 65_536
 
 _LOCK_POLL_S = (0.0002, 0.01)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -60,11 +74,30 @@ def wall_clock_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+class Retention(NamedTuple):
+    """The part of a topic that is kept."""
+
+    hours: int | None = None
+    """None for what the catalogue says of the topic."""
+    bytes: int = RETENTION_BYTES
+    """Kept of the whole topic; each partition has an equal share."""
+
+
+_DEFAULT = Retention()
+
+
 class FileTopics:
     """A TopicWriter on a folder. The folder is made when the first topic is."""
 
-    def __init__(self, folder: Path, *, clock_ms: Callable[[], int] = wall_clock_ms) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        retention: Retention = _DEFAULT,
+        clock_ms: Callable[[], int] = wall_clock_ms,
+    ) -> None:
         self._folder = folder
+        self._retention = retention
         self._clock_ms = clock_ms
         self._lock = RLock()
         self._files: OrderedDict[tuple[str, int], PartitionFile] = OrderedDict()
@@ -73,8 +106,8 @@ class FileTopics:
     def create(self, topic: str, partitions: int, retention_h: int | None = None) -> None:
         """Make a topic, or give it more partitions; harmless where it has as many.
 
-        ``retention_h`` is for Kafka: nothing is removed here. Raises SinkRefusedError for a bad
-        name and for fewer partitions than it has.
+        ``retention_h`` is for Kafka: here the writer's own holds. Raises SinkRefusedError for a
+        bad name and for fewer partitions than it has.
         """
         _check_name(topic)
         if not 1 <= partitions <= PARTITIONS_MAX:
@@ -83,7 +116,8 @@ class FileTopics:
             )
         folder = self._folder / topic
         with self._explained(topic):
-            folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
+            folder.mkdir(FOLDER_MODE, exist_ok=True)
             fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 lock_exclusively(fd, folder)
@@ -92,40 +126,46 @@ class FileTopics:
                 os.close(fd)
 
     def _create_locked(self, topic: str, partitions: int) -> None:
-        existing = self.partitions(topic)
-        if existing is not None and existing > partitions:
+        meta = read_meta(self._folder, topic)
+        if meta is not None and meta.partitions > partitions:
             raise SinkRefusedError(
-                f"topic {topic} in {self._folder} has {existing} partitions, {partitions} asked: "
-                "a topic cannot shrink; ask for as many, or delete its folder"
+                f"topic {topic} in {self._folder} has {meta.partitions} partitions, {partitions} "
+                "asked: a topic cannot shrink; ask for as many, or delete its folder"
             )
-        if existing == partitions:
+        if meta is not None and meta.partitions == partitions:
             return
         # The files come first: a topic that can be seen is whole.
-        for partition in range(existing or 0, partitions):
-            records_path(self._folder, topic, partition).touch()
+        for partition in range(meta.partitions if meta else 0, partitions):
+            records_path(self._folder, topic, partition).touch(FILE_MODE)
+        id_ = meta.id if meta else secrets.token_hex(8)
         path = self._folder / topic / META_FILE
         fresh = path.with_suffix(f".{os.getpid()}.tmp")
-        fresh.write_text(json.dumps({"partitions": partitions}) + "\n")
+        fresh.touch(FILE_MODE)
+        fresh.write_text(
+            json.dumps({"format": FORMAT, "id": id_, "partitions": partitions}) + "\n"
+        )
         fresh.replace(path)
 
     def partitions(self, topic: str) -> int | None:
         """How many partitions a topic has, or None where it does not exist."""
-        try:
+        with self._explained(topic):
             return partitions_of(self._folder, topic)
-        except ValueError as error:
-            raise SinkRefusedError(str(error)) from None
 
     def topics(self) -> list[str]:
         """The names of all topics."""
         return [path.parent.name for path in self._folder.glob(f"*/{META_FILE}")]
 
     def end_offsets(self, places: Sequence[Place]) -> list[int]:
-        """The next offset of each (topic, partition): the number of its whole records."""
-        return [end_offset(self._folder, *place) for place in places]
+        """The next offset of each (topic, partition)."""
+        return [self._asked(end_offset, *place) for place in places]
 
     def first_offset(self, topic: str, partition: int) -> int:
-        """0: nothing is removed."""
-        return 0
+        """The offset of the oldest record left in a partition."""
+        return self._asked(first_offset, topic, partition)
+
+    def _asked(self, offset: Callable[[Path, str, int], int], topic: str, partition: int) -> int:
+        with self._explained(topic):
+            return offset(self._folder, topic, partition)
 
     def write(self, topic: str, records: Sequence[Record]) -> None:
         """Append records, each to the partition of its key, in order; return when all are.
@@ -138,38 +178,37 @@ class FileTopics:
             return
         with self._lock, self._explained(topic):
             count = self._partition_count(topic)
-            grouped: list[list[bytes]] = [[] for _ in range(count)]
-            for key, value in records:
+            grouped: list[list[Record]] = [[] for _ in range(count)]
+            for record in records:
+                key = record[0]
                 # partition_of, written out: a call a record would be the dearest part here.
-                grouped[crc32(key) % count if key else 0].append(value)
-            for partition, values in enumerate(grouped):
-                if values:
-                    self._file(topic, partition).append(_lines(values))
+                grouped[crc32(key) % count if key else 0].append(record)
+            for partition, group in enumerate(grouped):
+                if group:
+                    keys, values = zip(*group, strict=True)
+                    self._file(topic, partition).append(lines_of(values, keys))
 
-    def write_to(self, topic: str, partition: int, values: Sequence[bytes]) -> None:
-        """Append records to one partition, in order. Raises as ``write`` does."""
-        if values:
-            self.append(topic, partition, _lines(list(values)), len(values))
+    def write_to(self, topic: str, partition: int, records: Sequence[TopicRecord]) -> None:
+        """Append records with all they carry to one partition, in order. Raises as ``write``."""
+        batches: list[Lines] = []
+        for timestamp_ms, group in groupby(records, key=lambda record: record.timestamp_ms):
+            values, keys, headers, _ = zip(*group, strict=True)
+            batches += lines_of(values, keys, headers, timestamp_ms)
+        self._append(topic, partition, batches)
 
     def write_each(self, batches: Sequence[PartitionBatch]) -> None:
-        """Append each batch to its partition, in order. Raises as ``write`` does."""
+        """Append each batch to its partition, in order, without keys. Raises as ``write``."""
         for topic, partition, values in batches:
-            self.write_to(topic, partition, values)
+            self._append(topic, partition, lines_of(values))
 
-    def append(self, topic: str, partition: int, payloads: bytes, count: int) -> int:
-        """Append ``count`` lines, each ended by a newline, to one partition.
-
-        Returns the offset of the first. Raises as ``write`` does.
-        """
-        if payloads.count(b"\n") != count or payloads[-1:] not in (b"", b"\n"):
-            raise SinkRefusedError(
-                f"topic {topic}: the payloads are not {count} lines, each ended by a newline"
-            )
+    def _append(self, topic: str, partition: int, batches: Sequence[Lines]) -> None:
+        if not batches:
+            return
         with self._lock, self._explained(topic):
             partitions = self._partition_count(topic)
             if not 0 <= partition < partitions:
                 raise SinkRefusedError(f"topic {topic} has no partition {partition}")
-            return self._file(topic, partition).append(payloads)
+            self._file(topic, partition).append(batches)
 
     def close(self) -> None:
         """Close the files. Never raises."""
@@ -216,14 +255,23 @@ class FileTopics:
             while len(self._files) >= OPEN_PARTITIONS_MAX:
                 self._files.popitem(last=False)[1].close()
             file = self._files[key] = PartitionFile(
-                records_path(self._folder, topic, partition),
-                index_path(self._folder, topic, partition),
+                (self._folder, topic, partition),
+                self._limits(topic),
                 lock_exclusively,
                 self._clock_ms,
             )
         else:
             self._files.move_to_end(key)
         return file
+
+    def _limits(self, topic: str) -> Limits:
+        hours = self._retention.hours
+        if hours is None:
+            hours = TOPICS[topic].retention_h if topic in TOPICS else RETENTION_H
+        kept_ms = hours * 3_600_000
+        kept_bytes = self._retention.bytes // self._counts[topic][1]
+        segment_bytes = max(SEGMENT_BYTES_MIN, min(SEGMENT_BYTES_MAX, kept_bytes // SEGMENTS_MIN))
+        return Limits(segment_bytes, kept_ms // SEGMENTS_MIN, kept_bytes, kept_ms)
 
     def _forget_files(self, topic: str | None = None) -> None:
         for key in [key for key in self._files if topic in (None, key[0])]:
@@ -238,6 +286,8 @@ class FileTopics:
         except OSError as error:
             self._forget_files(topic)
             raise _sink_error(error, topic, self._folder) from error
+        except DamagedError as error:
+            raise SinkRefusedError(str(error)) from None
 
 
 def lock_exclusively(fd: int, path: Path, wait_s: float = LOCK_WAIT_S) -> None:
@@ -255,13 +305,6 @@ def lock_exclusively(fd: int, path: Path, wait_s: float = LOCK_WAIT_S) -> None:
             pause_s = min(pause_s * 2, _LOCK_POLL_S[1])
         else:
             return
-
-
-def _lines(values: list[bytes]) -> bytes:
-    blob = b"\n".join(values) + b"\n"
-    if blob.count(b"\n") != len(values):
-        blob = b"\n".join([value.replace(b"\n", b" ") for value in values]) + b"\n"
-    return blob
 
 
 def _check_name(topic: str) -> None:

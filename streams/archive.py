@@ -1,40 +1,80 @@
 """Files of an archive as one stream: JSON lines, CSV and Parquet, in the order of their names.
 
-A record is a line of JSON. Of a CSV file each row is one, under the names of its header
-(``product_info.price`` is a field of a field), with numbers where the struct wants some; of a
-Parquet file each row is one, or its column ``payload`` or ``value`` where there is such.
+A line of JSON is a record, and so is each row of CSV and Parquet, by the names of its columns.
+Of a Parquet file that lacks those, its column ``payload`` or ``value`` holds the records. What
+cannot be a record is told by its file and line.
 """
 
 from __future__ import annotations
 
-import codecs
-import csv
-import gzip
-import io
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
 import msgspec
 import polars as pl
 
+from schemas.dead_letters import DeadLetter, payload_fields
+from streams.archive_columns import NO_RECORD, Bad, Columns, ColumnsError, joined
+from streams.archive_csv import CsvColumns
+from streams.archive_files import Block, FileLines, find_files, kind_of, split_lines
 from streams.batch import Poll
 from streams.source import Position, SourceError
 
 ROWS_MAX = 8_192
-"""Records of one poll."""
-KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
+"""Rows of Parquet in one poll."""
+PARQUET_ROWS = 8 * ROWS_MAX
+"""Rows of Parquet in memory: a row group may be as large as its file."""
 RECORD_COLUMNS = ("payload", "value")
 
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    UnicodeDecodeError,
-    zlib.error,
-    csv.Error,
-    pl.exceptions.PolarsError,
-)
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a file, one after the other."""
+
+    first: int
+    """Number of the first one: of its line where lines are rows, or from 1 on."""
+    count: int
+    source: bytes
+    """A line for each, as the file has it."""
+    read: Callable[[], tuple[bytes, Bad]]
+    """Gives a line of JSON for each, with NO_RECORD in the place of a bad one, and what is bad."""
+    why_bad: Callable[[bytes, str], str] = lambda _line, why: f"is no record: {why}"
+    """(a line, why its record cannot be decoded) -> what is wrong with the line"""
+    unit: str = "line"
+    cut_bytes: int = 0
+    """So many more bytes has the only line."""
+
+    @cached_property
+    def _records(self) -> tuple[bytes, Bad]:
+        return self.read()
+
+    @cached_property
+    def _lines(self) -> list[bytes]:
+        return split_lines(self.source)
+
+    def poll(self, topic: str, first_offset: int, lag: int, now_ms: int) -> Poll:
+        """The records as if they stood in partition 0 of a topic."""
+        records, _ = self._records
+        return Poll(topic, 0, first_offset, records, self.count, lag, polled_at_ms=now_ms)
+
+    def letter(self, file: str, place: int, letter: DeadLetter) -> DeadLetter:
+        """What a flow has said of the record at a place, as a letter about the row itself."""
+        line = self._lines[place]
+        why = self._records[1].get(place) or self.why_bad(line, letter.reason)
+        about = DeadLetter(
+            flow=letter.flow,
+            topic=file,
+            partition=0,
+            offset=self.first + place,
+            code="bad_row",
+            reason=f"{self.unit} {self.first + place} {why}",
+            **payload_fields(line),  # type: ignore[arg-type]
+        )
+        return msgspec.structs.replace(about, payload_bytes=about.payload_bytes + self.cut_bytes)
 
 
 class Archive:
@@ -42,9 +82,10 @@ class Archive:
 
     def __init__(self, path: Path, topic: str, struct: type[msgspec.Struct]) -> None:
         """Raises SourceError where there is no file of a known kind."""
-        self.files = _files(path)
+        self.files, self.left_out = find_files(path)
         self._topic = topic
         self._struct = struct
+        self._reader: ArchiveReader | None = None
 
     def count(self) -> int:
         """One."""
@@ -52,32 +93,41 @@ class Archive:
 
     def open(self, partition: int, start: Position) -> ArchiveReader:
         """A reader of all records; an archive is always read from its beginning."""
-        return ArchiveReader(self.files, self._topic, self._struct)
+        self._reader = ArchiveReader(self.files, self._topic, self._struct)
+        return self._reader
+
+    def letter(self, letter: DeadLetter) -> DeadLetter:
+        """What was said of a record of the last poll, as a letter about the row of its file."""
+        assert self._reader is not None, "nothing was read yet"
+        return self._reader.letter(letter)
 
 
 class ArchiveReader:
     """Reads the records in order, once."""
 
-    def __init__(self, files: list[Path], topic: str, struct: type[msgspec.Struct]) -> None:
+    def __init__(
+        self, files: Sequence[tuple[str, Path]], topic: str, struct: type[msgspec.Struct]
+    ) -> None:
         self._topic = topic
         self._files_left = len(files)
-        self._polls = self._all(files, struct)
-        self._next: list[bytes] | None = next(self._polls, None)
-        self._offset = 0
+        self._all = self._of_all(files, struct)
+        self._next = next(self._all, None)
+        self._given: tuple[str, Rows] | None = None
+        self._first = self._offset = 0
 
     def poll(self, now_ms: int) -> Poll:
         """The next records. ``lag`` counts files that were not begun."""
-        lines, self._next = self._next or [], next(self._polls, None)
-        first, self._offset = self._offset, self._offset + len(lines)
-        return Poll(
-            topic=self._topic,
-            partition=0,
-            first_offset=first,
-            data=b"".join(lines),
-            count=len(lines),
-            lag=self._files_left,
-            polled_at_ms=now_ms,
-        )
+        assert self._next is not None, "all was read"
+        self._given, self._next = self._next, next(self._all, None)
+        poll = self._given[1].poll(self._topic, self._offset, self._files_left, now_ms)
+        self._first, self._offset = self._offset, poll.next_offset
+        return poll
+
+    def letter(self, letter: DeadLetter) -> DeadLetter:
+        """See Archive."""
+        assert self._given is not None, "nothing was read yet"
+        file, rows = self._given
+        return rows.letter(file, letter.offset - self._first, letter)
 
     def finished(self) -> bool:
         """True once all records were given."""
@@ -93,146 +143,112 @@ class ArchiveReader:
 
     def close(self) -> None:
         """Close the file that is read."""
-        self._polls.close()
+        self._all.close()
 
-    def _all(self, files: list[Path], struct: type[msgspec.Struct]) -> Any:
-        for path in files:
+    def _of_all(
+        self, files: Sequence[tuple[str, Path]], struct: type[msgspec.Struct]
+    ) -> Generator[tuple[str, Rows], None, None]:
+        for name, path in files:
             self._files_left -= 1
+            for rows in _rows_of(path, struct):
+                yield name, rows
+
+
+def _rows_of(path: Path, struct: type[msgspec.Struct]) -> Iterator[Rows]:
+    if kind_of(path) == ".parquet":
+        yield from _of_parquet(path, struct)
+        return
+    with closing(FileLines(path)) as lines:
+        yield from csv_rows(lines, struct) if kind_of(path) == ".csv" else _json_rows(lines)
+
+
+def csv_rows(lines: FileLines, struct: type[msgspec.Struct]) -> Iterator[Rows]:
+    """The rows of a CSV file. Raises SourceError where it has other columns, or at a bad place."""
+    columns: CsvColumns | None = None
+    while block := lines.next_block():
+        if columns is None:
+            header, _, data = block.data.partition(b"\n")
             try:
-                yield from _LINES_OF[_kind(path)](path, struct)
-            except _UNREADABLE as error:
-                reason = " ".join(str(error).split())[:200]
-                raise SourceError(f"{path} cannot be read: {reason}") from None
+                columns = CsvColumns(struct, header.removesuffix(b"\r"))
+            except ColumnsError as error:
+                raise SourceError(f"{lines.path}: {error}") from None
+            block = block._replace(first=2, lines=block.lines - 1, data=data)
+        if block.cut_bytes:
+            yield _too_long(block)
+        elif block.lines:
+            read = partial(columns.records, block.data, block.lines)
+            yield Rows(block.first, block.lines, block.data, read, columns.why_bad)
 
 
-def _files(path: Path) -> list[Path]:
-    if not path.exists():
-        raise SourceError(f"there is no {path} to read the archive from")
-    if path.is_file() and not _kind(path):
-        raise SourceError(f"{path} is none of {', '.join(KINDS)} (also with .gz)")
-    every = (
-        [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())
-    )
-    found = [item for item in every if _kind(item)]
-    if not found:
-        raise SourceError(f"there is no file of {', '.join(KINDS)} (also with .gz) in {path}")
-    return found
-
-
-def _kind(path: Path) -> str:
-    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
-    return (
-        suffix if suffix in KINDS and not (suffix == ".parquet" and path.suffix == ".gz") else ""
-    )
-
-
-def _opened(path: Path) -> Any:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-
-
-def _of_json(path: Path, _struct: type[msgspec.Struct]) -> Iterator[list[bytes]]:
-    with _opened(path) as file:
-        lines: list[bytes] = []
-        if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
-            file.seek(0)
-        for line in file:
-            lines.append(line if line.endswith(b"\n") else line + b"\n")
-            if len(lines) == ROWS_MAX:
-                yield lines
-                lines = []
-        if lines:
-            yield lines
-
-
-def _of_csv(path: Path, struct: type[msgspec.Struct]) -> Iterator[list[bytes]]:
-    encode = msgspec.json.Encoder().encode
-    with io.TextIOWrapper(_opened(path), encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file)
-        names = next(rows, [])
-        places = [(name.split("."), _number_of(struct, name.split("."))) for name in names]
-        lines: list[bytes] = []
-        for row in rows:
-            # A row that was cut is no record: as it stands it is a dead letter.
-            whole = len(row) == len(names)
-            lines.append((encode(_nested(places, row)) if whole else _cut(row)) + b"\n")
-            if len(lines) == ROWS_MAX:
-                yield lines
-                lines = []
-        if lines:
-            yield lines
-
-
-def _nested(
-    places: list[tuple[list[str], Callable[[str], object]]], row: list[str]
-) -> dict[str, Any]:
-    record: dict[str, Any] = {}
-    for (path, convert), text in zip(places, row, strict=True):
-        if text == "":
-            continue
-        inner = record
-        for name in path[:-1]:
-            inner = inner.setdefault(name, {})
-        inner[path[-1]] = convert(text)
-    return record
-
-
-def _cut(row: list[str]) -> bytes:
-    return ",".join(row).replace("\n", " ").encode()
-
-
-def _number_of(struct: type[msgspec.Struct], path: list[str]) -> Callable[[str], object]:
-    """How the text of a column becomes what the struct's field takes."""
-    kinds: set[Any] = {struct}
-    for name in path:
-        fields: Mapping[str, Any] = {}
-        for kind in kinds:
-            if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-                fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
-        kinds = _alternatives(fields.get(name, str))
-    if str in kinds or not kinds & {int, float, bool}:
-        return str
-    if bool in kinds:
-        return lambda text: {"true": True, "false": False}.get(text.lower(), text)
-    number = float if float in kinds else int
-    return lambda text: _converted(number, text)
-
-
-def _alternatives(kind: Any) -> set[Any]:
-    if hasattr(kind, "__metadata__"):
-        return _alternatives(get_args(kind)[0])
-    if get_origin(kind) is Union or type(kind).__name__ == "UnionType":
-        return set().union(*map(_alternatives, get_args(kind)))
-    if get_origin(kind) is not None and get_args(kind):
-        # A Literal of texts, for one: its values decide.
-        return {type(value) for value in get_args(kind)}
-    return {kind}
-
-
-def _converted(number: Callable[[str], object], text: str) -> object:
-    try:
-        return number(text)
-    except ValueError:
-        # The decoder says what is wrong with it.
-        return text
-
-
-def _of_parquet(path: Path, _struct: type[msgspec.Struct]) -> Iterator[list[bytes]]:
-    frame = pl.scan_parquet(path)
-    names = frame.collect_schema().names()
-    column = next((name for name in RECORD_COLUMNS if name in names), None)
-    start = 0
-    while len(rows := frame.slice(start, ROWS_MAX).collect()):
-        start += len(rows)
-        if column is not None:
-            texts = rows[column].cast(pl.Binary)
-            yield [(text or b"").replace(b"\n", b" ") + b"\n" for text in texts]
+def _json_rows(lines: FileLines) -> Iterator[Rows]:
+    while block := lines.next_block():
+        if block.cut_bytes:
+            yield _too_long(block)
         else:
-            plain = rows.with_columns(pl.col(pl.Decimal).cast(pl.Float64))
-            yield plain.write_ndjson().encode().splitlines(keepends=True)
+            read = partial(_given, block.data, {})
+            yield Rows(block.first, block.lines, block.data, read)
 
 
-_LINES_OF: dict[str, Callable[[Path, type[msgspec.Struct]], Iterator[list[bytes]]]] = {
-    **dict.fromkeys((".jsonl", ".ndjson", ".json"), _of_json),
-    ".csv": _of_csv,
-    ".parquet": _of_parquet,
-}
+def _given(records: bytes, bad: Bad) -> tuple[bytes, Bad]:
+    return records, bad
+
+
+def _too_long(block: Block) -> Rows:
+    """The row of a line of which only the beginning is in memory."""
+    size = len(block.data) - 1 + block.cut_bytes
+    bad = {0: f"has {size:,} bytes, too many for a row"}
+    read = partial(_given, NO_RECORD.encode() + b"\n", bad)
+    return Rows(block.first, 1, block.data, read, cut_bytes=block.cut_bytes)
+
+
+def _of_parquet(path: Path, struct: type[msgspec.Struct]) -> Iterator[Rows]:
+    try:
+        yield from _parquet_rows(path, struct)
+    except ColumnsError as error:
+        raise SourceError(f"{path} {error}") from None
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SourceError(f"{path} cannot be read: {reason}") from None
+
+
+def _parquet_rows(path: Path, struct: type[msgspec.Struct]) -> Iterator[Rows]:
+    file = pl.scan_parquet(path, glob=False)
+    schema = file.collect_schema()
+    flat = dict(_flat((name, pl.col(name), kind) for name, kind in schema.items()))
+    names, found = list(flat), list(flat.values())
+    try:
+        columns = Columns(struct, names)
+        wanted = [found[place].alias(name) for name, place in columns.places.items()]
+    except ColumnsError:
+        columns = None
+        wanted = [pl.col(name) for name in RECORD_COLUMNS if name in schema][:1]
+        if not wanted:
+            raise
+    start = 0
+    while len(part := file.select(wanted).slice(start, PARQUET_ROWS).collect()):
+        for frame in part.iter_slices(ROWS_MAX):
+            bad: Bad = {}
+            if columns is None:
+                texts = frame.to_series().cast(pl.Binary)
+                lines = b"".join((text or b"").replace(b"\n", b" ") + b"\n" for text in texts)
+                records = lines
+            else:
+                made = columns.lines(frame.get_columns(), bad)
+                lines = joined(made, {})
+                records = joined(made, bad) if bad else lines
+            read = partial(_given, records, bad)
+            yield Rows(start + 1, len(frame), lines, read, unit="row")
+            start += len(frame)
+
+
+def _flat(columns: Iterable[tuple[str, pl.Expr, Any]]) -> Iterator[tuple[str, pl.Expr]]:
+    """The columns by their names; those within a column of structs under dotted names."""
+    for name, column, kind in columns:
+        if isinstance(kind, pl.Struct):
+            within = (
+                (f"{name}.{part.name}", column.struct.field(part.name), part.dtype)
+                for part in kind.fields
+            )
+            yield from _flat(within)
+        else:
+            yield name, column

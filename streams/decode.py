@@ -27,6 +27,7 @@ from streams.columns import Column, Lift
 from streams.frames import where
 from streams.parts import LiftedParts, Parts
 from streams.times import BAD_TIME, parse_times_ms
+from streams.wire_format import wire_format_reason
 
 BLOCK_LINES = 1_000
 """About 250 KB: the records stay in the cache until their columns are lifted."""
@@ -171,7 +172,7 @@ class Records:
             path, reason = field_reason(self.struct, error)
             return "wrong_field", f"{path}: {reason}" if path else reason
         except UNREADABLE as error:
-            return "not_json", bytes_reason(line, error)
+            return "not_json", wire_format_reason(line) or bytes_reason(line, error)
 
     def _why_bad_values(self, record: Any, latest_ms: int) -> tuple[Code, str]:
         try:

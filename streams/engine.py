@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import bytewax.operators as op
@@ -29,7 +30,8 @@ from streams.batch import NEVER, ROW, TIME_MS, Batch, Int64s, Poll, Rows, of_top
 from streams.clock import Clock
 from streams.decode import Records
 from streams.progress import Counts, Progress
-from streams.windows import NO_ROWS, Tumbling, WindowState
+from streams.source import TopicSource
+from streams.windows import NO_END_MS, NO_ROWS, Tumbling, WindowState
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,10 @@ class Step(Protocol):
     @property
     def watermark_ms(self) -> int:
         """No earlier event is expected; NEVER before the first."""
+
+    @property
+    def mark_at_ms(self) -> int:
+        """The wall clock before which a mark leads to nothing; NO_END_MS where none does."""
 
 
 MakeStep = Callable[[int, bytes | None], Step]
@@ -130,9 +136,7 @@ def _results(flow: Dataflow, suffix: str, read: Input, progress: Progress) -> Ke
     name, records = flow.flow_id, read.records
     polls = op.input(f"read{suffix}", flow, read.source)
     batches = op.map(f"decode{suffix}", polls, lambda poll: _keyed(records.decode(name, poll)))
-    return op.stateful_batch(
-        f"step{suffix}", batches, lambda state: _Logic(read.make_step, progress, state)
-    )
+    return op.stateful_batch(f"step{suffix}", batches, partial(_Logic, read, progress))
 
 
 def _written(flow: Dataflow, results: KeyedStream[_Output], outputs: Outputs) -> Dataflow:
@@ -167,9 +171,11 @@ _State = tuple[bytes, tuple[int, ...], bytes]
 class _Logic(StatefulBatchLogic[Batch, _Output, "_State | None"]):
     """Runs the step of one partition under the engine, and keeps its counts."""
 
-    def __init__(self, make_step: MakeStep, progress: Progress, state: _State | None) -> None:
-        self._make_step = make_step
+    def __init__(self, read: Input, progress: Progress, state: _State | None) -> None:
+        self._make_step = read.make_step
         self._progress = progress
+        source = read.source
+        self._mark_at_ms = source.mark_at_ms if isinstance(source, TopicSource) else {}
         self._resumed = state[0] if state else None
         self._counts = Counts(*state[1]) if state else Counts()
         self._clock = Clock(state[2] if state else None)
@@ -184,6 +190,7 @@ class _Logic(StatefulBatchLogic[Batch, _Output, "_State | None"]):
             self._step = self._make_step(poll.partition, self._resumed)
             self._resumed = None
         result = self._step.on_batch(self._clock.see(batch))
+        self._mark_at_ms[poll.partition] = self._step.mark_at_ms
         late = len(result.late or ())
         counts = self._counts
         counts.read += poll.count
@@ -278,6 +285,10 @@ class WindowStep:
     def watermark_ms(self) -> int:
         return self._state.watermark_ms
 
+    @property
+    def mark_at_ms(self) -> int:
+        return self._state.mark_at_ms
+
     def _finished(self, rows: pl.DataFrame | None) -> pl.DataFrame | None:
         return None if rows is None else self._finish(rows, self._partition)
 
@@ -301,6 +312,10 @@ class StatelessStep:
     @property
     def watermark_ms(self) -> int:
         return self._newest_ms
+
+    @property
+    def mark_at_ms(self) -> int:
+        return NO_END_MS
 
 
 def unchosen(rows: int, places: Int64s) -> int:

@@ -9,7 +9,7 @@ from schemas.settings import Settings
 from schemas.topics import DEAD_LETTERS
 from streams.run import Run
 from streams.sent_again import MarkedTopic, Offsets, find_sent_again
-from streams.source import EARLIEST, LATEST, NoTopicError, Position, Topic, TopicSource
+from streams.source import EARLIEST, LATEST, KeptTopic, NoTopicError, Position, TopicSource
 from streams.topic_files import FileTopic
 
 
@@ -22,7 +22,7 @@ def open_topic(
     end: Position | None = None,
     flow: str = "",
     skipped: Callable[[str], None] | None = None,
-) -> Topic:
+) -> KeptTopic:
     """The topic named, embedded or in Kafka as the settings say.
 
     ``flow`` names who reads, for the remedies in errors. With ``skipped`` reading goes on from
@@ -31,7 +31,7 @@ def open_topic(
     """
     folder = settings.topics_folder
     if folder is not None:
-        return FileTopic(folder, name, start=start, end=end)
+        return FileTopic(folder, name, start=start, end=end, flow=flow, skipped=skipped)
     from streams.kafka import KafkaTopic
 
     assert settings.kafka_bootstrap
@@ -42,6 +42,7 @@ def open_topic(
         client_id=settings.kafka_consumer_id,
         poll_timeout_s=settings.kafka_poll_timeout_ms / 1000,
         poll_records_max=settings.kafka_max_poll_records,
+        wire_format=settings.kafka_wire_format,
         start=start,
         end=end,
         flow=flow,

@@ -23,6 +23,7 @@ from streams.batch import NEVER, ROW, TIME_MS, Batch, Rows
 from streams.engine import Choose, StepResult, late_events, unchosen
 from streams.frames import where
 from streams.window_chunks import packed, unpacked
+from streams.windows import NO_END_MS
 
 OFFSET = "offset"
 """Of an event that is held: where it stands in its partition."""
@@ -139,6 +140,13 @@ class OrderedStep:
     def watermark_ms(self) -> int:
         return self._newest_ms - self._delay_ms if self._newest_ms != NEVER else NEVER
 
+    @property
+    def mark_at_ms(self) -> int:
+        due_ms = self._due_ms()
+        if due_ms >= THE_END_MS:
+            return NO_END_MS
+        return self._polled_at_ms + due_ms - (self._highest_ms - self._delay_ms)
+
     def _restore(self, snapshot: bytes) -> bytes:
         size = 8 * _NUMBERS
         numbers = np.frombuffer(snapshot[:size], dtype="<i8")
@@ -182,14 +190,18 @@ class OrderedStep:
         quiet_ms = max(0, polled_at_ms - self._polled_at_ms)
         # A partition of few records never agrees on a time, and its rows must be there too.
         until_ms = THE_END_MS if end else self._highest_ms - self._delay_ms + quiet_ms
-        if until_ms <= self._asked_ms:
-            return None
+        return self._ask(until_ms) if until_ms >= self._due_ms() else None
+
+    def _due_ms(self) -> int:
+        """How far time must come for provisional rows; THE_END_MS or more where none follow."""
+        if self._held is None:
+            return THE_END_MS + 1
         # All events are asked for at once: two questions a partition that falls quiet, no more,
         # but for what time alone brings.
         due_ms = (self._asked or self._fold).due_ms()
         if len(self._held) and self._asked_ms <= self._highest_ms:
             due_ms = min(due_ms, self._highest_ms + 1)
-        return self._ask(until_ms) if until_ms >= due_ms else None
+        return max(due_ms, self._asked_ms + 1)
 
     def _ask(self, until_ms: int) -> Rows | None:
         """The rows that the fold would give if nothing else came, without those it gave before."""

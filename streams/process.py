@@ -9,12 +9,14 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
 STOP_WITHIN_S = 8.0
 """From a signal to the end, whatever a sink does. Whoever ends a worker gives it a little more."""
+
+DESCRIPTORS_WANTED = 65_536
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -29,6 +31,27 @@ def tune_process() -> None:
         return  # Not glibc: nothing to tune.
     mallopt(_M_MMAP_THRESHOLD, _KEEP_BYTES)
     mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)
+
+
+def allow_descriptors() -> None:
+    """Raise the limit of open files and connections where the system allows it.
+
+    Many systems start a process with 1,024 at most, and let it ask for more.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = DESCRIPTORS_WANTED if hard == resource.RLIM_INFINITY else hard
+    wanted = min(DESCRIPTORS_WANTED, highest)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def descriptors_left() -> int:
+    """Return how many more files and connections the process may open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return sys.maxsize
+    return max(0, soft - sum(1 for _ in os.scandir("/dev/fd")))
 
 
 def resident_bytes() -> int:

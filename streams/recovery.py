@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -90,11 +91,20 @@ def held_store(
     of another layout or this very share still runs.
     """
     recovery = recovery_folder(home, flow)
-    recovery.mkdir(parents=True, exist_ok=True)
+    recovery.mkdir(0o700, parents=True, exist_ok=True)
     with (recovery / "lock").open("a") as lock:
-        _agree_on_layout(
-            recovery, Kept(flow, tuple(steps)), share.count, lock, time.monotonic() + lock_wait_s
-        )
+        try:
+            _agree_on_layout(
+                recovery,
+                Kept(flow, tuple(steps)),
+                share.count,
+                lock,
+                time.monotonic() + lock_wait_s,
+            )
+        except OSError as error:
+            # That of a write does not say where.
+            error.filename = error.filename or recovery
+            raise
         folder = store_folder(recovery, share)
         with (folder / "lock").open("a+") as own:
             if not _lock_own(own):
@@ -102,10 +112,25 @@ def held_store(
                     f"another worker runs {_name(flow, share)} on {recovery}"
                     f"{_process(own)}: stop it, or set another FOOTFALL_HOME"
                 )
+            _check_own(folder)
             own.truncate(0)
             own.write(f"{os.getpid()}\n")
             own.flush()
             yield folder
+
+
+def _check_own(store: Path) -> None:
+    """Raise WorkerError where others may write what is loaded: who writes a state runs code."""
+    recovery = store.parent.parent
+    for path in (recovery, store.parent, store, *store.glob("*.sqlite3*")):
+        found = path.stat()
+        by_group = found.st_mode & stat.S_IWGRP and found.st_gid != os.getegid()
+        if found.st_mode & stat.S_IWOTH or by_group or found.st_uid not in (os.geteuid(), 0):
+            raise WorkerError(
+                f"others may write {path}, and whoever writes a state can run code here: take it "
+                f"from nobody else, and make it your own: `chown -R $(id -u) {recovery}; chmod -R "
+                f"go-w {recovery}`"
+            )
 
 
 def _agree_on_layout(
@@ -200,6 +225,7 @@ def _states_of(recovery: Path, of: Kept, count: int, draft: Path) -> States:
 
 def _copy_holds(store: Path, of: Kept, draft: Path) -> States:
     """What a store holds, by a copy of it: one that is run on is changed."""
+    _check_own(store)
     copy = draft / "copy"
     shutil.copytree(store, copy)
     found = read_states(copy, of.flow, of.steps)

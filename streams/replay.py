@@ -16,11 +16,12 @@ from typing import Protocol
 import numpy as np
 import polars as pl
 
+from schemas.dead_letters import DeadLetter
 from streams.batch import NEVER, TIME_MS, Batch, Poll, Rows, changed, of_topic
 from streams.clock import Clock
 from streams.decode import Records
 from streams.engine import MakeStep, Step
-from streams.source import EARLIEST, LATEST, Position, Reader, SourceError, Topic, wall_clock_ms
+from streams.source import EARLIEST, Position, Reader, SourceError, Topic, wall_clock_ms
 from streams.windows import Tumbling
 
 BEGIN_MS, END_MS = 0, 2**62
@@ -95,18 +96,17 @@ class Partitions(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TopicPartitions:
-    """A topic, opened anew for each partition and place."""
+    """A topic that was opened to its end as it stands."""
 
-    open_topic: Callable[[Position, Position], Topic]
-    """(start, end) -> the topic"""
+    topic: Topic
 
     def count(self) -> int:
         """How many partitions there are. Raises SourceError."""
-        return self.open_topic(EARLIEST, LATEST).partitions()
+        return self.topic.partitions()
 
     def open(self, partition: int, start: Position) -> Reader:
         """A reader from there to the end as it stands now."""
-        return self.open_topic(start, LATEST).open(partition, None)
+        return self.topic.open(partition, None, start)
 
 
 @dataclass(slots=True)
@@ -152,6 +152,9 @@ class Replay:
     change them."""
     read_to: Callable[[int], int] = lambda _partition: END_OFFSET
     """Records of the partition from this offset on are not read: the live worker will."""
+    take_dead: Callable[[list[DeadLetter]], None] = lambda _letters: None
+    """Hears of the records of each poll that cannot be read. Those of a topic are told of by the
+    live worker."""
 
     def run(
         self,
@@ -212,6 +215,8 @@ class Replay:
                 break
             seen = clock.see(self.records.decode(self.flow, poll))
             batch = _within(seen, windows.from_ms, to_ms)
+            if batch.dead:
+                self.take_dead(batch.dead)
             result = step.on_batch(batch)
             give(result.rows)
             _count(done, batch, len(result.late or ()))

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from streams.progress import Progress
 from streams.source import POLL_EVERY_S, WHOLE, Share, Topic, TopicSource
@@ -18,6 +19,16 @@ class WorkerError(Exception):
 def say_on_stderr(line: str) -> None:
     """Print a line for the person who runs the worker."""
     print(line, file=sys.stderr, flush=True)
+
+
+class Settling(Protocol):
+    """A sink whose server may for a moment forget what it has acknowledged."""
+
+    def settle(self) -> None:
+        """Return when the server can forget nothing any more. Raises an error of sinks."""
+
+    def release(self) -> None:
+        """Release connections. Never raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +51,8 @@ class Run:
     """A topic has more partitions than are read: sources end, and the flow is wired anew."""
     sources: list[TopicSource] = field(default_factory=list)
     """What ``source`` gave since the flow was wired."""
+    settling: list[Settling] = field(default_factory=list)
+    """The flow's sinks that are waited for when it has ended."""
 
     def source(self, topic: Topic) -> TopicSource:
         """The topic as the flow's source: this process's share of it, stopped with the run."""

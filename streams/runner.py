@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import resource
+import shutil
 import sys
 import threading
 import time
@@ -12,17 +14,24 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from pickle import UnpicklingError
 
 import msgspec
 from bytewax.dataflow import Dataflow
 from bytewax.errors import BytewaxRuntimeError
-from bytewax.recovery import RecoveryConfig
+from bytewax.recovery import (
+    InconsistentPartitionsError,
+    MissingPartitionsError,
+    NoPartitionsError,
+    RecoveryConfig,
+)
 from bytewax.testing import run_main
 
 from schemas.status import WorkerStatus, status_folder, status_path
 from streams.engine import ONE_TOPIC_STEPS
 from streams.process import (
     STOP_WITHIN_S,
+    allow_descriptors,
     native_messages_in,
     resident_bytes,
     stopped_by_signals,
@@ -40,6 +49,15 @@ POLLS_A_SNAPSHOT = 2
 much as a thousand records."""
 POLL_EVERY_MAX_S = 1.0
 STATUS_EVERY_S = 1.0
+FULL_BYTES = 1_048_576
+"""A disk with less than this free is full for a recovery store."""
+_DAMAGED = ("DatabaseCorrupt", "NotADatabase", "unable to open database file")
+_NO_STATE = (
+    NoPartitionsError,
+    MissingPartitionsError,
+    InconsistentPartitionsError,
+    UnpicklingError,
+)
 LOOK_EVERY_S = 5.0
 """How often a worker looks whether its topics have more partitions."""
 
@@ -73,6 +91,7 @@ def run_worker(
         say=say,
     )
     tune_process()
+    allow_descriptors()
     name = flow if share == WHOLE else f"{flow} {share.index}/{share.count}"
     with (
         native_messages_in(home / "logs" / f"{flow}.native.log"),
@@ -86,7 +105,7 @@ def run_worker(
             dataflow = wire(run)
             # What is loaded by now lives as long as the worker: no collection looks at it again.
             gc.freeze()
-            with _looking_for_growth(run, look_every_s):
+            with _settled(run), _looking_for_growth(run, look_every_s):
                 if _has_parts(run):
                     run_main(
                         dataflow,
@@ -99,6 +118,7 @@ def run_worker(
                 return
             run.grown.clear()
             run.sources.clear()
+            run.settling.clear()
 
 
 def _has_parts(run: Run) -> bool:
@@ -111,6 +131,18 @@ def _has_parts(run: Run) -> bool:
 def _wait_for_parts(run: Run) -> None:
     while not run.grown.wait(0.1) and not run.stop.is_set():
         pass
+
+
+@contextmanager
+def _settled(run: Run) -> Iterator[None]:
+    """Wait for the flow's sinks when it has ended well, and release them in any case."""
+    try:
+        yield
+        for sink in run.settling:
+            sink.settle()
+    finally:
+        for sink in run.settling:
+            sink.release()
 
 
 @contextmanager
@@ -147,30 +179,48 @@ def _causes_alone(recovery: Path) -> Iterator[None]:
         while isinstance(cause, BytewaxRuntimeError) and cause.__cause__ is not None:
             cause = cause.__cause__
         raise _in_words(cause, recovery) from None
-    except RuntimeError as error:
-        raise _in_words(error, recovery) from None
+    except BaseException as error:
+        found = _in_words(error, recovery)
+        if found is error:
+            raise
+        raise found from None
 
 
 def _in_words(error: BaseException, recovery: Path) -> BaseException:
     """What the engine says of its recovery store in its own terms, for a person."""
     text = str(error)
-    if not isinstance(error, RuntimeError) or "(src/" not in text:
+    # A panic of the engine is none of the usual exceptions, and its type cannot be imported.
+    is_engines = isinstance(error, RuntimeError) or type(error).__name__ == "PanicException"
+    if isinstance(error, _NO_STATE) or (is_engines and any(sign in text for sign in _DAMAGED)):
+        return WorkerError(
+            f"the state in {recovery} is damaged ({_last_words(text)}): bring it back from a "
+            "copy; or move it away, and the flow reads its topics from their beginning"
+        )
+    if not is_engines:
         return error
-    if "DiskFull" in text:
+    if "DiskFull" in text or ("SystemIoFailure" in text and _is_full(recovery)):
         return WorkerError(
             f"the disk of {recovery} is full, so the state could not be kept: free some space and "
             "start again; what was not kept is read again"
         )
     if "SqliteFailure" in text:
-        return WorkerError(
-            f"the state in {recovery} could not be written: {text.partition('SqliteFailure')[2]}"
-        )
+        return WorkerError(f"the state in {recovery} could not be written: {_last_words(text)}")
     if "is not in this worker's routing map" in text:
         return WorkerError(
             f"{recovery} has states of partitions that the topic does not have: it was made anew. "
             f"To read it from its beginning, stop the flow's workers and move {recovery} away"
         )
     return error
+
+
+def _is_full(folder: Path) -> bool:
+    return shutil.disk_usage(folder).free < FULL_BYTES
+
+
+def _last_words(text: str) -> str:
+    """Return what the database itself says, without what the engine puts around it."""
+    found = re.findall(r'Some\("([^"]+)"\)', text)
+    return str(found[-1]) if found else text
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import numpy as np
 
 from schemas.dead_letters import retry_note_of
 from streams.batch import Poll
-from streams.source import Reader, Topic, wall_clock_ms
+from streams.source import Position, Reader, Topic, wall_clock_ms
 
 Offsets = Mapping[int, Collection[int]]
 """Offsets by partition."""
@@ -56,10 +56,10 @@ class MarkedTopic:
         """How many partitions there are."""
         return self._topic.partitions()
 
-    def open(self, partition: int, state: Any | None) -> Reader:
+    def open(self, partition: int, state: Any | None, start: Position | None = None) -> Reader:
         """A reader of one partition."""
         offsets = self._find().get(partition)
-        reader = self._topic.open(partition, state)
+        reader = self._topic.open(partition, state, start)
         return MarkedReader(reader, offsets) if offsets else reader
 
 

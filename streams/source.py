@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -11,12 +12,14 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
+from schemas.records import TopicRecord
 from streams.batch import Poll
 
 POLL_BYTES_MAX = 4_194_304
 POLL_EVERY_S = 0.25
 """How often a partition that has been read to its end is looked at again."""
 MARK_EVERY_MS = 1_000
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class SourceError(Exception):
@@ -36,21 +39,68 @@ class ReadState(NamedTuple):
     offset: int
     """Of the next record."""
     position: int
-    """Bytes before the next record of an embedded partition; the leader epoch of Kafka's."""
+    """The next record's byte in its segment of an embedded partition; Kafka's leader epoch."""
+
+
+def other_topic(state: ReadState, topic: str, topic_id: str, flow: str) -> str:
+    """Return what shows that the state is of another topic; "" where it is of this one."""
+    if state.topic != topic:
+        return f"the state of {flow or 'this flow'} is of topic {state.topic}, not {topic}"
+    if state.topic_id and topic_id and state.topic_id != topic_id:
+        return f"topic {topic} was deleted and made again since {flow or 'this flow'} read it"
+    return ""
 
 
 def check_same_topic(state: ReadState, topic: str, topic_id: str, flow: str) -> None:
     """Raise SourceError where the state was saved while another topic was read."""
-    if state.topic != topic:
-        what = f"the state of {flow or 'this flow'} is of topic {state.topic}, not {topic}"
-    elif state.topic_id and topic_id and state.topic_id != topic_id:
-        what = f"topic {topic} was deleted and made again since {flow or 'this flow'} read it"
-    else:
+    what = other_topic(state, topic, topic_id, flow)
+    if not what:
         return
     raise SourceError(
         f"{what}. Set TOPICS_URL and KAFKA_TOPIC to the topic that was read before; or, to read "
         f"this one from its beginning, stop the workers and move FOOTFALL_HOME/recovery/{flow} "
         "away (the demo: --fresh)"
+    )
+
+
+def pass_over(
+    name: str,
+    offset: int,
+    low: int,
+    flow: str,
+    skipped: Callable[[str], None] | None,
+    *,
+    lost: bool = False,
+) -> None:
+    """Tell ``skipped`` that reading goes on at offset ``low``: the records before are not there.
+
+    ``name`` is that of the partition; ``lost`` where it was not retention that removed them.
+    Raises SourceError, with the remedy for ``flow``, where nobody asked to skip.
+    """
+    if skipped is not None:
+        skipped(
+            f"{name}: skipped offsets {offset} to {low - 1}, which "
+            f"{'were lost' if lost else 'retention removed'}: {low - offset} offsets; goes on at "
+            f"{low}"
+        )
+        return
+    cause = "was lost with its file or disk" if lost else "was removed by retention"
+    remedy = (
+        f". `footfall run {flow} --skip-removed` goes on from there with the state it has, and "
+        "says what it skipped"
+    )
+    raise SourceError(
+        f"{name}: the next offset {offset} {cause}, the oldest left is {low}; nothing was skipped"
+        + (remedy if flow else "")
+    )
+
+
+def made_anew_remedy(flow: str) -> str:
+    """Say how to go on where a partition is not the one that ``flow`` has read."""
+    return flow and (
+        ". Point TOPICS_URL at the one that has the records; or, to read this one from its "
+        f"beginning, stop the workers of {flow} and move FOOTFALL_HOME/recovery/{flow} away (the "
+        "demo: --fresh)"
     )
 
 
@@ -117,8 +167,15 @@ class Topic(Protocol):
     def partitions(self) -> int:
         """How many there are. Raises SourceError where there is no such topic."""
 
-    def open(self, partition: int, state: Any | None) -> Reader:
-        """A reader that starts as the topic was told to, or goes on from a state."""
+    def open(self, partition: int, state: Any | None, start: Position | None = None) -> Reader:
+        """A reader that goes on from a state, or begins at ``start`` or as the topic was told."""
+
+
+class KeptTopic(Topic, Protocol):
+    """A topic whose records can be looked at one by one."""
+
+    def record_at(self, partition: int, offset: int) -> TopicRecord:
+        """Return one record with all that the topic keeps of it. Raises SourceError."""
 
 
 def wall_clock_ms() -> int:
@@ -150,6 +207,8 @@ class TopicSource(FixedPartitionedSource[Poll, Any]):
         self.poll_every = timedelta(seconds=poll_every_s)
         self._round = _Round()
         self._partitions: int | None = None
+        self.mark_at_ms: defaultdict[int, int] = defaultdict(int)
+        """By partition, the wall clock before which its step has no use for a mark."""
 
     def list_parts(self) -> list[str]:
         self._partitions = self.topic.partitions()
@@ -163,6 +222,13 @@ class TopicSource(FixedPartitionedSource[Poll, Any]):
     def ending(self) -> bool:
         """True once it was told to end."""
         return self._stop.is_set() or self._grown.is_set()
+
+    def next_look(self) -> datetime:
+        """Return when quiet partitions are looked at: all at once, as waking up is what costs."""
+        now_us = time.time_ns() // 1_000
+        every_us = self.poll_every // timedelta(microseconds=1)
+        next_us = (now_us // every_us + 1) * every_us if every_us else now_us
+        return EPOCH + timedelta(microseconds=next_us)
 
     def build_part(
         self, step_id: str, for_part: str, resume_state: Any | None
@@ -241,10 +307,11 @@ class _Partition(StatefulSourcePartition[Poll, Any]):
         if poll.lag > 0:
             self._awake = None
         else:
-            self._awake = datetime.now(UTC) + self._source.poll_every
+            self._awake = self._source.next_look()
         if poll.count:
             return [poll]
-        if poll.lag == 0 and now_ms - self._marked_ms >= MARK_EVERY_MS:
+        due_ms = max(self._marked_ms + MARK_EVERY_MS, self._source.mark_at_ms[poll.partition])
+        if poll.lag == 0 and now_ms >= due_ms:
             self._marked_ms = now_ms
             return [poll]
         return []

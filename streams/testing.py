@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import cycle
 from pathlib import Path
@@ -27,11 +27,11 @@ from bytewax.testing import run_main
 from schemas.dead_letters import DeadLetter, LateEvent
 from schemas.status import PartitionStatus
 from schemas.tables.clickhouse import Table
-from streams.batch import Batch, Poll, Rows, TableRows
+from streams.batch import Batch, Poll, Rows, TableRows, of_topic
 from streams.clock import Clock
-from streams.engine import MakeStep, Outputs, StepResult
+from streams.engine import MakeStep, Outputs, Step, StepResult
 from streams.progress import Progress
-from streams.source import TopicSource
+from streams.source import Position, TopicSource
 
 Event = bytes | str | Mapping[str, Any]
 """A record of a topic: its bytes, its text, or an object to be written as JSON."""
@@ -69,7 +69,9 @@ class MemoryTopic:
         """How many partitions there are."""
         return len(self.records)
 
-    def open(self, partition: int, state: int | None) -> MemoryReader:
+    def open(
+        self, partition: int, state: int | None, start: Position | None = None
+    ) -> MemoryReader:
         """A reader of one partition from an offset on."""
         return MemoryReader(self, partition, state or 0)
 
@@ -236,20 +238,18 @@ class DrivenStep:
         self, make_step: MakeStep, partition: int = 0, snapshot: bytes | None = None
     ) -> None:
         self._clock = Clock(snapshot)
-        self._step = make_step(partition, snapshot and snapshot[Clock.STATE_BYTES :])
+        self.step: Step = make_step(partition, snapshot and snapshot[Clock.STATE_BYTES :])
 
     def on_batch(self, batch: Batch) -> StepResult:
-        """Take a batch that no clock has seen yet."""
-        return self._step.on_batch(self._clock.see(batch))
+        """Take a batch that no clock has seen yet, and name the topic in its rows."""
+        result = self.step.on_batch(self._clock.see(batch))
+        if result.rows is None:
+            return result
+        return replace(result, rows=of_topic(result.rows, batch.poll.topic))
 
     def snapshot(self) -> bytes:
         """The state as bytes."""
-        return self._clock.snapshot() + self._step.snapshot()
-
-    @property
-    def watermark_ms(self) -> int:
-        """See streams.engine.Step."""
-        return self._step.watermark_ms
+        return self._clock.snapshot() + self.step.snapshot()
 
 
 class ListSink(DynamicSink[Any]):

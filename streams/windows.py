@@ -114,6 +114,18 @@ class WindowState:
         """No earlier event is expected; NEVER before the first event."""
         return self.newest_ms - self.spec.delay_ms if self.newest_ms != NEVER else NEVER
 
+    @property
+    def mark_at_ms(self) -> int:
+        """The wall clock before which ``mark`` gives no rows; NO_END_MS where it never does."""
+        due_ms = NO_END_MS
+        if self.open and self.quiet_to_ms < self._last_end_ms():
+            size_ms = self.spec.size_ms
+            end_ms = max(self.earliest_end_ms, self.quiet_to_ms // size_ms * size_ms + size_ms)
+            due_ms = self.polled_at_ms + end_ms - (self.highest_ms - self.spec.delay_ms)
+        if self.open and self.written_at_ms <= self.polled_at_ms:
+            due_ms = min(due_ms, self.written_at_ms + self.spec.write_every_ms)
+        return due_ms
+
     def add(self, frame: pl.DataFrame, polled_at_ms: int, seen: Seen | None = None) -> WindowRows:
         """Count the events of a batch, and give the rows that are due.
 

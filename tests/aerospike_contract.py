@@ -12,15 +12,18 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import aerospike
 import polars as pl
 import pytest
+from aerospike_helpers.batch.records import BatchRecords, Write
+from aerospike_helpers.operations import map_operations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from schemas.versions import FINAL, PROVISIONAL, version_of
 from sinks import SinkRefusedError
 from sinks.aerospike_aggregates import AerospikeAggregates, BucketSum, Group
-from tests.aerospike_support import POLICIES, Interposed, Place, no_answer
+from tests.aerospike_support import GENERATION, OK, POLICIES, Interposed, Place, no_answer
 from tests.profile_store_contract import (
     FOREVER,
     KEEP,
@@ -90,7 +93,8 @@ def sums(rows: Sequence[Row], group: Group) -> list[BucketSum]:
         if Group(*texts) == group:
             counts[bucket] += count
             prices[bucket] += sum_price
-    return [BucketSum(bucket, counts[bucket], prices[bucket]) for bucket in sorted(counts)]
+    # A minute in which nothing counts has no bucket.
+    return [BucketSum(bucket, counts[bucket], prices[bucket]) for bucket in sorted(+counts)]
 
 
 def at_first_write(
@@ -120,6 +124,35 @@ class Policies:
     @pytest.fixture(params=POLICIES, ids="-".join)
     def policies(self, request: pytest.FixtureRequest) -> dict[str, str]:
         return dict(zip(("commit_level", "generation_policy"), request.param, strict=True))
+
+
+class GenerationsContract:
+    """Of a server, what it answers to a write that expects a generation."""
+
+    def test_a_record_that_is_not_there_has_generation_0(self, place: Place) -> None:
+        namespace = place.namespaces[0]
+        client = place.connect({"hosts": [(place.host, place.port)]})
+        name = place.new_set(namespace)
+
+        def result(key: str, policy: int, generation: int) -> int:
+            put = map_operations.map_put_items(
+                "tags_v", {b"k": b"v"}, map_policy={"map_order": aerospike.MAP_KEY_ORDERED}
+            )
+            write = Write(
+                (namespace, name, key),
+                [put],
+                meta={"gen": generation},
+                policy={"gen": policy},
+            )
+            client.batch_write(BatchRecords([write]))
+            return int(write.result)
+
+        equal, greater = aerospike.POLICY_GEN_EQ, aerospike.POLICY_GEN_GT
+        assert result("a", equal, 5) == result("a", greater, 0) == GENERATION
+        assert result("a", equal, 0) == result("b", greater, 1) == OK
+        assert result("a", equal, 0) == result("a", greater, 1) == GENERATION
+        assert result("a", equal, 1) == result("b", greater, 7) == OK
+        client.close()
 
 
 class AerospikeProfilesContract(Policies, ProfileStoreContract):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,7 @@ POLICIES = [("ALL", "NONE"), ("MASTER", "EQ"), ("ALL", "GT")]
 
 OK, NOT_FOUND, GENERATION, TIMEOUT, OTHER_KIND, RECORD_TOO_BIG = 0, 2, 3, 9, 12, 13
 NO_NODE, BATCH_FAILED = 1, -16
+GENERATION_MAX = 65_535
 RECORD_BYTES_MAX = 1_048_576
 """Of the server, unless it is configured otherwise."""
 
@@ -150,15 +152,30 @@ class ModelServer:
     nodes: bool = True
     """Whether one is left; a client notices some seconds after the last has ended."""
     uptime_s: int = 1_000_000
+    """Of the node, unless it was killed: then it is counted from there."""
     sizes: list[int] = field(default_factory=list)
     """Records in each call that writes."""
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Of a record, which is written whole."""
     policies: list[dict[str, Any]] = field(default_factory=list)
     """Of each record that was asked to be written."""
+    undo: list[tuple[float, Any, Bins | None]] = field(default_factory=list)
+    """Of each write when it was, of which record, and what stood there."""
+    started_at_s: float | None = None
 
     def connect(self, _config: dict[str, Any]) -> ModelServer:
         return self
+
+    def kill(self, lost_s: float) -> None:
+        """The node ends and starts again, without what it has acknowledged in the last seconds."""
+        with self.lock:
+            self.started_at_s = time.monotonic()
+            while self.undo and self.undo[-1][0] > self.started_at_s - lost_s:
+                _, key, before = self.undo.pop()
+                if before is None:
+                    self.records.pop(key, None)
+                else:
+                    self.records[key] = before
 
     def batch_write(self, batch: BatchRecords) -> None:
         records = batch.batch_records
@@ -181,10 +198,12 @@ class ModelServer:
 
     def _write(self, key: Any, record: Any) -> int:
         asked = (record.policy or {}).get("gen")
-        expected, now = (record.meta or {}).get("gen"), self.generations[key]
-        if asked == aerospike.POLICY_GEN_EQ and key in self.records and expected != now:
+        expected = (record.meta or {}).get("gen")
+        now = self.generations[key] if key in self.records else 0
+        if asked == aerospike.POLICY_GEN_EQ and expected != now:
             return GENERATION
-        if asked == aerospike.POLICY_GEN_GT and key in self.records and expected <= now:
+        # The client sends 16 bits of what is expected.
+        if asked == aerospike.POLICY_GEN_GT and expected % (GENERATION_MAX + 1) <= now:
             return GENERATION
         bins: Bins = dict(self.records.get(key, {}))
         for name in {operation["bin"] for operation in record.ops}:
@@ -195,9 +214,10 @@ class ModelServer:
             _apply(operation, bins)
         if _size(bins) > RECORD_BYTES_MAX:
             return RECORD_TOO_BIG
+        self.undo.append((time.monotonic(), key, self.records.get(key)))
         # Whole and at once: who reads meanwhile has the one or the other.
         self.records[key] = bins
-        self.generations[key] += 1
+        self.generations[key] = now % GENERATION_MAX + 1
         return OK
 
     def batch_read(self, keys: Sequence[Any], bins: list[str] | None = None) -> BatchRecords:
@@ -234,7 +254,10 @@ class ModelServer:
         assert command == "statistics"
         if not self.nodes:
             return {}
-        return {"node": (None, f"cluster_size=1;uptime={self.uptime_s};objects=1")}
+        up_s = self.uptime_s
+        if self.started_at_s is not None:
+            up_s = int(time.monotonic() - self.started_at_s)
+        return {"node": (None, f"cluster_size=1;uptime={up_s};objects=1")}
 
     def put(self, key: Any, bins: Bins) -> None:
         self.records[_key(key)] = dict(bins)
@@ -249,7 +272,7 @@ def _key(key: Any) -> Any:
 
 
 def _apply(operation: dict[str, Any], bins: Bins) -> None:
-    assert len(operation["bin"]) <= 15
+    assert len(operation["bin"].encode()) <= 15
     kind, of = operation["op"], bins.setdefault(operation["bin"], {})
     for step in operation.get("ctx") or ():
         assert step.id in (aerospike.CDT_CTX_MAP_KEY, aerospike.CDT_CTX_MAP_KEY_CREATE)
@@ -318,6 +341,10 @@ def _error(error: Any, code: int, message: str) -> Any:
     return error
 
 
+_REQUEST = b"\x02\x03"
+"""How a message about records begins; others ask a node how it is."""
+
+
 class Gate:
     """A way to a server, on a port of loopback, that can be stalled, cut, and opened again."""
 
@@ -330,6 +357,8 @@ class Gate:
         self.port: int = self._listener.getsockname()[1]
         self._allow = True
         self._open.set()
+        self.held_bytes = 0
+        """Of requests to read or write records, while nothing comes through."""
         threading.Thread(target=self._accept, daemon=True).start()
 
     def stall(self) -> None:
@@ -348,6 +377,7 @@ class Gate:
     def open(self) -> None:
         """As at first."""
         self._allow = True
+        self.held_bytes = 0
         self._open.set()
 
     def close(self) -> None:
@@ -372,5 +402,7 @@ class Gate:
     def _carry(self, source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError), source, target:
             while data := source.recv(65_536):
+                if not self._open.is_set() and data.startswith(_REQUEST):
+                    self.held_bytes += len(data)
                 self._open.wait(60)
                 target.sendall(data)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +26,8 @@ from schemas.topics import DEAD_LETTERS, LATE_EVENTS, USER_TAGS
 from schemas.versions import FINAL, version_of
 from sinks.clickhouse import create_tables, query_rows
 from sinks.topic_files import FileTopics
-from tests.cli_support import ROOT, environment
+from tests.cli_support import ROOT, environment, running
+from tests.fault_proxy import PASSED, UPSTREAM_TIMEOUT_S, Exchange, Fault, FaultProxy
 
 NOON = datetime(2022, 3, 22, 12, tzinfo=UTC)
 PARTITIONS = 3
@@ -39,6 +41,32 @@ def until(holds: Callable[[], bool], within_s: float = FINISH_S) -> None:
     while not holds():
         assert time.monotonic() < deadline, f"not within {within_s:g} s"
         time.sleep(0.1)
+
+
+def kill_within_insert(
+    number: int, home: Path, *arguments: str, done: bool, **settings: str
+) -> None:
+    """Run a command and kill it while it waits for the answer to its ``number``-th insert.
+
+    With ``done`` the rows of that insert stand, otherwise they never will.
+    """
+    reached = threading.Event()
+
+    def act(exchange: Exchange) -> bool:
+        if done:
+            exchange.forward()
+        reached.set()
+        exchange.wait(UPSTREAM_TIMEOUT_S)
+        return False
+
+    faults = [PASSED] * (number - 1) + [Fault("held", act)]
+    with (
+        FaultProxy(settings["CLICKHOUSE_URL"], *faults) as proxy,
+        running(home, *arguments, **settings | {"CLICKHOUSE_URL": proxy.url}) as command,
+    ):
+        command.wait_until(reached.is_set, f"came to insert {number}")
+        command.process.kill()
+        command.process.wait()
 
 
 def some_rows(first: int, count: int) -> pl.DataFrame:

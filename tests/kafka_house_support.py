@@ -129,7 +129,7 @@ class House:
                 self._kafka.produce(topic, list(records), partition=number)
             else:
                 topics = FileTopics(self.home / "topics")
-                topics.append(topic, number, _lines(records), len(records))
+                topics.write_each([(topic, number, records)])
                 topics.close()
 
     def start(self, flow: str, *options: str, **more: str) -> subprocess.Popen[bytes]:
@@ -273,10 +273,6 @@ def stream(law: Law, seed: int, count: int, partitions: int) -> list[list[bytes]
             record = chance.choice(BAD_RECORDS)
         found[chance.randrange(partitions)].append(record)
     return [found[number] for number in range(partitions)]
-
-
-def _lines(records: Sequence[bytes]) -> bytes:
-    return b"".join(record.replace(b"\n", b" ") + b"\n" for record in records)
 
 
 def _file_records(folder: Path, topic: str) -> Iterator[bytes]:

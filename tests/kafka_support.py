@@ -330,6 +330,11 @@ class Broker(Server):
         return self._process.bootstrap
 
     @property
+    def folder(self) -> Path:
+        """Where its data are."""
+        return self._process.folder
+
+    @property
     def runs(self) -> bool:
         """Whether it was started, and neither stopped, killed nor ended by itself."""
         return self._process.pid is not None and self._process.died() is None

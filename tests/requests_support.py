@@ -54,7 +54,7 @@ def poll_of(
 ) -> Poll:
     """A poll of partition 0."""
     data = b"".join(log(told) + b"\n" for told in steps)
-    return Poll("memory", 0, first_offset, data, len(steps), 0, polled_at_ms, end)
+    return Poll("memory", 0, first_offset, data, len(steps), 0, polled_at_ms, end, agreeing=1)
 
 
 def on_time(steps: Iterable[Told]) -> list[Told]:
@@ -181,6 +181,6 @@ def frames_of(frames: Iterable[pl.DataFrame]) -> Iterator[Batch]:
     """Batches of these frames, one after another."""
     offset = 0
     for frame in frames:
-        poll = Poll("memory", 0, offset, b"", len(frame), 0, NOW_MS)
+        poll = Poll("memory", 0, offset, b"", len(frame), 0, NOW_MS, agreeing=1)
         offset = poll.next_offset
         yield Batch(poll, frame)

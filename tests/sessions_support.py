@@ -15,11 +15,11 @@ from flows import _sessions as sessions
 from generator.shop_sessions import MINUTE_MS, Minutes, Sessions
 from schemas.platform_logs import SESSION_TIMEOUT_S
 from schemas.times import iso_ms, parse_time_ms
-from streams.batch import TIME_MS, Poll, TableRows, of_topic
+from streams.batch import TIME_MS, Poll, TableRows
 from streams.decode import Records
 from streams.engine import MakeStep
 from streams.ordered import OFFSET, Fold
-from streams.testing import NOW_MS, newest
+from streams.testing import NOW_MS, DrivenStep, newest
 
 START_MS = parse_time_ms("2022-03-22T12:00:00.000Z")
 S = 1_000
@@ -116,7 +116,7 @@ def driven(
     partition: int = 0,
 ) -> list[Any]:
     """The rows of a step, which gets the records in these turns, again and again, to the end."""
-    step = make_step(partition, None)
+    step = DrivenStep(make_step, partition)
     given: list[Any] = []
     offset, wall_ms, place = 0, NOW_MS, 0
     ended = False
@@ -125,15 +125,17 @@ def driven(
         place += 1
         wall_ms += turn.after_ms
         if turn.restarts:
-            step = make_step(partition, step.snapshot())
+            step = DrivenStep(make_step, partition, step.snapshot())
         ended = offset == len(values)
         taken = values[offset : offset + turn.size] if not ended else []
         data = b"".join(value + b"\n" for value in taken)
-        poll = Poll("memory", partition, offset, data, len(taken), 0, wall_ms, end=ended)
+        poll = Poll(
+            "memory", partition, offset, data, len(taken), 0, wall_ms, end=ended, agreeing=1
+        )
         result = step.on_batch(records.decode("flow", poll))
         offset += len(taken)
         if result.rows is not None:
-            given.append(of_topic(result.rows, poll.topic))
+            given.append(result.rows)
     return given
 
 

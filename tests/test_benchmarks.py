@@ -15,14 +15,14 @@ from xml.etree import ElementTree
 import pytest
 
 import flows
-from benchmarks import every_flow, every_report, kafka
+from benchmarks import every_flow, every_report, kafka, kafka_idle
 from benchmarks.__main__ import beside_peers, main
 from benchmarks.compare import TOPIC_OF, compare, parts_of
 from benchmarks.inputs import Input, make_input
 from benchmarks.kafka import FILES, Case, Found, check_answers
 from benchmarks.kafka_job import BYTEWAX, FRAME, PLAIN, TABLES
 from benchmarks.kafka_report import section
-from benchmarks.kafka_servers import why_not
+from benchmarks.kafka_servers import Servers, why_not
 from benchmarks.measure import (
     BenchmarkError,
     Figure,
@@ -33,8 +33,9 @@ from benchmarks.measure import (
     run_children,
 )
 from benchmarks.report import chart, speed, table
+from benchmarks.tables import Tables
 from tests.bench_support import in_this_process
-from tests.kafka_support import tools
+from tests.kafka_support import Server, tools
 
 ROOT = Path(__file__).parent.parent
 
@@ -238,6 +239,14 @@ def test_a_flow_is_measured_from_kafka_to_its_sink(tmp_path: Path) -> None:
     assert found.kafka_version.startswith("4.")
     assert any("2 partitions of Kafka to 2 x tables" in line for line in said)
     assert list((tmp_path / "servers").iterdir()) == []
+
+
+def test_a_worker_with_nothing_to_do_is_measured(kafka: Server) -> None:
+    servers = Servers(kafka.bootstrap, "", Tables())
+    found = kafka_idle.measure(servers, lambda _line: None, partitions=20, settle_s=0, over_s=1)
+    assert found.partitions == 20
+    assert 5 < found.threads < 100 and 5 < found.descriptors < 100
+    assert 50 < found.memory_mb < 500 and found.core_percent > 0
 
 
 def test_runs_over_kafka_that_disagree_are_an_error() -> None:

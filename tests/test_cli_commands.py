@@ -246,6 +246,16 @@ def test_init_says_what_it_made_and_what_stood(tmp_path: Path) -> None:
     assert footfall(home, "query", "--db", "store", "SELECT * FROM events").returncode == 0
 
 
+def test_a_home_is_its_users_own(tmp_path: Path) -> None:
+    home = tmp_path / "above" / "home"
+    assert footfall(home, "init").returncode == 0
+    assert footfall(home, "run", "store_metrics", "--once").returncode == 0
+    assert footfall(home, "generate", "tags", "--total", "10", "--fast").returncode == 0
+    found = {path: path.stat().st_mode for path in (home, *home.rglob("*"))}
+    assert len(found) > 100
+    assert {str(path): oct(mode) for path, mode in found.items() if mode & 0o077} == {}
+
+
 def test_errors_of_the_system_say_what_to_do() -> None:
     full = OSError(errno.ENOSPC, "No space left on device", "/some/file")
     assert line_and_code(full) == (

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -25,7 +23,8 @@ from schemas.status import WorkerStatus, status_folder
 from schemas.versions import GENERATION_SHIFT
 from sinks.clickhouse import query_rows
 from sinks.topic_files import FileTopics
-from tests.cli_support import ROOT, environment, faulty, run_faulty
+from tests.cli_support import environment, faulty, run_faulty
+from tests.clickhouse_faults_support import kill_within_insert
 from tests.clickhouse_support import any_server
 from tests.laws.worlds import BASE_MS, platform_log
 
@@ -143,20 +142,11 @@ def test_a_replay_of_many_tables_that_is_killed_is_made_again(house: House) -> N
     said, _ = house.run("verify", flow, code=1)
     assert "shop_cart_add_rows" in said
     arguments = ["replay", flow, "--from", BEGINNING]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cli.main", *arguments],
-        env=environment(house.home, house.servers),
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-    )
     # In the order of writing one of the first tables, and one of the last.
     first, last = "shop_page_visit_rows", "shop_sale_participation_rows"
-    while not replayed(house, first) and process.poll() is None:
-        time.sleep(0.005)
-    process.kill()
-    process.wait()
-    print("rows of the killed replay in the last table:", replayed(house, last))
+    kill_within_insert(9, house.home, *arguments, done=True, **house.servers)
     assert replayed(house, first)
+    assert not replayed(house, last)
     done, _ = house.run(*arguments)
     assert f"{house.truth.records()['shop_events']:,} records read" in done
     assert "topic and tables are equal" in house.run("verify", flow)[0]

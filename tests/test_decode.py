@@ -121,6 +121,8 @@ BAD: dict[str, tuple[bytes, str, str]] = {
     "the same where nobody looks": (event()[:-1] + b',"x":"\xff"}', "not_json", "not UTF-8 (byte"),
     "deep": (b'{"x":' * 50_000, "not_json", "nested too deeply"),
     "deep arrays": (event()[:-1] + b',"x":' + b"[" * 50_000, "not_json", "nested too deeply"),
+    "byte-order mark": (b"\xef\xbb\xbf" + event(), "not_json", "begins with a byte-order mark"),
+    "Confluent's head": (b"\0\0\0\0\7" + event(), "not_json", "KAFKA_WIRE_FORMAT=CONFLUENT"),
     "2 MB": (event(brand="x" * 2_000_000), "too_large", str(RECORD_BYTES_MAX)),
 }
 

@@ -221,6 +221,9 @@ def test_a_killed_supervisor_leaves_no_process_and_the_next_start_goes_on(tmp_pa
         demo.wait_for_text("page: ")
         children = set(processes_of(home)) - {demo.process.pid}
         assert len(children) >= 5
+        # A demo that runs for weeks does not fill the disk.
+        kept = b"\0TOPICS_RETENTION_BYTES=2147483648\0"
+        assert all(kept in Path(f"/proc/{pid}/environ").read_bytes() for pid in children)
         demo.process.kill()
         demo.process.wait()
         until_s = time.monotonic() + GONE_WITHIN_S

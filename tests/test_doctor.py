@@ -31,6 +31,7 @@ from schemas.dead_letters import DeadLetter, Retry, RetryNote
 from schemas.settings import read_settings
 from schemas.status import PartitionStatus, WorkerStatus, status_path
 from schemas.topics import TOPICS, Topic
+from sinks._aerospike_recent import KEEP_S
 from sinks.letters import LetterWriter
 from sinks.topic_files import FileTopics
 from tests import clickhouse_support
@@ -223,6 +224,8 @@ def test_detached_parts() -> None:
         (NamespaceFacts(3_600, 120, False), "warn"),
         (NamespaceFacts(3_600, 0, False), "fail"),
         (NamespaceFacts(0, 0, True), "fail"),
+        (NamespaceFacts(0, 0, False, 2_000), "ok"),
+        (NamespaceFacts(0, 0, False, 2_001), "warn"),
     ],
 )
 def test_namespaces(facts: NamespaceFacts, expected: str) -> None:
@@ -241,6 +244,10 @@ def test_a_namespace_as_the_server_describes_it() -> None:
     assert namespace_facts(text) == NamespaceFacts(2_592_000, 120, True)
     assert namespace_facts("default-ttl=0;nsup-period=120") == NamespaceFacts(0, 120, False)
     assert namespace_facts("") == NamespaceFacts(0, 0, False)
+    flushes = "storage-engine=device;storage-engine.flush-max-ms=1000;storage-engine.flush-size=1"
+    assert namespace_facts(flushes) == NamespaceFacts(0, 0, False, 1_000)
+    # A node that was up for a second longer has flushed what the sinks do not write again.
+    assert of_tables.FLUSH_MAX_MS <= (KEEP_S - 1) * 1_000
 
 
 def test_sizes_and_spans() -> None:
@@ -382,7 +389,7 @@ def with_a_dead_letter(home: Home) -> None:
 
 
 def with_lag_and_no_worker(home: Home) -> None:
-    home.topics().write_to("user_tags", 0, [b"{}"] * 30)
+    home.topics().write_each([("user_tags", 0, [b"{}"] * 30)])
     home.status("minute_buckets", age_ms=7_300_000, next_offset=10)
 
 

@@ -13,7 +13,7 @@ from flows import online_users
 from schemas.tables.sessions import ONLINE_PER_MINUTE, ONLINE_USER
 from schemas.versions import PROVISIONAL, phase_of
 from streams.batch import Poll
-from streams.testing import NOW_MS, Result, run_flow
+from streams.testing import NOW_MS, DrivenStep, Result, run_flow
 from tests.sessions_support import (
     DELAY,
     LOGIN,
@@ -137,12 +137,12 @@ def test_a_stream_that_pauses_for_days_has_no_row_for_each_minute_of_them() -> N
 
 def polled(step: Any, wall_ms: int, *events: Told, offset: int = 0) -> Any:
     data = b"".join(log(event) + b"\n" for event in events)
-    poll = Poll("memory", 0, offset, data, len(events), 0, NOW_MS + wall_ms)
+    poll = Poll("memory", 0, offset, data, len(events), 0, NOW_MS + wall_ms, agreeing=1)
     return step.on_batch(online_users.LOGS.decode("flow", poll)).rows
 
 
 def test_the_minute_that_is_open_is_written_now_and_then_and_final_when_it_has_passed() -> None:
-    step = online_users.step(0, None)
+    step = DrivenStep(online_users.step)
 
     def found(*args: Any, **kwargs: Any) -> list[tuple[int, int, int, bool]]:
         rows = table([polled(step, *args, **kwargs)], ONLINE_PER_MINUTE.name, ["minute"])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from flows import request_trace
 from schemas.tables.traces import REQUEST_SUMMARY, REQUEST_TRACE
 from schemas.versions import FINAL, PROVISIONAL, phase_of
-from streams.testing import NOW_MS, Result, run_flow
+from streams.testing import NOW_MS, DrivenStep, Result, run_flow
 from tests.requests_support import (
     START_MS,
     Told,
@@ -70,7 +70,7 @@ class Partition:
     """One partition, poll by poll; ``written`` are the summaries that the last poll led to."""
 
     def __init__(self) -> None:
-        self._step = request_trace.step(0, None)
+        self._step = DrivenStep(request_trace.step)
         self._offset = 0
         self._second = 0
 
@@ -82,7 +82,7 @@ class Partition:
         at_ms = NOW_MS + self._second * 1000
         poll = poll_of(steps, self._offset, polled_at_ms=at_ms, end=end)
         self._offset = poll.next_offset
-        self._step = request_trace.step(0, self._step.snapshot())
+        self._step = DrivenStep(request_trace.step, 0, self._step.snapshot())
         rows = self._step.on_batch(request_trace.LOGS.decode("test", poll)).rows
         found = rows.frames.get(REQUEST_SUMMARY.name) if rows is not None else None
         return [

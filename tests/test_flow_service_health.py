@@ -17,7 +17,7 @@ from generator.shop_truth import percentiles
 from schemas.tables.service_health import ANOMALIES_VIEW, ROWS, VIEW
 from schemas.versions import FINAL, PROVISIONAL, phase_of, version_of
 from sinks.clickhouse import ClickHouseTable, create_tables, query_rows
-from streams.testing import NOW_MS, Result, newest, run_flow
+from streams.testing import NOW_MS, DrivenStep, Result, newest, run_flow
 from tests.clickhouse_support import any_server
 from tests.requests_support import (
     MINUTE,
@@ -161,20 +161,15 @@ def test_requests_whose_steps_come_in_order_need_no_more_rows() -> None:
     assert (result.rows["requests"] > 0).all()
 
 
-def named(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows as the engine hands them on."""
-    return rows.with_columns(topic=pl.lit("memory"))
-
-
 def killed_everywhere(steps: list[Told]) -> list[pl.DataFrame]:
     """What processes wrote that were killed after one step, two steps, and so on."""
-    step = service_health.step(0, None)
+    step = DrivenStep(service_health.step)
     found = []
     for offset, told in enumerate(steps):
         for poll in (poll_of([told], offset), poll_of([], offset + 1, end=True)):
             rows = step.on_batch(service_health.LOGS.decode("test", poll)).rows
             # That a row is taken back is for the last process to see.
-            found += [] if rows is None else [named(rows.filter(pl.col("requests") > 0))]
+            found += [] if rows is None else [rows.filter(pl.col("requests") > 0)]
     return found
 
 
@@ -188,12 +183,12 @@ def test_the_table_is_that_of_a_slow_model_wherever_processes_were_killed(
 
 
 def test_what_was_taken_back_is_not_held() -> None:
-    step = service_health.step(0, None)
+    step = DrivenStep(service_health.step)
     moved = [Told("r", 61_000, "Login", "LoginDbReq"), Told("r", 59_000, "Login", "LoginReq")]
     for offset, told in enumerate(moved):
         for poll in (poll_of([told], offset), poll_of([], offset + 1, end=True)):
             step.on_batch(service_health.LOGS.decode("test", poll))
-    assert step.held == (2, 1)
+    assert step.step.held == (2, 1)
 
 
 @pytest.mark.parametrize("restarts", [False, True])
@@ -205,16 +200,16 @@ def test_names_that_no_visit_has_any_more_are_forgotten(
         Told(f"r{number // 2}", 10_000 * number, f"new {number // 4}", "Ask", number % 3 == 0)
         for number in range(600)
     ]
-    step = service_health.step(0, None)
+    step = DrivenStep(service_health.step)
     written = []
     for offset in (*range(0, len(steps), 7), len(steps)):
         poll = poll_of(steps[offset : offset + 7], offset, end=offset == len(steps))
         rows = step.on_batch(service_health.LOGS.decode("test", poll)).rows
-        written += [] if rows is None else [named(rows)]
+        written += [] if rows is None else [rows]
         # A minute has two new ones, and ten minutes or so can change.
-        assert step._minutes.names < 70
+        assert step.step._minutes.names < 70
         if restarts:
-            step = service_health.step(0, step.snapshot())
+            step = DrivenStep(service_health.step, 0, step.snapshot())
     assert table(Result(written)) == recounted(steps)
 
 
@@ -244,14 +239,16 @@ def test_a_late_step_counts_in_no_minute_and_is_kept_aside() -> None:
 
 
 def test_minutes_are_written_when_they_are_over_and_from_time_to_time_before() -> None:
-    step = service_health.step(0, None)
+    step = DrivenStep(service_health.step)
     written: list[tuple[int, int, int]] = []
+    offset = 0
 
     def take(second: int, *at_s: float, end: bool = False) -> None:
         steps = [Told(f"r{at}", round(at * 1000), "Login", "LogoutReq") for at in at_s]
-        nonlocal step
-        step = service_health.step(0, step.snapshot())
-        poll = poll_of(steps, polled_at_ms=NOW_MS + second * 1000, end=end)
+        nonlocal step, offset
+        step = DrivenStep(service_health.step, 0, step.snapshot())
+        poll = poll_of(steps, offset, polled_at_ms=NOW_MS + second * 1000, end=end)
+        offset = poll.next_offset
         rows = step.on_batch(service_health.LOGS.decode("test", poll)).rows
         for row in [] if rows is None else rows.sort("minute").to_dicts():
             minute = (round(row["minute"].timestamp() * 1000) - START_MS) // MINUTE
@@ -287,11 +284,11 @@ def test_the_table_is_that_of_a_slow_model_however_the_stream_is_cut(
 
 
 def test_the_state_of_an_hour_levels_off() -> None:
-    step = service_health.step(0, None)
+    step = DrivenStep(service_health.step)
     held, sizes = [], []
     for batch in frames_of(hour_of_steps(rate=20, seconds=3_600, poll_rows=1_200)):
         step.on_batch(batch)
-        held.append(step.held)
+        held.append(step.step.held)
         sizes.append(len(step.snapshot()))
     later = held[len(held) // 2 :]
     # What can change, and a minute each for a chunk, a poll, and what is not written yet.

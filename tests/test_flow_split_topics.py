@@ -196,7 +196,7 @@ class CrashingTopics(FileTopics):
         for topic, partition, values in batches:
             taken = values[: self.left]
             self.left -= len(taken)
-            self.write_to(topic, partition, taken)
+            super().write_each([(topic, partition, taken)])
             if len(taken) < len(values):
                 raise CrashError
 
@@ -305,7 +305,7 @@ def test_it_runs_as_wired_and_targets_grow_with_their_source(tmp_path: Path) -> 
         partitions.extend([] for _ in range(count - len(partitions)))
         for partition, values in enumerate(partitions):
             more = [record(kind, partition) for kind in "ABA"]
-            topics.write_to("shop_events", partition, more)
+            topics.write_each([("shop_events", partition, more)])
             values.extend(more)
         run_worker(
             CONTRACT.name,
@@ -354,7 +354,7 @@ def test_killed_for_real_and_rescaled_each_record_is_there_once(tmp_path: Path) 
     for stage, count in enumerate((1, 3, 2)):
         for partition, values in enumerate(partitions):
             more = [record(chance.choice("ABCD"), stage, n=n) for n in range(3_000)]
-            topics.write_to("shop_events", partition, more)
+            topics.write_each([("shop_events", partition, more)])
             values.extend(more)
         before = written_bytes(tmp_path / "topics")
         with workers(tmp_path, count):

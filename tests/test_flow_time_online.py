@@ -13,7 +13,7 @@ from flows import _sessions, time_online
 from flows._sessions import USER_ID
 from schemas.tables.sessions import SESSIONS
 from streams.batch import Poll
-from streams.testing import newest, run_flow
+from streams.testing import DrivenStep, newest, run_flow
 from tests.sessions_support import (
     DELAY,
     LOGIN,
@@ -168,14 +168,14 @@ def test_a_session_is_written_when_its_end_has_passed_and_when_nothing_comes_any
     # The watermark is 3 s before the first of them, and moves with the wall clock.
     until_b_ms = 3 * S + 1 * S + TIMEOUT - (DELAY + 1)
     turns = (Turn(3), Turn(0, DELAY), Turn(0, 1), Turn(0, until_b_ms - 1), Turn(0, 1), Turn(0, 1))
-    step = LOGS.make_step(0, None)
+    step = DrivenStep(LOGS.make_step)
     found = []
     wall_ms = 1_900_000_000_000
     for turn in turns:
         wall_ms += turn.after_ms
         taken = records if turn.size else []
         data = b"".join(value + b"\n" for value in taken)
-        poll = Poll("memory", 0, 3 - len(taken), data, len(taken), 0, wall_ms)
+        poll = Poll("memory", 0, 3 - len(taken), data, len(taken), 0, wall_ms, agreeing=1)
         rows = step.on_batch(LOGS.records.decode("flow", poll)).rows
         found.append([] if rows is None else told(rows))
     assert found == [

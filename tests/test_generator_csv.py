@@ -14,12 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generator.csv_replay import LINE_BYTES_MAX, CsvReplay
-from generator.csv_rows import RowReader
-from generator.sources import Batch, SourceError
+from generator.csv_replay import CsvReplay
+from generator.sources import Batch
 from schemas.dead_letters import DeadLetter, payload_of
 from schemas.store_events import CSV_COLUMNS, StoreEvent
 from schemas.times import parse_time_ms
+from streams.archive_files import LINE_BYTES_MAX
+from streams.source import SourceError
 from tests.generator_support import HEADER, csv_file, csv_row
 
 WHOLE = "2019-10-01 00:00:00 UTC,view,44600062,2103807459595387724,,shiseido,35.79,541312140,72d7"
@@ -42,9 +43,18 @@ def replayed(path: Path, row: int = 0, rows_max: int = 100) -> list[tuple[str, b
     return found
 
 
-def letter_of(line: bytes) -> DeadLetter:
-    topic, (key, value), time_ms = RowReader("shop.csv", HEADER.encode()).record(7, line)
-    assert (topic, key, time_ms) == ("dead_letters", b"shop.csv", None)
+def record_of_line(folder: Path, line: bytes, header: str = HEADER) -> tuple[str, bytes, bytes]:
+    """The record that line 7 of a file becomes."""
+    before = [csv_row(n) for n in range(5)] if header == HEADER else [header] * 5
+    lines = [text.encode() for text in (header, *before)]
+    (folder / "shop.csv").write_bytes(b"\n".join([*lines, line]) + b"\n")
+    [record] = replayed(folder / "shop.csv", row=5)
+    return record
+
+
+def letter_of(folder: Path, line: bytes) -> DeadLetter:
+    topic, key, value = record_of_line(folder, line)
+    assert (topic, key) == ("dead_letters", b"shop.csv")
     letter = decode_letter(value)
     assert (letter.flow, letter.topic, letter.partition, letter.offset, letter.code) == (
         "csv_replay", "shop.csv", 0, 7, "bad_row",
@@ -61,8 +71,8 @@ def test_a_row_becomes_one_json_event_keyed_by_user(tmp_path: Path) -> None:
     assert (topic, key) == ("store_events", b"541312140")
     assert value == (
         b'{"event_time":"2019-10-01 00:00:00 UTC","event_type":"view","product_id":44600062,'
-        b'"category_id":2103807459595387724,"category_code":null,"brand":"shiseido",'
-        b'"price":35.79,"user_id":541312140,"user_session":"72d7"}'
+        b'"category_id":2103807459595387724,"price":35.79,"user_id":541312140,'
+        b'"category_code":null,"brand":"shiseido","user_session":"72d7"}'
     )
     assert decode_event(value).brand == "shiseido"
 
@@ -95,12 +105,12 @@ def test_a_last_line_without_its_end_is_whole_when_it_has_every_field(tmp_path: 
         ("event_type", "steal", "event_type 'steal'"),
         ("product_id", "", "product_id ''"),
         ("product_id", "12a", "product_id '12a'"),
-        ("category_id", "9223372036854775808", "not a whole number up to 9223372036854775807"),
+        ("category_id", "9223372036854775808", "expected `int` <= 9223372036854775807"),
         ("category_id", "1" * 500, "..."),
         ("price", "1,5", "has 10 fields instead of 9"),
-        ("price", "NaN", "price 'NaN'"),
-        ("price", "-1.00", "price '-1.00'"),
-        ("price", "1.005", "decimal number of at most two places"),
+        ("price", "NaN", "price: 'NaN' is not a decimal number"),
+        ("price", "-1.00", "price: '-1.00' is negative"),
+        ("price", "1.005", "price: '1.005' is not a whole number of cents"),
         ("price", "999999999999.00", "price"),
         ("price", "", "price ''"),
         ("user_id", "-5", "user_id '-5'"),
@@ -108,10 +118,10 @@ def test_a_last_line_without_its_end_is_whole_when_it_has_every_field(tmp_path: 
         ("brand", '"open', "wrong quote"),
     ],
 )
-def test_a_bad_field_is_named(field: str, text: str, reason: str) -> None:
+def test_a_bad_field_is_named(tmp_path: Path, field: str, text: str, reason: str) -> None:
     fields = csv_row(1).split(",")
     fields[CSV_COLUMNS.index(field)] = text
-    assert reason in letter_of(",".join(fields).encode()).reason
+    assert reason in letter_of(tmp_path, ",".join(fields).encode()).reason
 
 
 @pytest.mark.parametrize(
@@ -123,8 +133,10 @@ def test_a_bad_field_is_named(field: str, text: str, reason: str) -> None:
         (b"," * 20, "line 7 has 21 fields instead of 9"),
     ],
 )
-def test_a_line_that_is_no_row_is_one_dead_letter(line: bytes, reason: str) -> None:
-    assert letter_of(line).reason == reason
+def test_a_line_that_is_no_row_is_one_dead_letter(
+    tmp_path: Path, line: bytes, reason: str
+) -> None:
+    assert letter_of(tmp_path, line).reason == reason
 
 
 def test_a_line_longer_than_any_row_is_one_dead_letter(tmp_path: Path) -> None:
@@ -144,16 +156,16 @@ def test_a_line_longer_than_any_row_is_one_dead_letter(tmp_path: Path) -> None:
     user=st.integers(0, 2**63 - 1),
 )
 @settings(max_examples=200, deadline=None, derandomize=True)
-def test_every_value_comes_out_exactly(cents: int, brand: str, session: str, user: int) -> None:
+def test_every_value_comes_out_exactly(
+    tmp_path_factory: pytest.TempPathFactory, cents: int, brand: str, session: str, user: int
+) -> None:
     price = f"{cents // 100}.{cents % 100:02d}"
     row = ["2019-10-01 00:00:09 UTC", "cart", "7", "8", "", brand, price, str(user), session]
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(row)
-    topic, (key, value), time_ms = RowReader("a.csv", HEADER.encode()).record(
-        2, line.getvalue().encode()
-    )
+    folder = tmp_path_factory.mktemp("csv")
+    topic, key, value = record_of_line(folder, line.getvalue().encode())
     assert (topic, key) == ("store_events", str(user).encode())
-    assert time_ms == parse_time_ms(row[0])
     event = json.loads(value, parse_float=Decimal)
     assert event["price"] * 100 == cents
     assert (event["brand"], event["user_session"]) == (brand or None, session or None)
@@ -162,20 +174,17 @@ def test_every_value_comes_out_exactly(cents: int, brand: str, session: str, use
 
 
 @pytest.mark.parametrize(("text", "sent"), [("33", b"33"), ("12.5", b"12.5"), ("0.00", b"0.00")])
-def test_a_price_keeps_its_decimal_text(text: str, sent: bytes) -> None:
-    _, (_, value), _ = RowReader("a.csv", HEADER.encode()).record(
-        2, csv_row(1, price=text).encode()
-    )
+def test_a_price_keeps_its_decimal_text(tmp_path: Path, text: str, sent: bytes) -> None:
+    _, _, value = record_of_line(tmp_path, csv_row(1, price=text).encode())
     assert b'"price":' + sent + b"," in value
 
 
-def test_columns_may_stand_in_another_order_beside_others() -> None:
+def test_columns_may_stand_in_another_order_beside_others(tmp_path: Path) -> None:
     names = ["note", *reversed(CSV_COLUMNS)]
     fields = dict(zip(CSV_COLUMNS, csv_row(4).split(","), strict=True)) | {"note": "x"}
-    reader = RowReader("a.csv", b"\xef\xbb\xbf" + ",".join(names).encode())
     line = ",".join(fields[name] for name in names).encode()
-    expected = RowReader("a.csv", HEADER.encode()).record(2, csv_row(4).encode())
-    assert reader.record(2, line) == expected
+    expected = record_of_line(tmp_path, csv_row(4).encode())
+    assert record_of_line(tmp_path, line, "\ufeff" + ",".join(names)) == expected
 
 
 @given(cuts=st.lists(st.integers(1, 9), min_size=1, max_size=10), start=st.integers(0, 30))
@@ -218,12 +227,12 @@ def test_rows_are_taken_up_to_an_event_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "the file is empty"),
+        (b"", "is empty"),
         (b"event_time,event_type\n", "lacks the columns product_id, category_id, "),
         (HEADER.replace("price", "cost").encode() + b"\n", "lacks the columns price; it must be"),
         (WHOLE.encode() + b"\n", "lacks the columns event_time"),
         (b"\x00\xff" * 100, "lacks the columns"),
-        (b"\x1f\x8bnot gzip at all", "cannot be read past line 0"),
+        (b"\x1f\x8bnot gzip at all", "cannot be read: "),
     ],
 )
 def test_a_file_that_is_no_export_is_refused_at_once(
@@ -232,7 +241,7 @@ def test_a_file_that_is_no_export_is_refused_at_once(
     (tmp_path / "a.csv").write_bytes(content)
     with pytest.raises(SourceError, match=message) as caught:
         CsvReplay(tmp_path / "a.csv")
-    assert "a.csv: " in str(caught.value)
+    assert "a.csv" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -256,13 +265,28 @@ def test_a_gzip_file_cut_in_the_middle_gives_its_rows_and_then_an_error(tmp_path
     assert f"past line {taken + 1}" in str(caught.value)
 
 
-def test_another_file_is_another_source(tmp_path: Path) -> None:
+def test_rows_have_a_mark_that_tells_them_from_others(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    path.write_bytes(csv_file([csv_row(1)]))
-    first = CsvReplay(path)
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "a.csv").write_bytes(path.read_bytes())
-    assert CsvReplay(tmp_path / "sub" / "a.csv").identity == first.identity
-    path.write_bytes(csv_file([csv_row(2)]))
-    assert CsvReplay(path).identity != first.identity
-    assert first.name == "a.csv"
+
+    def mark(content: bytes, row: int) -> str:
+        path.write_bytes(content)
+        stream = CsvReplay(path).open(row)
+        try:
+            return stream.mark
+        finally:
+            stream.close()
+
+    rows = [csv_row(n) for n in range(9)]
+    first = mark(csv_file(rows), 3)
+    assert mark(csv_file(rows[:3]), 3) == first
+    assert mark(csv_file(rows[:3])[:-2], 3) == first
+    assert mark(gzip.compress(csv_file([*rows, "more"])), 3) == first
+    assert mark(csv_file([rows[0], rows[2], rows[1]]), 3) != first
+    assert mark(csv_file(rows), 4) != first
+    stream = CsvReplay(path).open(0)
+    for count in (1, 2):
+        stream.take(count)
+    assert stream.mark == first
+    stream.close()
+    with pytest.raises(SourceError, match="has 9 rows, not the 10 done already"):
+        mark(csv_file(rows), 10)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -22,6 +23,7 @@ from generator.sources import Source
 from generator.store import StoreWorld
 from generator.tags import TagWorld
 from schemas.topic_files import records_path
+from streams.source import SourceError
 from tests.generator_support import (
     CrashError,
     MemoryTopics,
@@ -223,6 +225,73 @@ def test_a_topic_that_is_not_there_yet_has_no_partitions(tmp_path: Path) -> None
     assert topics.ours() == uncrashed(TagWorld(1), 99, 3)
 
 
+@given(
+    lives=st.lists(
+        st.tuples(st.integers(0, 60), st.one_of(st.none(), st.integers(0, 80))),
+        min_size=1,
+        max_size=6,
+    ),
+    ended=st.booleans(),
+    packed=st.booleans(),
+)
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_a_file_that_grows_between_pushes_is_sent_row_by_row_once(
+    tmp_path_factory: pytest.TempPathFactory,
+    lives: list[tuple[int, int | None]],
+    ended: bool,
+    packed: bool,
+) -> None:
+    """Each life adds rows, and ends at some record or well."""
+    folder = tmp_path_factory.mktemp("grows")
+    rows: list[str] = []
+    topics = MemoryTopics(random=Random(1))
+
+    def grown(more: int) -> CsvReplay:
+        rows.extend("broken" if n % 9 == 0 else csv_row(n) for n in range(more))
+        content = csv_file(rows).removesuffix(b"" if ended else b"\r\n")
+        (folder / "shop.csv").write_bytes(gzip.compress(content) if packed else content)
+        return CsvReplay(folder / "shop.csv")
+
+    for more, crash_after in [*lives, (7, None), (0, None)]:
+        topics.crash_after = crash_after
+        result = push_on(grown(more), topics, folder / "p.json", None)
+    assert result is not None and result.was_finished
+    assert topics.ours() == uncrashed(grown(0), None, 3)
+
+
+@pytest.mark.parametrize("change", ["another row", "a row goes on", "rows are gone"])
+def test_another_file_of_the_same_name_is_refused(tmp_path: Path, change: str) -> None:
+    topics, rows = MemoryTopics(), [csv_row(n) for n in range(50)]
+    (tmp_path / "shop.csv").write_bytes(csv_file(rows)[:-2])
+    push_on(CsvReplay(tmp_path / "shop.csv"), topics, tmp_path / "p.json", None)
+    before = topics.ours()
+    if change == "another row":
+        rows[49] = csv_row(70)
+    elif change == "a row goes on":
+        rows[49] += "-and-more"
+    else:
+        del rows[40:]
+    (tmp_path / "shop.csv").write_bytes(csv_file(rows))
+    said = "has 40 rows, not the 50" if change == "rows are gone" else "another file of this name"
+    with pytest.raises((ProgressError, SourceError), match=said):
+        push_on(CsvReplay(tmp_path / "shop.csv"), topics, tmp_path / "p.json", None)
+    assert topics.ours() == before
+
+
+def test_what_comes_out_of_a_pipe_is_sent_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    rows = csv_file([csv_row(n) for n in range(400)])
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(rows))
+    writer.start()
+    topics = MemoryTopics()
+    source = CsvReplay(tmp_path / "pipe")
+    assert (source.is_pipe, source.name) == (True, "pipe")
+    assert push(source, topics).report.sent == 400
+    writer.join()
+    (tmp_path / "shop.csv").write_bytes(rows)
+    assert topics.ours() == uncrashed(CsvReplay(tmp_path / "shop.csv"), None, 3)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"identity":1}', b"\xff"])
 def test_a_broken_progress_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "p.json").write_bytes(content)
@@ -249,15 +318,32 @@ def test_two_pushes_of_one_source_at_once_are_refused(tmp_path: Path) -> None:
 
 PUSHER = """
 import sys
+import time
 from pathlib import Path
 from generator.drive import push
 from generator.csv_replay import CsvReplay
 from generator.progress import ProgressFile
 from sinks.topic_files import FileTopics
 from tests.generator_support import folder_view
-csv, folder, progress = map(Path, sys.argv[1:])
+csv, folder, progress = map(Path, sys.argv[1:4])
+before, after = map(int, sys.argv[4:])
+
+class Holding(FileTopics):
+    written = 0
+
+    def hold(self, at):
+        if self.written >= at:
+            print("holds", flush=True)
+            time.sleep(600)
+
+    def write(self, topic, records):
+        self.hold(before)
+        super().write(topic, records)
+        self.written += len(records)
+        self.hold(after)
+
 result = push(
-    CsvReplay(csv), FileTopics(folder), rate_per_s=4000,
+    CsvReplay(csv), Holding(folder), rate_per_s=4000,
     progress=ProgressFile(progress, folder_view(folder)),
 )
 print(result.line())
@@ -269,23 +355,25 @@ def test_kill_9_of_a_real_replay_into_topic_files(tmp_path: Path) -> None:
     (tmp_path / "shop.csv").write_bytes(csv_file(rows))
     folder = tmp_path / "topics"
     arguments = [str(tmp_path / name) for name in ("shop.csv", "topics", "progress.json")]
-    for kill_at in (300, 1_500, 2_900, None):
+    never = 10**9
+    # Rows that it writes before it is killed, and whether that is before or after a write.
+    for before, after in ((200, never), (never, 1_000), (900, never), (never, never)):
         process = subprocess.Popen(
-            [sys.executable, "-c", PUSHER, *arguments],
+            [sys.executable, "-c", PUSHER, *arguments, str(before), str(after)],
             cwd=Path(__file__).resolve().parent.parent,
             stdout=subprocess.PIPE,
             text=True,
         )
+        assert process.stdout is not None
+        is_killed = min(before, after) < never
         try:
-            deadline = time.monotonic() + 60
-            while kill_at and lines_in(folder) < kill_at and process.poll() is None:
-                assert time.monotonic() < deadline
-                time.sleep(0.005)
+            if is_killed:
+                assert process.stdout.readline() == "holds\n"
         finally:
-            if kill_at:
+            if is_killed:
                 os.kill(process.pid, signal.SIGKILL)
             printed, _ = process.communicate(timeout=60)
-        assert process.returncode == (-signal.SIGKILL if kill_at else 0)
+        assert process.returncode == (-signal.SIGKILL if is_killed else 0)
     assert printed.startswith("finished: 4,000 rows")
     written: Log = {
         (topic, partition): values
@@ -297,7 +385,3 @@ def test_kill_9_of_a_real_replay_into_topic_files(tmp_path: Path) -> None:
     topics = MemoryTopics(partitions=10)
     push(CsvReplay(tmp_path / "shop.csv"), topics)
     assert written == topics.ours()
-
-
-def lines_in(folder: Path) -> int:
-    return sum(path.read_bytes().count(b"\n") for path in folder.glob("*/*.jsonl"))

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "schemas": {"schemas"},
     "streams": {"schemas", "streams"},
     "sinks": {"schemas", "sinks"},
-    "generator": {"schemas", "generator"},
+    "generator": {"schemas", "streams", "generator"},
     "infra": {"schemas", "infra"},
     "api": {"schemas", "sinks", "api"},
     "flows": {"schemas", "streams", "sinks", "flows"},

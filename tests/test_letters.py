@@ -10,8 +10,8 @@ import pytest
 
 from api.live import shown_letters
 from cli.errors import UsageError
+from cli.letters.plan import plan, why_not_twice
 from cli.letters.read import Choice, Letter, Place, Read, collect, grouped, parse_place, printable
-from cli.letters.retry import plan, why_not_twice
 from cli.letters.show import payload_lines, record_lines, wrong_lines
 from cli.ranges import has_ranges
 from cli.summary import dead_letters

@@ -22,6 +22,7 @@ from cli.letters.topics import RetryTopics, read_topic
 from cli.main import main
 from flows import store_metrics
 from schemas.dead_letters import RetryNote
+from schemas.records import TopicRecord
 from schemas.settings import Settings, read_settings
 from schemas.tables.store_metrics import SUMS
 from sinks.topic_files import FileTopics
@@ -29,6 +30,7 @@ from streams.columns import cents, text
 from streams.decode import Records
 from streams.open import sent_again_in
 from streams.runner import Run
+from streams.topic_files import FileTopic
 
 USERS = 40
 KINDS = ("view", "cart", "purchase", "view")
@@ -175,12 +177,21 @@ def test_a_retry_keeps_the_partition_and_the_order_of_a_user(
     run_to_the_end(settings)
     home = settings.footfall_home
     before = [lines(home, partition) for partition in range(3)]
-    assert "sent" in footfall(home, "retry", "--yes")
+    topic = FileTopic(home / "topics", "store_events")
+    said = footfall(home, "retry", "--yes")
+    assert "sent" in said
+    assert "without key" not in said
     twice = sent_again_in(settings, "store_events")()
     for partition, stood in enumerate(before):
         bad = [(offset, line) for offset, line in enumerate(stood) if is_bad(line)]
         assert lines(home, partition) == [*stood, *(line for _, line in bad)]
         assert set(twice.get(partition, ())) == {at for at, _ in bad}
+        # With its key and its time, as if it had always stood there.
+        for number, (at, line) in enumerate(bad):
+            sent = topic.record_at(partition, len(stood) + number)
+            assert sent == topic.record_at(partition, at)
+            user = msgspec.json.decode(line)["user_id"]
+            assert (sent.key, sent.value) == (b"%d" % user, line)
     assert not sent_again_in(settings, "user_tags")()
 
 
@@ -208,10 +219,10 @@ class KilledTopics(RetryTopics):
             raise KilledError
         self._writes_left -= 1
 
-    def send(self, topic: str, partition: int, values: Sequence[bytes]) -> None:
-        for value in values:
+    def send(self, topic: str, partition: int, records: Sequence[TopicRecord]) -> None:
+        for record in records:
             self._count()
-            super().send(topic, partition, [value])
+            super().send(topic, partition, [record])
 
     def note(self, notes: Sequence[RetryNote]) -> None:
         for note in notes:

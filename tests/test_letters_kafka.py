@@ -14,10 +14,13 @@ from cli.doctor.findings import Finding
 from cli.init import make_topics
 from cli.main import main
 from schemas.dead_letters import DeadLetter, Retry, RetryNote, payload_fields
+from schemas.records import TopicRecord
 from schemas.settings import Settings, read_settings
 from schemas.topics import TOPICS
 from sinks.kafka import KafkaTopics
 from sinks.letters import LetterWriter
+from streams.open import open_topic
+from streams.source import SourceError
 from tests.kafka_support import Broker
 
 LONG = b"long " * 150_000
@@ -134,6 +137,29 @@ def test_what_another_flow_has_read_or_retention_has_removed_is_not_sent(
     said = retry("--yes", "--force")
     assert "1 sent" in said and "524,288 of its 750,000 bytes" in said
     assert stored(broker, "user_tags") == [(3, b"y"), (3, b"x")]
+
+
+def test_a_record_keeps_its_key_its_headers_and_its_time(
+    broker: Broker, settings: Settings, retry: RunRetry
+) -> None:
+    """A compacted topic refuses a record without its key."""
+    broker.delete_topic("activities")
+    broker.create_topic("activities", 2, cleanup_policy="compact")
+    sent = TopicRecord(b"{bad", b"key", (("trace", b"1"), ("none", None)), 1_700_000_000_123)
+    writer = KafkaTopics(broker.bootstrap)
+    writer.write_to("activities", 1, [sent, sent._replace(value=b"gone", key=b"other")])
+    writer.close()
+    write(broker, letter("activities", 1, 0, sent.value))
+    assert retry("--yes").startswith("sending 1 record again")
+    topic = open_topic(settings, "activities", group="test")
+    assert [topic.record_at(1, offset) for offset in (0, 2)] == [sent, sent]
+    with pytest.raises(SourceError, match="no record at offset 3"):
+        topic.record_at(1, 3)
+    broker.produce("user_tags", [b"{bad"], partition=0, keys=[b"key"])
+    write(broker, letter("user_tags", 0, 0, b"{bad"))
+    broker.delete_records("user_tags", {0: 1})
+    said = retry("--yes")
+    assert "sent without key, headers and time: 1 record: user_tags/0 has no record" in said
 
 
 def found(settings: Settings) -> dict[str, Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ import schemas.dead_letters as written_as
 from cli.letters.read import Choice, Letter, Letters, Place, Read, collect
 from cli.letters.retry import Outcome, Retry, TopicError
 from schemas.dead_letters import (
+    Code,
     DeadLetter,
     RetryNote,
     dead_letter_of,
@@ -20,6 +22,7 @@ from schemas.dead_letters import (
     payload_fields,
     payload_of,
 )
+from schemas.records import TopicRecord
 
 TOPIC = "user_tags"
 
@@ -41,6 +44,8 @@ class World:
             for offset, payload in enumerate(values)
         ]
         self.effects_left: int | None = None
+        self.carried: dict[tuple[int, int], tuple[Any, ...]] = {}
+        """By partition and offset, what records have beside their value."""
 
     def letters(self) -> Letters:
         return collect(Read(0, at, record) for at, record in enumerate(self.written))
@@ -79,13 +84,18 @@ class World:
     def end_offset(self, topic: str, partition: int) -> int:
         return len(self.partitions_[partition])
 
-    def read(
-        self, topic: str, partition: int, start: int, end: int | None = None
-    ) -> Iterator[tuple[int, bytes]]:
+    def read(self, topic: str, partition: int, start: int) -> Iterator[tuple[int, bytes]]:
         values = self.partitions_[partition]
         if not self.removed_before[partition] <= start <= len(values):
             raise TopicError(f"offset {start} was removed by retention")
-        yield from list(enumerate(values))[start:end]
+        yield from list(enumerate(values))[start:]
+
+    def record_at(self, place: Place) -> TopicRecord:
+        _, partition, offset = place
+        if offset < self.removed_before[partition]:
+            raise TopicError(f"offset {offset} was removed by retention")
+        value = self.partitions_[partition][offset]
+        return TopicRecord(value, *self.carried.get((partition, offset), ()))
 
     def payloads(self, letters: Sequence[Letter]) -> Mapping[Place, bytes]:
         found = {}
@@ -95,10 +105,12 @@ class World:
             found[letter.place] = payload_of(whole)
         return found
 
-    def send(self, topic: str, partition: int, values: Sequence[bytes]) -> None:
-        for value in values:
+    def send(self, topic: str, partition: int, records: Sequence[TopicRecord]) -> None:
+        for value, *carried in records:
             self._effect()
-            self.partitions_[partition].append(value)
+            values = self.partitions_[partition]
+            self.carried[partition, len(values)] = tuple(carried)
+            values.append(value)
 
     def note(self, notes: Sequence[RetryNote]) -> None:
         for note in notes:
@@ -106,11 +118,13 @@ class World:
             self.written.append(encode(written_as.Retry(note)))
 
 
-def _letter(partition: int, offset: int, payload: bytes, cut_to: int | None) -> DeadLetter:
+def _letter(
+    partition: int, offset: int, payload: bytes, cut_to: int | None, code: Code = "not_json"
+) -> DeadLetter:
     fields = payload_fields(payload)
     if cut_to is not None:
         fields["payload"] = payload[:cut_to].decode()
-    return DeadLetter("a", TOPIC, partition, offset, "not_json", "no JSON", **fields)  # type: ignore[arg-type]
+    return DeadLetter("a", TOPIC, partition, offset, code, "no JSON", **fields)  # type: ignore[arg-type]
 
 
 few_bytes = st.sampled_from([b"x", b"y", b"z"])
@@ -219,3 +233,36 @@ def test_a_record_from_before_an_intent_is_not_the_one_it_meant() -> None:
     world = World({0: [b"x"]})
     world.note([RetryNote(TOPIC, 0, 0, "intent", 1, 0)])
     assert world.run() is not None and world.sent(0) == [b"x"]
+
+
+def test_a_record_is_sent_with_all_that_its_topic_keeps_of_it() -> None:
+    world = World({0: [b"x", b"y", b"z", b"w"]})
+    kept = (b"key", (("trace", b"1"), ("none", None)), 5)
+    world.carried = {(0, offset): kept for offset in range(4)}
+    # One that came from the future is judged by when it is appended; one flow says so.
+    world.written[1] = encode(_letter(0, 1, b"y", None, "future_time"))
+    world.removed_before[0] = 1
+    world.partitions_[0][3] = b"another, since its topic was made anew"
+    outcome = world.run()
+    assert outcome is not None
+    assert outcome.sent == 4
+    assert [world.carried[0, offset] for offset in range(4, 8)] == [
+        (None, (), None),
+        (*kept[:2], None),
+        kept,
+        (None, (), None),
+    ]
+    assert [(one.place.offset, one.why) for one in outcome.values_alone] == [
+        (0, "offset 0 was removed by retention"),
+        (3, "another record stands in its place: its topic was made anew"),
+    ]
+
+
+def test_a_record_of_several_lines_is_the_one_that_was_read_as_one() -> None:
+    world = World({0: [b"x y"]})
+    world.partitions_[0][0] = b"x\ny"
+    world.carried[0, 0] = b"key", (), 1
+    outcome = world.run()
+    assert outcome is not None
+    assert (outcome.sent, outcome.values_alone) == (1, [])
+    assert world.sent(0) == [b"x\ny"]

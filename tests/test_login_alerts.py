@@ -187,8 +187,8 @@ def test_on_embedded_topics_an_alert_stands_in_its_topic_keyed_by_user(tmp_path:
     topics = FileTopics(tmp_path / "topics")
     for topic in (PLATFORM_LOGS, LOGIN_ALERTS, DEAD_LETTERS, LATE_EVENTS):
         topics.create(topic.name, topic.partitions)
-    lines = b"".join(failure(BASE_MS + n) + b"\n" for n in range(6))
-    topics.append(PLATFORM_LOGS.name, 7, lines, 6)
+    failures = [failure(BASE_MS + n) for n in range(6)]
+    topics.write_each([(PLATFORM_LOGS.name, 7, failures)])
     topics.close()
     run_main(login_alerts.wire(settings_of_home, Run(once=True)))
     home = partition_of_key(b"anna", LOGIN_ALERTS.partitions)

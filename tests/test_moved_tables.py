@@ -32,12 +32,14 @@ from schemas.tables.traces import USER_TRACE
 from sinks import SinkRefusedError, clickhouse_move
 from sinks.clickhouse import create_tables
 from sinks.clickhouse_replay import ClickHouseReplay
+from sinks.profiles.sqlite import SqliteProfiles
 from sinks.sql_replay import SqlReplay
 from streams.replay import Range
 from streams.testing import run_flow
 from tests.clickhouse_support import Server, any_server
 from tests.laws.worlds import LAWS
 from tests.postgres_support import a_database, postgres
+from tests.profile_store_contract import FOREVER, KEEP, frame, names
 
 __all__ = ["postgres"]
 
@@ -287,3 +289,38 @@ def test_a_store_s_table_is_moved_once_with_all_of_its_rows(
 
 
 START = datetime(2019, 10, 1, 0, 0, 5, tzinfo=UTC)
+
+
+LAYOUT_1 = (
+    "PRAGMA journal_mode = WAL",
+    "CREATE TABLE tags (cookie TEXT NOT NULL, buy INTEGER NOT NULL,"
+    " time_ms INTEGER NOT NULL, topic_partition INTEGER NOT NULL, offset INTEGER NOT NULL,"
+    " tag BLOB NOT NULL)",
+    "CREATE UNIQUE INDEX tags_of_cookie ON tags (cookie, buy, time_ms, topic_partition, offset)",
+    "PRAGMA user_version = 1",
+)
+"""A file as it was made before topics were part of a tag's key."""
+
+
+def test_a_file_of_before_is_moved(tmp_path: Path) -> None:
+    path = tmp_path / "profiles.sqlite"
+    store = SqliteProfiles(path, KEEP)
+    assert store.move("it's tags") is None
+    assert not path.exists()
+    connection = sqlite3.connect(path, isolation_level=None)
+    for statement in LAYOUT_1:
+        connection.execute(statement)
+    for n in range(KEEP):
+        connection.execute("INSERT INTO tags VALUES ('c1', 0, ?, 0, ?, ?)", (n, n, names(n)[0]))
+    connection.close()
+    with pytest.raises(SinkRefusedError, match="`footfall init` adds that"):
+        store.get("c1", 0, FOREVER, 9)
+    assert store.move("it's tags") == KEEP
+    assert store.move("other") is None
+    assert store.get("c1", 0, FOREVER, 9) == (names(4, 3, 2, 1, 0), [])
+    again = [("c1", "VIEW", n, "it's tags", 0, n, names(n)[0]) for n in range(KEEP)]
+    store.put(frame(again))
+    assert store.get("c1", 0, FOREVER, 9) == (names(4, 3, 2, 1, 0), [])
+    store.put(frame([("c1", "VIEW", 4, "others", 0, 4, b"other")]))
+    assert store.get("c1", 0, FOREVER, 9) == ([b"other", *names(4, 3, 2, 1)], [])
+    store.close()

@@ -89,7 +89,7 @@ def test_an_event_is_given_when_the_watermark_has_passed_it() -> None:
     result = step.on_batch(batch([14], first=3))
     assert told(result) == [("event", 3, 1)]
     assert versions(result) == {version_of(0, 4, FINAL)}
-    assert step.watermark_ms == 4
+    assert step.step.watermark_ms == 4
     assert told(step.on_batch(batch([40, 50], first=4))) == [
         ("event", 5, 0),
         ("event", 13, 2),

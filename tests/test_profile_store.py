@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -23,7 +24,7 @@ pytest.register_assert_rewrite("profile_store_contract", "aerospike_contract")
 
 from aerospike_helpers.batch.records import BatchRecords, Write
 
-from schemas.settings import read_settings
+from schemas.settings import SettingError, read_settings
 from sinks import SinkRefusedError, SinkUnavailableError
 from sinks._aerospike_recent import RecentWrites
 from sinks.open import open_profiles, open_topics
@@ -41,9 +42,10 @@ from sinks.profiles.aerospike import (
     why_not_written,
 )
 from sinks.profiles.frames import checked
+from sinks.profiles.replay import ProfileReplay
 from sinks.profiles.sqlite import SqliteProfiles
 from sinks.topic_files import FileTopics
-from tests.aerospike_contract import AerospikeProfilesContract
+from tests.aerospike_contract import AerospikeProfilesContract, GenerationsContract
 from tests.aerospike_support import Interposed, ModelServer, Place, model_place
 from tests.profile_store_contract import (
     FOREVER,
@@ -84,13 +86,18 @@ class TestAerospikeOfModel(AerospikeProfilesContract):
     pass
 
 
+class TestGenerationsOfModel(GenerationsContract):
+    pass
+
+
 PUT_FOR_EVER = """
     import sys
     from pathlib import Path
     import polars as pl
     sys.path.insert(0, "tests")
     from profile_store_contract import frame
-    from sinks.profiles.sqlite import SqliteProfiles
+    from sinks.profiles.replay import ProfileReplay
+from sinks.profiles.sqlite import SqliteProfiles
     store, partition = SqliteProfiles(Path(sys.argv[1]), 50), int(sys.argv[2])
     number = 0
     while True:
@@ -193,41 +200,6 @@ def test_sqlite_files_that_cannot_be_are_named(tmp_path: Path) -> None:
             store.get("c1", 0, FOREVER, 1)
 
 
-LAYOUT_1 = (
-    "PRAGMA journal_mode = WAL",
-    "CREATE TABLE tags (cookie TEXT NOT NULL, buy INTEGER NOT NULL,"
-    " time_ms INTEGER NOT NULL, topic_partition INTEGER NOT NULL, offset INTEGER NOT NULL,"
-    " tag BLOB NOT NULL)",
-    "CREATE UNIQUE INDEX tags_of_cookie ON tags (cookie, buy, time_ms, topic_partition, offset)",
-    "PRAGMA user_version = 1",
-)
-"""A file as it was made before topics were part of a tag's key."""
-
-
-def test_a_file_of_before_is_moved(tmp_path: Path) -> None:
-    path = tmp_path / "profiles.sqlite"
-    store = SqliteProfiles(path, KEEP)
-    assert store.move("it's tags") is None
-    assert not path.exists()
-    connection = sqlite3.connect(path, isolation_level=None)
-    for statement in LAYOUT_1:
-        connection.execute(statement)
-    for n in range(KEEP):
-        connection.execute("INSERT INTO tags VALUES ('c1', 0, ?, 0, ?, ?)", (n, n, names(n)[0]))
-    connection.close()
-    with pytest.raises(SinkRefusedError, match="`footfall init` adds that"):
-        store.get("c1", 0, FOREVER, 9)
-    assert store.move("it's tags") == KEEP
-    assert store.move("other") is None
-    assert store.get("c1", 0, FOREVER, 9) == (names(4, 3, 2, 1, 0), [])
-    again = [("c1", "VIEW", n, "it's tags", 0, n, names(n)[0]) for n in range(KEEP)]
-    store.put(frame(again))
-    assert store.get("c1", 0, FOREVER, 9) == (names(4, 3, 2, 1, 0), [])
-    store.put(frame([("c1", "VIEW", 4, "others", 0, 4, b"other")]))
-    assert store.get("c1", 0, FOREVER, 9) == ([b"other", *names(4, 3, 2, 1)], [])
-    store.close()
-
-
 def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit on the pages of the file fills the disk."""
     store = SqliteProfiles(tmp_path / "profiles.sqlite")
@@ -263,9 +235,19 @@ def test_keys_sort_as_time_topic_partition_and_offset() -> None:
 
 def test_both_bins_have_names_that_aerospike_takes() -> None:
     assert bin_names("tags") == ("tags_v", "tags_b")
-    for name in bin_names("fifteen_letters"):
-        assert len(name) <= 15
-    assert len(set(bin_names("fifteen_letters"))) == 2
+    # Of letters of one byte each, of two, and of four.
+    for given in ("fifteen_letters", "żółćżół", "🍪🍪🍪x"):
+        names = bin_names(given)
+        assert len(set(names)) == 2
+        assert all(len(name.encode()) <= 15 for name in names)
+        assert all(given.startswith(name[:-2]) for name in names)
+    assert bin_names("żółćżół") == ("żółćżó_v", "żółćżó_b")
+
+
+def test_a_name_of_a_bin_is_measured_in_bytes() -> None:
+    assert read_settings({"AEROSPIKE_PROFILES_BIN": "fifteen_letters"})
+    with pytest.raises(SettingError, match=r"'żółćżółć': .*at most 15 bytes"):
+        read_settings({"AEROSPIKE_PROFILES_BIN": "żółćżółć"})
 
 
 def test_a_record_is_asked_to_put_and_then_to_keep_the_last() -> None:
@@ -342,7 +324,12 @@ def test_each_result_of_a_batch_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "reason"), [(13, "lower NUM_TAGS_TO_KEEP"), (12, "code 12"), (20, "code 20")]
+    ("code", "reason"),
+    [
+        (13, "lower NUM_TAGS_TO_KEEP"),
+        (12, "set AEROSPIKE_PROFILES_BIN .*comes back.*code 12"),
+        (20, "code 20"),
+    ],
 )
 def test_what_will_never_be_written_is_refused_by_cookie(code: int, reason: str) -> None:
     record = Write(("profiles", "s", "c1"), ops=[])
@@ -364,6 +351,98 @@ def test_what_a_killed_node_had_not_on_its_disk_is_written_again() -> None:
         assert store.get("c1", 0, FOREVER, 9) == (names(6, 4, 3, 1), [])
         assert store.get("c2", 0, FOREVER, 9) == (names(2), [])
         assert store.get("c3", 0, FOREVER, 9) == (names(5), [])
+
+
+def test_what_a_node_loses_after_the_last_write_is_written_again_while_nothing_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sinks._aerospike.LOOK_EVERY_S", 0.02)
+    model = ModelServer()
+    with model_place(model) as place:
+        store = place.profiles(KEEP, keep_s=60.0)
+        store.put(frame([tag(1), tag(2, cookie="c2")]))
+        model.kill(lost_s=60.0)
+        assert store.get("c1", 0, FOREVER, 9) == ([], [])
+        until_s = time.monotonic() + 30
+        while len(model.records) < 2:
+            assert time.monotonic() < until_s
+            time.sleep(0.01)
+        assert store.get("c1", 0, FOREVER, 9) == (names(1), [])
+        assert store.get("c2", 0, FOREVER, 9) == (names(2), [])
+
+
+def test_a_store_has_settled_when_no_death_of_a_node_can_undo_a_put() -> None:
+    model = ModelServer()
+    with model_place(model) as place:
+        store = place.profiles(KEEP, keep_s=0.4)
+        store.put(frame([tag(1)]))
+        assert [len(tags) for tags in store.recent()] == [1]
+        model.kill(lost_s=60.0)
+        store.settle()
+        assert store.recent() == []
+        assert store.get("c1", 0, FOREVER, 9) == (names(1), [])
+        # By now it is on the disk.
+        writes = len(model.sizes)
+        store.settle()
+        assert len(model.sizes) == writes
+
+
+def test_a_store_whose_node_stays_away_does_not_settle() -> None:
+    model = ModelServer()
+    with model_place(model) as place:
+        store = place.profiles(KEEP, keep_s=0.1, give_up_after_s=0.2)
+        store.put(frame([tag(1)]))
+        model.nodes = False
+        with pytest.raises(SinkUnavailableError, match="no node is left"):
+            store.settle()
+        model.nodes = True
+        store.settle()
+        assert store.recent() == []
+
+
+def test_what_an_earlier_process_wrote_last_is_written_again() -> None:
+    model = ModelServer()
+    with model_place(model) as place:
+        name = place.new_set("profiles")
+        first = place.profiles(KEEP, set_name=name, keep_s=60.0)
+        first.put(frame([tag(1), tag(2)]))
+        first.put(frame([tag(3, cookie="c2")]))
+        recent = first.recent()
+        model.kill(lost_s=60.0)
+        # Meanwhile the node has grown old.
+        model.started_at_s = None
+        second = place.profiles(KEEP, set_name=name, keep_s=0.1)
+        for tags in recent:
+            second.restore(tags)
+        assert sum(map(len, second.recent())) == 3
+        second.settle()
+        assert second.get("c1", 0, FOREVER, 9) == (names(2, 1), [])
+        assert second.get("c2", 0, FOREVER, 9) == (names(3), [])
+        assert second.recent() == []
+
+
+def test_a_replay_of_profiles_ends_when_nothing_can_be_lost() -> None:
+    with model_place(ModelServer()) as place:
+        store = place.profiles(KEEP, keep_s=0.2)
+        replay = ProfileReplay(store, KEEP)
+        replay.write([frame([tag(1)])], shadow=False)
+        assert store.recent()
+        assert replay.remove_older([], 1, shadow=False) == 0
+        assert not store.recent()
+
+
+def test_a_generation_that_wraps_around_stops_no_policy() -> None:
+    for policy in ("NONE", "EQ", "GT"):
+        model = ModelServer()
+        with model_place(model) as place:
+            store = place.profiles(KEEP, generation_policy=policy, give_up_after_s=0.2)
+            store.put(frame([tag(0)]))
+            (key,) = model.records
+            model.generations[key] = 65_533
+            for number in range(1, 5):
+                store.put(frame([tag(number)]))
+            assert model.generations[key] == 2
+            assert store.get("c1", 0, FOREVER, 9) == (names(4, 3, 2, 1, 0), [])
 
 
 @pytest.mark.parametrize("policy", ["NONE", "EQ", "GT"])
@@ -427,6 +506,21 @@ def test_the_writes_of_the_last_seconds_are_those_that_may_be_lost() -> None:
     recent.acknowledged("e")
     assert not recent.in_doubt()
     assert recent.lost([0.0]) == ["e"]
+
+
+def test_a_writer_waits_where_more_is_recent_than_a_snapshot_takes() -> None:
+    now = 1_000.0
+    recent = RecentWrites[str](lambda: now, keep_s=3.0, bytes_max=100)
+    recent.acknowledged("a", 60)
+    now += 0.4
+    recent.acknowledged("b", 40)
+    assert recent.room_in_s() is None
+    recent.acknowledged("c", 1)
+    assert recent.room_in_s() == pytest.approx(2.6)
+    now += 2.7
+    assert recent.room_in_s() == 0.0
+    recent.kept()
+    assert (recent.room_in_s(), recent.all()) == (None, ["b", "c"])
 
 
 def test_a_node_that_came_back_long_ago_is_still_younger_than_what_was_there() -> None:

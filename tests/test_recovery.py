@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -319,6 +321,69 @@ def test_states_of_partitions_that_the_topic_no_longer_has_are_told(tmp_path: Pa
 
     with pytest.raises(WorkerError, match="partitions that the topic does not have"):
         run_worker(FLOW, wire, house.home, once=True)
+
+
+def overwritten(start: int, length: int) -> Callable[[Path], Any]:
+    def damage(file: Path) -> None:
+        with file.open("r+b") as store:
+            store.seek(start)
+            store.write(b"\xa5" * length)
+
+    return damage
+
+
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "empty": lambda file: file.write_bytes(b""),
+    "cut within its header": lambda file: os.truncate(file, 50),
+    "cut after a page": lambda file: os.truncate(file, 4_096),
+    "not a database": overwritten(0, 20_000),
+    "a page of nonsense": overwritten(8_192, 4_096),
+    "pages of nonsense": overwritten(4_096, 100_000),
+    "gone": lambda file: file.unlink(),
+    "a folder": lambda file: (file.unlink(), file.mkdir()),
+    "a state of nonsense": lambda file: (
+        (connection := sqlite3.connect(file)).execute("UPDATE snaps SET ser_change = x'0102'"),
+        connection.commit(),
+        connection.close(),
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_damaged_store_is_told_with_a_remedy(
+    tmp_path: Path, undisturbed: tuple[Any, ...], damage: Callable[[Path], Any], count: int
+) -> None:
+    """By the same number of processes, or by another that is to take the states over."""
+    house = parts_of_the_way(tmp_path)
+    recovery = recovery_folder(tmp_path, FLOW)
+    damage(recovery / "of-1" / "0" / "part-0.sqlite3")
+    with pytest.raises(WorkerError, match=rf"the state in {recovery} is damaged .*move it away"):
+        house.run(Share(0, count))
+    recovery.rename(tmp_path / "away")
+    for index in range(count):
+        house.run(Share(index, count))
+    assert house.outcome() == undisturbed
+
+
+@pytest.mark.parametrize("what", ["", "of-1", "of-1/0", "of-1/0/part-0.sqlite3"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_store_that_others_may_write_is_not_loaded(
+    tmp_path: Path, what: str, count: int
+) -> None:
+    house = parts_of_the_way(tmp_path)
+    path = recovery_folder(tmp_path, FLOW) / what
+    mode = path.stat().st_mode
+    path.chmod(mode | 0o002)
+    with pytest.raises(WorkerError, match=f"others may write {path}, .*chmod -R go-w"):
+        house.run(Share(0, count))
+    if os.geteuid() == 0:
+        os.chown(path, -1, 12_345)
+        path.chmod(mode | 0o020)
+        with pytest.raises(WorkerError, match=f"others may write {path}"):
+            house.run(Share(0, count))
+    path.chmod(mode)
+    house.run(Share(0, count))
 
 
 def test_a_store_is_as_the_engine_makes_it(tmp_path: Path) -> None:

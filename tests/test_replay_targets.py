@@ -1,6 +1,6 @@
 """Where a replay writes: rows of earlier generations taken back, a shadow compared and exchanged.
 
-The same on ClickHouse, PostgreSQL and SQLite.
+The same on ClickHouse, alone and with aggregates in Aerospike, PostgreSQL and SQLite.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ from schemas.tables import minute_buckets, store_metrics
 from schemas.topics import PARTITION
 from schemas.versions import FINAL, version_of
 from sinks import SinkRefusedError, clickhouse_replay, sql_replay
+from sinks.aerospike_aggregates import AerospikeAggregates, Group
+from sinks.aerospike_replay import AggregatesReplay
 from sinks.clickhouse import create_tables as create_clickhouse_tables
 from sinks.clickhouse import query_rows as ask_clickhouse
 from sinks.clickhouse_replay import ClickHouseReplay
-from sinks.replay import START_MS, ReplayTarget, Span
+from sinks.replay import START_MS, ReplayTarget, Span, Windows
 from sinks.sql import create_tables as create_store_tables
 from sinks.sql import query_rows as ask_store
 from sinks.sql_replay import SqlReplay
+from tests.aerospike_support import ModelServer
 from tests.clickhouse_support import any_server
 from tests.postgres_support import a_database, postgres
 
@@ -51,8 +54,10 @@ class Side:
         frame: Callable[[Counts, int], pl.DataFrame],
         seen: Callable[[], dict[int, int]],
         notices: list[dict[str, Any]],
+        url: str = "",
     ) -> None:
         self.target, self.other = target_of(TOPIC), target_of(OTHER)
+        self.url = url
         self._frame = frame
         self.seen = seen
         self.notices = notices
@@ -111,7 +116,37 @@ def clickhouse_side(url: str) -> Side:
     def target_of(topic: str) -> ReplayTarget:
         return ClickHouseReplay(of_database, minute_buckets.ROWS, topic)
 
-    return Side(target_of, frame, seen, [])
+    return Side(target_of, frame, seen, [], of_database)
+
+
+def both_side(url: str) -> Side:
+    """ClickHouse and beside it an Aerospike, of which the same is seen; not during an exchange."""
+    of_tables = clickhouse_side(url)
+    aggregates = AerospikeAggregates(
+        "model",
+        3000,
+        namespace="aggregates",
+        buckets_per_key=30,
+        keep_s=0.0,
+        connect=ModelServer().connect,
+    )
+
+    def seen() -> dict[int, int]:
+        found = of_tables.seen()
+        if threading.current_thread() is threading.main_thread():
+            group = Group("VIEW", "somewhere", "b", "c")
+            sums = aggregates.get(group, BASE, BASE + timedelta(hours=1))
+            assert all(one.sum_price == 10 * one.count for one in sums)
+            assert {
+                (one.bucket - BASE) // timedelta(minutes=1): one.count for one in sums
+            } == found
+        return found
+
+    def target_of(topic: str) -> ReplayTarget:
+        return AggregatesReplay(of_tables.url, topic, aggregates)
+
+    of_tables.close()
+    return Side(target_of, of_tables._frame, seen, [])
 
 
 def store_side(url: str) -> Side:
@@ -149,12 +184,15 @@ def store_side(url: str) -> Side:
     return Side(target_of, frame, seen, notices)
 
 
-@pytest.fixture(params=["clickhouse", "postgresql", "sqlite"])
+@pytest.fixture(params=["clickhouse", "with Aerospike", "postgresql", "sqlite"])
 def make_side(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Side]:
     """Makes a target whose tables are there and empty, a new one each time."""
     if request.param == "clickhouse":
         url = request.getfixturevalue("clickhouse")
         return lambda: clickhouse_side(url)
+    if request.param == "with Aerospike":
+        url = request.getfixturevalue("clickhouse")
+        return lambda: both_side(url)
     if request.param == "sqlite":
         return lambda: store_side(f"sqlite:///{tmp_path / f'store{next(_databases)}.sqlite'}")
     return lambda: store_side(a_database(request))
@@ -191,6 +229,36 @@ def test_what_the_new_generation_does_not_have_is_taken_back(side: Side) -> None
     side.write({(1, 0): 3}, generation=2)
     assert side.seen() == {0: 4, 1: 3, 2: 8}
     assert side.target.remove_older([span(0, 2)], 1, shadow=False) == 0
+
+
+@pytest.mark.parametrize("shadow", [False, True])
+def test_windows_that_the_new_generation_replaces_are_told_from_others(
+    side: Side, shadow: bool
+) -> None:
+    side.write({(0, 0): 5, (0, 1): 6, (1, 0): 7, (3, 1): 8, (7, 0): 9})
+    # The same generation of another topic replaces nothing of this one.
+    side.write({(1, 0): 50}, generation=1, topic=OTHER)
+    if shadow:
+        side.target.make_shadow([TOPIC])
+    side.write({(0, 0): 4, (2, 0): 3}, generation=1, shadow=shadow)
+    spans = [span(0, 5)]
+    assert side.target.not_replaced(spans, 1, shadow=shadow) == Windows(
+        2, BASE_MS + MINUTE_MS, BASE_MS + 3 * MINUTE_MS
+    )
+    assert side.target.remove_replaced(spans, 1, shadow=shadow) == 1
+    if shadow:
+        side.target.swap([TOPIC])
+    assert side.seen() == {0: 4, 1: 7 + 50, 2: 3, 3: 8, 7: 9}
+    if shadow:
+        return
+    assert side.target.remove_replaced(spans, 1, shadow=False) == 0
+    # What was taken back of a window is no row of it.
+    assert side.target.remove_older([span(1, 2)], 1, shadow=False) == 1
+    assert side.target.not_replaced(spans, 1, shadow=False) == Windows(
+        1, BASE_MS + 3 * MINUTE_MS, BASE_MS + 3 * MINUTE_MS
+    )
+    assert side.target.not_replaced([span(0, 3)], 1, shadow=False) is None
+    assert side.target.not_replaced([], 1, shadow=False) is None
 
 
 def test_only_the_partition_of_a_span_is_touched(side: Side) -> None:

@@ -14,6 +14,8 @@ from tests.cli_support import ROOT, footfall, one_line
 NONSENSE = {
     "AEROSPIKE_PORT": "abc",
     "TOPICS_URL": "ftp://somewhere",
+    "TOPICS_RETENTION_H": "0",
+    "TOPICS_RETENTION_BYTES": "4 GB",
     "CLICKHOUSE_URL": "127.0.0.1:8123",
     "POSTGRES_URL": "mysql://host/db",
     "PROFILES_URL": "sqlite://",

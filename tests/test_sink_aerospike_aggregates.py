@@ -37,7 +37,7 @@ from sinks.aerospike_aggregates import (
     read_sums,
     record_key,
 )
-from streams.progress import Progress
+from streams.run import Run
 from streams.testing import run_flow
 from tests.aerospike_contract import (
     GROUP,
@@ -249,6 +249,23 @@ def test_what_a_killed_node_had_not_on_its_disk_is_written_again() -> None:
     aggregates.close()
 
 
+def test_rows_of_an_earlier_process_stand_at_their_highest_version() -> None:
+    model = ModelServer()
+    first = writer(model)
+    first.write([frame([row(0, count=5, version=5), row(60)])])
+    first.write([frame([row(0, count=2, version=2), row(1, partition=1)])])
+    recent = pl.concat(first.recent())
+    first.close()
+    model.kill(lost_s=60.0)
+    second = writer(model, keep_s=0.0)
+    second.restore(recent)
+    second.settle()
+    found = second.get(GROUP, at(0), at(61))
+    assert [bucket.count for bucket in found] == [5, 1, 1]
+    assert second.recent() == []
+    second.close()
+
+
 def test_nothing_counts_as_written_or_read_where_no_node_is_left() -> None:
     model = ModelServer(nodes=False)
     aggregates = writer(model, give_up_after_s=0.2)
@@ -392,16 +409,22 @@ def test_rows_go_to_the_first_and_then_to_the_second() -> None:
 
 def test_the_flow_writes_to_aerospike_where_that_is_switched_on() -> None:
     def opened(**variables: str) -> Any:
-        return minute_buckets(read_settings(variables), Progress())._open_writer()
+        return minute_buckets(read_settings(variables), Run(), lambda: ["0"])._open_writer()
 
     server = {"PROFILES_URL": "aerospike://127.0.0.1:3999", "AEROSPIKE_BUCKETS_PER_KEY": "30"}
     both = opened(**server, AEROSPIKE_AGGREGATES="1")
     assert isinstance(both, TeeWriter)
-    names = [type(one).__name__ for one in both._writers]
-    assert names == ["ClickHouseTable", "AerospikeAggregates"]
-    aggregates = both._writers[1]
+    assert type(both._first).__name__ == "ClickHouseTable"
+    aggregates = both._second
     assert isinstance(aggregates, AerospikeAggregates)
     assert aggregates._width == 30
     assert "127.0.0.1:3999, namespace aggregates" in aggregates._about
     both.close()
-    assert type(opened(**server)).__name__ == "ClickHouseTable"
+    alone = opened(**server)
+    assert type(alone._first).__name__ == "ClickHouseTable"
+    assert alone._second is None
+    # Of a table alone nothing is forgotten, nor waited for.
+    assert not alone.recent()
+    alone.restore(frame([row()]))
+    alone.settle()
+    alone.close()

@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import Producer
 
 from streams.kafka import KafkaTopic
-from streams.source import LATEST, Position, Reader, SourceError
+from streams.source import LATEST, Position, Reader, ReadState, SourceError
 
 TOPIC = "tags"
 
@@ -47,7 +47,7 @@ def test_a_partition_is_read_whole_with_its_offsets(broker: tuple[Producer, str]
     reader = KafkaTopic(address, "whole", group="g", end=LATEST).open(0, None)
     assert _read(reader, 4) == [(0, b"a"), (1, b"b"), (2, b'{ "c": 1}'), (3, b"")]
     assert reader.finished()
-    assert reader.state() == 4
+    assert reader.state() == ReadState("whole", "", 4, 0)
     reader.close()
 
 

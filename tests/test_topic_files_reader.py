@@ -2,48 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.topic_files import index_path, records_path
+from schemas.topic_files import records_path, segments
 from schemas.topics import RECORD_BYTES_MAX
-from sinks.topic_files import FileTopics
-from streams import topic_files
-from streams.source import EARLIEST, LATEST, Position, SourceError
-from streams.topic_files import FileReader, FileTopic
-
-
-def write(folder: Path, *records: bytes, wall_ms: int = 0) -> None:
-    topics = FileTopics(folder, clock_ms=lambda: wall_ms)
-    topics.create("t", 1)
-    topics.write("t", [(None, record) for record in records])
-    topics.close()
-
-
-def reader(
-    folder: Path,
-    *,
-    start: Position = EARLIEST,
-    end: Position | None = None,
-    state: tuple[int, int] | None = None,
-    poll_bytes_max: int = 64,
-) -> FileReader:
-    topic = FileTopic(folder, "t", start=start, end=end, poll_bytes_max=poll_bytes_max)
-    return topic.open(0, state)
-
-
-def read(found: FileReader) -> list[tuple[int, bytes]]:
-    """(offset, record) of all that stands there now."""
-    records: list[tuple[int, bytes]] = []
-    while not found.finished() and (poll := found.poll(0)).count:
-        lines = poll.data.split(b"\n")
-        assert lines.pop() == b""
-        assert len(lines) == poll.count
-        records += [(poll.offset_of(row), line) for row, line in enumerate(lines)]
-    return records
+from streams import _segment
+from streams.batch import UNKNOWN_MS
+from streams.source import LATEST, Position, SourceError
+from streams.topic_files import FileTopic
+from tests.topic_files_support import read, reader, write
 
 
 def test_records_are_read_in_order_with_their_offsets(tmp_path: Path) -> None:
@@ -63,13 +35,37 @@ def test_what_is_appended_later_is_read_too(tmp_path: Path) -> None:
 
 def test_a_torn_line_is_not_read_and_the_next_writer_cuts_it_off(tmp_path: Path) -> None:
     write(tmp_path, b"a")
-    with records_path(tmp_path, "t", 0).open("ab") as file:
-        file.write(b'{"half": ')
+    write(tmp_path, b"first of a killed writer", b"its second")
+    path = records_path(tmp_path, "t", 0)
+    os.truncate(path, path.stat().st_size - 3)
+    os.utime(path, (0, 0))
     found = reader(tmp_path)
-    assert read(found) == [(0, b"a")]
+    assert read(found) == [(0, b"a"), (1, b"first of a killed writer")]
     assert found.poll(0).lag == 0
+    assert read(reader(tmp_path, end=LATEST)) == [(0, b"a"), (1, b"first of a killed writer")]
     write(tmp_path, b"b")
-    assert read(found) == [(1, b"b")]
+    assert read(found) == [(2, b"b")]
+
+
+def test_a_line_that_a_person_left_without_its_newline_is_a_record(tmp_path: Path) -> None:
+    write(tmp_path, b"a")
+    path = records_path(tmp_path, "t", 0)
+    with path.open("ab") as file:
+        file.write(b"by hand\r\n\r\nunfinished")
+    found = reader(tmp_path)
+    # More of it may be on its way.
+    assert read(found) == [(0, b"a"), (1, b"by hand\r"), (2, b"\r")]
+    assert found.poll(0).lag == 0
+    os.utime(path, (0, 0))
+    assert read(found) == [(3, b"unfinished")]
+    with path.open("ab") as file:
+        file.write(b"another")
+    # Who reads to the end waits for it; a writer does not.
+    assert read(reader(tmp_path, end=LATEST))[-1] == (4, b"another")
+    with path.open("ab") as file:
+        file.write(b"third")
+    write(tmp_path, b"b")
+    assert read(found) == [(4, b"another"), (5, b"third"), (6, b"b")]
 
 
 @settings(max_examples=40, deadline=None)
@@ -97,18 +93,16 @@ def test_reading_goes_on_exactly_where_its_state_says(
     assert taken + rest == list(enumerate(records))
 
 
-@pytest.mark.parametrize("keep_index", [True, False])
+@pytest.mark.parametrize("keep_entries", [True, False])
 @pytest.mark.parametrize("poll_bytes_max", [64, 150_000])
 def test_reading_starts_and_ends_at_an_offset(
-    tmp_path: Path, keep_index: bool, poll_bytes_max: int
+    tmp_path: Path, keep_entries: bool, poll_bytes_max: int
 ) -> None:
     records = [b"%04d" % number + b"x" * 1_000 for number in range(500)]
     for start in range(0, 500, 50):
         write(tmp_path, *records[start : start + 50])
-    index = index_path(tmp_path, "t", 0)
-    assert index.stat().st_size > 24
-    if not keep_index:
-        index.unlink()
+    if not keep_entries:
+        segments(tmp_path, "t", 0)[-1].appends.unlink()
     for first, last in ((0, 500), (123, 456), (70, 71), (499, 500), (500, 500)):
         found = reader(
             tmp_path,
@@ -118,7 +112,7 @@ def test_reading_starts_and_ends_at_an_offset(
         )
         assert [offset for offset, _ in read(found)] == list(range(first, last))
         assert found.finished()
-    assert reader(tmp_path, start=LATEST).state()[0] == 500
+    assert reader(tmp_path, start=LATEST).state().offset == 500
     with pytest.raises(SourceError, match="ends at offset 500, before 501"):
         reader(tmp_path, start=Position("offset", 501))
 
@@ -157,7 +151,7 @@ def test_a_line_too_long_for_a_poll_is_read(tmp_path: Path) -> None:
 def test_of_an_endless_line_only_the_beginning_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(topic_files, "LINE_BYTES_MAX", RECORD_BYTES_MAX + 1_000)
+    monkeypatch.setattr(_segment, "LINE_BYTES_MAX", RECORD_BYTES_MAX + 1_000)
     write(tmp_path, b"a", b"x" * 4_000_000, b"b")
     found = read(reader(tmp_path))
     assert [(n, len(line)) for n, line in found] == [(0, 1), (1, RECORD_BYTES_MAX + 1), (2, 1)]
@@ -168,7 +162,28 @@ def test_a_missing_topic_says_what_makes_it(tmp_path: Path) -> None:
         FileTopic(tmp_path, "t").partitions()
 
 
-def test_a_topic_that_was_replaced_is_not_read_from_the_middle(tmp_path: Path) -> None:
-    write(tmp_path, b"a")
-    with pytest.raises(SourceError, match=r"shorter now.*--fresh"):
-        reader(tmp_path, state=(10, 1_000))
+@pytest.mark.parametrize("poll_bytes_max", [8, 40, 1_000])
+def test_a_poll_tells_when_its_records_were_appended(tmp_path: Path, poll_bytes_max: int) -> None:
+    write(tmp_path, b"a", b"b", wall_ms=1_000)
+    write(tmp_path, b"c", wall_ms=2_000)
+    with records_path(tmp_path, "t", 0).open("ab") as file:
+        file.write(b"by hand\n")
+    write(tmp_path, b"d", b"e", wall_ms=3_000)
+    found, times = reader(tmp_path, poll_bytes_max=poll_bytes_max), []
+    while (poll := found.poll(0)).count:
+        times += [UNKNOWN_MS] * poll.count if poll.appended_ms is None else [*poll.appended_ms]
+    assert times == [1_000, 1_000, 2_000, UNKNOWN_MS, 3_000, 3_000]
+
+
+def test_nothing_is_known_of_a_file_that_a_person_made(tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "topic.json").write_text('{"partitions": 1}')
+    assert read(reader(tmp_path)) == []
+    records_path(tmp_path, "t", 0).write_bytes(b"a\nb\n")
+    found = reader(tmp_path)
+    assert found.poll(0).appended_ms is None
+    assert read(reader(tmp_path, state=found.state())) == []
+    write(tmp_path, b"c", wall_ms=5)
+    assert read(found) == [(2, b"c")]
+    record = FileTopic(tmp_path, "t").record_at(0, 2)
+    assert (record.value, record.timestamp_ms) == (b"c", 5)

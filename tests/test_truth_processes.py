@@ -47,7 +47,7 @@ class Case:
         return (
             "demo", "--shop", "--events", str(RECORDS), "--seed", str(self.seed),
             "--disorder", str(self.disorder), *DISTURBED, "--workers", str(self.workers),
-            "--once", "--truth", str(truth),
+            "--clocks-ahead", "0.05" if self.is_killed else "0", "--once", "--truth", str(truth),
         )  # fmt: skip
 
 

@@ -199,6 +199,26 @@ def test_a_full_disk_at_the_recovery_store_is_told_and_nothing_is_lost(
     assert outcome(home, tmp_path) == calm
 
 
+@pytest.mark.parametrize("free_kib", [4, 24, 60])
+def test_a_store_that_cannot_be_made_on_a_full_disk_is_told(
+    tmp_path: Path, tiny_disk: Path, calm: tuple[Any, ...], free_kib: int
+) -> None:
+    fill(tmp_path, 0, TOTAL, partitions=5)
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "recovery").symlink_to(tiny_disk, target_is_directory=True)
+    (tiny_disk / "in the way").write_bytes(bytes((512 - free_kib) * 1024))
+    with worker(home, "--once", f"--data={tmp_path}") as process:
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    (line,) = errors.strip().splitlines()
+    assert line.startswith(f"the disk of {home}/recovery/minute_buckets is full")
+    (tiny_disk / "in the way").unlink()
+    subprocess.run(["mount", "-o", "remount,size=64m", str(tiny_disk)], check=True)
+    finish(home, 1, f"--data={tmp_path}")
+    assert outcome(home, tmp_path) == calm
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

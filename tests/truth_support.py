@@ -32,11 +32,12 @@ from schemas.status import PartitionStatus, WorkerStatus, status_path
 from schemas.tables.clickhouse import Table
 from schemas.topic_files import partition_of
 from schemas.topics import PARTITIONS_DEFAULT, SHOP_EVENTS
-from sinks.buffered import BufferedSink
+from sinks.buffered import BufferedSink, RecentSink
 from sinks.open import open_topics
 from sinks.split import SplitSink, Targets
 from streams.engine import Outputs
 from streams.progress import Progress
+from streams.run import Run
 from streams.testing import NOW_MS, Build, run_flow
 from tests.test_generator_shop import records_of
 
@@ -218,17 +219,20 @@ def _gathered(items: list[Any]) -> BufferedSink[Any]:
 
 def write(settings: Settings, contract: FlowContract, items: list[Any]) -> None:
     """Write rows by the writer that the flow has."""
-    part = sink_of(settings, contract).build_part("write_rows", "0", None)
+    sink = sink_of(settings, contract)
+    part = sink.build_part("write_rows", "0", None)
     part.write_batch(items)
     part.snapshot()
     part.close()
+    if isinstance(sink, RecentSink):
+        sink.release()
 
 
 def sink_of(settings: Settings, contract: FlowContract) -> BufferedSink[Any]:
     """The sink of a flow; those of other stores than ClickHouse have their own."""
     progress = Progress()
     if contract.name == "user_profiles":
-        return _wiring.profiles(settings, progress)
+        return _wiring.profiles(settings, Run(), lambda: ["0"])
     if contract.name == "store_metrics":
         return _wiring.store_metrics_table(settings, progress)
     if contract.name == "login_alerts":

@@ -174,13 +174,14 @@ def _is_alive(pid: int) -> bool:
 
 def file_topics(folder: Path) -> dict[str, TopicFacts]:
     """The embedded topics. Raises ValueError for one that does not say its partitions."""
-    from schemas.topic_files import end_offset, partitions_of
+    from schemas.topic_files import end_offset, first_offset, partitions_of
 
     found = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         count = partitions_of(folder, path.name)
         if count is not None:
-            ends = {part: (0, end_offset(folder, path.name, part)) for part in range(count)}
+            places = [(folder, path.name, part) for part in range(count)]
+            ends = {place[2]: (first_offset(*place), end_offset(*place)) for place in places}
             found[path.name] = TopicFacts(ends)
     return found
 

@@ -220,4 +220,10 @@ def namespace_facts(text: str) -> NamespaceFacts:
         return int(number) * (unit_s or 1) if number.isdigit() else 0
 
     stop = values.get("stop_writes", values.get("stop-writes", "false"))
-    return NamespaceFacts(seconds("default-ttl"), seconds("nsup-period"), stop == "true")
+    flush_ms = values.get("storage-engine.flush-max-ms", "0")
+    return NamespaceFacts(
+        seconds("default-ttl"),
+        seconds("nsup-period"),
+        stop == "true",
+        int(flush_ms) if flush_ms.isdigit() else 0,
+    )

@@ -11,6 +11,8 @@ from schemas.topics import TOPIC
 PARTS_WARN, PARTS_FAIL = 100, 300
 NAMESPACES_MAX = 2
 """Of an Aerospike server, Community Edition."""
+FLUSH_MAX_MS = 2_000
+"""The sinks write again what was acknowledged in the last 3 s."""
 
 
 def columns(
@@ -96,6 +98,8 @@ class NamespaceFacts:
     default_ttl_s: int
     nsup_period_s: int
     stop_writes: bool
+    flush_max_ms: int = 0
+    """How long what was acknowledged may be in memory alone."""
 
 
 def namespaces(wanted: Sequence[str], standing: Mapping[str, NamespaceFacts]) -> list[Finding]:
@@ -132,6 +136,15 @@ def namespaces(wanted: Sequence[str], standing: Mapping[str, NamespaceFacts]) ->
                     check,
                     f"namespace {name}: default-ttl {facts.default_ttl_s} s without nsup-period",
                     "set nsup-period, such as 120, or default-ttl 0: such writes are refused",
+                )
+            )
+        elif facts.flush_max_ms > FLUSH_MAX_MS:
+            found.append(
+                warn(
+                    check,
+                    f"namespace {name}: flush-max-ms {facts.flush_max_ms}; when the server is "
+                    "killed it forgets more than the flows write again",
+                    f"set flush-max-ms to {FLUSH_MAX_MS} or less in its storage-engine",
                 )
             )
         elif facts.default_ttl_s:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cli.errors import FailureError, UsageError, did_you_mean, say
+from cli.errors import FailureError, UsageError, confirmed, did_you_mean, say
 from cli.letters.read import (
     Choice,
     Letters,
@@ -30,7 +30,7 @@ from schemas.settings import Settings, read_settings
 from schemas.topics import DEAD_LETTERS, LATE_EVENTS
 
 if TYPE_CHECKING:
-    from cli.letters.retry import Plan, Skipped
+    from cli.letters.plan import Plan, Skipped
 
 RECORDS_SHOWN = 100
 RECORDS_SHOWN_MAX = 1_000_000
@@ -168,7 +168,8 @@ def run_show(args: argparse.Namespace) -> int:
 
 def run_retry(args: argparse.Namespace) -> int:
     """Send records again, after asking."""
-    from cli.letters.retry import Retry, plan
+    from cli.letters.plan import plan
+    from cli.letters.retry import Retry
     from cli.letters.topics import RetryTopics
     from cli.positions import positions
     from streams.source import wall_clock_ms
@@ -202,7 +203,7 @@ def run_retry(args: argparse.Namespace) -> int:
             # Nothing to send may still leave an earlier retry to be settled.
             if args.dry_run or not planned.send:
                 return 0
-            if ask and not _confirmed(len(planned.send)):
+            if ask and not confirmed(f"send {_counted(len(planned.send), 'record')} again?"):
                 print("nothing was sent")
                 return 0
             retry = Retry(
@@ -215,6 +216,7 @@ def run_retry(args: argparse.Namespace) -> int:
     if outcome.stood:
         print(f"{outcome.stood:,} stood there already: an earlier retry had sent them")
     _print_skipped(outcome.skipped)
+    _print_skipped(outcome.values_alone, "sent without key, headers and time")
     if outcome.sent:
         print(
             "events whose window has passed will be late (`footfall dead-letters ls --late`): "
@@ -305,7 +307,7 @@ def _plan_line(planned: Plan, *, would: bool) -> str:
     return f"{'would send' if would else 'sending'} {to_send} again: {to}"
 
 
-def _print_skipped(skipped: Sequence[Skipped]) -> None:
+def _print_skipped(skipped: Sequence[Skipped], what: str = "not sent") -> None:
     reasons: dict[str, list[Place]] = {}
     for one in skipped:
         reasons.setdefault(one.why, []).append(one.place)
@@ -313,9 +315,4 @@ def _print_skipped(skipped: Sequence[Skipped]) -> None:
         shown = ", ".join(map(str, places[:SKIPPED_SHOWN]))
         left = len(places) - SKIPPED_SHOWN
         more = f" and {left:,} more" if left > 0 else ""
-        print(f"not sent: {_counted(len(places), 'record')}: {why} ({shown}{more})")
-
-
-def _confirmed(count: int) -> bool:
-    print(f"send {_counted(count, 'record')} again? [y/N] ", end="", flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+        print(f"{what}: {_counted(len(places), 'record')}: {why} ({shown}{more})")

@@ -15,20 +15,18 @@ from hashlib import blake2b
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
+from cli.letters.plan import Record, Skipped
 from cli.letters.read import Letter, Letters, Place
 
 if TYPE_CHECKING:
     from schemas.dead_letters import RetryNote, RetryStep
+    from schemas.records import TopicRecord
 
 BATCH_RECORDS = 500
 BATCH_BYTES = 8_388_608
 """Of payloads, unless a single one is longer."""
 
-Record = list[Letter]
-"""The letters of one record, one a flow."""
 Clock = Callable[[], int]
-Positions = Mapping[str, Mapping[tuple[str, int], int]]
-"""By flow: how far it has read each (topic, partition), as the next offset."""
 
 
 class TopicError(Exception):
@@ -44,35 +42,20 @@ class Topics(Protocol):
     def end_offset(self, topic: str, partition: int) -> int:
         """The offset of the record that is appended next."""
 
-    def read(
-        self, topic: str, partition: int, start: int, end: int | None = None
-    ) -> Iterator[tuple[int, bytes]]:
+    def read(self, topic: str, partition: int, start: int) -> Iterator[tuple[int, bytes]]:
         """(offset, record) from ``start`` on. Raises TopicError where that does not stand."""
 
     def payloads(self, letters: Sequence[Letter]) -> Mapping[Place, bytes]:
         """What the letters hold of their records, cut or whole."""
 
-    def send(self, topic: str, partition: int, values: Sequence[bytes]) -> None:
+    def record_at(self, place: Place) -> TopicRecord:
+        """Return the record with all that its topic keeps of it. Raises TopicError."""
+
+    def send(self, topic: str, partition: int, records: Sequence[TopicRecord]) -> None:
         """Append records in order; return when all are acknowledged."""
 
     def note(self, notes: Sequence[RetryNote]) -> None:
         """Append notes in order; return when all are acknowledged."""
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A record that is not sent, and why."""
-
-    place: Place
-    why: str
-
-
-@dataclass(slots=True)
-class Plan:
-    """What a retry would do."""
-
-    send: list[Record] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -83,75 +66,8 @@ class Outcome:
     stood: int = 0
     """Records that an earlier retry, which was broken off, had sent."""
     skipped: list[Skipped] = field(default_factory=list)
-
-
-def plan(
-    records: Iterable[Record],
-    letters: Letters,
-    positions: Positions,
-    partitions: Callable[[str], int],
-    has_ranges: Callable[[str], bool],
-    *,
-    force: bool = False,
-) -> Plan:
-    """Divide records into those to send and those not to. ``force`` overlooks other flows.
-
-    ``has_ranges``: of which flows a range can be replayed instead.
-    """
-    found = Plan()
-    counts: dict[str, int] = {}
-    for record in records:
-        place = record[0].place
-        if place.topic not in counts:
-            counts[place.topic] = partitions(place.topic)
-        why = "it was sent again before" if letters.was_sent(place) else None
-        why = why or why_never(record, counts[place.topic])
-        if why is None and not force:
-            why = why_not_twice(record, positions, has_ranges)
-        if why is None:
-            found.send.append(record)
-        else:
-            found.skipped.append(Skipped(place, why))
-    return found
-
-
-def why_never(record: Record, partitions: int) -> str | None:
-    """Why a record cannot be sent again at all; None where it can."""
-    codes, place = {letter.code for letter in record}, record[0].place
-    if "bad_row" in codes:
-        return "it is a row of a file and not of a topic: mend the file and replay that"
-    if "empty" in codes:
-        return "it is empty: no fix can read it"
-    if "too_large" in codes:
-        return "it is over the limit of a record, and would be again"
-    if not partitions:
-        return f"there is no topic {place.topic} here"
-    if place.partition >= partitions:
-        return f"topic {place.topic} has only {partitions} partitions: was it made anew?"
-    return None
-
-
-def why_not_twice(
-    record: Record, positions: Positions, has_ranges: Callable[[str], bool]
-) -> str | None:
-    """Why a flow without a letter for this record would count it twice; None where none would."""
-    place, dead_in = record[0].place, {letter.flow for letter in record}
-    for flow, read in sorted(positions.items()):
-        next_offset = read.get((place.topic, place.partition))
-        if flow in dead_in or next_offset is None:
-            continue
-        instead = " and ".join(
-            f"`footfall replay {name} --from T --to T` around its time"
-            for name in sorted(filter(has_ranges, dead_in))
-        )
-        if next_offset > place.offset:
-            way = f"{instead} instead, or --force" if instead else "--force sends it all the same"
-            return f"{flow} has used it and would count it twice: {way}"
-        return (
-            f"{flow} is at {next_offset}, has not read it yet and might count it twice: let "
-            f"it catch up first, {f'or {instead}, ' if instead else ''}or --force"
-        )
-    return None
+    values_alone: list[Skipped] = field(default_factory=list)
+    """Records that were sent without their key, headers and time, and why."""
 
 
 class Retry:
@@ -214,8 +130,8 @@ class Retry:
             return set()
         payloads = self._whole([list(of_record.values()) for of_record in known])
         missing = _Missing()
-        for place, payload in payloads.items():
-            missing.add(place, open_notes[place].end_offset, payload)
+        for place, record in payloads.items():
+            missing.add(place, open_notes[place].end_offset, _one_line(record.value))
         unsure = {next(iter(of.values())).place for of in known} - payloads.keys()
         try:
             start = min((open_notes[place].end_offset for place in payloads), default=0)
@@ -236,41 +152,56 @@ class Retry:
         return unsure
 
     def _send(self, topic: str, partition: int, batch: Sequence[Record]) -> None:
-        payloads = self._whole(batch)
-        if not payloads:
+        alone: list[Skipped] = []
+        records = self._whole(batch, alone.append)
+        if not records:
             return
         end_offset = self._topics.end_offset(topic, partition)
-        self._write([self._note(place, "intent", end_offset) for place in payloads])
-        self._topics.send(topic, partition, list(payloads.values()))
-        self._write([self._note(place, "sent", end_offset) for place in payloads])
-        self._outcome.sent += len(payloads)
-        self._sent(len(payloads))
+        self._write([self._note(place, "intent", end_offset) for place in records])
+        self._topics.send(topic, partition, list(records.values()))
+        self._write([self._note(place, "sent", end_offset) for place in records])
+        self._outcome.sent += len(records)
+        self._outcome.values_alone += alone
+        self._sent(len(records))
 
-    def _whole(self, batch: Sequence[Record]) -> dict[Place, bytes]:
-        """The whole records, in the order of the batch; those that are lost are skipped."""
+    def _whole(
+        self, batch: Sequence[Record], alone: Callable[[Skipped], None] = lambda _one: None
+    ) -> dict[Place, TopicRecord]:
+        """Return the whole records, in the order of the batch; skip those that are lost.
+
+        ``alone`` hears of those of which no more than the value is left.
+        """
+        from schemas.records import TopicRecord
+
         best = [min(record, key=lambda letter: letter.is_cut) for record in batch]
         kept = self._topics.payloads(best)
-        found: dict[Place, bytes] = {}
-        for letter in best:
+        found: dict[Place, TopicRecord] = {}
+        for letter, record in zip(best, batch, strict=True):
             payload = kept.get(letter.place)
             if payload is None:
                 self._skip([letter.place], "its letter is gone: retention removed it")
-            elif not letter.is_cut:
-                found[letter.place] = payload
-            else:
-                try:
-                    found[letter.place] = self._from_its_topic(letter, payload)
-                except TopicError as error:
+                continue
+            try:
+                whole = self._from_its_topic(letter, payload)
+            except TopicError as error:
+                if letter.is_cut:
                     of = f"{len(payload):,} of its {letter.payload_bytes:,} bytes"
                     self._skip([letter.place], f"its letter holds {of}, and {error}")
+                    continue
+                alone(Skipped(letter.place, str(error)))
+                whole = TopicRecord(payload)
+            if any(one.code == "future_time" for one in record):
+                # It is judged by when it was appended: by now its time may have come.
+                whole = whole._replace(timestamp_ms=None)
+            found[letter.place] = whole
         return found
 
-    def _from_its_topic(self, letter: Letter, kept: bytes) -> bytes:
-        topic, partition, offset = letter.place
-        for at, value in self._topics.read(topic, partition, offset, offset + 1):
-            if at == offset and len(value) == letter.payload_bytes and value.startswith(kept):
-                return value
-        raise TopicError("it does not stand in its topic any more")
+    def _from_its_topic(self, letter: Letter, kept: bytes) -> TopicRecord:
+        record = self._topics.record_at(letter.place)
+        value = _one_line(record.value)
+        if len(value) == letter.payload_bytes and value.startswith(kept):
+            return record
+        raise TopicError("another record stands in its place: its topic was made anew")
 
     def _skip(self, places: Iterable[Place], why: str) -> None:
         self._outcome.skipped += [Skipped(place, why) for place in sorted(places)]
@@ -320,6 +251,11 @@ class _Missing:
                 else:
                     not_there.append(place)
         return sorted(stood), sorted(not_there)
+
+
+def _one_line(value: bytes) -> bytes:
+    """Return a record as its letter has it: Kafka may hold it over several lines."""
+    return value.replace(b"\n", b" ")
 
 
 def _digest(payload: bytes) -> bytes:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from cli.letters.read import Letter, Place, Read
 from cli.letters.retry import TopicError
-from cli.topics import end_of, polls, records
+from cli.topics import GROUP, end_of, polls, records
 from schemas.settings import Settings
 from schemas.topics import DEAD_LETTERS
 
 if TYPE_CHECKING:
     from schemas.dead_letters import DeadLetter, LateEvent, RetryNote
+    from schemas.records import TopicRecord
+    from streams.source import KeptTopic
 
 SHOW_EVERY_S = 0.5
 
@@ -84,6 +86,7 @@ class RetryTopics:
         self._records = open_topics(settings)
         self._notes = LetterWriter(open_topics(settings), DEAD_LETTERS.name)
         self._end_of = end_of(settings)
+        self._read: dict[str, KeptTopic] = {}
 
     def partitions(self, topic: str) -> int:
         """How many partitions the topic has; 0 where there is no such topic."""
@@ -93,16 +96,13 @@ class RetryTopics:
         """The offset of the record that is appended next."""
         return self._end_of(topic, partition)
 
-    def read(
-        self, topic: str, partition: int, start: int, end: int | None = None
-    ) -> Iterator[tuple[int, bytes]]:
-        """(offset, record) from ``start`` to the end. Raises TopicError where that is gone."""
+    def read(self, topic: str, partition: int, start: int) -> Iterator[tuple[int, bytes]]:
+        """Yield (offset, record) from ``start`` to the end. Raises TopicError."""
         from streams.source import Position, SourceError
 
         first = Position("offset", start)
-        to = None if end is None else Position("offset", end)
         try:
-            for poll in polls(self._settings, topic, start=first, end=to, partitions=(partition,)):
+            for poll in polls(self._settings, topic, start=first, partitions=(partition,)):
                 for row, record in enumerate(records(poll)):
                     yield poll.offset_of(row), record
         except SourceError as error:
@@ -115,9 +115,21 @@ class RetryTopics:
         whole = whole_letters(self._settings, letters)
         return {place: payload_of(letter) for (_, place), letter in whole.items()}
 
-    def send(self, topic: str, partition: int, values: Sequence[bytes]) -> None:
+    def record_at(self, place: Place) -> TopicRecord:
+        """Return the record with all that its topic keeps of it. Raises TopicError."""
+        from streams.open import open_topic
+        from streams.source import SourceError
+
+        if place.topic not in self._read:
+            self._read[place.topic] = open_topic(self._settings, place.topic, group=GROUP)
+        try:
+            return self._read[place.topic].record_at(place.partition, place.offset)
+        except SourceError as error:
+            raise TopicError(str(error)) from None
+
+    def send(self, topic: str, partition: int, records: Sequence[TopicRecord]) -> None:
         """Append to the partition; return when all are acknowledged. Raises SinkError."""
-        self._records.write_to(topic, partition, values)
+        self._records.write_to(topic, partition, records)
 
     def note(self, notes: Sequence[RetryNote]) -> None:
         """Append notes to the dead letters, in order; return when all are acknowledged."""

@@ -34,5 +34,14 @@ class ProfileStore(Protocol):
         known. Raises SinkError within seconds.
         """
 
+    def recent(self) -> list[pl.DataFrame]:
+        """The tags that a server which is killed may not have kept."""
+
+    def restore(self, tags: pl.DataFrame) -> None:
+        """Put soon what was ``recent`` when an earlier process ended."""
+
+    def settle(self) -> None:
+        """Return when all that was put outlasts the death of a server. Raises SinkError."""
+
     def close(self) -> None:
         """Release connections. Never raises."""

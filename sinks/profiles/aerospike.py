@@ -19,13 +19,19 @@ from aerospike_helpers.batch.records import BatchRecord
 from aerospike_helpers.operations import map_operations
 
 from schemas.profiles import NUM_TAGS_TO_KEEP_DEFAULT, SET_NAME
-from sinks import _aerospike
-from sinks._aerospike import BIN_NAME_MAX, AerospikeServer, Connect, Operate, RecordKey
+from sinks import _aerospike_answers
+from sinks._aerospike import BIN_NAME_MAX, AerospikeServer, Connect
+from sinks._aerospike_answers import RecordKey, Remedies
+from sinks._aerospike_batches import Operate
+from sinks._aerospike_recent import KEEP_S
 from sinks.profiles.frames import checked, newest
 
 SUFFIXES = ("_v", "_b")
 """Of the bins of VIEWs and of BUYs."""
-TOO_BIG = "lower NUM_TAGS_TO_KEEP"
+REMEDIES = Remedies(
+    too_big="lower NUM_TAGS_TO_KEEP",
+    other_kind="set AEROSPIKE_PROFILES_BIN or AEROSPIKE_PROFILES_NAMESPACE to another name",
+)
 
 _TIME, _PLACE = struct.Struct(">Q"), struct.Struct(">IQ")
 _INT64_MAX = 2**63 - 1
@@ -61,19 +67,24 @@ class AerospikeProfiles:
         max_parallel_writes: int = 6,
         give_up_after_s: float = 120.0,
         timeout_ms: int = 2_000,
+        keep_s: float = KEEP_S,
         connect: Connect = aerospike.client,
     ) -> None:
-        """``timeout_ms`` bounds each attempt to connect, read or write a batch."""
+        """``timeout_ms`` bounds each attempt to connect, read or write a batch; for ``keep_s``
+        what was written may be lost with a node."""
         self._server = AerospikeServer(
             host,
             port,
             about=f"profiles in Aerospike at {host}:{port}, namespace {namespace}",
-            too_big=TOO_BIG,
+            of="cookies",
+            batches=lambda tags: [self._operates(tags)],
+            remedies=REMEDIES,
             commit_level=commit_level,
             generation_policy=generation_policy,
             max_parallel_writes=max_parallel_writes,
             give_up_after_s=give_up_after_s,
             timeout_ms=timeout_ms,
+            keep_s=keep_s,
             connect=connect,
         )
         self._namespace = namespace
@@ -83,8 +94,19 @@ class AerospikeProfiles:
 
     def put(self, tags: pl.DataFrame) -> None:
         """See ProfileStore."""
-        kept = newest(checked(tags), self._keep)
-        self._server.write(lambda: [self._operates(kept)], of="cookies")
+        self._server.write(self._kept(tags))
+
+    def recent(self) -> list[pl.DataFrame]:
+        """See ProfileStore."""
+        return self._server.recent()
+
+    def restore(self, tags: pl.DataFrame) -> None:
+        """See ProfileStore."""
+        self._server.restore(self._kept(tags))
+
+    def settle(self) -> None:
+        """See ProfileStore."""
+        self._server.settle()
 
     def get(
         self, cookie: str, from_ms: int, to_ms: int, limit: int
@@ -114,6 +136,9 @@ class AerospikeProfiles:
         """See ProfileStore."""
         self._server.close()
 
+    def _kept(self, tags: pl.DataFrame) -> pl.DataFrame:
+        return newest(checked(tags), self._keep)
+
     def _operates(self, tags: pl.DataFrame) -> list[Operate]:
         return [
             Operate(
@@ -131,8 +156,8 @@ class AerospikeProfiles:
 
 
 def bin_names(bin_name: str) -> tuple[str, str]:
-    """The bins of VIEWs and of BUYs; a long name is cut so that both fit."""
-    stem = bin_name[: BIN_NAME_MAX - len(SUFFIXES[0])]
+    """The bins of VIEWs and of BUYs; a long name is cut, between characters, so that both fit."""
+    stem = bin_name.encode()[: BIN_NAME_MAX - len(SUFFIXES[0])].decode(errors="ignore")
     return stem + SUFFIXES[0], stem + SUFFIXES[1]
 
 
@@ -203,7 +228,7 @@ def name_of(cookie: str) -> str:
 
 def why_not_written(record: BatchRecord, cookie: str, about: str) -> str | None:
     """None where it was, why where it may be tried again. Raises SinkRefusedError."""
-    return _aerospike.why_not_written(record, name_of(cookie), about, TOO_BIG)
+    return _aerospike_answers.why_not_written(record, name_of(cookie), about, REMEDIES)
 
 
 def newest_of(found: object, limit: int) -> list[bytes]:

@@ -35,7 +35,8 @@ class ProfileReplay(Unshadowed):
             self._store.put(pl.concat(frames))
 
     def remove_older(self, spans: Sequence[Span], generation: int, *, shadow: bool) -> int:
-        """Nothing: a tag of the topic stays a tag."""
+        """Nothing: a tag of the topic stays a tag. Return when what was written is durable."""
+        self._store.settle()
         return 0
 
     def partitions(self, from_ms: int, to_ms: int) -> Mapping[tuple[str, int], int]:

@@ -157,6 +157,17 @@ class SqliteProfiles:
         except sqlite3.Error as error:
             raise self._sink_error(error) from error
 
+    def recent(self) -> list[pl.DataFrame]:
+        """None: what was put is in the file."""
+        return []
+
+    def restore(self, tags: pl.DataFrame) -> None:
+        """See ProfileStore."""
+        self.put(tags)
+
+    def settle(self) -> None:
+        """Nothing is left to wait for."""
+
     def close(self) -> None:
         """See ProfileStore."""
         for idle in (self._readers, self._writer):

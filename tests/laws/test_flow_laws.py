@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from schemas.dead_letters import DeadLetter, LateEvent
 from sinks.buffered import BufferedSink
+from streams.batch import Poll
 from streams.engine import Outputs
-from streams.testing import Result, run_flow
+from streams.testing import NOW_MS, DrivenStep, Result, run_flow
 from tests.laws.worlds import LAWS, Law, cuts, in_order, streams, without
 
 every_flow = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())
@@ -105,6 +106,33 @@ def test_a_crash_anywhere_changes_nothing(law: Law, data: st.DataObject) -> None
     assert law.table(result) == law.table(undisturbed)
     assert kept_aside(result) == kept_aside(undisturbed)
     assert result.partitions == undisturbed.partitions
+
+
+@every_flow
+@some
+@given(data=st.data())
+def test_a_mark_that_a_step_does_not_want_would_give_nothing(
+    law: Law, data: st.DataObject
+) -> None:
+    reading = law.reading()
+    step = DrivenStep(reading.make_step)
+    left = data.draw(streams(law))
+    offset, now_ms = 0, NOW_MS
+    waits = st.sampled_from((0, 1, 900, 1_000, 5_000, 5_100, 60_000, 1_000_000, 2_000_000))
+    for size in data.draw(cuts):
+        taken, left = left[:size], left[size:]
+        lines = b"".join(record.replace(b"\n", b" ") + b"\n" for record in taken)
+        poll = Poll("t", 0, offset, lines, len(taken), 0, now_ms, agreeing=1)
+        offset = poll.next_offset
+        step.on_batch(reading.records.decode(law.flow, poll))
+        for wait_ms in data.draw(st.lists(waits, max_size=4)):
+            now_ms += wait_ms
+            is_wanted = now_ms >= step.step.mark_at_ms
+            mark = Poll("t", 0, offset, b"", 0, 0, now_ms)
+            rows = step.on_batch(reading.records.decode(law.flow, mark)).rows
+            assert is_wanted or rows is None or not len(rows)
+            # And none is wanted over and over.
+            assert step.step.mark_at_ms > now_ms
 
 
 class _Durable:

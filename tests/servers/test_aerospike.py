@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import aerospike
@@ -19,6 +20,7 @@ from tests.aerospike_contract import (
     GROUP,
     AerospikeProfilesContract,
     AggregatesContract,
+    GenerationsContract,
     OneWidthContract,
     at,
     row,
@@ -45,6 +47,10 @@ def gate() -> Iterator[Gate]:
 
 
 class TestProfiles(AerospikeProfilesContract):
+    pass
+
+
+class TestGenerations(GenerationsContract):
     pass
 
 
@@ -76,6 +82,20 @@ def test_a_namespace_that_is_not_there_is_named(place: Place) -> None:
     ):
         with pytest.raises(SinkRefusedError, match=r"namespace nowhere: .*code 20"):
             ask()
+
+
+@pytest.mark.parametrize("policy", ["NONE", "EQ", "GT"])
+def test_a_generation_that_wraps_around_stops_no_policy(place: Place, policy: str) -> None:
+    name = place.new_set(place.namespaces[0])
+    store = place.profiles(KEEP, set_name=name, generation_policy=policy, give_up_after_s=1.0)
+    key = (place.namespaces[0], name, "c1")
+    with closing(aerospike.client({"hosts": [(place.host, place.port)]})) as client:
+        for _ in range(65_533):
+            client.put(key, {"other": 1})
+        for number in range(4):
+            store.put(frame([tag(number)]))
+        assert client.exists(key)[1]["gen"] == 2
+    assert store.get("c1", 0, FOREVER, 9) == (names(3, 2, 1, 0), [])
 
 
 class Behind:

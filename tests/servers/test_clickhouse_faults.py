@@ -381,24 +381,27 @@ def test_a_worker_whose_password_is_wrong_stops_at_once_and_loses_nothing(
 
 
 DOWN_S = 60.0
-MORE = 180_000
+MORE_MAX = 180_000
 GROWTH_BYTES_MAX = 64_000_000
 
 
 def down_for_a_minute(server: Server, folder: Path) -> None:
     """The worker waits, says so once, reads no further, and goes on."""
-    shop = Shop.made(folder / "down", server.url)
+    shop, filled = Shop.made(folder / "down", server.url), 20_000
 
     def keep_filling() -> None:
-        for first in range(20_000, 20_000 + MORE, 6_000):
-            shop.fill(first, 6_000)
-            time.sleep(DOWN_S / 2 / (MORE / 6_000))
+        # However long each takes: the worker gives up a minute after this minute is over.
+        nonlocal filled
+        while filled < 20_000 + MORE_MAX and time.monotonic() < down_at_s + DOWN_S - 10:
+            shop.fill(filled, 6_000)
+            filled += 6_000
+            time.sleep(DOWN_S / 2 / (MORE_MAX / 6_000))
 
     producer = threading.Thread(target=keep_filling)
     with FaultProxy(server.url) as proxy:
         # The command as it is: a snapshot each 5 s, given up after 120 s.
         with shop.worker(through(proxy, shop), give_up_after_s=None) as worker:
-            shop.fill(0, 20_000)
+            shop.fill(0, filled)
             until(lambda: shop.events() > 0)
             proxy.down()
             down_at_s = time.monotonic()
@@ -407,9 +410,6 @@ def down_for_a_minute(server: Server, folder: Path) -> None:
             waits_ms = time.time_ns() // 1_000_000
             until(lambda: shop.reported_ms() > waits_ms)
             durable, status, memory = shop.rows(), shop.status(), worker.memory_bytes()
-            calm = Shop.made(folder / "up", server.url)
-            calm.fill(0, 20_000 + MORE)
-            calm.finish()
             producer.join()
             time.sleep(max(0.0, down_at_s + DOWN_S - time.monotonic()))
             assert worker.process.poll() is None, worker.lines()
@@ -428,6 +428,9 @@ def down_for_a_minute(server: Server, folder: Path) -> None:
             _, again = worker.lines()
             assert again.startswith(f"{where}: works again after ")
         shop.finish(through(proxy, shop))
+    calm = Shop.made(folder / "up", server.url)
+    calm.fill(0, filled)
+    calm.finish()
     assert_same(shop, calm)
 
 

@@ -135,12 +135,15 @@ def test_kill_9_of_a_worker_at_any_moment_changes_nothing(
     topic = kafka.topic("worker-killed", PARTITIONS)
     house = House(tmp_path / "real", clickhouse, topic, kafka, database="real")
     house.init()
-    house.fill(stream(LAWS[flow], seed, 3_000, PARTITIONS))
+    records = stream(LAWS[flow], seed, 3_000, PARTITIONS)
     chance = random.Random(seed)
-    for _ in range(2):
+    for half in (0, 1):
+        before = statuses_read(house, flow)
+        house.fill([part[half * len(part) // 2 : (half + 1) * len(part) // 2] for part in records])
         with ended([house.start(flow)]) as (worker,):
-            # From before its first snapshot to after some.
-            time.sleep(chance.uniform(1.2, 3.0))
+            kafka.eventually(lambda before=before: statuses_read(house, flow) > before)  # type: ignore[misc]
+            # From before the snapshot that has these records to after it.
+            time.sleep(chance.uniform(0, 2.0))
             assert worker.poll() is None, house.said(flow)
             worker.kill()
     check_against_twin(house, kafka, clickhouse, flow)

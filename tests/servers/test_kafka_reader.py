@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from schemas.records import TopicRecord
 from schemas.topics import RECORD_BYTES_MAX, RECORD_BYTES_TAKEN_MAX
+from streams.batch import Poll
 from streams.kafka import KafkaTopic
 from streams.source import EARLIEST, LATEST, Position, Reader, SourceError
+from streams.wire_format import CONFLUENT, is_confluent
 from tests.kafka_support import Broker, Server
 
 READ_S_MAX = 60.0
@@ -38,6 +45,14 @@ def read_some(reader: Reader, count: int) -> Found:
         assert time.monotonic() < deadline, f"only {len(found)} of {count}"
         found += taken(reader)
     return found
+
+
+def polls_to_end(reader: Reader) -> Iterator[Poll]:
+    """What a reader gives until it says that it has finished."""
+    deadline = time.monotonic() + READ_S_MAX
+    while not reader.finished():
+        assert time.monotonic() < deadline
+        yield reader.poll(0)
 
 
 def taken(reader: Reader) -> Found:
@@ -77,7 +92,7 @@ def test_the_end_is_reached_where_a_marker_is_the_last_offset(kafka: Server, com
     found = [(0, b"0"), (1, b"1"), (2, b"2")] if commit else [(0, b"0")]
     reader = topic_of(kafka, topic, end=LATEST).open(0, None)
     assert read_to_end(reader) == found
-    assert reader.state() == 4
+    assert reader.state().offset == 4
     reader.close()
     # And where nothing but markers and aborted records is left to read.
     reader = topic_of(kafka, topic, end=LATEST).open(0, 3)
@@ -134,6 +149,81 @@ def test_headers_and_keys_are_no_part_of_a_record(kafka: Server) -> None:
     topic = kafka.topic("headers")
     kafka.produce(topic, [b"v"], keys=[b"k\n"], headers={"trace": b"1\n2"})
     assert all_of(kafka, topic) == [(0, b"v")]
+
+
+def test_a_tombstone_is_known_from_an_empty_record_wherever_polls_are_cut(kafka: Server) -> None:
+    topic = kafka.topic("tombstones")
+    values = [b"0", None, b"", b"3", None, None, b"", b"7"]
+    kafka.produce(topic, values)
+    for records_max in (1, 3, 100):
+        reader = topic_of(kafka, topic, end=LATEST, poll_records_max=records_max).open(0, None)
+        tombstones = [
+            poll.offset_of(place) for poll in polls_to_end(reader) for place in poll.tombstones
+        ]
+        assert tombstones == [1, 4, 5]
+        reader.close()
+
+
+@pytest.mark.parametrize("kind", ["CreateTime", "LogAppendTime"])
+def test_a_poll_says_when_its_records_were_appended(kafka: Server, kind: str) -> None:
+    topic = kafka.topic("appended", message_timestamp_type=kind)
+    base_ms = time.time_ns() // 1_000_000
+    sent_ms = [base_ms - 3_600_000 + n * 7 for n in range(40)]
+    for at_ms in sent_ms:
+        kafka.produce(topic, [b"x"], timestamp_ms=at_ms)
+    reader = topic_of(kafka, topic, end=LATEST, poll_records_max=9).open(0, None)
+    found: list[int] = []
+    for poll in polls_to_end(reader):
+        assert poll.appended_ms is not None and len(poll.appended_ms) == poll.count
+        found += poll.appended_ms.tolist()
+    reader.close()
+    if kind == "CreateTime":
+        assert found == sent_ms
+    else:
+        assert found == sorted(found)
+        assert base_ms <= found[0] and found[-1] <= time.time_ns() // 1_000_000
+
+
+def test_confluents_wire_format_is_left_out_where_it_is_set(kafka: Server) -> None:
+    topic = kafka.topic("confluent")
+    # The id of the second schema has a newline in it, which must go before newlines do.
+    headed = [b'\0\0\0\0\1{"a": 1}', b'\0\0\0\n\n{"a":\n2}']
+    kafka.produce(topic, [*headed, b'{"a": 3}', None, b"\0\0\0\0\1", b"\0"])
+    assert all_of(kafka, topic, wire_format=CONFLUENT) == [
+        (0, b'{"a": 1}'),
+        (1, b'{"a": 2}'),
+        (2, b'{"a": 3}'),
+        (3, b""),
+        (4, b"\0\0\0\0\1"),
+        (5, b"\0"),
+    ]
+    plain = [value for _, value in all_of(kafka, topic)]
+    assert [is_confluent(value) for value in plain] == [True, True, False, False, False, False]
+
+
+def test_one_record_is_given_with_all_that_the_topic_keeps_of_it(kafka: Server) -> None:
+    name = kafka.topic("single")
+    kafka.produce(name, [b"0"])
+    kafka.transaction(name, [b"gone"], commit=False)
+    at_ms = time.time_ns() // 1_000_000 - 60_000
+    kafka.produce(
+        name, [b"\0\n{}"], keys=[b"k\n"], headers={"a": b"1", "b": b""}, timestamp_ms=at_ms
+    )
+    kafka.produce(name, [b"last"])
+    topic = topic_of(kafka, name, wire_format=CONFLUENT)
+    assert topic.record_at(0, 3) == TopicRecord(
+        b"\0\n{}", b"k\n", (("a", b"1"), ("b", b"")), at_ms
+    )
+    assert topic.record_at(0, 4).value == b"last"
+    assert topic.record_at(0, 0).key is None
+    for offset in (1, 2, 5, 99):
+        with pytest.raises(SourceError, match=f"no record at offset {offset}: it has .* 0 to 4"):
+            topic.record_at(0, offset)
+    kafka.delete_records(name, {0: 4})
+    with pytest.raises(SourceError, match="no record at offset 3: it has offsets 4 to 4"):
+        topic.record_at(0, 3)
+    # And the topic is read beside it.
+    assert all_of(kafka, name) == [(4, b"last")]
 
 
 @pytest.mark.parametrize("codec", ["gzip", "lz4", "zstd", "snappy"])
@@ -236,6 +326,41 @@ def test_a_reader_outlives_kill_9_of_the_broker(own_kafka: Broker) -> None:
     found += read_some(reader, 100)
     reader.close()
     assert found == [(n, b"%d" % n) for n in range(200)]
+
+
+def test_a_process_ends_soon_though_no_broker_takes_its_last_commit(own_kafka: Broker) -> None:
+    topic = own_kafka.topic("ends-soon", partitions=3)
+    for partition in range(3):
+        own_kafka.produce(topic, [b"x"] * 10, partition=partition)
+    code = f"""
+import sys
+from streams.kafka import KafkaTopic
+readers = [
+    KafkaTopic({own_kafka.bootstrap!r}, {topic!r}, group="g").open(partition, None)
+    for partition in range(3)
+]
+for reader in readers:
+    while not reader.poll(0).count:
+        pass
+print("read", flush=True)
+sys.stdin.readline()
+for reader in readers:
+    reader.state()
+    reader.close()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).resolve().parents[2],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == b"read\n"
+        own_kafka.kill()
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        # Of the client's own accord it would be 45 s for each consumer.
+        assert process.wait(40) == 0
 
 
 def test_an_open_transaction_does_not_hold_up_a_reader_for_ever(kafka: Server) -> None:

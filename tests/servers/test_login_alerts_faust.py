@@ -13,12 +13,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from confluent_kafka import Consumer
 
+from flows._alerts_topics import Others
 from generator.shop_sessions import Alerts
 from schemas.login_alerts import LoginAlert
-from schemas.status import WorkerStatus, status_folder
+from schemas.status import WorkerStatus, status_folder, status_path
 from schemas.times import iso_ms, parse_time_ms
 from schemas.topics import DEAD_LETTERS, LATE_EVENTS, LOGIN_ALERTS
+from streams.run import WorkerError
 from tests.cli_support import Running, footfall, free_port, one_line, running
 from tests.kafka_support import Server
 
@@ -177,6 +180,7 @@ def test_a_worker_answers_at_once_shows_one_users_state_and_serves_nothing_else(
 def test_a_worker_that_is_killed_again_and_again_loses_no_alert_and_adds_none(
     shop: Shop,
 ) -> None:
+    settings = shop.settings | {"LOGIN_ALERTS_PORT": "0"}
     seed = random.randrange(2**32)
     print("seed", seed)
     chance = random.Random(seed)
@@ -194,7 +198,7 @@ def test_a_worker_that_is_killed_again_and_again_loses_no_alert_and_adds_none(
 
     for _ in range(2):
         before = len(shop.alerts())
-        with running(shop.home, "run", FLOW, **shop.settings) as worker:
+        with running(shop.home, "run", FLOW, **settings) as worker:
             send(600)
             worker.wait_until(lambda known=before: len(shop.alerts()) > known, "alerted")
             send(600)
@@ -204,7 +208,7 @@ def test_a_worker_that_is_killed_again_and_again_loses_no_alert_and_adds_none(
     marked = [(shop.user("marked"), time_ms + n) for n in range(4)]
     failures += marked
     shop.kafka.transaction(shop.topic, [failure(*one)[1] for one in marked])
-    ended = footfall(shop.home, "run", FLOW, "--once", "--workers", "2", **shop.settings)
+    ended = footfall(shop.home, "run", FLOW, "--once", "--workers", "2", **settings)
     assert ended.returncode == 0, ended.stderr
     assert shop.raised() == truth(failures)
     assert shop.counts() == (len(failures), len(failures), 0, 0, 0)
@@ -214,13 +218,97 @@ def test_a_worker_that_is_killed_again_and_again_loses_no_alert_and_adds_none(
     ends = shop.kafka.end_offsets(shop.topic)
     shop.kafka.delete_records(shop.topic, dict(enumerate(ends)))
     send(30)
-    refused = footfall(shop.home, "run", FLOW, "--once", **shop.settings)
+    refused = footfall(shop.home, "run", FLOW, "--once", **settings)
     assert refused.returncode == 1
     assert "was removed by retention" in one_line(refused)
-    skipping = footfall(shop.home, "run", FLOW, "--once", "--skip-removed", **shop.settings)
+    skipping = footfall(shop.home, "run", FLOW, "--once", "--skip-removed", **settings)
     assert skipping.returncode == 0, skipping.stderr
     assert "skipped offsets" in skipping.stderr
     assert shop.counts()[0] == len(failures) - 30
+
+
+def test_another_topic_under_the_state_of_a_worker_is_a_clear_stop(shop: Shop) -> None:
+    shop.send(failure(shop.user(n), BASE_MS + n) for n in range(30))
+    assert footfall(shop.home, "run", FLOW, "--once", **shop.settings).returncode == 0
+    other = {**shop.settings, "KAFKA_TOPIC": shop.kafka.topic("logs", PARTITIONS)}
+    refused = footfall(shop.home, "run", FLOW, "--once", **other)
+    assert refused.returncode == 1
+    assert f"is of topic {shop.topic}, not {other['KAFKA_TOPIC']}" in one_line(refused)
+    assert f"delete the topic {shop.changelog}" in one_line(refused)
+    was_made_again = f"topic {shop.topic} was deleted and made again since {FLOW} read it"
+    made_again(shop, 60)
+    refused = footfall(shop.home, "run", FLOW, "--once", **shop.settings)
+    assert refused.returncode == 1
+    assert was_made_again in one_line(refused)
+
+    # As it says; and while the worker runs it ends by itself.
+    shop.kafka.delete_topic(shop.changelog)
+    with running(shop.home, "run", FLOW, **shop.settings) as worker:
+        worker.wait_until(lambda: shop.counts()[:1] == (60,), "read all")
+        made_again(shop, 90)
+        assert worker.process.wait(60) == 1
+        assert was_made_again in worker.output()
+
+
+def made_again(shop: Shop, records: int) -> None:
+    """Delete the topic, and make another with the same name and some records."""
+    shop.kafka.delete_topic(shop.topic)
+    shop.kafka.create_topic(shop.topic, PARTITIONS)
+    shop.send(failure(shop.user(n), BASE_MS + n) for n in range(records))
+
+
+def test_a_run_to_the_end_ends_when_no_other_worker_has_a_partition(shop: Shop) -> None:
+    settings = shop.settings | {"LOGIN_ALERTS_PORT": "0"}
+
+    def known(worker: int) -> WorkerStatus | None:
+        path = status_path(shop.home, FLOW, worker)
+        return msgspec.json.decode(path.read_bytes(), type=WorkerStatus) if path.exists() else None
+
+    def all_read(process: int, worker: int) -> bool:
+        status = known(worker)
+        if status is None or status.pid != process or not status.partitions:
+            return False
+        ends = shop.kafka.end_offsets(shop.topic)
+        return all(one.next_offset == ends[one.partition] for one in status.partitions)
+
+    shop.send(failure(shop.user(n), BASE_MS + n) for n in range(100))
+    with (
+        running(shop.home, "run", FLOW, "--worker", "0/2", **settings) as first,
+        running(shop.home, "run", FLOW, "--worker", "1/2", **settings) as second,
+    ):
+        shares = [(first.process.pid, 0), (second.process.pid, 1)]
+        first.wait_until(lambda: all(all_read(*share) for share in shares), "shared them")
+        first.process.kill()
+        shop.send(failure(shop.user(n), BASE_MS + 200 + n) for n in range(100))
+        with running(shop.home, "run", FLOW, "--once", **settings) as whole:
+            process = whole.process
+            until_s = time.monotonic() + 60
+            while process.poll() is None and not all_read(process.pid, 0):
+                assert time.monotonic() < until_s, whole.output()
+                time.sleep(0.05)
+            # It has read what it was given, and the second worker still has the others.
+            second.process.kill()
+            assert process.wait(60) == 0, whole.output()
+    status = known(0)
+    assert status is not None and status.finished
+    assert [one.partition for one in status.partitions] == list(range(PARTITIONS))
+    assert sum(one.read for one in status.partitions) == 200
+
+
+def test_a_worker_that_stays_and_is_not_of_the_run_is_named(kafka: Server) -> None:
+    topic, group = kafka.topic("logs"), kafka.name("group")
+    # Nobody is in the group yet, nor does anyone know its partitions.
+    assert not Others(kafka.bootstrap, group, ["ours"], wait_s=0).are_gone()
+    member = {"group_id": group, "group_instance_id": "other"}
+    consumer = Consumer(kafka.client(**member, session_timeout_ms=6_000))
+    consumer.subscribe([topic])
+    kafka.eventually(lambda: consumer.poll(0.1) is None and bool(consumer.assignment()))
+    assert Others(kafka.bootstrap, group, ["ours", "other"], wait_s=0).are_gone()
+    others = Others(kafka.bootstrap, group, ["ours"], wait_s=0)
+    assert not others.are_gone()
+    with pytest.raises(WorkerError, match=r"other workers have .*: stop other at 127\.0\.0\.1"):
+        others.are_gone()
+    consumer.close()
 
 
 def test_without_its_topics_a_worker_says_what_makes_them(kafka: Server, tmp_path: Path) -> None:

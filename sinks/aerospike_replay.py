@@ -1,0 +1,69 @@
+"""Minute buckets in ClickHouse, and beside them in Aerospike, as the target of one replay.
+
+What ClickHouse takes back counts nothing in Aerospike, under the new generation. Aerospike comes
+first there, as ClickHouse is what tells of it: a replay that is killed in between is made again.
+A shadow is ClickHouse's alone; its rows go to Aerospike just before it is exchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from schemas.tables.clickhouse import DELETED
+from schemas.tables.minute_buckets import ROWS
+from schemas.versions import GENERATION_SHIFT
+from sinks.aerospike_aggregates import AerospikeAggregates
+from sinks.clickhouse_replay import ClickHouseReplay
+from sinks.replay import Span
+
+
+class AggregatesReplay(ClickHouseReplay):
+    """A ReplayTarget."""
+
+    def __init__(
+        self, url: str, topic: str, aggregates: AerospikeAggregates, *, home: Path | None = None
+    ) -> None:
+        """``url`` is that of ClickHouse, whose password may lie in the home; ``topic`` is the one
+        whose rows are meant."""
+        super().__init__(url, ROWS, topic, home=home)
+        self._aggregates = aggregates
+
+    def write(self, frames: Sequence[pl.DataFrame], *, shadow: bool) -> None:
+        """Return when the rows are durable."""
+        super().write(frames, shadow=shadow)
+        if not shadow:
+            self._aggregates.write(frames)
+
+    def remove_older(self, spans: Sequence[Span], generation: int, *, shadow: bool) -> int:
+        """Take back what earlier generations hold of the spans."""
+        if not shadow:
+            version = pl.lit(generation << GENERATION_SHIFT, dtype=pl.UInt64)
+            for rows in self.older_rows(spans, generation):
+                gone = rows.with_columns(version.alias(ROWS.version), pl.lit(1).alias(DELETED))
+                self._aggregates.write([of_aggregates(gone)])
+            self._aggregates.settle()
+        return super().remove_older(spans, generation, shadow=shadow)
+
+    def swap(self, ours: Collection[str]) -> None:
+        """Exchange the table with its shadow, whose rows go to Aerospike."""
+        for rows in self.shadow_rows(ours):
+            self._aggregates.write([of_aggregates(rows)])
+        self._aggregates.settle()
+        super().swap(ours)
+
+    def close(self) -> None:
+        """Release connections. Never raises."""
+        super().close()
+        self._aggregates.close()
+
+
+def of_aggregates(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows as they are read from ClickHouse, for Aerospike; what takes back counts nothing."""
+    counts = pl.col(DELETED) == 0
+    return rows.with_columns(
+        pl.from_epoch(ROWS.start, time_unit="s").dt.replace_time_zone("UTC"),
+        *(pl.when(counts).then(pl.col(name)).otherwise(0).alias(name) for name in ROWS.sums),
+    ).drop(DELETED)
