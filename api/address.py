@@ -1,16 +1,14 @@
-"""The address that the server listens on: who can reach it, and by which names it is called."""
+"""The address that the server listens on, and who can reach it."""
 
 from __future__ import annotations
 
 import errno
 import os
 import socket
-from collections.abc import Collection
-from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from schemas.addresses import ip_of
 
 BACKLOG = 2048
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-ANY_HOST = "*"
 
 _Found = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[str, int]]
 
@@ -50,42 +48,6 @@ def url_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
-class OwnHosts:
-    """The names that a request may call this server by in its header Host.
-
-    A page of another origin can have its own name lead to this machine; the browser then takes
-    the server for that page's own. Such a name is not among these.
-    """
-
-    def __init__(self, listens_on: str = "127.0.0.1", allowed: Collection[str] = ()) -> None:
-        self._is_any = ANY_HOST in allowed
-        self._names = LOOPBACK_NAMES | {listens_on.lower()} | set(allowed)
-        address = _address(listens_on)
-        # Listening on all of the machine's addresses, it is known by each of them: a number can
-        # not be made to lead elsewhere, as a name can.
-        self._is_any_number = address is not None and address.is_unspecified
-
-    def know(self, host: str) -> bool:
-        """Tell whether the value of a header Host, with or without a port, is one of ours."""
-        if self._is_any:
-            return True
-        name = _without_port(host).rstrip(".").lower()
-        return name in self._names or (self._is_any_number and _address(name) is not None)
-
-
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0]
-
-
-def _address(text: str) -> IPv4Address | IPv6Address | None:
-    try:
-        return ip_address(text)
-    except ValueError:
-        return None
-
-
 def _resolve(host: str, port: int) -> _Found:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -97,7 +59,7 @@ def _resolve(host: str, port: int) -> _Found:
 
 
 def _need_loopback(host: str, number: str) -> None:
-    address = _address(number.partition("%")[0])
+    address = ip_of(number.partition("%")[0])
     if address is None or not (getattr(address, "ipv4_mapped", None) or address).is_loopback:
         raise PortError(
             f"FRONTEND_HOSTNAME={host} is reached by other machines, and whoever reaches it may "

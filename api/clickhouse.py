@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 import aiohttp
 import msgspec
 
 from api.aggregates import Sums
+from schemas.addresses import AddressError
+from schemas.database_addresses import clickhouse_address
 from schemas.embedded_clickhouse import own_headers
 from sinks import SinkRefusedError, SinkUnavailableError
 
@@ -39,24 +40,23 @@ class ClickHouse:
     def __init__(self, url: str, home: Path | None = None) -> None:
         """``home``: where its own embedded server listens at the URL, which names no user,
         requests bring that server's password."""
-        parts = urlsplit(url)
-        netloc = parts.netloc.rpartition("@")[2]
-        self._url = urlunsplit((parts.scheme, netloc, "/", "", ""))
-        own = None if parts.username else home
-        self._own_headers = partial(own_headers, own, parts.hostname or "", parts.port or 0)
-        headers = {}
-        if parts.username:
-            headers["X-ClickHouse-User"] = unquote(parts.username)
-            headers["X-ClickHouse-Key"] = unquote(parts.password or "")
-        database = parts.path.strip("/")
+        try:
+            address = clickhouse_address(url)
+            tls = address.tls()
+        except AddressError as error:
+            raise SinkRefusedError(f"CLICKHOUSE_URL {error}") from None
+        self._url = f"{address.origin}/"
+        self._own_headers = partial(own_headers, home, address)
         # The status then speaks of the whole query, and not of its beginning.
         self._settings = {"wait_end_of_query": "1"}
-        if database:
-            self._settings["database"] = database
+        if address.database:
+            self._settings["database"] = address.database
         self._session = aiohttp.ClientSession(
-            headers=headers,
+            headers=address.headers,
             timeout=aiohttp.ClientTimeout(total=ANSWER_WITHIN_S, sock_connect=CONNECT_WITHIN_S),
-            connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX, keepalive_timeout=KEEP_ALIVE_S),
+            connector=aiohttp.TCPConnector(
+                limit=CONNECTIONS_MAX, keepalive_timeout=KEEP_ALIVE_S, ssl=tls or True
+            ),
         )
 
     async def rows(
@@ -141,6 +141,13 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 def _reason(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientPayloadError):
         return "its answer broke off"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        why = getattr(error.certificate_error, "verify_message", "")
+        return f"its certificate cannot be verified: {why}; CLICKHOUSE_URL takes ?ca_cert=/file"
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        return "it does not speak TLS, or not this one: is CLICKHOUSE_URL right?"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return f"its name has no address ({error.os_error.strerror}): is CLICKHOUSE_URL right?"
     number = error.errno if isinstance(error, OSError) else None
     if number is not None and number > 0:
         return os.strerror(number)

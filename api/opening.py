@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
-from api.address import OwnHosts
 from api.clickhouse import ClickHouse, MinuteBuckets
 from api.endpoint import RequestLog
 from api.live import Live, LiveSources
@@ -20,6 +19,7 @@ from api.tables import MinutesSource, WindowsSource
 from api.tails import FileTail, KafkaTail, Tail
 from api.workers import WorkerMeter, read_statuses
 from api.writing import GroupCommit, Writing
+from schemas.addresses import OwnHosts
 from schemas.settings import Settings
 from schemas.topics import ACTIVITIES, STORE_EVENTS, USER_TAGS, VISITS
 from sinks.open import open_topics

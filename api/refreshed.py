@@ -7,8 +7,6 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from sinks import SinkError
 
 COST_SHARE_MAX = 0.1
@@ -50,7 +48,7 @@ class Refreshed(Generic[T]):
         try:
             self.value = await self._ask()
             self.problem = None
-        except (SinkError, SQLAlchemyError, OSError) as error:
+        except (SinkError, OSError) as error:
             self.problem = str(error).split("\n")[0][:300]
         except Exception as error:
             log.exception("the live page could not be refreshed")

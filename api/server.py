@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import math
 import os
 import resource
 import signal
@@ -14,18 +13,16 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Generator
-from functools import partial
-from typing import Any, cast
 
 import uvicorn
 import uvloop
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 
 from api.address import BACKLOG, PortError, listen, url_of
 from api.app import create_app
-from api.connections import CONNECTIONS_EXTRA, LIMITS, Connection, Limits, Lines
 from api.opening import open_services
+from infra import connections
+from infra.connections import LIMITS, Limits
 from schemas.settings import SettingError, Settings, read_settings
 from sinks import SinkError
 
@@ -60,7 +57,7 @@ def serve(settings: Settings, port: int | None = None, *, is_open: bool = False)
     try:
         with listening:
             uvloop.run(_serve(settings, listening, last_resort.start))
-    except (SinkError, SQLAlchemyError) as error:
+    except SinkError as error:
         # Only what opens the services raises these here: an address that is none.
         print(error, file=sys.stderr, flush=True)
         return EXIT_FAILED
@@ -128,22 +125,12 @@ async def _serve(
 
 
 def config(app: Starlette, limits: Limits = LIMITS) -> uvicorn.Config:
-    """How uvicorn runs the application: within the limits, and with nothing that is not used."""
-    return uvicorn.Config(
+    """How uvicorn runs the application."""
+    return connections.config(
         app,
+        limits,
         loop="uvloop",
-        # uvicorn only ever calls it, as it would a class.
-        http=cast(Any, partial(Connection, lines=Lines(limits))),
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,
-        limit_concurrency=limits.connections + CONNECTIONS_EXTRA,
         backlog=BACKLOG,
-        timeout_keep_alive=math.ceil(limits.idle_s),
         timeout_graceful_shutdown=FINISH_WITHIN_S,
     )
 
@@ -158,6 +145,8 @@ def _set_up_logging(settings: Settings) -> None:
 
 def main() -> int:
     """For ``python -m api.server [--open]``."""
+    # What it makes, in the home above all, is its user's own.
+    os.umask(0o077)
     try:
         settings = read_settings()
     except SettingError as error:

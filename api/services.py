@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from api.address import OwnHosts
 from api.aggregates import AggregatesSource
 from api.endpoint import RequestLog
 from api.health import Check
@@ -14,6 +13,7 @@ from api.lookups import Lookups
 from api.metrics import ApiMetrics
 from api.profiles import Profiles
 from api.writing import Writing
+from schemas.addresses import OwnHosts
 
 
 @dataclass(frozen=True, slots=True)

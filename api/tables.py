@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from sqlalchemy import create_engine, event, inspect, select
-from sqlalchemy.engine import make_url
+from sqlalchemy import Connection, Row, inspect, select
 
 from api.clickhouse import ClickHouse
 from api.parameters import MINUTE_MS
 from api.snapshot import Minutes, Top, TopRow, Windows
+from schemas.addresses import path_of, scheme_of
+from schemas.database_addresses import STORE_TAKES
 from schemas.tables.minute_buckets import ROWS, VIEW
 from schemas.tables.store_metrics import EVENTS
-from sinks import SinkRefusedError
+from sinks._sql_engine import Store
 
 MINUTES_SHOWN = 20
 MINUTES_OF_TOP = 5
@@ -26,8 +25,8 @@ WINDOWS_SHOWN = 120
 STRAY_MS = 5 * MINUTE_MS
 """Buckets further than this past the watermark come from stray events."""
 
-POSTGRES_LIMITS = {"connect_timeout": 2, "options": "-c statement_timeout=5000"}
-"""Seconds to connect, milliseconds to answer."""
+CONNECT_WITHIN_S, ANSWER_WITHIN_S = 2.0, 5.0
+"""Of the store."""
 
 _RANGE = (
     f" FROM {VIEW.name} WHERE bucket >= toDateTime({{from_s:UInt32}}, 'UTC')"
@@ -131,29 +130,23 @@ class WindowsSource:
     """The newest rows of the table ``events``. Blocking: call it in a thread."""
 
     def __init__(self, url: str) -> None:
-        parsed = make_url(url)
-        self._file: Path | None = None
-        if parsed.get_backend_name() == "sqlite":
-            if parsed.host:
-                raise SinkRefusedError(f"POSTGRES_URL={url!r} takes sqlite:///file, three slashes")
-            self._file = Path(parsed.database or "").absolute()
-            # mode=rw: to read must not make the file.
-            url = f"sqlite:///file:{quote(str(self._file))}?mode=rw&uri=true"
-            self._engine = create_engine(url, connect_args={"timeout": 2})
-            event.listen(self._engine, "connect", _read_only)
-        else:
-            parsed = parsed.set(drivername="postgresql+psycopg")
-            self._engine = create_engine(parsed, connect_args=POSTGRES_LIMITS, pool_pre_ping=True)
+        """Raises SinkRefusedError for what is not the URL of a store."""
+        self._url = url
+        self._store: Store | None = None
+        self._file = path_of(url, STORE_TAKES) if scheme_of(url) == "sqlite" else None
 
     def windows(self) -> Windows:
-        """Oldest first; empty where the table was not made yet. Raises SQLAlchemyError."""
+        """Oldest first; empty where the table was not made yet. Raises SinkError."""
         if self._file is not None and not self._file.exists():
             return Windows()
-        newest = select(EVENTS).order_by(EVENTS.c.start_event_time.desc()).limit(WINDOWS_SHOWN)
-        with self._engine.connect() as connection:
-            if not inspect(connection).has_table(EVENTS.name):
-                return Windows()
-            rows = connection.execute(newest).all()[::-1]
+        if self._store is None:
+            self._store = Store(
+                self._url,
+                give_up_after_s=CONNECT_WITHIN_S,
+                read_only=True,
+                statement_s_max=ANSWER_WITHIN_S,
+            )
+        rows = self._store.read(_newest)
         return Windows(
             start_ms=[_ms(row.start_event_time) for row in rows],
             end_ms=[_ms(row.end_event_time) for row in rows],
@@ -166,11 +159,15 @@ class WindowsSource:
 
     def close(self) -> None:
         """Close the connections."""
-        self._engine.dispose()
+        if self._store is not None:
+            self._store.close()
 
 
-def _read_only(connection: Any, _record: object) -> None:
-    connection.execute("PRAGMA query_only = ON")
+def _newest(connection: Connection) -> list[Row[Any]]:
+    if not inspect(connection).has_table(EVENTS.name):
+        return []
+    newest = select(EVENTS).order_by(EVENTS.c.start_event_time.desc()).limit(WINDOWS_SHOWN)
+    return list(connection.execute(newest).all()[::-1])
 
 
 def _ms(moment: datetime) -> int:

@@ -108,16 +108,15 @@ def clear_refusal(settings: Settings, *, embedded: bool) -> str | None:
     )
     if not embedded:
         return refusal.format("CLICKHOUSE_URL")
-    for variable, url in (
-        ("TOPICS_URL", settings.topics_url),
-        ("POSTGRES_URL", settings.postgres_url),
-        ("PROFILES_URL", settings.profiles_url),
+    for variable, path in (
+        ("TOPICS_URL", settings.topics_folder),
+        ("POSTGRES_URL", settings.store_file),
+        ("PROFILES_URL", settings.profiles_file),
     ):
-        path = Path(url.partition("://")[2].removeprefix("/" if url.startswith("sqlite") else ""))
-        local = url.startswith(("file:", "sqlite:"))
-        if not local or path.parent != home or path.name not in (*STATE_FOLDERS, *STATE_FILES):
-            also = "KAFKA_BOOTSTRAP_SERVERS or " if url.startswith("kafka:") else ""
-            return refusal.format(f"{also}{variable}")
+        ours = path is not None and path.name in (*STATE_FOLDERS, *STATE_FILES)
+        if path is None or path.parent != home or not ours:
+            also = "KAFKA_BOOTSTRAP_SERVERS or " if settings.kafka_bootstrap else ""
+            return refusal.format(f"{also if variable == 'TOPICS_URL' else ''}{variable}")
     return None
 
 

@@ -149,7 +149,8 @@ def make_store_tables(settings: Settings) -> Iterator[Made]:
     from cli.databases import ask_store
     from schemas.tables.store_metrics import EVENTS_BY_PARTITION
     from sinks import SinkRefusedError
-    from sinks.sql import create_tables, move_table
+    from sinks.sql import create_tables
+    from sinks.sql_move import move_table
 
     topic = _topic_of(settings, "store_metrics")
     rows = move_table(settings.postgres_url, EVENTS_BY_PARTITION, topic)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import signal
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -76,10 +74,9 @@ def serve_clickhouse(args: argparse.Namespace) -> int:
     time.tzset()
     from infra._clickhouse_errors import EmbeddedClickHouseError
     from infra.embedded_clickhouse import EmbeddedClickHouse
+    from infra.ending import waiting_for_the_end
 
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    wait_for_end = waiting_for_the_end()
     server = EmbeddedClickHouse(
         home.clickhouse,
         port=args.port,
@@ -98,7 +95,7 @@ def serve_clickhouse(args: argparse.Namespace) -> int:
         print(f"default.{name} was left in that database: {why}", file=sys.stderr)
     print(f"ClickHouse at {server.url} (data in {home.clickhouse})", flush=True)
     print(f"    {curl_line(home.clickhouse, server.url)}", flush=True)
-    ended.wait()
+    wait_for_end()
     remove_note(home, os.getpid())
     server.stop()
     # A query that could not be cancelled would hold the interpreter back at its exit.

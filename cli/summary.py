@@ -65,7 +65,7 @@ def summary_lines(settings: Settings, statuses: Sequence[WorkerStatus]) -> list[
             line("tags in them", f"{tags:,}: {views:,} views, {buys:,} buys"),
             line("sum of prices", f"{price:,}"),
         ]
-        if settings.profiles_url.startswith("sqlite:"):
+        if settings.profiles_file is not None:
             ((profiles,),) = query_rows(settings.profiles_url, PROFILES_SQL)[1]
             lines.append(line("profiles", f"{profiles:,} cookies"))
     if _read_by(statuses, "request_trace"):

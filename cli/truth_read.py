@@ -185,7 +185,7 @@ class Standing:
     def _of_profiles(self, columns: Columns, truth: pl.DataFrame, most: int) -> pl.DataFrame:
         from sinks.sql import query_rows
 
-        if self._settings.profiles_url.startswith("sqlite:"):
+        if self._settings.profiles_file is not None:
             _, rows = query_rows(self._settings.profiles_url, _SQLITE_TAGS, rows_max=most)
             return _frame(rows, columns)
         cookies = truth["cookie"].unique().sort()

@@ -13,10 +13,12 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import faust
+from aiohttp import web
 from faust.types import TP
 from faust.web.base import BlueprintManager
 from mode import CrashingSupervisor
 
+from schemas.addresses import OwnHosts, shown_host
 from schemas.settings import Settings
 from streams.run import WorkerError
 
@@ -228,12 +230,26 @@ def _by_partition(offsets: Mapping[TP, int | None]) -> dict[int, int]:
     return {place.partition: int(offset or 0) for place, offset in offsets.items()}
 
 
+def door(settings: Settings) -> Any:
+    """Refuse requests that call the page by a foreign name, or that a page of the web sends."""
+    hosts = OwnHosts(settings.login_alerts_hostname, settings.allowed_hosts)
+
+    @web.middleware
+    async def come_in(request: web.Request, handler: Callable[[Any], Any]) -> Any:
+        if not hosts.know(request.host):
+            raise web.HTTPMisdirectedRequest(text="ALLOWED_HOSTS takes this server's other names")
+        if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+            raise web.HTTPForbidden(text="pages of other sites are not answered")
+        return await handler(request)
+
+    return come_in
+
+
 def _app(name: str, settings: Settings, worker: int) -> Any:
-    assert settings.kafka_bootstrap
     port = settings.login_alerts_port
     return faust.App(
         name,
-        broker=";".join(f"kafka://{host}" for host in settings.kafka_bootstrap.split(",")),
+        broker=";".join(f"kafka://{shown_host(host)}" for host in settings.kafka_hosts),
         broker_client_id=settings.kafka_consumer_id,
         # A worker that is started again takes its place at once, and nobody waits for the old one.
         consumer_group_instance_id=instance_of(name, worker),
@@ -261,6 +277,7 @@ def _app(name: str, settings: Settings, worker: int) -> Any:
         web_bind=settings.login_alerts_hostname,
         web_host=settings.login_alerts_hostname,
         web_port=port + worker or None,
+        web_application_options={"middlewares": [door(settings)]},
         web_in_thread=False,
         web_tables_enabled=False,
         web_router_enabled=False,

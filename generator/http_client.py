@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from typing import Protocol, cast
-from urllib.parse import urlsplit
 
 from generator.sources import GeneratorError
+from schemas.addresses import AddressError, hosts_in, shown_host, split_url
 
 HEAD_BYTES_MAX = 65_536
 BODY_BYTES_MAX = 64 * 1024 * 1024
@@ -18,6 +18,8 @@ BACK_OFF_S = (0.05, 1.0)
 
 NO_ANSWER = 0
 """Stands for the status of a request whose connection was lost or cut off."""
+
+TAKES = "it takes http://host:port"
 
 
 class LoadError(GeneratorError):
@@ -29,17 +31,18 @@ class Address:
 
     def __init__(self, url: str) -> None:
         try:
-            parts = urlsplit(url)
-            host, port = parts.hostname, parts.port or 80
-        except ValueError:
-            host, port = None, 0
-        if host is None or parts.scheme != "http" or parts.path.strip("/") or parts.query:
-            raise LoadError(f"{url!r} is no address of the api: it takes http://host:port")
-        self.host, self.port = host, port
-        self._head = f" HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Length: ".encode()
+            parts = split_url(url, TAKES, "http")
+            parts.need_nothing_after(TAKES)
+            hosts = hosts_in(parts.hosts, 80, TAKES)
+            if len(hosts) > 1 or parts.user or parts.password:
+                raise AddressError(f"{TAKES}, a single one without a user")
+        except AddressError as error:
+            raise LoadError(f"--http has no address of the api: {error}") from None
+        self.host, self.port = hosts[0]
+        self._head = f" HTTP/1.1\r\nHost: {shown_host(hosts[0])}\r\nContent-Length: ".encode()
 
     def __str__(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        return f"http://{shown_host((self.host, self.port))}"
 
     def post(self, path: bytes, body: bytes) -> bytes:
         """A whole POST request."""

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import errno
 import os
-import signal
 import socket
 import sys
 import threading
@@ -25,6 +24,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import chdir, suppress
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -37,16 +37,18 @@ from infra._clickhouse_folder import locked, password_of, recorded
 from infra._clickhouse_http import ClickHouseApp
 from infra._clickhouse_options import QUERY_S_MAX, add_options
 from infra._clickhouse_turns import Turns
+from infra.connections import Limits, config
+from infra.ending import waiting_for_the_end
 
 QUERIES_AT_ONCE_MAX = 12
 CONNECTIONS_MAX = 1_024
 MEMORY_BYTES_MAX = 1_500_000_000
 """Of all queries and merges together; a query past it fails, the process stays."""
 START_TIMEOUT_S = 30.0
+_ENGINES_SIGNS = frozenset("?*{}&%\\")
+_DESCRIPTORS = Path("/proc/self/fd")
 GRACE_S, CANCEL_S = 0.7, 1.7
 """At a stop: time for running queries to end, and to be cancelled; 3 s with the rest."""
-KEEP_ALIVE_S = 75
-"""Longer than clients keep a connection, so that they are the ones to close it."""
 
 
 class EmbeddedClickHouse:
@@ -100,11 +102,6 @@ class EmbeddedClickHouse:
             raise
 
     def _start(self) -> None:
-        if set("?*{}&\\") & set(str(self.folder)):
-            # Signs of the engine's addresses and of its patterns for files.
-            raise EmbeddedClickHouseError(
-                f"the folder's name must not hold any of ? * {{ }} & \\: {self.folder}"
-            )
         # All that this process makes is its user's own, the engine's files too.
         os.umask(0o077)
         lock = locked(self.folder)
@@ -116,28 +113,18 @@ class EmbeddedClickHouse:
         # Before anybody can connect: a client that knows of no server here sends no password.
         self._undo.append(recorded(self.folder, self.url).close)
         _listen(listener, self.host, self.port)
-        engine = _opened(self.folder, self._memory_bytes_max, self._query_s_max)
+        folder = self._named_plainly()
+        engine = _opened(folder, self._memory_bytes_max, self._query_s_max)
         self.left = engine.left
         executor = ThreadPoolExecutor(QUERIES_AT_ONCE_MAX, "clickhouse-query")
-        config = uvicorn.Config(
-            ClickHouseApp(
-                engine,
-                Door(self.port, self.password, {*self._hosts, urlsplit(self.url).netloc}),
-                Turns(executor, QUERIES_AT_ONCE_MAX),
-                self.folder / "spool",
-            ),
-            http="httptools",
-            ws="none",
-            loop="asyncio",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            limit_concurrency=CONNECTIONS_MAX,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=2,
+        app = ClickHouseApp(
+            engine,
+            Door(self.port, self.password, {*self._hosts, urlsplit(self.url).netloc}),
+            Turns(executor, QUERIES_AT_ONCE_MAX),
+            folder / "spool",
         )
-        server = uvicorn.Server(config)
+        limits = Limits(connections=CONNECTIONS_MAX)
+        server = uvicorn.Server(config(app, limits, loop="asyncio", timeout_graceful_shutdown=2))
         thread = threading.Thread(
             target=server.run, kwargs={"sockets": [listener]}, name="clickhouse-http", daemon=True
         )
@@ -148,6 +135,23 @@ class EmbeddedClickHouse:
             if not thread.is_alive() or time.monotonic() > deadline:
                 raise EmbeddedClickHouseError(f"the HTTP server at {self.url} did not start")
             time.sleep(0.005)
+
+    def _named_plainly(self) -> Path:
+        """Return a path of the folder without signs that the engine takes for its own.
+
+        They are those of its addresses and of its patterns for files. Where the name has some, the
+        kernel gives the folder another one, for as long as this process holds it open.
+        """
+        if not _ENGINES_SIGNS & set(str(self.folder)):
+            return self.folder
+        if not _DESCRIPTORS.is_dir():
+            raise EmbeddedClickHouseError(
+                "the name of the folder of the embedded ClickHouse, below FOOTFALL_HOME, must not "
+                f"have any of ? * {{ }} & % \\ on this system: {self.folder}"
+            )
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        self._undo.append(partial(os.close, descriptor))
+        return _DESCRIPTORS / str(descriptor)
 
     def stop(self) -> None:
         """Answer what is running, for a second, then cancel it, and close the folder."""
@@ -266,27 +270,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EmbeddedClickHouseError as error:
         print(f"embedded ClickHouse: {error}", file=sys.stderr)
         return 2
-    wait_for_end = _signals()
+    wait_for_end = waiting_for_the_end()
     for name, why in server.left.items():
         print(f"embedded ClickHouse: default.{name} was left there: {why}", file=sys.stderr)
     print(f"embedded ClickHouse listens on {server.url} (data in {args.folder})", flush=True)
     wait_for_end()
     server.stop()
     return 0
-
-
-def _signals() -> Callable[[], object]:
-    """From now on SIGTERM and SIGINT end the wait that is returned.
-
-    The kernel may hand a signal to a thread of the engine, which wakes no waiting lock of the
-    main thread: Python then writes to the pipe all the same.
-    """
-    woken, wake = os.pipe()
-    os.set_blocking(wake, False)
-    signal.set_wakeup_fd(wake)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    return lambda: os.read(woken, 1)
 
 
 if __name__ == "__main__":

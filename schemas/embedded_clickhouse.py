@@ -8,10 +8,12 @@ of a server that ended.
 
 from __future__ import annotations
 
-import base64
 import fcntl
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from schemas.database_addresses import ClickHouseAddress
 
 DATABASE = "footfall"
 """The database of a request that names no other."""
@@ -22,23 +24,23 @@ PASSWORD_FILE = "password"
 ADDRESS_FILE = "address"
 
 
-def own_headers(home: Path | None, host: str, port: int) -> dict[str, str]:
-    """Return the header that lets a request in where the home's own server runs at this address.
+def own_headers(home: Path | None, address: ClickHouseAddress) -> dict[str, str]:
+    """Return the header that lets a request in where the home's own server runs at this address,
+    which names no user.
 
     It is read for each request: a password may be renewed, and a server may end.
     """
-    if home is None:
+    if home is None or address.user:
         return {}
     folder = home / FOLDER
     running = urlsplit(running_address(folder) or "")
-    if (running.hostname, running.port) != (host, port):
+    if (running.hostname, running.port) != (address.host, address.port):
         return {}
     try:
         password = (folder / PASSWORD_FILE).read_text().strip()
     except OSError:
         return {}
-    credentials = base64.b64encode(f"{USER}:{password}".encode()).decode()
-    return {"Authorization": f"Basic {credentials}"}
+    return replace(address, user=USER, password=password).headers
 
 
 def running_address(folder: Path) -> str | None:

@@ -8,11 +8,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from schemas import addresses
+from schemas.addresses import AddressError, Host, scheme_of
+from schemas.database_addresses import (
+    CLICKHOUSE_TAKES,
+    STORE_TAKES,
+    clickhouse_address,
+    postgres_address,
+)
 from schemas.topics import RETENTION_BYTES
 
 
@@ -25,14 +33,15 @@ class Settings:
     """All settings, each named in lower case for its variable."""
 
     footfall_home: Path
-    topics_url: str
+    # Not shown: a URL may hold a password.
+    topics_url: str = field(repr=False)
     topics_retention_h: int | None
     """Hours that embedded topics keep records; None for what the catalogue says of each."""
     topics_retention_bytes: int
     """Bytes that each embedded topic keeps."""
-    clickhouse_url: str
-    postgres_url: str
-    profiles_url: str
+    clickhouse_url: str = field(repr=False)
+    postgres_url: str = field(repr=False)
+    profiles_url: str = field(repr=False)
     kafka_topic: str
     kafka_group: str
     kafka_consumer_id: str
@@ -68,60 +77,88 @@ class Settings:
     @property
     def topics_folder(self) -> Path | None:
         """The folder of embedded topics, or None where topics are in Kafka."""
-        parts = urlsplit(self.topics_url)
-        return Path(parts.path) if parts.scheme == "file" else None
+        return _file(self.topics_url, addresses.TOPICS_TAKES)
+
+    @property
+    def kafka_hosts(self) -> tuple[Host, ...]:
+        """The brokers of Kafka; empty where topics are embedded."""
+        url = self.topics_url
+        return addresses.kafka_hosts(url) if scheme_of(url) == "kafka" else ()
 
     @property
     def kafka_bootstrap(self) -> str | None:
-        """``host:port`` of Kafka, or None where topics are embedded."""
-        parts = urlsplit(self.topics_url)
-        return parts.netloc if parts.scheme == "kafka" else None
+        """``host:port`` of Kafka, several with commas, or None where topics are embedded."""
+        return ",".join(map(addresses.shown_host, self.kafka_hosts)) or None
+
+    @property
+    def store_file(self) -> Path | None:
+        """The file of the store, or None where it is PostgreSQL."""
+        return _file(self.postgres_url, STORE_TAKES)
+
+    @property
+    def profiles_file(self) -> Path | None:
+        """The file of the profiles, or None where they are in Aerospike."""
+        return _file(self.profiles_url, addresses.PROFILES_TAKES)
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """The settings from the environment (or a mapping given for a test).
 
-    Raises SettingError with one line that names the variable, its value and what it takes.
+    Raises SettingError with one line that names the variable and what it takes, and shows its
+    value unless that may hold a password: no address is shown.
     """
     env = os.environ if environ is None else environ
     home = Path(env.get("FOOTFALL_HOME") or ".footfall").absolute()
     values: dict[str, Any] = {"footfall_home": home}
     for name, variable, default, parse in _variables(env, home):
         text = env.get(variable, "")
-        try:
-            values[name] = parse(text) if text else default
-        except ValueError as error:
-            raise SettingError(f"{variable}={text!r}: {error}") from None
+        values[name] = _parsed(variable, text, parse) if text else default
     assert values.keys() == {field.name for field in fields(Settings)}
     settings = Settings(**values)
-    if settings.aerospike_aggregates and urlsplit(settings.profiles_url).scheme != "aerospike":
+    if settings.aerospike_aggregates and settings.profiles_file is not None:
         raise SettingError(
             f"AEROSPIKE_AGGREGATES={env['AEROSPIKE_AGGREGATES']!r}: takes its server from "
-            f"PROFILES_URL, which must then be aerospike://... and is {settings.profiles_url!r}"
+            "PROFILES_URL, which must then be aerospike://... and is sqlite://..."
         )
     return settings
 
 
 Parser = Callable[[str], Any]
 
+_MAY_HOLD_A_PASSWORD = re.compile(r"[@?=]")
+"""A value that may be the URL of another variable."""
+
+
+def _parsed(variable: str, text: str, parse: Parser) -> Any:
+    """Return the value of a variable. Raises SettingError."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        is_hidden = isinstance(error, AddressError) or _MAY_HOLD_A_PASSWORD.search(text)
+        shown = "" if is_hidden else f"={text!r}"
+        raise SettingError(f"{variable}{shown}: {error}") from None
+
 
 def _variables(env: Mapping[str, str], home: Path) -> list[tuple[str, str, Any, Parser]]:
-    bootstrap = env.get("KAFKA_BOOTSTRAP_SERVERS")
-    topics_default = f"kafka://{bootstrap}" if bootstrap else f"file://{home}/topics"
-    aerospike_host = env.get("AEROSPIKE_HOSTNAME")
-    aerospike_port = env.get("AEROSPIKE_PORT") or "3000"
-    try:
-        _integer(1, 65_535)(aerospike_port)
-    except ValueError as error:
-        raise SettingError(f"AEROSPIKE_PORT={aerospike_port!r}: {error}") from None
-    profiles_default = (
-        f"aerospike://{aerospike_host}:{aerospike_port}"
-        if aerospike_host
-        else f"sqlite:///{home}/profiles.sqlite"
-    )
+    topics_default = addresses.file_url(home / "topics")
+    if brokers := env.get("KAFKA_BOOTSTRAP_SERVERS"):
+        hosts = _parsed("KAFKA_BOOTSTRAP_SERVERS", brokers, addresses.broker_hosts)
+        topics_default = addresses.kafka_url(hosts)
+    port = env.get("AEROSPIKE_PORT") or str(addresses.AEROSPIKE_PORT)
+    number = _parsed("AEROSPIKE_PORT", port, _integer(1, 65_535))
+    profiles_default = addresses.sqlite_url(home / "profiles.sqlite")
+    if names := env.get("AEROSPIKE_HOSTNAME"):
+        profiles_default = _parsed(
+            "AEROSPIKE_HOSTNAME", names, lambda text: addresses.aerospike_url(text, number)
+        )
     positive = _integer(1, 10_000_000)
     return [
-        ("topics_url", "TOPICS_URL", topics_default, _url("kafka", "file")),
+        (
+            "topics_url",
+            "TOPICS_URL",
+            topics_default,
+            _url(addresses.TOPICS_TAKES, "file", addresses.kafka_hosts),
+        ),
         ("topics_retention_h", "TOPICS_RETENTION_H", None, _integer(1, 876_000)),
         (
             "topics_retention_bytes",
@@ -129,14 +166,24 @@ def _variables(env: Mapping[str, str], home: Path) -> list[tuple[str, str, Any, 
             RETENTION_BYTES,
             _integer(1_000_000, 2**60),
         ),
-        ("clickhouse_url", "CLICKHOUSE_URL", "http://127.0.0.1:8123", _url("http", "https")),
+        (
+            "clickhouse_url",
+            "CLICKHOUSE_URL",
+            "http://127.0.0.1:8123",
+            _url(CLICKHOUSE_TAKES, "no file", clickhouse_address),
+        ),
         (
             "postgres_url",
             "POSTGRES_URL",
-            f"sqlite:///{home}/store.sqlite",
-            _url("postgresql", "postgresql+psycopg", "sqlite"),
+            addresses.sqlite_url(home / "store.sqlite"),
+            _url(STORE_TAKES, "sqlite", postgres_address),
         ),
-        ("profiles_url", "PROFILES_URL", profiles_default, _url("aerospike", "sqlite")),
+        (
+            "profiles_url",
+            "PROFILES_URL",
+            profiles_default,
+            _url(addresses.PROFILES_TAKES, "sqlite", addresses.aerospike_hosts),
+        ),
         ("kafka_topic", "KAFKA_TOPIC", "", str),
         ("kafka_group", "KAFKA_GROUP", "footfall", str),
         ("kafka_consumer_id", "KAFKA_CONSUMER_ID", "footfall", str),
@@ -222,17 +269,17 @@ def _one_of(*choices: str) -> Parser:
     return parse
 
 
-def _url(*schemes: str) -> Parser:
+def _file(url: str, takes: str) -> Path | None:
+    """Return the path of a URL that names a file or folder, else None."""
+    is_file = scheme_of(url) in ("file", "sqlite")
+    return addresses.path_of(url, takes) if is_file else None
+
+
+def _url(takes: str, file: str, server: Callable[[str], object]) -> Parser:
+    """Takes the URL of a file, by its scheme, or of a server, by its reader."""
+
     def parse(text: str) -> str:
-        parts = urlsplit(text)
-        shape = " or ".join(f"{scheme}://..." for scheme in schemes)
-        if parts.scheme not in schemes:
-            raise ValueError(f"takes {shape}")
-        if parts.scheme in ("file", "sqlite"):
-            if not parts.path.strip("/"):
-                raise ValueError(f"takes {shape}, with the path of a file or folder")
-        elif not parts.hostname:
-            raise ValueError(f"takes {shape}, with a host")
+        _file(text, takes) if scheme_of(text) == file else server(text)
         return text
 
     return parse

@@ -18,6 +18,12 @@ from schemas.records import TopicRecord
 class SinkError(Exception):
     """A sink could not do its work; the message names the server and what to do."""
 
+    def __init__(self, what: str, remedy: str = "") -> None:
+        """``what`` is wrong where; ``remedy``: what to do about it, where that is known."""
+        super().__init__(f"{what}; {remedy}" if remedy else what)
+        self.what = what
+        self.remedy = remedy
+
 
 class SinkUnavailableError(SinkError):
     """Still failing after the bounded retries."""

@@ -18,6 +18,7 @@ import polars as pl
 from aerospike import exception
 from aerospike_helpers.batch.records import BatchRecord
 
+from schemas.addresses import AEROSPIKE_NAME, Host, unresolved
 from sinks import SinkError, SinkRefusedError, SinkUnavailableError
 from sinks._aerospike_answers import (
     AGAIN,
@@ -66,14 +67,16 @@ class AerospikeServer:
         give_up_after_s: float,
         timeout_ms: int,
         keep_s: float = KEEP_S,
+        others: Sequence[Host] = (),
         connect: Connect = aerospike.client,
     ) -> None:
-        """``about`` begins each error, and ``of`` says in them what records are.
+        """``about`` begins each error, and ``of`` says in them what records are; ``others`` are
+        nodes that are asked for the cluster where the first does not answer.
 
         ``timeout_ms`` bounds each attempt to connect, read or write a batch. What was written
         may be lost with a node for ``keep_s``.
         """
-        self._address = (host, port)
+        self._hosts = [(host, port), *others]
         self._about = about
         self._of = of
         self._batches = batches
@@ -220,7 +223,7 @@ class AerospikeServer:
             if self._client is None:
                 wait = {"total_timeout": self._timeout_ms, "socket_timeout": self._timeout_ms}
                 config = {
-                    "hosts": [self._address],
+                    "hosts": self._hosts,
                     "connect_timeout": self._timeout_ms,
                     # A misspelt policy is an error, and not a default.
                     "validate_keys": True,
@@ -235,6 +238,10 @@ class AerospikeServer:
                 try:
                     self._client = self._connect(config)
                 except exception.AerospikeError as error:
+                    if names := unresolved(self._hosts):
+                        raise SinkRefusedError(
+                            f"{self._about}: {names} has no address", AEROSPIKE_NAME
+                        ) from None
                     if error.code in AGAIN:
                         raise TryAgainError(f"cannot connect ({text_of(error)})") from error
                     raise sink_error(error, self._about) from error

@@ -14,9 +14,12 @@ from urllib3.exceptions import HTTPError
 
 INIT = "run `footfall init`"
 _LOGIN = "check the user and password in CLICKHOUSE_URL"
+_RIGHTS = f"{_LOGIN}: this user lacks a right, which GRANT gives"
+_NAME = "mend the host in CLICKHOUSE_URL, or the DNS that this machine asks"
 _REMEDIES = {
     **dict.fromkeys((8, 10, 16, 20, 47, 60, 81), INIT),
-    **dict.fromkeys((164, 192, 193, 194, 497, 516), _LOGIN),
+    **dict.fromkeys((192, 193, 194, 516), _LOGIN),
+    **dict.fromkeys((164, 497), _RIGHTS),
 }
 _NEVER_CODES = frozenset(_REMEDIES) | {
     # Values that cannot be read as the column's type, and statements that are wrong.
@@ -47,6 +50,31 @@ _BROKEN_OFF = re.compile(
 )
 
 
+_UNRESOLVED = re.compile(
+    r"NameResolutionError|\[Errno -\d+\] |name resolution|not known|No address associated"
+)
+_NEVER_CONNECTED = (
+    (
+        re.compile(r"certificate verify failed: (.*?)\.? \(_ssl"),
+        "its certificate cannot be verified: {}",
+        "give CLICKHOUSE_URL the file of the CA, https://...?ca_cert=/path/to/ca.pem, and the "
+        "host that the certificate is for",
+    ),
+    (
+        re.compile(r"\[SSL: (?:WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|HTTP_REQUEST)\]"),
+        "it does not speak TLS",
+        "write http:// in CLICKHOUSE_URL, or give it the port of https",
+    ),
+    (
+        re.compile(r"\[SSL: TLSV?\w*ALERT_(\w*(?:CERTIFICATE|VERSION|HANDSHAKE|CA)\w*)\]"),
+        "it refuses the TLS that this side offers: {}",
+        "look at what that server wants of its clients",
+    ),
+)
+"""Of connections that the same address gets for ever: how each is known, what it is, and what to
+do."""
+
+
 def code_of(error: DatabaseError) -> int:
     """ClickHouse's code, from its header or, where a proxy took that away, from the text; or 0."""
     if error.code:
@@ -55,31 +83,43 @@ def code_of(error: DatabaseError) -> int:
     return int(found.group(1)) if found else 0
 
 
-def remedy_of(error: DatabaseError) -> str | None:
-    """What to do about an error that does not pass, where that is known."""
-    if not code_of(error) and _status(error) in _LOGIN_STATUSES:
+def remedy_of(error: Exception) -> str:
+    """What to do about an error, where that is known."""
+    text = str(error)
+    code = code_of(error) if isinstance(error, DatabaseError) else 0
+    if not code and _status(text) in _LOGIN_STATUSES:
         return _LOGIN
-    return _REMEDIES.get(code_of(error))
+    if code or _status(text):
+        return _REMEDIES.get(code, "")
+    if found := _never_connected(text):
+        return found[1]
+    return _NAME if is_unresolved(error) else ""
+
+
+def is_unresolved(error: Exception) -> bool:
+    """Tell whether the name of the server has no address."""
+    return bool(_UNRESOLVED.search(str(error)))
 
 
 def why_again(error: Exception) -> str | None:
     """The reason of an error that may pass, or None."""
-    if isinstance(error, DatabaseError):
-        return reason(error) if _may_pass(error) else None
-    return _transport(str(error)) if isinstance(error, HTTPError | OSError) else None
+    if not isinstance(error, DatabaseError | HTTPError | OSError) or _never_connected(str(error)):
+        return None
+    return None if isinstance(error, DatabaseError) and not _may_pass(error) else reason(error)
 
 
-def reason(error: DatabaseError) -> str:
+def reason(error: Exception) -> str:
     """What went wrong, in one line of at most REASON_CHARS_MAX characters and a bit."""
     text = str(error)
-    found = _REASON.search(text) if code_of(error) else None
+    found = _REASON.search(text) if isinstance(error, DatabaseError) and code_of(error) else None
     if found:
         return _one_line(found.group(1))
     page = _STATUS.search(text)
     if page:
         said = _one_line(_plain(page[2] or ""))
         return f"HTTP status {page[1]}" + (f": {said}" if said else "")
-    return _transport(text.partition(" (for url ")[0])
+    never = _never_connected(text)
+    return never[0] if never else _transport(text.partition(" (for url ")[0])
 
 
 def holds_error(body: bytes) -> bool:
@@ -111,16 +151,25 @@ def _may_pass(error: DatabaseError) -> bool:
     code = code_of(error)
     if code:
         return code not in _NEVER_CODES
-    status = _status(error)
+    status = _status(str(error))
     if 400 <= status < 500:
         return status in _PASSING_STATUSES
     # That is said of what answers at this address and is no ClickHouse.
     return "Unexpected response" not in str(error)
 
 
-def _status(error: DatabaseError) -> int:
-    found = _STATUS.search(str(error))
+def _status(text: str) -> int:
+    found = _STATUS.search(text)
     return int(found.group(1)) if found else 0
+
+
+def _never_connected(text: str) -> tuple[str, str] | None:
+    """What is wrong with a connection that cannot come about, and what to do."""
+    for known, what, remedy in _NEVER_CONNECTED:
+        if found := known.search(text):
+            said = found[1].lower().replace("_", " ") if found.groups() else ""
+            return what.format(said), remedy
+    return None
 
 
 def _transport(text: str) -> str:

@@ -7,8 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import urllib3
 from clickhouse_connect.driver.httputil import check_env_proxy, get_pool_manager
 
+from schemas.database_addresses import ClickHouseAddress
 from schemas.embedded_clickhouse import own_headers
 from sinks._clickhouse_errors import error_in_body
 
@@ -22,12 +24,20 @@ class Pool:
     200 and then that the insert failed. An insert that succeeded has nothing to say.
     """
 
-    def __init__(self, interface: str, host: str, port: int, home: Path | None = None) -> None:
+    def __init__(self, address: ClickHouseAddress, home: Path | None = None) -> None:
         """``home``: whose own embedded server may be the one, which wants its password."""
-        self._password = partial(own_headers, home, host, port)
+        self._password = partial(own_headers, home, address)
+        options: dict[str, Any] = {}
         # A proxy of the environment does not reach this machine's loopback.
-        proxy = None if host in _LOOPBACK else check_env_proxy(interface, host, port)
-        self._pool = get_pool_manager(**({f"{interface}_proxy": proxy} if proxy else {}))
+        if address.host not in _LOOPBACK:
+            proxy = check_env_proxy(address.scheme, address.host, address.port)
+            options = {f"{address.scheme}_proxy": proxy} if proxy else {}
+        if (context := address.tls()) is not None:
+            options |= {"ssl_context": context, "verify": address.verify}
+            if not address.verify:
+                # Whoever wrote verify=0 knows.
+                urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        self._pool = get_pool_manager(**options)
 
     def request(self, method: str, url: str, **options: Any) -> Any:
         """As of urllib3.PoolManager. Raises DatabaseError for an insert that failed after all."""

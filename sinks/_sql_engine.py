@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable
 from hashlib import blake2b
@@ -11,12 +12,14 @@ from urllib.parse import quote
 
 import polars as pl
 from sqlalchemy import Connection, Engine, Table, create_engine, event, text
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
 
+from schemas.addresses import AddressError, path_of, scheme_of
+from schemas.database_addresses import STORE_TAKES, PostgresAddress, postgres_address
 from sinks import SinkError, SinkRefusedError, SinkUnavailableError
-from sinks._sqlite import hint, is_broken, is_busy
+from sinks._sql_errors import is_transient, is_unresolved, original, reason, remedy_of
+from sinks._sqlite import hint, is_broken, make_own
 from sinks.retry import Backoff, call_with_retry
 
 T = TypeVar("T")
@@ -25,32 +28,50 @@ GIVE_UP_AFTER_S = 120.0
 LOCK_WAIT_S = 10.0
 """One wait for another writer; it is tried again until the whole time is over."""
 
+CONNECT_S = 10.0
 _POSTGRES_LIMITS = {
-    "connect_timeout": 10,
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-_TRANSIENT_STATES = ("08", "40001", "40P01", "53", "55P03", "57014", "57P01", "57P02", "57P03")
-_TRANSIENT_FATAL = ("starting up", "shutting down", "in recovery", "too many")
 
 
 class Store:
     """A database, and how its errors are met. Threads and processes may share it."""
 
     def __init__(
-        self, url: str, *, give_up_after_s: float = GIVE_UP_AFTER_S, read_only: bool = False
+        self,
+        url: str,
+        *,
+        give_up_after_s: float = GIVE_UP_AFTER_S,
+        read_only: bool = False,
+        statement_s_max: float | None = None,
     ) -> None:
-        """Connects at the first use. Raises SinkRefusedError for a URL that is none."""
-        self._url = _parsed(url)
-        self.is_sqlite = self._url.get_backend_name() == "sqlite"
+        """Connects at the first use; a statement may take ``give_up_after_s`` where it writes.
+
+        Raises SinkRefusedError for what is not the URL of a store.
+        """
+        self._has_answered = False
+        self.is_sqlite = scheme_of(url) == "sqlite"
         self._backoff = Backoff(give_up_after_s=give_up_after_s)
         self._lock_wait_s = min(LOCK_WAIT_S, give_up_after_s)
-        self._statement_s_max = max(1.0, give_up_after_s)
+        self._connect_s = min(CONNECT_S, max(2.0, give_up_after_s))
+        self._statement_s_max = statement_s_max
+        if not read_only:
+            self._statement_s_max = max(1.0, give_up_after_s)
         self._read_only = read_only
-        self.name = self._url.render_as_string(hide_password=True)
-        self._engine = self._sqlite() if self.is_sqlite else self._postgres()
+        try:
+            if self.is_sqlite:
+                file = path_of(url, STORE_TAKES)
+                self.name = f"sqlite:///{file}"
+                self._engine = self._sqlite(file)
+            else:
+                address = postgres_address(url)
+                self.name = address.shown
+                self._engine = self._postgres(address)
+        except AddressError as error:
+            raise SinkRefusedError(f"POSTGRES_URL {error}") from None
         self._errors = (SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error, sqlite3.Warning)
 
     def transaction(self, lock: str, work: Callable[[Connection], T]) -> T:
@@ -61,6 +82,7 @@ class Store:
 
         def locked() -> T:
             with self._engine.begin() as connection:
+                self._has_answered = True
                 if not self.is_sqlite:
                     connection.execute(
                         text("SELECT pg_advisory_xact_lock(:number)"), {"number": _number(lock)}
@@ -71,6 +93,14 @@ class Store:
             return call_with_retry(
                 locked, why_again=self._why_again, target=self.name, backoff=self._backoff
             )
+        except self._errors as error:
+            raise self._sink_error(error) from error
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Do ``work``, which only reads, once. Raises SinkError."""
+        try:
+            with self._engine.connect() as connection:
+                return work(connection)
         except self._errors as error:
             raise self._sink_error(error) from error
 
@@ -115,25 +145,24 @@ class Store:
         """Close the connections. Never raises."""
         self._engine.dispose()
 
-    def _sqlite(self) -> Engine:
-        assert self._url.database is not None
-        path = Path(self._url.database)
+    def _sqlite(self, path: Path) -> Engine:
         if self._read_only:
             if not path.is_file():
                 raise SinkRefusedError(
                     f"there is no {path}: nothing was written yet; `footfall init` makes it"
                 )
-            address = f"file:{quote(str(path.absolute()))}"
+            address = f"file:{quote(os.fsencode(path.absolute()))}"
             url = URL.create("sqlite", database=address, query={"mode": "rw", "uri": "true"})
         else:
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                make_own(path)
             except OSError as error:
                 raise SinkRefusedError(f"{self.name}: no folder for it ({error})") from None
-            url = self._url
+            url = URL.create("sqlite", database=str(path))
         engine = create_engine(url, connect_args={"timeout": self._lock_wait_s})
         event.listen(engine, "connect", self._set_up_sqlite)
-        event.listen(engine, "begin", lambda found: found.exec_driver_sql("BEGIN IMMEDIATE"))
+        if not self._read_only:
+            event.listen(engine, "begin", lambda found: found.exec_driver_sql("BEGIN IMMEDIATE"))
         return engine
 
     def _set_up_sqlite(self, connection: sqlite3.Connection, _record: object) -> None:
@@ -145,16 +174,17 @@ class Store:
         # As embedded topics: a commit survives the crash of every process, not of the machine.
         connection.execute("PRAGMA synchronous = NORMAL")
 
-    def _postgres(self) -> Engine:
-        url = self._url.set(drivername="postgresql+psycopg")
-        limits = {key: value for key, value in _POSTGRES_LIMITS.items() if key not in url.query}
+    def _postgres(self, address: PostgresAddress) -> Engine:
         # A lock is waited for within a statement: each must see what was committed before it.
         engine = create_engine(
-            url,
-            connect_args=limits,
+            "postgresql+psycopg://",
+            connect_args={
+                "connect_timeout": round(self._connect_s),
+                **_POSTGRES_LIMITS,
+                **address.options,
+            },
             isolation_level="READ COMMITTED",
-            poolclass=NullPool if self._read_only else None,
-            pool_pre_ping=not self._read_only,
+            pool_pre_ping=True,
         )
         event.listen(engine, "connect", self._set_up_postgres)
         return engine
@@ -165,69 +195,33 @@ class Store:
             if not self._read_only:
                 wait_ms = max(1, round(self._lock_wait_s * 1000))
                 cursor.execute(f"SET lock_timeout = {wait_ms}")
+            if self._statement_s_max is not None:
                 cursor.execute(f"SET statement_timeout = {round(self._statement_s_max * 1000)}")
         connection.commit()
         if self._read_only:
             connection.read_only = True
 
     def _why_again(self, error: Exception) -> str | None:
-        if not isinstance(error, self._errors) or not _is_transient(error):
+        if not isinstance(error, self._errors) or not is_transient(error):
+            return None
+        # A name that has led to a server may be gone while that is started again.
+        if is_unresolved(error) and not self._has_answered:
             return None
         # What is pooled may be as dead as what just failed.
         self._engine.dispose()
-        return _reason(error)
+        return reason(error)
 
     def _sink_error(self, error: Exception) -> SinkError:
-        reason = _reason(error)
-        if _is_transient(error):
-            return SinkUnavailableError(f"{self.name}: {reason}")
-        if is_broken(_original(error)):
-            return SinkUnavailableError(f"{self.name}: {reason}{hint(_original(error))}")
-        if "no such table" in reason or getattr(_original(error), "sqlstate", None) == "42P01":
-            reason += ": `footfall init` makes the tables"
-        return SinkRefusedError(f"{self.name}: {reason}{hint(_original(error))}")
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(_original(error)).split())[:300]
-
-
-def _parsed(url: str) -> URL:
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise SinkRefusedError(
-            "the URL of the store is none: takes sqlite:///file or postgresql://user@host/name"
-        ) from None
-    backend = parsed.get_backend_name()
-    if backend not in ("sqlite", "postgresql"):
-        raise SinkRefusedError(f"{backend}: takes sqlite:///file or postgresql://user@host/name")
-    if backend == "sqlite" and (parsed.database or ":memory:") == ":memory:":
-        raise SinkRefusedError("sqlite:// needs the path of a file: sqlite:///file")
-    return parsed
+        what, remedy = f"{self.name}: {reason(error)}", remedy_of(error)
+        if is_transient(error) and not is_unresolved(error):
+            return SinkUnavailableError(what, remedy)
+        if is_broken(original(error)):
+            return SinkUnavailableError(f"{what}{hint(original(error))}", remedy)
+        return SinkRefusedError(f"{what}{hint(original(error))}", remedy)
 
 
 def _number(lock: str) -> int:
     return int.from_bytes(blake2b(lock.encode(), digest_size=8).digest(), "big", signed=True)
-
-
-def _original(error: BaseException) -> BaseException:
-    return error.orig if isinstance(error, DBAPIError) and error.orig else error
-
-
-def _is_transient(error: BaseException) -> bool:
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return True
-    original = _original(error)
-    if isinstance(original, sqlite3.Error):
-        return is_busy(original)
-    if (state := getattr(original, "sqlstate", None)) is not None:
-        return str(state).startswith(_TRANSIENT_STATES)
-    # Without a state the server was not reached, or refused the connection with a FATAL text.
-    if type(original).__name__ != "OperationalError":
-        return False
-    reason = str(original)
-    return "FATAL" not in reason or any(word in reason for word in _TRANSIENT_FATAL)
 
 
 def _sqlite_values(rows: pl.DataFrame) -> pl.DataFrame:

@@ -1,11 +1,24 @@
-"""What errors of SQLite mean."""
+"""Files of SQLite, and what its errors mean."""
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from contextlib import suppress
+from pathlib import Path
 
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 _BROKEN = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM)
+
+
+def make_own(file: Path) -> None:
+    """Make a file and its folder for their user alone, where they are not there. Raises OSError.
+
+    What SQLite puts beside it has the mode of the file.
+    """
+    file.parent.mkdir(0o700, parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def is_busy(error: BaseException) -> bool:

@@ -22,6 +22,7 @@ import polars as pl
 from aerospike_helpers import cdt_ctx
 from aerospike_helpers.operations import map_operations
 
+from schemas.addresses import Host, shown_host
 from schemas.tables.minute_buckets import ROWS
 from schemas.topics import PARTITION, TOPIC
 from sinks import SinkRefusedError
@@ -98,11 +99,14 @@ class AerospikeAggregates:
         give_up_after_s: float = 120.0,
         timeout_ms: int = 2_000,
         keep_s: float = KEEP_S,
+        others: Sequence[Host] = (),
         connect: Connect = aerospike.client,
     ) -> None:
         """``timeout_ms`` bounds each attempt to connect, read or write a batch; for ``keep_s``
-        what was written may be lost with a node."""
-        self._about = f"aggregates in Aerospike at {host}:{port}, namespace {namespace}"
+        what was written may be lost with a node. ``others``: nodes that are asked for the cluster
+        where the first does not answer."""
+        at = shown_host((host, port))
+        self._about = f"aggregates in Aerospike at {at}, namespace {namespace}"
         self._server = AerospikeServer(
             host,
             port,
@@ -115,6 +119,7 @@ class AerospikeAggregates:
             max_parallel_writes=max_parallel_writes,
             give_up_after_s=give_up_after_s,
             timeout_ms=timeout_ms,
+            others=others,
             keep_s=keep_s,
             connect=connect,
         )

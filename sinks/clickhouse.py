@@ -16,19 +16,29 @@ from functools import partial
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import clickhouse_connect
 import msgspec
 import polars as pl
 from clickhouse_connect.driver.exceptions import DatabaseError
+from urllib3.exceptions import HTTPError
 
+from schemas.addresses import AddressError
+from schemas.database_addresses import clickhouse_address
 from schemas.tables.clickhouse import DELETED, Table, View
 from sinks import SinkRefusedError
-from sinks._clickhouse_errors import INIT, error_in_body, holds_error, reason, remedy_of, why_again
+from sinks._clickhouse_errors import (
+    error_in_body,
+    holds_error,
+    is_unresolved,
+    reason,
+    remedy_of,
+    why_again,
+)
 from sinks._clickhouse_pool import Pool
 from sinks._clickhouse_rows import RowsError, rows_for
 from sinks.retry import Backoff, call_with_retry
+from sinks.tables import check_columns
 
 INSERT_ROWS_MAX = 1_000_000
 CONNECT_TIMEOUT_S = 10
@@ -229,17 +239,9 @@ def _check_columns(link: _Link, table: Table, target: str) -> None:
         ),
         target,
     )
-    standing = {name: kind.replace(" ", "") for name, kind in found}
-    differing = [
-        f"{name} is {standing.get(name, 'missing')}, not {kind}"
-        for name, kind in {**table.columns, DELETED: "UInt8"}.items()
-        if standing.get(name) != kind.replace(" ", "")
-    ]
-    if differing:
-        raise SinkRefusedError(
-            f"{target}: stands there with other columns ({'; '.join(differing)}): move it away "
-            f"(RENAME TABLE {table.name} TO {table.name}_old) and {INIT} again"
-        )
+    wanted = {**table.columns, DELETED: "UInt8"}
+    move = f"RENAME TABLE {table.name} TO {table.name}_old"
+    check_columns(target, wanted, dict(found), move)
 
 
 def _arrow(rows: pl.DataFrame) -> bytes:
@@ -262,27 +264,21 @@ class _Link:
         answer_timeout_s: int = ANSWER_TIMEOUT_S,
     ) -> None:
         try:
-            parts = urlsplit(url)
-            port = parts.port or {"http": 8123, "https": 8443}.get(parts.scheme, 0)
-        except ValueError:
-            parts, port = urlsplit(""), 0
-        if not port or not parts.hostname:
-            raise SinkRefusedError(
-                f"CLICKHOUSE_URL {_without_password(url)!r} is no address of ClickHouse: "
-                "it takes http://host:port"
-            )
-        self.where = f"ClickHouse at {parts.scheme}://{parts.hostname}:{port}"
-        self.database = unquote(parts.path.strip("/"))
+            address = clickhouse_address(url)
+            self._pool = Pool(address, home)
+        except AddressError as error:
+            raise SinkRefusedError(f"CLICKHOUSE_URL {error}") from None
+        self.where = f"ClickHouse at {address.origin}"
+        self.database = address.database
         self._backoff = backoff
+        self._has_answered = False
         self._client: Any = None
-        own = None if parts.username else home
-        self._pool = Pool(parts.scheme, parts.hostname, port, own)
         self._options: dict[str, Any] = {
-            "interface": parts.scheme,
-            "host": parts.hostname,
-            "port": port,
-            "username": unquote(parts.username or "default"),
-            "password": unquote(parts.password or ""),
+            "interface": address.scheme,
+            "host": address.host,
+            "port": address.port,
+            "username": address.user or "default",
+            "password": address.password,
             "compress": False,
             # Sessions would lock out a retry while the timed-out attempt still runs.
             "autogenerate_session_id": False,
@@ -301,15 +297,24 @@ class _Link:
         """What the action gives. Raises SinkUnavailableError and SinkRefusedError."""
         try:
             return call_with_retry(
-                lambda: action(self._connected()),
-                why_again=why_again,
+                lambda: self._done(action),
+                why_again=self._why_again,
                 target=target,
                 backoff=self._backoff,
             )
-        except DatabaseError as error:
-            remedy = remedy_of(error)
-            ending = f"; {remedy}" if remedy else ""
-            raise SinkRefusedError(f"{target}: {reason(error)}{ending}") from error
+        except (DatabaseError, HTTPError, OSError) as error:
+            raise SinkRefusedError(f"{target}: {reason(error)}", remedy_of(error)) from error
+
+    def _done(self, action: Callable[[Any], Any]) -> Any:
+        result = action(self._connected())
+        self._has_answered = True
+        return result
+
+    def _why_again(self, error: Exception) -> str | None:
+        # A name that has led to a server may be gone while that is started again.
+        if is_unresolved(error) and not self._has_answered:
+            return None
+        return why_again(error)
 
     def _connected(self) -> Any:
         if self._client is None:
@@ -327,7 +332,3 @@ class _Link:
                 self._pool.clear()
             except Exception:
                 logging.getLogger(__name__).debug("closing a client failed", exc_info=True)
-
-
-def _without_password(url: str) -> str:
-    return re.sub(r"[^/@]*@", "", url)

@@ -5,10 +5,9 @@ The clients of servers are imported where a server is asked for alone.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
+from schemas.addresses import KAFKA_NAME, aerospike_hosts, unresolved
 from schemas.settings import Settings
 from sinks import SinkRefusedError
 
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
     from sinks.kafka import KafkaTopics
     from sinks.profiles import ProfileStore
     from sinks.topic_files import FileTopics
-
-AEROSPIKE_PORT = 3000
-_SQLITE = "sqlite:///"
 
 
 def open_topics(settings: Settings, *, gapless: bool = False) -> FileTopics | KafkaTopics:
@@ -36,25 +32,22 @@ def open_topics(settings: Settings, *, gapless: bool = False) -> FileTopics | Ka
     from sinks.kafka import KafkaTopics
 
     assert settings.kafka_bootstrap is not None
+    if names := unresolved(settings.kafka_hosts):
+        raise SinkRefusedError(f"Kafka: {names} has no address", KAFKA_NAME)
     return KafkaTopics(settings.kafka_bootstrap, gapless=gapless)
 
 
 def open_profiles(settings: Settings) -> ProfileStore:
     """The profiles of PROFILES_URL. Connects, or makes its file, at the first use."""
-    url = settings.profiles_url
-    if url.startswith("sqlite:"):
+    file = settings.profiles_file
+    if file is not None:
         from sinks.profiles.sqlite import SqliteProfiles
 
-        path = url.removeprefix(_SQLITE)
-        if path in (url, ""):
-            raise SinkRefusedError(
-                f"PROFILES_URL={url!r} takes sqlite:///file, with three slashes"
-            )
-        return SqliteProfiles(Path(path), settings.num_tags_to_keep)
+        return SqliteProfiles(file, settings.num_tags_to_keep)
     from sinks.profiles.aerospike import AerospikeProfiles
 
     return AerospikeProfiles(
-        *_aerospike(settings),
+        **_nodes(settings),
         namespace=settings.aerospike_profiles_namespace,
         bin_name=settings.aerospike_profiles_bin,
         keep=settings.num_tags_to_keep,
@@ -69,7 +62,7 @@ def open_aggregates(settings: Settings) -> AerospikeAggregates:
     from sinks.aerospike_aggregates import AerospikeAggregates
 
     return AerospikeAggregates(
-        *_aerospike(settings),
+        **_nodes(settings),
         namespace=settings.aerospike_aggregates_namespace,
         buckets_per_key=settings.aerospike_buckets_per_key,
         commit_level=settings.aerospike_commit_level,
@@ -78,7 +71,7 @@ def open_aggregates(settings: Settings) -> AerospikeAggregates:
     )
 
 
-def _aerospike(settings: Settings) -> tuple[str, int]:
-    """Host and port."""
-    parts = urlsplit(settings.profiles_url)
-    return parts.hostname or "127.0.0.1", parts.port or AEROSPIKE_PORT
+def _nodes(settings: Settings) -> dict[str, Any]:
+    """The first node, and the others."""
+    (host, port), *others = aerospike_hosts(settings.profiles_url)
+    return {"host": host, "port": port, "others": others}

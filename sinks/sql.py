@@ -9,7 +9,7 @@ Notices     at least once where ``to_announce`` is given: what a crash kept from
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
@@ -29,20 +29,21 @@ from sqlalchemy import (
     literal,
     or_,
     select,
-    text,
     true,
     tuple_,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateTable
+from sqlalchemy.types import TypeEngine
 
 from schemas.tables.rollup import Rollup
 from schemas.tables.sql_types import sql_time
-from schemas.topics import TOPIC
 from schemas.versions import GENERATION_SHIFT
 from sinks import SinkRefusedError
 from sinks._sql_engine import GIVE_UP_AFTER_S, Store
+from sinks.tables import Columns, check_columns
 
+READ_S_MAX = 10.0
 ROWS_READ_MAX = 1_000_000
 """Most rows that a query may return."""
 
@@ -215,53 +216,55 @@ class _Upsert:
 def create_tables(
     url: str, metadata: MetaData, *, give_up_after_s: float = GIVE_UP_AFTER_S
 ) -> None:
-    """Make the tables that are missing; several processes may. Raises SinkError."""
-    store = Store(url, give_up_after_s=give_up_after_s)
-    try:
-        store.transaction("footfall tables", metadata.create_all)
-    finally:
-        store.close()
+    """Make the tables that are missing; several processes may.
 
-
-def move_table(
-    url: str, partial: Table, topic: str, *, give_up_after_s: float = GIVE_UP_AFTER_S
-) -> int | None:
-    """Move partial rows that do not say of which topic they are into the table's form of today.
-
-    Those of its shadow too, in one transaction. Return how many rows the table has; None where it
-    is not of that form. Raises SinkError.
+    Raises SinkRefusedError for a table that stands there with other columns, and SinkError.
     """
-
-    def move(connection: Connection) -> int | None:
-        _moved(connection, shadow_of(partial), topic)
-        return _moved(connection, partial, topic)
-
     store = Store(url, give_up_after_s=give_up_after_s)
+
+    def make(connection: Connection) -> None:
+        metadata.create_all(connection)
+        for table in metadata.sorted_tables:
+            move = f"ALTER TABLE {table.name} RENAME TO {table.name}_old"
+            check_columns(f"{store.name}, table {table.name}", *_columns(connection, table), move)
+
     try:
-        return store.transaction("footfall tables", move)
+        store.transaction("footfall tables", make)
     finally:
         store.close()
 
 
-def _moved(connection: Connection, table: Table, topic: str) -> int | None:
-    kept = [column for column in table.columns if column.name != TOPIC]
-    look = inspect(connection)
-    stands = look.has_table(table.name) and look.get_columns(table.name)
-    if not stands or {of["name"] for of in stands} != {column.name for column in kept}:
-        return None
-    new = table.to_metadata(MetaData(), name=f"{table.name}_moved")
-    old = Table(table.name, MetaData(), *(Column(column.name, column.type) for column in kept))
-    new.create(connection)
-    rows = select(*old.columns, literal(topic))
-    connection.execute(new.insert().from_select([*old.columns.keys(), TOPIC], rows))
-    old.drop(connection)
-    connection.execute(text(f"ALTER TABLE {new.name} RENAME TO {old.name}"))
-    return connection.execute(select(func.count()).select_from(table)).scalar_one()
+def columns_of(url: str, tables: Sequence[Table]) -> dict[str, tuple[Columns, Columns]]:
+    """Return by table its columns as they are wanted and as they stand, none where it does not.
+
+    Raises SinkError.
+    """
+    store = Store(url, give_up_after_s=READ_S_MAX, read_only=True)
+    try:
+        return store.read(
+            lambda connection: {table.name: _columns(connection, table) for table in tables}
+        )
+    finally:
+        store.close()
 
 
-def shadow_of(table: Table) -> Table:
-    """Return the table of the same form in which a replay waits to be exchanged."""
-    return table.to_metadata(MetaData(), name=f"{table.name}_shadow")
+def _columns(connection: Connection, table: Table) -> tuple[Columns, Columns]:
+    """Return the columns of a table as it is wanted and as it stands, and its key by a name."""
+    looked = inspect(connection)
+
+    def typed(columns: Iterable[tuple[str, TypeEngine[Any]]], key: Iterable[str]) -> Columns:
+        types = {name: kind.compile(dialect=connection.dialect) for name, kind in columns}
+        return {**types, "its primary key": ", ".join(key)}
+
+    wanted = typed(
+        ((column.name, column.type) for column in table.columns),
+        (column.name for column in table.primary_key),
+    )
+    if not looked.has_table(table.name):
+        return wanted, {}
+    columns = looked.get_columns(table.name)
+    key = looked.get_pk_constraint(table.name)["constrained_columns"]
+    return wanted, typed(((column["name"], column["type"]) for column in columns), key)
 
 
 def query_rows(
@@ -272,7 +275,7 @@ def query_rows(
     Values are None, bool, int, float or text; times are text in UTC, the same for PostgreSQL
     and SQLite. Raises SinkRefusedError with the server's reason, SinkUnavailableError.
     """
-    store = Store(url, give_up_after_s=10, read_only=True)
+    store = Store(url, give_up_after_s=READ_S_MAX, read_only=True)
 
     def ask(cursor: Any) -> tuple[list[str], list[list[Any]]]:
         # A prepared statement is a single one: it cannot end the read-only transaction first.

@@ -13,6 +13,7 @@ import polars.selectors as cs
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    MetaData,
     Select,
     Table,
     and_,
@@ -43,7 +44,7 @@ from sinks.replay import (
     totals_frame,
     waiting,
 )
-from sinks.sql import AfterWrite, SqlRollup, TotalRow, shadow_of
+from sinks.sql import AfterWrite, SqlRollup, TotalRow
 
 T = TypeVar("T")
 
@@ -295,6 +296,11 @@ class SqlReplay:
     def _between(self, table: Table, from_ms: int, to_ms: int) -> ColumnElement[bool]:
         start = table.c[self._key[0]]
         return and_(start >= _moment(from_ms), start < _moment(to_ms))
+
+
+def shadow_of(table: Table) -> Table:
+    """Return the table of the same form in which a replay waits to be exchanged."""
+    return table.to_metadata(MetaData(), name=f"{table.name}_shadow")
 
 
 def _generations(connection: Connection, table: Table) -> dict[str, int]:

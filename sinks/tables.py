@@ -1,4 +1,4 @@
-"""Rows of several tables, each written to its own."""
+"""Tables as they are wanted and as they stand; rows of several, each written to its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,29 @@ from typing import Protocol
 
 import polars as pl
 
-from sinks import RowWriter
+from sinks import RowWriter, SinkRefusedError
+
+Columns = Mapping[str, str]
+"""Types by column; a type that is empty text is not compared."""
+
+
+def differing(wanted: Columns, standing: Columns) -> list[str]:
+    """Return in words what stands otherwise than it is wanted."""
+    return [
+        f"{name} is {standing.get(name, 'missing')}{f', not {kind}' if kind else ''}"
+        for name, kind in wanted.items()
+        if name not in standing
+        or (kind and standing[name].replace(" ", "") != kind.replace(" ", ""))
+    ]
+
+
+def check_columns(target: str, wanted: Columns, standing: Columns, move: str) -> None:
+    """Raise SinkRefusedError for a table with other columns; ``move`` moves it away."""
+    if found := differing(wanted, standing):
+        raise SinkRefusedError(
+            f"{target}: stands there with other columns ({'; '.join(found)})",
+            f"move it away ({move}) and run `footfall init` again",
+        )
 
 
 class ByTable(Protocol):

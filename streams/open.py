@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
+from schemas.addresses import KAFKA_NAME, unresolved
 from schemas.settings import Settings
 from schemas.topics import DEAD_LETTERS
 from streams.run import Run
 from streams.sent_again import MarkedTopic, Offsets, find_sent_again
-from streams.source import EARLIEST, LATEST, KeptTopic, NoTopicError, Position, TopicSource
+from streams.source import (
+    EARLIEST,
+    LATEST,
+    KeptTopic,
+    NoTopicError,
+    Position,
+    SourceError,
+    TopicSource,
+)
 from streams.topic_files import FileTopic
 
 
@@ -35,6 +44,8 @@ def open_topic(
     from streams.kafka import KafkaTopic
 
     assert settings.kafka_bootstrap
+    if names := unresolved(settings.kafka_hosts):
+        raise SourceError(f"Kafka: {names} has no address; {KAFKA_NAME}")
     return KafkaTopic(
         settings.kafka_bootstrap,
         name,

@@ -16,10 +16,8 @@ from typing import Any
 import msgspec
 import uvicorn
 
-from api.address import OwnHosts
 from api.aggregates import Sums
 from api.app import create_app
-from api.connections import LIMITS, Limits
 from api.endpoint import RequestLog
 from api.live import Live, LiveSources
 from api.metrics import ApiMetrics
@@ -29,6 +27,8 @@ from api.services import Services
 from api.snapshot import Minutes, Top, Windows
 from api.workers import WorkerMeter
 from api.writing import GroupCommit
+from infra.connections import LIMITS, Limits
+from schemas.addresses import OwnHosts
 from schemas.status import PartitionStatus, WorkerStatus
 from sinks import Record, SinkError
 from tests.api_process_support import WAIT_S

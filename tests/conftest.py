@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pkgutil
+import signal
 import sys
 import tempfile
 import tomllib
@@ -66,6 +67,8 @@ def unexpected(reasons: Counter[str], known: list[str]) -> list[str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell has what it starts with ``&`` ignore SIGINT, and so would all that tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", f"{CALM}: runs while no other test does")
     cache = getattr(config, "cache", None)
     if sys.dont_write_bytecode and cache is not None:

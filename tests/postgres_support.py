@@ -11,6 +11,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ import psycopg
 import pytest
 
 from tests.ports_support import free_port
+from tests.tls_support import Signed
 
 EXTERNAL = os.environ.get("POSTGRES_URL", "")
 """A server elsewhere, for the tests that neither stop a server nor end its sessions."""
@@ -36,10 +38,13 @@ def binaries() -> Path | None:
 
 
 class PostgresServer:
-    """A server with its own folder and port; ``url`` is its one database."""
+    """A server with its own folder and port; ``url`` is its one database.
 
-    def __init__(self, folder: Path, bin_folder: Path) -> None:
-        self._folder = folder
+    It also listens at a socket in ``folder``, and speaks TLS where it is given a certificate.
+    """
+
+    def __init__(self, folder: Path, bin_folder: Path, tls: Signed | None = None) -> None:
+        self.folder = self._folder = folder
         self._bin = bin_folder
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
@@ -47,6 +52,7 @@ class PostgresServer:
         self.url = f"postgresql://footfall:{PASSWORD}@{self.address}/postgres"
         self._as = _unprivileged(folder)
         self._init()
+        self._settings = self._secured(tls) if tls is not None else {}
 
     def _init(self) -> None:
         password_file = self._folder / "password"
@@ -64,15 +70,25 @@ class PostgresServer:
         )
         assert done.returncode == 0, done.stderr
 
+    def _secured(self, tls: Signed) -> dict[str, str]:
+        data = self._folder / "data"
+        for source, name in ((tls.certificate, "server.crt"), (tls.key, "server.key")):
+            file = data / name
+            file.write_bytes(source.read_bytes())
+            file.chmod(0o600)
+            os.chown(file, data.stat().st_uid, data.stat().st_gid)
+        return {"ssl": "on"}
+
     def start(self) -> None:
         """Return when it answers."""
         settings = {
             "port": self.port,
             "listen_addresses": "127.0.0.1",
-            "unix_socket_directories": "",
+            "unix_socket_directories": self._folder,
             "fsync": "off",
             "max_connections": 30,
             "shared_buffers": "32MB",
+            **self._settings,
         }
         command = [str(self._bin / "postgres"), "-D", str(self._folder / "data")]
         for name, value in settings.items():
@@ -107,12 +123,19 @@ class PostgresServer:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """A server that runs; a test that stops it must start it again."""
+    with running() as server:
+        yield server
+
+
+@contextmanager
+def running(tls: Signed | None = None) -> Iterator[PostgresServer]:
+    """A server of its own, until the block ends; skips the test where none is installed."""
     bin_folder = binaries()
     if bin_folder is None:
         pytest.skip(NOT_INSTALLED)
     # Not tmp_path: the unprivileged user must be able to enter the folders above.
     with tempfile.TemporaryDirectory(prefix="footfall-postgres-") as name:
-        server = PostgresServer(Path(name), bin_folder)
+        server = PostgresServer(Path(name), bin_folder, tls)
         server.start()
         try:
             yield server

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from api.address import OwnHosts, PortError, listen, url_of
+from api.address import PortError, listen, url_of
+from schemas.addresses import OwnHosts
 from schemas.settings import SettingError, read_settings
 from tests.api_process_support import Process
 from tests.api_support import Client

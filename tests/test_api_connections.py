@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from api.connections import HEAD_BYTES_MAX, Limits
+from infra.connections import HEAD_BYTES_MAX, Limits
 from tests.api_process_support import WAIT_S, eventually
 from tests.api_support import Client, MemoryProfiles, Shop, encoded, serving, tag
 

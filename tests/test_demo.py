@@ -253,7 +253,7 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     csv.write_bytes(csv.read_bytes()[:-200])
     result = footfall(home, "demo", "--csv", str(csv), "--once")
     assert result.returncode == 1
-    assert f"csv failed: {csv}: cannot be read past line" in result.stderr
+    assert f"csv failed: {csv} cannot be read past line" in result.stderr
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     result = footfall(home, "demo", "--csv", str(tmp_path / "other.csv"), "--once")
     assert result.returncode == 1

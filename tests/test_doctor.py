@@ -17,13 +17,15 @@ from typing import Any
 import msgspec
 import psycopg
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
 from cli.doctor import findings as of_machine
 from cli.doctor import tables as of_tables
 from cli.doctor import topics as of_topics
 from cli.doctor.command import examine, lines, side_by_side
+from cli.doctor.facts import kafka_remedy
 from cli.doctor.findings import GIB, Finding, HomeFacts, duration, size
-from cli.doctor.servers import namespace_facts
+from cli.doctor.servers import aerospike_remedy, namespace_facts
 from cli.doctor.tables import NamespaceFacts
 from cli.doctor.topics import FlowFacts, PlaceFacts, TopicFacts, WorkerFacts
 from cli.init import make_clickhouse_tables, make_store_tables, make_topics
@@ -55,6 +57,7 @@ def levels(*findings: Finding) -> list[str]:
     ("facts", "expected"),
     [
         (HomeFacts("/h", True, True, True, 50 * GIB, 90 * GIB), ["ok", "ok"]),
+        (HomeFacts("/h", True, True, True, 50 * GIB, 90 * GIB, is_own=False), ["warn", "ok"]),
         (HomeFacts("/h", True, True, True, 2 * GIB, 90 * GIB), ["ok", "warn"]),
         (HomeFacts("/h", True, True, True, GIB // 4, 90 * GIB), ["ok", "fail"]),
         (HomeFacts("/h", True, True, False, 50 * GIB, 90 * GIB), ["fail"]),
@@ -341,7 +344,7 @@ def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def home(tmp_path: Path, clickhouse: Server) -> Home:
     """As ``footfall init`` leaves it."""
     made = Home(tmp_path / "home", CLICKHOUSE_URL=f"{clickhouse.url}/{tmp_path.name[:40]}")
-    made.path.mkdir()
+    made.path.mkdir(0o700)
     for make in (make_topics, make_clickhouse_tables, make_store_tables):
         list(make(made.settings))
     return made
@@ -561,3 +564,34 @@ def test_postgres(postgres: PostgresServer, tmp_path: Path) -> None:
     wrong = Home(tmp_path, POSTGRES_URL=postgres.url.replace(PASSWORD, "not-the-secret"))
     bad = next(one for one in wrong.found() if one.check == "store")
     assert bad.level == "fail" and "password" in bad.found and "not-the-secret" not in bad.found
+    assert bad.remedy == "check the user and password in POSTGRES_URL"
+
+
+def test_what_is_done_about_a_server_fits_what_is_wrong(
+    clickhouse: Server, tmp_path: Path
+) -> None:
+    origin = f"http://{clickhouse.url.rpartition('@')[2]}"
+    remedies = {
+        origin.replace("//", "//default:wrong@"): "check the user and password in CLICKHOUSE_URL",
+        origin.replace("http:", "https:"): "write http:// in CLICKHOUSE_URL",
+        "http://nowhere.invalid": "mend the host in CLICKHOUSE_URL",
+        f"http://127.0.0.1:{free_port()}": "start it, or mend CLICKHOUSE_URL",
+    }
+    for url, remedy in remedies.items():
+        found = Home(tmp_path / "home", CLICKHOUSE_URL=url).found()
+        (bad,) = [one for one in found if one.check == "ClickHouse"]
+        assert bad.level == "fail" and bad.remedy.startswith(remedy), bad
+
+
+def test_what_is_done_about_kafka_and_aerospike_fits_what_is_wrong() -> None:
+    def of_kafka(code: int) -> str:
+        return kafka_remedy(KafkaException(KafkaError(code)), None)
+
+    assert of_kafka(KafkaError._TRANSPORT).startswith("start it")
+    assert "kafka-acls" in of_kafka(KafkaError.TOPIC_AUTHORIZATION_FAILED)
+    assert "kafka-acls" in of_kafka(KafkaError.CLUSTER_AUTHORIZATION_FAILED)
+    assert "listener of PLAINTEXT" in of_kafka(KafkaError._AUTHENTICATION)
+    assert kafka_remedy(ValueError("x"), "a, b").startswith("a, b has no address: mend KAFKA_")
+    assert aerospike_remedy(-10, None).startswith("start it")
+    assert "it asks for a user" in aerospike_remedy(80, None)
+    assert aerospike_remedy(-1, "a").startswith("a has no address: mend the host in PROFILES_URL")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from api.address import OwnHosts
+from schemas.addresses import OwnHosts
 from schemas.user_tags import UserTag
 from tests.api_support import Client, Served, Shop, encoded, serving, tag
 from tests.page_support import chromium, needs_chromium

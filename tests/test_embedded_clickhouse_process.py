@@ -82,7 +82,7 @@ def test_a_taken_port_is_refused_and_nothing_is_opened(tmp_path: Path) -> None:
 
 def test_what_cannot_be_a_folder_or_a_port_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for folder in (tmp_path / "file", Path("/proc/footfall"), tmp_path / "a?b"):
+    for folder in (tmp_path / "file", Path("/proc/footfall")):
         code, error = refusal(folder)
         assert (code, error.count("\n")) == (2, 1)
         assert str(folder) in error

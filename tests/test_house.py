@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "sinks": {"schemas", "sinks"},
     "generator": {"schemas", "streams", "generator"},
     "infra": {"schemas", "infra"},
-    "api": {"schemas", "sinks", "api"},
+    "api": {"schemas", "sinks", "infra", "api"},
     "flows": {"schemas", "streams", "sinks", "flows"},
     "cli": set(ROOMS) - {"benchmarks"},
     "benchmarks": set(ROOMS),

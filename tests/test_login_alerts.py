@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 from bytewax.testing import run_main
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -382,3 +385,35 @@ def test_a_partition_that_ends_in_no_record_is_at_its_end_after_a_while() -> Non
     assert place.is_quiet(2, QUIET_S)
     place.asked()
     assert not place.is_quiet(2, 2 * QUIET_S) and place.is_at_end(2, 2 * QUIET_S)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "127.0.0.1:6066"}, 200),
+        ({"Host": "localhost"}, 200),
+        ({"Host": "shop.example:6066", "Sec-Fetch-Site": "none"}, 200),
+        ({"Host": "rebound.example:6066"}, 421),
+        ({"Host": "127.0.0.1:6066", "Sec-Fetch-Site": "cross-site"}, 403),
+    ],
+)
+def test_faust_s_page_is_called_by_its_own_names_and_by_no_foreign_page(
+    headers: dict[str, str], status: int
+) -> None:
+    pytest.importorskip("faust", reason="faust is not installed")
+    from flows._alerts_faust import door
+
+    async def answer(_request: object) -> web.Response:
+        return web.Response()
+
+    async def status_of() -> int:
+        request = make_mocked_request("GET", "/", headers=headers)
+        try:
+            response = await door(read_settings({"ALLOWED_HOSTS": "shop.example"}))(
+                request, answer
+            )
+        except web.HTTPException as refused:
+            return refused.status
+        return int(response.status)
+
+    assert asyncio.run(status_of()) == status

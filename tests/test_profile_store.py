@@ -96,8 +96,7 @@ PUT_FOR_EVER = """
     import polars as pl
     sys.path.insert(0, "tests")
     from profile_store_contract import frame
-    from sinks.profiles.replay import ProfileReplay
-from sinks.profiles.sqlite import SqliteProfiles
+    from sinks.profiles.sqlite import SqliteProfiles
     store, partition = SqliteProfiles(Path(sys.argv[1]), 50), int(sys.argv[2])
     number = 0
     while True:
@@ -579,5 +578,5 @@ def test_settings_choose_the_twin_by_address(tmp_path: Path) -> None:
     for opened in (open_profiles(servers), open_topics(servers)):
         assert type(opened).__name__ in ("AerospikeProfiles", "KafkaTopics")
         opened.close()
-    with pytest.raises(SinkRefusedError, match="three slashes"):
+    with pytest.raises(SettingError, match="three slashes"):
         open_profiles(read_settings({"PROFILES_URL": "sqlite://host/file"}))

@@ -49,7 +49,9 @@ def test_nonsense_is_refused_by_name(variable: str, value: str) -> None:
     with pytest.raises(SettingError) as raised:
         read_settings({variable: value})
     text = str(raised.value)
-    assert text.startswith(f"{variable}={value!r}: takes ")
+    # No address is shown, as any part of one may be a password.
+    shown = "" if variable.endswith("_URL") else f"={value!r}"
+    assert text.startswith(f"{variable}{shown}: takes ")
     assert "\n" not in text
 
 

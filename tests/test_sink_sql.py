@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sqlite3
 import tempfile
 import threading
@@ -28,6 +30,7 @@ from schemas.tables.store_metrics import (
 from schemas.versions import FINAL, REVISED, version_of
 from sinks import SinkRefusedError, SinkUnavailableError
 from sinks._sql_engine import _number
+from sinks.profiles.sqlite import SqliteProfiles
 from sinks.sql import SqlRollup, create_tables, query_rows
 from tests.postgres_support import PASSWORD, PostgresServer, a_database, new_database, postgres
 
@@ -315,6 +318,55 @@ def test_tables_made_by_several_at_once(request: pytest.FixtureRequest, tmp_path
             thread.join(30)
         assert errors == []
         assert totals(address) == {}
+
+
+def test_a_table_with_other_columns_is_told_and_how_to_move_it_away(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    wrong = {
+        "CREATE TABLE events (start_event_time TIMESTAMP, nr_of_events BIGINT)": [
+            "end_event_time is missing, not ",
+            "its primary key is , not start_event_time, end_event_time",
+        ],
+        "ALTER TABLE events DROP COLUMN nr_items_sold": ["nr_items_sold is missing, not BIGINT"],
+        "ALTER TABLE events RENAME COLUMN version TO row_version": ["version is missing"],
+    }
+    for address in (f"sqlite:///{tmp_path / 'store.sqlite'}", a_database(request)):
+        for statement, differences in wrong.items():
+            driver = address.replace("postgresql:", "postgresql+psycopg:")
+            engine = create_engine(driver)
+            if statement.startswith("ALTER"):
+                create_tables(address, METADATA)
+            with engine.begin() as connection:
+                connection.exec_driver_sql(statement)
+            with pytest.raises(SinkRefusedError, match="table events: stands there with") as one:
+                create_tables(address, METADATA)
+            assert all(difference in str(one.value) for difference in differences), one.value
+            move = re.search(r"ALTER TABLE events RENAME TO events_old", str(one.value))
+            assert move is not None
+            with engine.begin() as connection:
+                connection.exec_driver_sql("DROP TABLE IF EXISTS events_old")
+                connection.exec_driver_sql(move[0])
+            engine.dispose()
+            create_tables(address, METADATA)
+            assert totals(address) == {}
+
+
+def test_files_are_their_user_s_own(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        store = tmp_path / "home" / "store.sqlite"
+        create_tables(f"sqlite:///{store}", METADATA)
+        profiles = SqliteProfiles(tmp_path / "home" / "profiles.sqlite", 5)
+        profiles.get("cookie", 0, 1, 1)
+        with sqlite3.connect(store) as held:
+            held.execute("INSERT INTO events_to_announce VALUES ('a', 'b', 1)")
+            modes = {path.name: path.stat().st_mode & 0o777 for path in store.parent.iterdir()}
+        profiles.close()
+    finally:
+        os.umask(before)
+    assert store.parent.stat().st_mode & 0o777 == 0o700
+    assert len(modes) >= 4 and set(modes.values()) == {0o600}, modes
 
 
 def test_times_read_back_as_utc_and_compare_as_text(url: str) -> None:

@@ -17,6 +17,7 @@ from cli.doctor.topics import FlowFacts, PlaceFacts, TopicFacts, WorkerFacts
 from cli.errors import one_line
 from cli.positions import Positions, of_groups, of_statuses, read_statuses
 from cli.ranges import takes_archive
+from schemas.addresses import KAFKA_NAME, unresolved
 from schemas.settings import Settings
 from schemas.topics import DEAD_LETTERS, TOPICS
 
@@ -42,6 +43,7 @@ def look_at_home(settings: Settings) -> list[Finding]:
         writable=os.access(standing, os.W_OK | os.X_OK),
         free_bytes=disk.free,
         total_bytes=disk.total,
+        is_own=not standing.stat().st_mode & 0o077,
     )
     findings = found_of.home(facts)
     folder = home / "recovery"
@@ -78,7 +80,7 @@ def look_at_topics(settings: Settings) -> list[Finding]:
     except Exception as error:
         where = settings.kafka_bootstrap or settings.topics_folder
         remedy = (
-            "start it, or set TOPICS_URL to where it runs"
+            kafka_remedy(error, unresolved(settings.kafka_hosts))
             if settings.kafka_bootstrap
             else "mend the folder, or set TOPICS_URL"
         )
@@ -87,6 +89,19 @@ def look_at_topics(settings: Settings) -> list[Finding]:
         positions = of_groups(settings, _catalogue(), KAFKA_WITHIN_S)
     findings += flow_findings(settings, standing, positions, time.time_ns() // 1_000_000)
     return findings + (look_at_letters(settings) if DEAD_LETTERS.name in standing else [])
+
+
+def kafka_remedy(error: Exception, names: str | None) -> str:
+    """What to do where Kafka's client raises this; ``names`` have no address."""
+    if names:
+        return f"{names} has no address: {KAFKA_NAME}"
+    code = getattr(error.args[0], "name", None) if error.args else None
+    kind = str(code()) if callable(code) else ""
+    if kind.endswith("AUTHORIZATION_FAILED"):
+        return "let kafka-acls allow User:ANONYMOUS to Describe, Read and Write"
+    if kind in ("_AUTHENTICATION", "_SSL", "SASL_AUTHENTICATION_FAILED"):
+        return "name a listener of PLAINTEXT in TOPICS_URL: TLS and SASL cannot be used yet"
+    return "start it, or set TOPICS_URL to where its listener of PLAINTEXT is"
 
 
 def _said(error: Exception) -> str:

@@ -55,6 +55,8 @@ class HomeFacts:
     writable: bool
     free_bytes: int
     total_bytes: int
+    is_own: bool = True
+    """Nobody else may read it."""
 
 
 def home(facts: HomeFacts) -> list[Finding]:
@@ -66,7 +68,10 @@ def home(facts: HomeFacts) -> list[Finding]:
         return [
             fail(check, f"{facts.path} cannot be written", "mend its mode, or set FOOTFALL_HOME")
         ]
-    if facts.exists:
+    if facts.exists and not facts.is_own:
+        said = f"others may read {facts.path}, which holds personal data"
+        found = [warn(check, said, f"chmod -R go-rwx {facts.path}")]
+    elif facts.exists:
         found = [ok(check, f"{facts.path} can be written")]
     else:
         found = [warn(check, f"{facts.path} does not stand yet", "`footfall init` makes it")]

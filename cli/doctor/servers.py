@@ -5,43 +5,51 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 from cli.doctor import findings as found_of
 from cli.doctor import tables as tables_of
 from cli.doctor.findings import Finding, fail, ok
 from cli.doctor.tables import NamespaceFacts
+from schemas.addresses import AEROSPIKE_NAME, aerospike_hosts, shown_host, unresolved
+from schemas.database_addresses import clickhouse_address, postgres_address
 from schemas.settings import Settings
 
+if TYPE_CHECKING:
+    from sinks import SinkError
+
 AEROSPIKE_WITHIN_MS = 4_000
+AEROSPIKE_SECURITY = range(51, 84)
+"""Its codes of who may do what."""
 
 
 def look_at_clickhouse(settings: Settings, *, is_set: bool) -> list[Finding]:
     """Reachability, version, clock, tables and parts. ``is_set``: the user named a server."""
     from cli.home import Home, answers
+    from sinks import SinkError
     from sinks.clickhouse import ClickHouseReader
 
     home = Home(settings.footfall_home)
-    url = settings.clickhouse_url
-    parts = urlsplit(url)
-    port = parts.port or (8443 if parts.scheme == "https" else 8123)
-    host = parts.hostname or ""
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    if not answers(f"{parts.scheme}://{where}"):
-        if not is_set and home.clickhouse.is_dir():
+    address = clickhouse_address(settings.clickhouse_url)
+    where = shown_host((address.host, address.port))
+    start = "start it, or mend CLICKHOUSE_URL"
+    if not is_set and not answers(address.origin):
+        if home.clickhouse.is_dir():
             return [ok("ClickHouse", f"embedded, not running; its data is in {home.clickhouse}")]
-        remedy = (
-            "start it, or mend CLICKHOUSE_URL"
-            if is_set
-            else "`footfall init` makes an embedded one, or set CLICKHOUSE_URL"
-        )
-        return [fail("ClickHouse", f"none answers at {where}", remedy)]
-    reader = ClickHouseReader(url, home=home.path)
+        start = "`footfall init` makes an embedded one, or set CLICKHOUSE_URL"
+        return [fail("ClickHouse", f"none answers at {where}", start)]
+    reader = ClickHouseReader(settings.clickhouse_url, home=home.path)
     try:
         return _asked_clickhouse(reader, where)
+    except SinkError as error:
+        return [_not_told("ClickHouse", error, start)]
     finally:
         reader.close()
+
+
+def _not_told(check: str, error: SinkError, otherwise: str) -> Finding:
+    """A server that does not tell what it was asked, and what to do, or ``otherwise``."""
+    return fail(check, error.what, error.remedy or otherwise)
 
 
 def _asked_clickhouse(reader: Any, where: str) -> list[Finding]:
@@ -95,73 +103,58 @@ def _clock(server: str, ask_ms: Any) -> Finding:
 
 def look_at_store(settings: Settings) -> list[Finding]:
     """PostgreSQL or SQLite: reachability, version, clock and tables."""
+    from sinks import SinkError
+
+    path = settings.store_file
+    if path is not None and not path.exists():
+        return [fail("store", f"SQLite, there is no {path}", "`footfall init` makes it")]
+    try:
+        return _asked_store(settings.postgres_url, path)
+    except SinkError as error:
+        start = "start it, or mend the host and port in POSTGRES_URL"
+        anew = "move the file away, and `footfall init`"
+        return [_not_told("store", error, start if path is None else anew)]
+
+
+def _asked_store(url: str, path: Path | None) -> list[Finding]:
+    """``path``: of the file, where it is SQLite."""
     import sqlalchemy
 
     from cli.init import described
-    from sinks import SinkError
-    from sinks.sql import query_rows
+    from sinks.sql import columns_of, query_rows
 
-    url = settings.postgres_url
-    embedded = url.startswith("sqlite:")
-    path = Path(url.removeprefix("sqlite:///"))
-    if embedded and not path.exists():
-        return [fail("store", f"SQLite, there is no {path}", "`footfall init` makes it")]
-    try:
-        ((text,),) = query_rows(
-            url, "SELECT sqlite_version()" if embedded else "SHOW server_version"
-        )[1]
-    except SinkError as error:
-        remedy = (
-            "move the file away, and `footfall init`"
-            if embedded
-            else "start it, or mend POSTGRES_URL (address, database, user and password)"
-        )
-        return [fail("store", str(error), remedy)]
-    server = urlsplit(url)
-    if embedded:
+    ask = "SHOW server_version" if path is None else "SELECT sqlite_version()"
+    ((text,),) = query_rows(url, ask)[1]
+    if path is not None:
         findings = [ok("store", f"SQLite {text}, {path}")]
     else:
-        at = f"PostgreSQL at {server.hostname}:{server.port or 5432}, version"
+        at = f"PostgreSQL at {postgres_address(url).shown.rpartition('@')[2]}, version"
         version = str(text).split()[0]
         findings = [found_of.version("store", at, version, found_of.POSTGRES_OLDEST)]
         sql = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"
         findings.append(_clock("PostgreSQL", lambda: int(query_rows(url, sql)[1][0][0])))
-    wanted = {
-        table.name: {column.name: "" for column in table.columns}
-        for metadata in described(sqlalchemy.MetaData)
-        for table in metadata.sorted_tables
-    }
-    if embedded:
-        sql = (
-            "SELECT m.name, c.name FROM sqlite_master AS m, pragma_table_info(m.name) AS c "
-            "WHERE m.type = 'table'"
-        )
-    else:
-        sql = (
-            "SELECT table_name, column_name FROM information_schema.columns "
-            "WHERE table_schema = current_schema()"
-        )
-    standing: dict[str, dict[str, str]] = {}
-    for table, column in query_rows(url, sql)[1]:
-        standing.setdefault(table, {})[column] = ""
+    metadatas = described(sqlalchemy.MetaData)
+    tables = [table for metadata in metadatas for table in metadata.sorted_tables]
+    found = columns_of(url, tables)
+    wanted = {name: one for name, (one, _) in found.items()}
+    standing = {name: one for name, (_, one) in found.items()}
     return findings + tables_of.columns("store tables", wanted, standing)
 
 
 def look_at_profiles(settings: Settings) -> list[Finding]:
     """Aerospike or SQLite."""
-    url = settings.profiles_url
-    if not url.startswith("sqlite:"):
+    path = settings.profiles_file
+    if path is None:
         return _asked_aerospike(settings)
     from sinks import SinkError
     from sinks.sql import query_rows
 
-    path = Path(url.removeprefix("sqlite:///"))
     if not path.exists():
         return [ok("profiles", f"SQLite, {path}: nothing was written yet")]
     try:
-        query_rows(url, "SELECT count(*) FROM (SELECT 1 FROM tags LIMIT 1)")
+        query_rows(settings.profiles_url, "SELECT count(*) FROM (SELECT 1 FROM tags LIMIT 1)")
     except SinkError as error:
-        return [fail("profiles", str(error), "move the file away, and run user_profiles anew")]
+        return [_not_told("profiles", error, "move the file away, and run user_profiles anew")]
     return [ok("profiles", f"SQLite, {path}")]
 
 
@@ -169,32 +162,35 @@ def _asked_aerospike(settings: Settings) -> list[Finding]:
     import aerospike
     from aerospike import exception
 
-    server = urlsplit(settings.profiles_url)
-    where = f"{server.hostname}:{server.port or 3000}"
+    hosts = aerospike_hosts(settings.profiles_url)
+    where = ",".join(map(shown_host, hosts))
     try:
-        client = aerospike.client(
-            {
-                "hosts": [(server.hostname, server.port or 3000)],
-                "connect_timeout": AEROSPIKE_WITHIN_MS,
-            }
-        )
+        client = aerospike.client({"hosts": list(hosts), "connect_timeout": AEROSPIKE_WITHIN_MS})
+        try:
+            return _told_by_aerospike(client, settings, where)
+        finally:
+            client.close()
     except exception.AerospikeError as error:
-        return [
-            fail(
-                "profiles",
-                f"Aerospike at {where}: {error.msg or type(error).__name__}",
-                "start it, or mend PROFILES_URL",
-            )
-        ]
-    try:
-        build = _info(client.info_random_node("build"))
-        names = [name for name in _info(client.info_random_node("namespaces")).split(";") if name]
-        standing = {
-            name: namespace_facts(_info(client.info_random_node(f"namespace/{name}")))
-            for name in names
-        }
-    finally:
-        client.close()
+        said = f"Aerospike at {where}: {error.msg or type(error).__name__}"
+        return [fail("profiles", said, aerospike_remedy(error.code or 0, unresolved(hosts)))]
+
+
+def aerospike_remedy(code: int, names: str | None) -> str:
+    """What to do where a client gets this code; ``names`` have no address."""
+    if names:
+        return f"{names} has no address: {AEROSPIKE_NAME}"
+    if code in AEROSPIKE_SECURITY:
+        return "it asks for a user, which cannot be used yet: let it be used without, or another"
+    return "start it, or mend PROFILES_URL"
+
+
+def _told_by_aerospike(client: Any, settings: Settings, where: str) -> list[Finding]:
+    build = _info(client.info_random_node("build"))
+    names = [name for name in _info(client.info_random_node("namespaces")).split(";") if name]
+    standing = {
+        name: namespace_facts(_info(client.info_random_node(f"namespace/{name}")))
+        for name in names
+    }
     wanted = [settings.aerospike_profiles_namespace]
     if settings.aerospike_aggregates:
         wanted.append(settings.aerospike_aggregates_namespace)

@@ -19,6 +19,8 @@ def columns(
     check: str, wanted: Mapping[str, Mapping[str, str]], standing: Mapping[str, Mapping[str, str]]
 ) -> list[Finding]:
     """Whether tables stand with their columns; a type that is empty text is not compared."""
+    from sinks.tables import differing
+
     missing = [name for name in wanted if not standing.get(name)]
     found = []
     if missing:
@@ -27,21 +29,13 @@ def columns(
         stands = standing.get(name)
         if not stands:
             continue
-        differing = [
-            f"{column} is {stands.get(column, 'missing')}{f', not {kind}' if kind else ''}"
-            for column, kind in kinds.items()
-            if column not in stands
-            or (kind and stands[column].replace(" ", "") != kind.replace(" ", ""))
-        ]
-        if differing:
+        if others := differing(kinds, stands):
             remedy = (
                 "end its flows, and `footfall init` moves it into its form of today"
                 if kinds.keys() - stands.keys() == {TOPIC}
-                else f"move it away (ALTER TABLE or RENAME TABLE to {name}_old), `footfall init`, "
-                "and replay"
+                else "`footfall init` says how to move it away; run it again then, and replay"
             )
-            columns = "; ".join(differing[:3])
-            found.append(fail(check, f"{name} has other columns: {columns}", remedy))
+            found.append(fail(check, f"{name} has other columns: {'; '.join(others[:3])}", remedy))
     return found or [ok(check, ", ".join(wanted))]
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Event
 
+from infra.ending import interrupt_once
 from infra.kafka.broker import PORT, Broker
 from infra.kafka.errors import KafkaServerError
 from infra.kafka.jars import cache_folder, find_jars, find_java
@@ -32,30 +32,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     environ = os.environ
     home = environ.get("FOOTFALL_HOME")
     folder = args.folder or (Path(home) / "kafka" if home else FOLDER)
-    ended = Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
+    os.umask(0o077)
+    interrupt_once()
+    broker = None
     try:
         java = find_java(environ)
         jars = find_jars(cache_folder(environ), environ, _say)
         broker = Broker(folder, java=java, jars=jars, port=args.port)
         broker.start(_say)
+        _say(f"Kafka listens on {broker.bootstrap} (data in {folder}); Ctrl-C ends it")
+        _say("for footfall's commands:")
+        _say(f"  export KAFKA_BOOTSTRAP_SERVERS={broker.bootstrap}")
+        while (died := broker.died()) is None:
+            time.sleep(LOOK_EVERY_S)
     except KafkaServerError as error:
         print(f"kafka: {error}", file=sys.stderr)
         return 2
-    _say(f"Kafka listens on {broker.bootstrap} (data in {folder}); Ctrl-C ends it")
-    _say("for footfall's commands:")
-    _say(f"  export KAFKA_BOOTSTRAP_SERVERS={broker.bootstrap}")
-    died = None
-    while died is None and not ended.wait(LOOK_EVERY_S):
-        died = broker.died()
-    if died is not None:
-        broker.kill()
-        print(f"kafka: {died} (see {broker.log})", file=sys.stderr)
-        return 2
-    _say("stopping Kafka")
-    broker.stop()
-    return 0
+    except KeyboardInterrupt:
+        _say("stopping Kafka")
+        if broker is not None:
+            broker.stop()
+        return 0
+    broker.kill()
+    print(f"kafka: {died} (see {broker.log})", file=sys.stderr)
+    return 2
 
 
 def _port(text: str) -> int:

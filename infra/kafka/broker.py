@@ -161,7 +161,8 @@ class Broker:
             "listeners": f"PLAINTEXT://{self.bootstrap},CONTROLLER://{HOST}:{controller}",
             "advertised.listeners": f"PLAINTEXT://{self.bootstrap}",
             "inter.broker.listener.name": "PLAINTEXT",
-            "log.dirs": str(self.folder / "data"),
+            # From the folder on, which Java runs in: a list, whose commas no path escapes.
+            "log.dirs": "data",
             # `footfall init` makes the topics, with their partitions and retention.
             "auto.create.topics.enable": "false",
             "default.replication.factor": "1",
@@ -193,10 +194,11 @@ class Broker:
     def _format(self) -> None:
         command = self._command("kafka.tools.StorageTool", "format")
         command += ["--cluster-id", _cluster_id()]
-        command += ["--config", str(self.folder / "server.properties")]
+        command += ["--config", "server.properties"]
         with (self.folder / "kafka.out").open("wb") as out:
             done = subprocess.run(
                 command,
+                cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -208,7 +210,7 @@ class Broker:
 
     def _launched(self) -> subprocess.Popen[bytes]:
         self.log.unlink(missing_ok=True)
-        command = self._command("kafka.Kafka", str(self.folder / "server.properties"))
+        command = self._command("kafka.Kafka", "server.properties")
         with (self.folder / "kafka.out").open("wb") as out:
             return subprocess.Popen(
                 command,
@@ -227,7 +229,7 @@ class Broker:
             self._java,
             f"-Xmx{self._heap_mib_max}m",
             *_JAVA_OPTIONS,
-            f"-Dfootfall.kafka.log={self.log}",
+            f"-Dfootfall.kafka.log={self.log.name}",
             f"-Dlog4j2.configurationFile={_LOGGING}",
             "-cp",
             str(self._jars / "*"),

@@ -8,7 +8,7 @@ Durability  as AEROSPIKE_COMMIT_LEVEL asks: in all replicas, or in the master al
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -18,6 +18,7 @@ import polars as pl
 from aerospike_helpers.batch.records import BatchRecord
 from aerospike_helpers.operations import map_operations
 
+from schemas.addresses import Host, shown_host
 from schemas.profiles import NUM_TAGS_TO_KEEP_DEFAULT, SET_NAME
 from sinks import _aerospike_answers
 from sinks._aerospike import BIN_NAME_MAX, AerospikeServer, Connect
@@ -68,14 +69,16 @@ class AerospikeProfiles:
         give_up_after_s: float = 120.0,
         timeout_ms: int = 2_000,
         keep_s: float = KEEP_S,
+        others: Sequence[Host] = (),
         connect: Connect = aerospike.client,
     ) -> None:
         """``timeout_ms`` bounds each attempt to connect, read or write a batch; for ``keep_s``
-        what was written may be lost with a node."""
+        what was written may be lost with a node. ``others``: nodes that are asked for the cluster
+        where the first does not answer."""
         self._server = AerospikeServer(
             host,
             port,
-            about=f"profiles in Aerospike at {host}:{port}, namespace {namespace}",
+            about=f"profiles in Aerospike at {shown_host((host, port))}, namespace {namespace}",
             of="cookies",
             batches=lambda tags: [self._operates(tags)],
             remedies=REMEDIES,
@@ -84,6 +87,7 @@ class AerospikeProfiles:
             max_parallel_writes=max_parallel_writes,
             give_up_after_s=give_up_after_s,
             timeout_ms=timeout_ms,
+            others=others,
             keep_s=keep_s,
             connect=connect,
         )

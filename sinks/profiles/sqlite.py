@@ -19,7 +19,7 @@ import polars as pl
 
 from schemas.profiles import NUM_TAGS_TO_KEEP_DEFAULT, ORDER
 from sinks import SinkError, SinkRefusedError, SinkUnavailableError
-from sinks._sqlite import hint, is_broken, is_busy
+from sinks._sqlite import hint, is_broken, is_busy, make_own
 from sinks.profiles.frames import checked, newest
 from sinks.retry import Backoff, call_with_retry
 
@@ -198,7 +198,7 @@ class SqliteProfiles:
 
     def _open(self, cache_kib: int) -> sqlite3.Connection:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_own(self._path)
         except OSError as error:
             raise SinkRefusedError(f"profiles {self._path}: no folder for it ({error})") from None
         connection = sqlite3.connect(

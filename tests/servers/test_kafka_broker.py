@@ -21,6 +21,8 @@ from tests.kafka_support import Broker, tools
 
 ROOT = Path(__file__).resolve().parents[2]
 
+KAFKA = [sys.executable, "-m", "infra.kafka", "--port", "0"]
+
 
 def test_what_was_acknowledged_is_there_after_kill_9_on_the_same_port(own_kafka: Broker) -> None:
     topic = own_kafka.topic("kept", partitions=3)
@@ -145,29 +147,63 @@ def test_of_many_that_need_the_jars_at_once_one_fetches(tmp_path: Path) -> None:
     assert (tmp_path / "fetches").read_text() == "fetch\n"
 
 
-def test_the_command_runs_until_ctrl_c_and_says_what_to_export(
-    tmp_path: Path, own_kafka: Broker
-) -> None:
-    command = [sys.executable, "-m", "infra.kafka", "--port", "0"]
-    environ = {**os.environ, "FOOTFALL_HOME": str(tmp_path / "home")}
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+def command(home: Path) -> subprocess.Popen[str]:
+    """Starts the command as a shell does in the background: SIGINT is ignored."""
+    return subprocess.Popen(
+        KAFKA,
+        cwd=ROOT,
+        env={**os.environ, "FOOTFALL_HOME": str(home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # noqa: PLW1509
     )
+
+
+def lines_until(process: subprocess.Popen[str], said: str) -> list[str]:
     assert process.stdout is not None
     lines = []
     for line in process.stdout:
         lines.append(line.strip())
-        if "export" in line:
+        if said in line:
             break
-    process.send_signal(signal.SIGINT)
+    return lines
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_runs_until_it_is_ended_and_says_what_to_export(
+    tmp_path: Path, own_kafka: Broker, number: signal.Signals
+) -> None:
+    home = tmp_path / "home"
+    process = command(home)
+    lines = lines_until(process, "export")
+    process.send_signal(number)
     rest, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (0, "")
     assert rest == "stopping Kafka\n"
     assert lines[-1].startswith("export KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:")
-    assert (tmp_path / "home" / "kafka" / "data" / "meta.properties").exists()
+    assert (home / "kafka" / "data" / "meta.properties").exists()
+    for path in home.rglob("*"):
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_still_starts_is_ended_at_once(
+    tmp_path: Path, own_kafka: Broker, number: signal.Signals
+) -> None:
+    process = command(tmp_path / "home")
+    lines_until(process, "formatting")
+    process.send_signal(number)
+    rest, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (0, "")
+    assert rest == "stopping Kafka\n"
+
+
+def test_a_port_that_is_taken_is_told(tmp_path: Path, own_kafka: Broker) -> None:
     taken = own_kafka.bootstrap.partition(":")[2]
+    environ = {**os.environ, "FOOTFALL_HOME": str(tmp_path / "home")}
     refused = subprocess.run(
-        [*command[:-1], taken], cwd=ROOT, env=environ, capture_output=True, text=True, check=False
+        [*KAFKA[:-1], taken], cwd=ROOT, env=environ, capture_output=True, text=True, check=False
     )
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1 and "taken" in refused.stderr

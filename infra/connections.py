@@ -14,13 +14,16 @@ Number   beyond ``connections`` the one that has waited longest for its client g
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, cast
 
+import msgspec
+import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
-
-from api.answers import encode_json
 
 HEAD_BYTES_MAX = 65_536
 CHUNK_FRAME_BYTES = 8
@@ -56,6 +59,26 @@ class Limits:
 
 
 LIMITS = Limits()
+
+
+def config(app: ASGIApp, limits: Limits = LIMITS, **more: Any) -> uvicorn.Config:
+    """How uvicorn runs an application: within the limits, and with nothing that is not used."""
+    return uvicorn.Config(
+        cast(Any, app),
+        # uvicorn only ever calls it, as it would a class.
+        http=cast(Any, partial(Connection, lines=Lines(limits))),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        limit_concurrency=limits.connections + CONNECTIONS_EXTRA,
+        timeout_keep_alive=math.ceil(limits.idle_s),
+        **more,
+    )
+
 
 Line = dict["Connection", float]
 """Connections that wait for the same thing, oldest first, and since when each does."""
@@ -307,6 +330,6 @@ _HEAD_TOO_LARGE = f"the headers are over {HEAD_BYTES_MAX} bytes in all"
 
 
 def _whole_answer(status: int, message: str) -> bytes:
-    body = encode_json({"error": message})
+    body = msgspec.json.encode({"error": message})
     head = b"content-type: application/json\r\nconnection: close\r\n"
     return b"%b%bcontent-length: %d\r\n\r\n%b" % (STATUS_LINE[status], head, len(body), body)
