@@ -7,7 +7,7 @@ A shadow is ClickHouse's alone; its rows go to Aerospike just before it is excha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -24,10 +24,11 @@ class AggregatesReplay(ClickHouseReplay):
     """A ReplayTarget."""
 
     def __init__(
-        self, url: str, aggregates: AerospikeAggregates, *, home: Path | None = None
+        self, url: str, topic: str, aggregates: AerospikeAggregates, *, home: Path | None = None
     ) -> None:
-        """``url`` is that of ClickHouse, whose password may lie in the home."""
-        super().__init__(url, ROWS, home=home)
+        """``url`` is that of ClickHouse, whose password may lie in the home; ``topic`` is the one
+        whose rows are meant."""
+        super().__init__(url, ROWS, topic, home=home)
         self._aggregates = aggregates
 
     def write(self, frames: Sequence[pl.DataFrame], *, shadow: bool) -> None:
@@ -46,12 +47,12 @@ class AggregatesReplay(ClickHouseReplay):
             self._aggregates.settle()
         return super().remove_older(spans, generation, shadow=shadow)
 
-    def swap(self) -> None:
+    def swap(self, ours: Collection[str]) -> None:
         """Exchange the table with its shadow, whose rows go to Aerospike."""
-        for rows in self.shadow_rows():
+        for rows in self.shadow_rows(ours):
             self._aggregates.write([of_aggregates(rows)])
         self._aggregates.settle()
-        super().swap()
+        super().swap(ours)
 
     def close(self) -> None:
         """Release connections. Never raises."""

@@ -26,15 +26,12 @@ from bytewax.outputs import Sink
 from schemas.dead_letters import DeadLetter, LateEvent, payload_fields
 from schemas.status import PartitionStatus
 from schemas.times import iso_ms
-from streams.batch import NEVER, ROW, TIME_MS, Batch, Int64s, Poll, TableRows
+from streams.batch import NEVER, ROW, TIME_MS, Batch, Int64s, Poll, Rows, of_topic
 from streams.clock import Clock
 from streams.decode import Records
 from streams.progress import Counts, Progress
 from streams.source import TopicSource
 from streams.windows import NO_END_MS, NO_ROWS, Tumbling, WindowState
-
-Rows = pl.DataFrame | TableRows
-"""Upserts, in order of writing: those of the flow's table, or of each of several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +212,8 @@ class _Logic(StatefulBatchLogic[Batch, _Output, "_State | None"]):
                 watermark_ms=self._step.watermark_ms,
             )
         )
-        return _Output(result.rows, batch.dead or None, result.late or None)
+        rows = None if result.rows is None else of_topic(result.rows, poll.topic)
+        return _Output(rows, batch.dead or None, result.late or None)
 
     def snapshot(self) -> _State | None:
         counts = self._counts
