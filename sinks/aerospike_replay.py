@@ -17,7 +17,6 @@ from schemas.tables.minute_buckets import ROWS
 from schemas.versions import GENERATION_SHIFT
 from sinks.aerospike_aggregates import AerospikeAggregates
 from sinks.clickhouse_replay import ClickHouseReplay
-from sinks.replay import Span
 
 
 class AggregatesReplay(ClickHouseReplay):
@@ -37,15 +36,14 @@ class AggregatesReplay(ClickHouseReplay):
         if not shadow:
             self._aggregates.write(frames)
 
-    def remove_older(self, spans: Sequence[Span], generation: int, *, shadow: bool) -> int:
-        """Take back what earlier generations hold of the spans."""
+    def _remove(self, where: str, generation: int, *, shadow: bool) -> int:
         if not shadow:
             version = pl.lit(generation << GENERATION_SHIFT, dtype=pl.UInt64)
-            for rows in self.older_rows(spans, generation):
+            for rows in self.rows_where(where):
                 gone = rows.with_columns(version.alias(ROWS.version), pl.lit(1).alias(DELETED))
                 self._aggregates.write([of_aggregates(gone)])
             self._aggregates.settle()
-        return super().remove_older(spans, generation, shadow=shadow)
+        return super()._remove(where, generation, shadow=shadow)
 
     def swap(self, ours: Collection[str]) -> None:
         """Exchange the table with its shadow, whose rows go to Aerospike."""

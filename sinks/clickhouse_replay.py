@@ -196,10 +196,8 @@ class ClickHouseReplay:
                 )
             copied |= missed
 
-    def older_rows(self, spans: Sequence[Span], generation: int) -> Iterator[pl.DataFrame]:
-        """What ``remove_older`` takes back, some at a time."""
-        version = generation << GENERATION_SHIFT
-        where = f"({self._within(spans)}) AND {self._table.version} < {version}"
+    def rows_where(self, where: str) -> Iterator[pl.DataFrame]:
+        """Yield the rows that a condition in SQL chooses, some at a time."""
         return self._pages(f"{self._table.name} FINAL", where)
 
     def shadow_rows(self, ours: Collection[str]) -> Iterator[pl.DataFrame]:
