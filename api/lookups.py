@@ -119,7 +119,7 @@ class Lookups:
             request_id,
             "SELECT toUnixTimestamp64Milli(time), server, log, user_id, status, error, failed"
             f" FROM {REQUEST_TRACE.name} FINAL WHERE request_id = {{id:String}}"
-            f" ORDER BY time, topic_partition, offset LIMIT {STEPS_SHOWN + 1}",
+            f" ORDER BY time, topic, topic_partition, offset LIMIT {STEPS_SHOWN + 1}",
             "SELECT user_id, toUnixTimestamp64Milli(started), toString(duration_ms), steps, hops,"
             " arraySlice(servers, 1, 100), operation, outcome, missing"
             f" FROM {REQUEST_SUMMARY_VIEW.name} WHERE request_id = {{id:String}}"
@@ -134,7 +134,7 @@ class Lookups:
             user_id,
             "SELECT toUnixTimestamp64Milli(time), log, server, request_id"
             f" FROM {USER_TRACE.name} FINAL WHERE user_id = {{id:String}}"
-            f" ORDER BY time DESC, topic_partition, offset DESC LIMIT {TRAIL_SHOWN + 1}",
+            f" ORDER BY time DESC, topic, topic_partition, offset DESC LIMIT {TRAIL_SHOWN + 1}",
             "SELECT toUnixTimestamp64Milli(login), toUnixTimestamp64Milli(ended), spent_s,"
             f" ended_by FROM {SPEND_TIME_VIEW.name} WHERE user_id = {{id:String}}"
             f" ORDER BY login DESC LIMIT {SESSIONS_SHOWN}",

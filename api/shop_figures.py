@@ -24,17 +24,17 @@ NAME_CHARS_MAX = 200
 
 
 def online_of(rows: Rows, now_ms: int) -> Online:
-    """From (minute in s, topic partition, active, online).
+    """From (minute in s, which partition of which topic, active, online).
 
     Partitions write their newest minute one after another: until one has, its users are taken to
     be as many as the minute before.
     """
-    by_minute: dict[int, dict[int, tuple[int, int]]] = {}
+    by_minute: dict[int, dict[str, tuple[int, int]]] = {}
     for minute_s, partition, active, online in rows:
         by_minute.setdefault(int(minute_s) * 1000, {})[partition] = int(active), int(online)
     starts = minutes_between(by_minute, now_ms)
     users: list[int] = []
-    before: dict[int, int] = {}
+    before: dict[str, int] = {}
     for start_ms in starts:
         written = {at: online for at, (_, online) in by_minute.get(start_ms, {}).items()}
         before = written if now_ms - start_ms > STILL_MS else before | written

@@ -137,7 +137,8 @@ class ShopTables:
         if now_ms is None:
             return Online()
         rows = await self._ask(
-            "SELECT toUnixTimestamp(minute), topic_partition, toString(active), toString(online)"
+            "SELECT toUnixTimestamp(minute), concat(topic, '/', toString(topic_partition)),"
+            " toString(active), toString(online)"
             f" FROM {ONLINE_PER_MINUTE.name} FINAL WHERE {between('minute')}"
             f" ORDER BY minute DESC LIMIT {MINUTES_SHOWN * PARTITIONS_MAX}",
             last_minutes(now_ms, MINUTES_SHOWN),

@@ -23,7 +23,9 @@ def add_commands(commands: Any) -> None:
         help="make topics and tables, safely again and again",
         description="Make the topics and tables that do not stand yet, on the embedded or the "
         "real servers, as the settings say. What stands is left as it is; a topic that has fewer "
-        "partitions than the catalogue says gets more.",
+        "partitions than the catalogue says gets more, tables of earlier versions are moved into "
+        "their form of today (end their writers first), and tables of a row per record expire "
+        "after RAW_ROWS_TTL_DAYS of event time.",
     )
     init.set_defaults(handler=run_init)
 
@@ -40,13 +42,14 @@ def run_init(_args: argparse.Namespace) -> int:
             *make_topics(settings),
             *make_clickhouse_tables(settings),
             *make_store_tables(settings),
+            *make_profiles(settings),
         ]:
             print(f"{what} {name}: {made}", flush=True)
     return 0
 
 
 Made = tuple[str, str, str]
-"""(what it is, its name, MADE, STOOD, or how it was grown)"""
+"""(what it is, its name, MADE, STOOD, or how it was changed)"""
 MADE, STOOD = "made", "stood"
 
 
@@ -83,19 +86,60 @@ def make_clickhouse_tables(settings: Settings) -> Iterator[Made]:
     from cli.databases import ask_clickhouse
     from schemas.tables.clickhouse import Table, View
     from sinks.clickhouse import create_tables
+    from sinks.clickhouse_move import before, move_tables
+    from sinks.clickhouse_ttl import set_ttl
 
+    tables = described(Table)
     # Views last: they speak of tables.
-    wanted: list[Table | View] = [*described(Table), *described(View)]
-    create = partial(create_tables, settings.clickhouse_url, home=settings.footfall_home)
+    wanted: list[Table | View] = [*tables, *described(View)]
+    url, home = settings.clickhouse_url, settings.footfall_home
+    create = partial(create_tables, url, home=home)
     create([])
+    topics = _topics_of_tables(settings)
+    moved = {
+        table.name: f"moved: its {rows:,} rows of before are now of "
+        f"{topics.get(table.name, 'the topic that their source names')}; drop table "
+        f"{before(table)} when you need it no more"
+        for table, rows in move_tables(url, tables, topics, home=home)
+    }
     _, rows = ask_clickhouse(
         settings, "SELECT name FROM system.tables WHERE database = currentDatabase()"
     )
     standing = {name for (name,) in rows}
     create(wanted)
+    expiring = set_ttl(url, tables, settings.raw_rows_ttl_days, home=home)
     for item in wanted:
         what = f"ClickHouse {type(item).__name__.lower()}"
-        yield what, item.name, STOOD if item.name in standing else MADE
+        made = moved.get(item.name, STOOD if item.name in standing else MADE)
+        yield what, item.name, ", ".join(filter(None, (made, expiring.get(item.name))))
+
+
+def _topics_of_tables(settings: Settings) -> dict[str, str]:
+    """Return by table the topic whose rows it has, where its flow reads one."""
+    import flows
+
+    return {
+        table.name: _topic_of(settings, name)
+        for name, contract in flows.catalogue().items()
+        if len(contract.reads) == 1
+        for table in contract.tables
+    }
+
+
+def _topic_of(settings: Settings, flow: str) -> str:
+    """Return the topic that a flow of one topic has read: the one that its workers tell of, or
+    else the one that it would read now."""
+    import flows
+    from operations.positions import read_statuses
+
+    told = [
+        (status.updated_ms, part.topic)
+        for status in read_statuses(settings.footfall_home)
+        if status.flow == flow
+        for part in status.partitions
+    ]
+    (reads,) = flows.catalogue()[flow].reads
+    return max(told)[1] if told else settings.kafka_topic or reads
 
 
 def make_store_tables(settings: Settings) -> Iterator[Made]:
@@ -103,9 +147,14 @@ def make_store_tables(settings: Settings) -> Iterator[Made]:
     import sqlalchemy
 
     from cli.databases import ask_store
+    from schemas.tables.store_metrics import EVENTS_BY_PARTITION
     from sinks import SinkRefusedError
     from sinks.sql import create_tables
+    from sinks.sql_move import move_table
 
+    topic = _topic_of(settings, "store_metrics")
+    rows = move_table(settings.postgres_url, EVENTS_BY_PARTITION, topic)
+    moved = {} if rows is None else {EVENTS_BY_PARTITION.name: _moved(rows, "rows", topic)}
     for metadata in described(sqlalchemy.MetaData):
         standing = set()
         for table in metadata.sorted_tables:
@@ -114,7 +163,28 @@ def make_store_tables(settings: Settings) -> Iterator[Made]:
                 standing.add(table.name)
         create_tables(settings.postgres_url, metadata)
         for table in metadata.sorted_tables:
-            yield "store table", table.name, STOOD if table.name in standing else MADE
+            stood = moved.get(table.name, STOOD)
+            yield "store table", table.name, stood if table.name in standing else MADE
+
+
+def make_profiles(settings: Settings) -> Iterator[Made]:
+    """The profiles in SQLite, where a file of an earlier version stands; all others are made, and
+    moved, as tags are written."""
+    from sinks.open import open_profiles
+    from sinks.profiles.sqlite import SqliteProfiles
+
+    if not settings.profiles_url.startswith("sqlite:"):
+        return
+    store = open_profiles(settings)
+    assert isinstance(store, SqliteProfiles)
+    topic = _topic_of(settings, "user_profiles")
+    tags = store.move(topic)
+    if tags is not None:
+        yield "profiles", settings.profiles_url, _moved(tags, "tags", topic)
+
+
+def _moved(count: int, what: str, topic: str) -> str:
+    return f"moved: its {count:,} {what} of before are now of {topic}"
 
 
 def described(kind: type[T]) -> list[T]:

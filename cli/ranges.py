@@ -17,7 +17,7 @@ from schemas.settings import Settings
 
 if TYPE_CHECKING:
     from flows._replay import Replayable
-    from streams.engine import Rows
+    from streams.batch import Rows
     from streams.replay import Partitions, Range, Replay, Replayed
 
 WORKER_SILENT_MAX_S = 10.0
@@ -104,6 +104,11 @@ def replayables_of(settings: Settings, flow: str, topic: str | None) -> list[Rep
         reads = ", ".join(replayable.topic for replayable in found)
         raise UsageError(f"--topic {topic}: {flow} reads {reads}")
     return named
+
+
+def topics_of(settings: Settings, flow: str) -> list[str]:
+    """Return all topics that the flow reads."""
+    return [replayable.topic for replayable in replayables_of(settings, flow, None)]
 
 
 def label_of(flow: str, replayable: Replayable) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli.errors import FailureError, UsageError, say
 from cli.flows import contract_of
+from cli.gone import run_gone
 from cli.ranges import (
     add_range_options,
     label_of,
@@ -25,6 +26,7 @@ from cli.ranges import (
     say_left_out,
     shown,
     topic_partitions,
+    topics_of,
 )
 from cli.replay_archive import ArchiveSource
 from schemas.settings import Settings, read_settings
@@ -32,7 +34,7 @@ from schemas.settings import Settings, read_settings
 if TYPE_CHECKING:
     from flows._replay import Replayable
     from sinks.replay import ReplayTarget, Span
-    from streams.engine import Rows
+    from streams.batch import Rows
     from streams.replay import Partitions, Replay, Replayed
 
 DIFFERENCES_SHOWN = 40
@@ -72,6 +74,11 @@ def add_commands(commands: Any) -> None:
         help="with --source: also take back, without asking, windows that the archive has no "
         "event of",
     )
+    replay.add_argument(
+        "--gone",
+        action="store_true",
+        help="take back the rows of partitions that the topic does not have, and read nothing",
+    )
     replay.set_defaults(handler=run_replay)
 
 
@@ -81,6 +88,12 @@ def run_replay(args: argparse.Namespace) -> int:
 
     contract = contract_of(args.flow)
     need_replay(args.flow)
+    if args.gone:
+        if args.into == "shadow" or args.swap or args.source or args.complete:
+            raise UsageError("--gone goes alone, or with --from, --to and --topic")
+        with servers_of_flow(os.environ, args.flow) as settings, _alone(settings, args.flow):
+            run_gone(settings, args)
+        return 0
     if args.swap and args.into == "live":
         if args.from_ms is not None or args.to_ms is not None or args.source or args.complete:
             raise UsageError("--swap goes alone, or with --into shadow")
@@ -97,7 +110,7 @@ def run_replay(args: argparse.Namespace) -> int:
         with ExitStack() as opened:
             targets = [opened.enter_context(closing(part.target())) for part in parts]
             if args.swap and args.into == "live":
-                targets[0].swap()
+                targets[0].swap(topics_of(settings, args.flow))
             else:
                 _write(settings, parts, targets, args, contract.snapshot_every_s)
     if args.swap:
@@ -135,12 +148,12 @@ def _write(
 ) -> None:
     """Write the range of each topic as one generation, and take back what it does not have."""
     shadow = args.into == "shadow"
-    generation = targets[0].newest_generation() + 1
+    generation = 1 + max(target.newest_generation() for target in targets)
     since_s = time.monotonic()
     source = ArchiveSource(args, settings, parts[0]) if args.source else None
     replays = [_replay(settings, part, args, generation, source) for part in parts]
     if shadow:
-        targets[0].make_shadow()
+        targets[0].make_shadow(topics_of(settings, args.flow))
     ran = []
     with closing(source) if source is not None else nullcontext():
         for part, replay, target in zip(parts, replays, targets, strict=True):
@@ -165,7 +178,7 @@ def _write(
     if args.swap:
         if not any(rows for _, rows in ran):
             raise FailureError(f"{args.flow}: no row was written, so there is nothing to exchange")
-        targets[0].swap()
+        targets[0].swap(topics_of(settings, args.flow))
 
 
 def _replay(
@@ -193,6 +206,7 @@ def _replay(
         partitions = topic_partitions(settings, replayable.topic)
     return Replay(
         flow=args.flow,
+        topic=replayable.topic,
         partitions=partitions,
         records=replayable.records,
         rules=rules,

@@ -27,6 +27,7 @@ from cli.ranges import (
     topic_partitions,
 )
 from schemas.settings import Settings, read_settings
+from schemas.topics import PARTITION
 
 if TYPE_CHECKING:
     import polars as pl
@@ -47,7 +48,8 @@ def add_commands(commands: Any) -> None:
         description="Count a range of the flow's topic again, compare with what its table holds, "
         "and name the windows that differ; of a flow that writes a row a record, the minutes "
         "whose rows do. Exit code 1 where a window that nothing can change any more, or the row "
-        "of a record that the worker has read, is not equal. With --all --truth DIR: compare "
+        "of a record that the worker has read, is not equal, or a row is of a partition that the "
+        "topic does not have. With --all --truth DIR: compare "
         "every row of every table with what `footfall demo --shop --truth DIR` has written; exit "
         "code 1 where one differs.",
     )
@@ -82,19 +84,23 @@ def run_verify(args: argparse.Namespace) -> int:
 
 
 def _verify(settings: Settings, replayable: Replayable, args: argparse.Namespace) -> int:
+    from cli.gone import tell_gone
     from cli.verify_rows import verify_raw, verify_stored
     from streams.replay import END_OFFSET
 
     with closing(replayable.target()) as target:
+        windows = range_of(args).whole_windows(replayable.rules.size_ms)
         if replayable.count_step is not None:
-            return _verify_sums(settings, replayable, target, args)
+            code = _verify_sums(settings, replayable, target, args)
+            return max(code, tell_gone(settings, args.flow, replayable, target, windows))
         # What the worker has not read yet it will write.
         read_to = {} if args.complete else offsets_read(settings, args.flow, replayable)
         make_step, start_of = replayable.make_step(0, False), replayable.start_of
         replay = _replay(settings, replayable, args, make_step, start_of)
         if replayable.is_raw:
             replay = replace(replay, read_to=lambda partition: read_to.get(partition, END_OFFSET))
-            return verify_raw(settings, replay, cast("RawTarget", target))
+            code = verify_raw(settings, replay, cast("RawTarget", target))
+            return max(code, tell_gone(settings, args.flow, replayable, target, windows))
         return verify_stored(replay, cast("StoreTarget", target), read_to)
 
 
@@ -166,7 +172,7 @@ def differences(
     A window whose sums over all partitions are equal is equal, as for its readers: after a replay
     from an archive all of its rows stand in one partition.
     """
-    from sinks.replay import PARTITION, START_MS
+    from sinks.replay import START_MS
 
     spans = {part.partition: part.windows for part in done}
     found: dict[tuple[int, int], list[tuple[int, ...]]] = {}
@@ -208,6 +214,7 @@ def _replay(
     limits = live_limits(settings, args.flow, replayable)
     return Replay(
         flow=args.flow,
+        topic=replayable.topic,
         partitions=topic_partitions(settings, replayable.topic),
         records=replayable.records,
         rules=replayable.rules,

@@ -4,30 +4,50 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from cli.errors import say
+from cli.errors import UsageError, say
 from cli.flows import contract_of
 from cli.ranges import let_worker_write, read_partitions, say_left_out, shown
 from schemas.settings import Settings
-from schemas.tables.raw import OFFSET, PARTITION
+from schemas.topics import OFFSET, PARTITION
 
 if TYPE_CHECKING:
     import polars as pl
 
     from sinks.clickhouse_raw_replay import Unequal
     from sinks.replay import Span
-    from streams.engine import Rows
+    from streams.batch import Rows
     from streams.replay import Range, Replay, Replayed
 
 LINES_SHOWN = 40
 MINUTE_MS = 60_000
+DAY_MS = 86_400_000
 ROWS_MAX = 100_000
 """Rows held at once, to be looked up."""
 
 
+def unexpired(asked: Range, days: int, now_ms: int) -> Range:
+    """Return the part of a range whose raw rows the tables keep for so many days, 0 for ever.
+
+    Raises UsageError where there is none.
+    """
+    oldest_ms = now_ms - days * DAY_MS
+    if not days:
+        return asked
+    if asked.to_ms <= oldest_ms:
+        raise UsageError(
+            f"rows of before {shown(oldest_ms)} have expired (RAW_ROWS_TTL_DAYS={days}): there is "
+            "nothing to compare"
+        )
+    return replace(asked, from_ms=max(asked.from_ms, oldest_ms))
+
+
 def verify_raw(settings: Settings, replay: Replay, target: RawTarget) -> int:
     """Tables of raw rows: each must hold the rows that the topic gives, and no others."""
+    kept = unexpired(replay.asked, settings.raw_rows_ttl_days, round(time.time() * 1000))
+    replay = replace(replay, asked=kept)
     ready_s = time.monotonic() + 2 * contract_of(replay.flow).snapshot_every_s
 
     def unequal(frames: list[Rows], span: Span) -> Mapping[tuple[int, str], Unequal]:

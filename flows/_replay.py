@@ -17,11 +17,12 @@ from flows._flow import Readings, topics
 from flows._wiring import raw_replay, windows_replay
 from schemas.settings import Settings
 from schemas.tables.clickhouse import Table
+from schemas.topics import PARTITION
 from schemas.versions import GENERATION_SHIFT
-from sinks.replay import PARTITION, START_MS, ReplayTarget
-from streams.batch import Batch, TableRows
+from sinks.replay import START_MS, ReplayTarget
+from streams.batch import Batch, Rows, changed
 from streams.decode import Records
-from streams.engine import MakeStep, Rows, StatelessStep, Step, StepResult, WindowStep
+from streams.engine import MakeStep, StatelessStep, Step, StepResult, WindowStep
 from streams.replay import Rules, settled
 from streams.windows import EVENTS, WINDOW, Tumbling
 
@@ -87,7 +88,7 @@ def _of_topic(
         lambda partition: _window_step(make_step, partition),
         start=table.start,
         sums={EVENTS: counts[0], **of_windows} if counts else of_windows,
-        target=partial(windows_replay, settings, table, topic if table.source else ""),
+        target=partial(windows_replay, settings, table, topic),
     )
 
 
@@ -106,12 +107,12 @@ def windows(
     *,
     start: str,
     sums: Mapping[str, str],
-    target: Callable[[], ReplayTarget],
+    target: Callable[[str], ReplayTarget],
 ) -> tuple[Replayable, ...]:
     """A flow of tumbling windows.
 
     ``start`` is the column of its table with the window's start, ``sums`` names the table's
-    column of EVENTS and of each sum of ``spec``.
+    column of EVENTS and of each sum of ``spec``. ``target`` takes the topic.
     """
     found = _windows(
         topic,
@@ -120,7 +121,7 @@ def windows(
         lambda partition: WindowStep(flow, spec, finish, partition, None),
         start=start,
         sums=sums,
-        target=target,
+        target=partial(target, topic),
     )
     return (found,)
 
@@ -178,7 +179,7 @@ def _raw(
         rules=Rules(size_ms=1, reach_ms=None),
         start_of=_milliseconds(start),
         make_step=of_generation,
-        target=partial(raw_replay, settings, contract.tables),
+        target=partial(raw_replay, settings, contract.tables, topic),
         has_shadow=False,
         known_by_offset=True,
         is_raw=True,
@@ -199,11 +200,7 @@ class _OfGeneration:
         return replace(result, rows=None if result.rows is None else self._of(result.rows))
 
     def _of(self, rows: Rows) -> Rows:
-        if isinstance(rows, pl.DataFrame):
-            return rows.with_columns(self._raised)
-        return TableRows(
-            {name: found.with_columns(self._raised) for name, found in rows.frames.items()}
-        )
+        return changed(rows, lambda of_table: of_table.with_columns(self._raised))
 
     def snapshot(self) -> bytes:
         return self._step.snapshot()

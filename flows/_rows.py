@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
+from schemas.tables.clickhouse import Table
+from schemas.topics import TOPIC
 from schemas.versions import FINAL, version_of
 from streams.batch import TIME_MS, Batch
 
@@ -13,6 +15,11 @@ MOMENT = pl.Datetime("ms", "UTC")
 def moment(column: str = TIME_MS, name: str = "time") -> pl.Expr:
     """Milliseconds since 1970 UTC as a moment."""
     return pl.col(column).cast(MOMENT).alias(name)
+
+
+def others_of(table: Table, *given: str) -> list[str]:
+    """Return the columns of a table but those ``given`` and the topic, which the engine adds."""
+    return [name for name in table.columns if name not in (*given, TOPIC)]
 
 
 def placed(batch: Batch) -> pl.DataFrame:

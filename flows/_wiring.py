@@ -28,39 +28,39 @@ if TYPE_CHECKING:
     from sinks.sql import AfterWrite
 
 
-def minute_buckets_replay(settings: Settings) -> ReplayTarget:
+def minute_buckets_replay(settings: Settings, topic: str) -> ReplayTarget:
     """The minute buckets as the target of a replay, wherever they stand."""
     if not settings.aerospike_aggregates:
-        return windows_replay(settings, minute_tables.ROWS, "")
+        return windows_replay(settings, minute_tables.ROWS, topic)
     from sinks.aerospike_replay import AggregatesReplay
     from sinks.open import open_aggregates
 
     return AggregatesReplay(
-        settings.clickhouse_url, open_aggregates(settings), home=settings.footfall_home
+        settings.clickhouse_url, topic, open_aggregates(settings), home=settings.footfall_home
     )
 
 
-def windows_replay(settings: Settings, of: Table, source: str) -> ReplayTarget:
-    """A ClickHouse table of windows as the target of a replay: those of one topic's events, of a
-    table that holds those of several."""
+def windows_replay(settings: Settings, of: Table, topic: str) -> ReplayTarget:
+    """A ClickHouse table of windows as the target of a replay: those of one topic's events."""
     from sinks.clickhouse_replay import ClickHouseReplay
 
-    return ClickHouseReplay(settings.clickhouse_url, of, source, home=settings.footfall_home)
+    return ClickHouseReplay(settings.clickhouse_url, of, topic, home=settings.footfall_home)
 
 
-def raw_replay(settings: Settings, of: Sequence[Table]) -> ReplayTarget:
+def raw_replay(settings: Settings, of: Sequence[Table], topic: str) -> ReplayTarget:
     """ClickHouse tables of raw rows as the target of a replay."""
     from sinks.clickhouse_raw_replay import ClickHouseRawReplay
 
-    return ClickHouseRawReplay(settings.clickhouse_url, of, home=settings.footfall_home)
+    return ClickHouseRawReplay(settings.clickhouse_url, of, topic, home=settings.footfall_home)
 
 
-def store_metrics_replay(settings: Settings) -> ReplayTarget:
+def store_metrics_replay(settings: Settings, topic: str) -> ReplayTarget:
     """The store metrics as the target of a replay, which is told like every write."""
     from schemas.tables.store_metrics import ROLLUP
     from sinks.sql_replay import SqlReplay
 
-    return SqlReplay(settings.postgres_url, ROLLUP, after_write=_store_notices(settings))
+    notices = _store_notices(settings)
+    return SqlReplay(settings.postgres_url, ROLLUP, topic, after_write=notices)
 
 
 def profiles_replay(settings: Settings) -> ReplayTarget:

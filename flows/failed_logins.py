@@ -18,7 +18,7 @@ from bytewax.dataflow import Dataflow
 from flows import FlowContract, _flow, _replay
 from flows._flow import Reading
 from flows._logs import records
-from flows._rows import moment, placed
+from flows._rows import moment, others_of, placed
 from schemas.platform_logs import INVALID
 from schemas.settings import read_settings
 from schemas.tables.logins import FAILED_LOGIN
@@ -46,7 +46,7 @@ def failures(batch: Batch) -> StepResult:
     filtered = len(batch.frame) - len(found)
     if found.is_empty():
         return StepResult(filtered=filtered)
-    rows = found.select(moment(), *(set(FAILED_LOGIN.columns) - {"time"}))
+    rows = found.select(moment(), *others_of(FAILED_LOGIN, "time"))
     return StepResult(rows, filtered=filtered)
 
 

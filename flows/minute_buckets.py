@@ -10,6 +10,8 @@ Replay   rows are upserts: reading the same events again changes nothing; `footf
 
 from __future__ import annotations
 
+from functools import partial
+
 import polars as pl
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
@@ -100,7 +102,7 @@ def replay(settings: Settings) -> tuple[Replayable, ...]:
         buckets,
         start="bucket",
         sums={EVENTS: "count", "sum_price": "sum_price"},
-        target=lambda: minute_buckets_replay(settings),
+        target=partial(minute_buckets_replay, settings),
     )
 
 

@@ -32,7 +32,7 @@ from flows._requests import (
     late_letters,
     unframed,
 )
-from flows._rows import MOMENT, moment, placed
+from flows._rows import MOMENT, moment, others_of, placed
 from schemas.operations import OUTCOME_FAILED, OUTCOME_INCOMPLETE, OUTCOME_OK
 from schemas.settings import read_settings
 from schemas.tables.traces import REQUEST_SUMMARY, REQUEST_TRACE
@@ -79,7 +79,7 @@ def traced(batch: Batch) -> pl.DataFrame:
     return placed(batch).select(
         moment(),
         pl.col("status", "error").fill_null(""),
-        *(set(REQUEST_TRACE.columns) - {"time", "status", "error"}),
+        *others_of(REQUEST_TRACE, "time", "status", "error"),
     )
 
 
@@ -211,7 +211,7 @@ class TraceStep:
             pl.Series("version", [version], dtype=pl.UInt64),
         )
         columns = [*found, *(column.new_from_index(0, len(found)) for column in own)]
-        return pl.DataFrame(columns)[[*REQUEST_SUMMARY.columns]]
+        return pl.DataFrame(columns)[others_of(REQUEST_SUMMARY)]
 
 
 def step(partition: int, snapshot: bytes | None) -> TraceStep:

@@ -123,7 +123,7 @@ def replay(settings: Settings) -> tuple[Replayable, ...]:
         partial(metrics, size_ms=spec.size_ms),
         start="start_event_time",
         sums={EVENTS: SUMS[0], **{name: name for name in SUMS[1:]}},
-        target=lambda: store_metrics_replay(settings),
+        target=partial(store_metrics_replay, settings),
     )
 
 

@@ -16,7 +16,7 @@ from bytewax.dataflow import Dataflow
 from flows import FlowContract, _flow, _replay
 from flows._flow import Reading
 from flows._logs import records
-from flows._rows import moment, placed
+from flows._rows import moment, others_of, placed
 from schemas.settings import read_settings
 from schemas.tables.traces import USER_TRACE
 from schemas.topics import PLATFORM_LOGS
@@ -37,7 +37,7 @@ LOGS = records("user_id", "request_id", "server", "log")
 
 def trace(batch: Batch) -> StepResult:
     """Rows of ``user_trace_rows``."""
-    return StepResult(placed(batch).select(moment(), *(set(USER_TRACE.columns) - {"time"})))
+    return StepResult(placed(batch).select(moment(), *others_of(USER_TRACE, "time")))
 
 
 def step(_partition: int, snapshot: bytes | None) -> StatelessStep:

@@ -56,6 +56,7 @@ class Settings:
     aerospike_generation_policy: str
     aerospike_buckets_per_key: int
     num_tags_to_keep: int
+    raw_rows_ttl_days: int
     max_parallel_writes: int
     default_limit: int
     input_file_name: str
@@ -205,6 +206,9 @@ def _variables(env: Mapping[str, str], home: Path) -> list[tuple[str, str, Any, 
         ),
         ("aerospike_buckets_per_key", "AEROSPIKE_BUCKETS_PER_KEY", 60, _integer(1, 1440)),
         ("num_tags_to_keep", "NUM_TAGS_TO_KEEP", 200, _integer(1, 100_000)),
+        # ClickHouse removes rows of single records so long after their event time, by the server's
+        # clock, and rows of 2019 at once; 0 keeps them. `footfall init` brings it into force.
+        ("raw_rows_ttl_days", "RAW_ROWS_TTL_DAYS", 0, _integer(0, 36_500)),
         ("max_parallel_writes", "MAX_PARALLEL_WRITES", 6, _integer(1, 256)),
         ("default_limit", "DEFAULT_LIMIT", 200, _integer(0, 100_000)),
         ("input_file_name", "INPUT_FILE_NAME", "", str),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PARTITIONS_DEFAULT = 10
+TOPIC, PARTITION, OFFSET = "topic", "topic_partition", "offset"
+"""Columns of rows and tables that say of which partition a row is, and of which record."""
 RETENTION_H = 168
 RETENTION_BYTES = 34_359_738_368
 """Kept of an embedded topic: 32 GiB, more than a hundred million store events."""

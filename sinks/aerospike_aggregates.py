@@ -1,7 +1,7 @@
 """Minute buckets in Aerospike: one record a (group, span of minutes), in it a bin a minute.
 
 Record      key: the group, the first minute of its span and how many minutes the span has
-Bin         an ordered map: topic partition -> {version: [count, sum_price]}; partitions add up
+Bin         an ordered map: "topic/partition" -> {version: [count, sum_price]}; these add up
 Delivery    one operate a record and write adds its versions and keeps the highest of each
             partition: atomic, writing again changes nothing, and the order of writes does not
             matter, so that a late write of an older version does not win
@@ -24,6 +24,7 @@ from aerospike_helpers.operations import map_operations
 
 from schemas.addresses import Host, shown_host
 from schemas.tables.minute_buckets import ROWS
+from schemas.topics import PARTITION, TOPIC
 from sinks import SinkRefusedError
 from sinks._aerospike import AerospikeServer, Connect
 from sinks._aerospike_answers import RecordKey, Remedies
@@ -42,14 +43,14 @@ REMEDIES = Remedies(
 )
 
 _GROUP = ("action", "origin", "brand_id", "category_id")
-_ROW = ("bucket", *_GROUP, "topic_partition")
+_ROW = ("bucket", *_GROUP, TOPIC, PARTITION)
 """What identifies a row."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MINUTE = timedelta(minutes=1)
 _ORDERED = {"map_order": aerospike.MAP_KEY_ORDERED}
 
-Sums = dict[int, list[int]]
-"""topic partition -> [version, count, sum_price] of one minute."""
+Sums = dict[str, list[int]]
+"""By "topic/partition": [version, count, sum_price] of one minute."""
 
 
 class Group(NamedTuple):
@@ -217,8 +218,8 @@ def fitted(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
     whole = pl.Int64
     try:
         rows = pl.concat(given).with_columns(
-            pl.col("bucket", "topic_partition", "count", "version").cast(whole),
-            pl.col(*_GROUP).cast(pl.String),
+            pl.col("bucket", PARTITION, "count", "version").cast(whole),
+            pl.col(*_GROUP, TOPIC).cast(pl.String),
         )
     except pl.exceptions.PolarsError as error:
         reason = str(error).partition("\n")[0]
@@ -232,14 +233,15 @@ def fitted(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
 def highest(rows: pl.DataFrame) -> pl.DataFrame:
     """Each row at its highest version, in order of the table."""
     newest = rows.sort("version", maintain_order=True).unique(_ROW, keep="last")
-    return newest.sort(*_GROUP, "bucket", "topic_partition")
+    return newest.sort(*_GROUP, "bucket", TOPIC, PARTITION)
 
 
 def by_span(rows: pl.DataFrame, width: int) -> Iterator[SpanRows]:
     """The records of ``fitted`` rows, ``width`` minutes in each; each record once."""
-    columns = (*_GROUP, "bucket", "topic_partition", "version", "count", "sum_price")
+    in_topic = pl.format("{}/{}", TOPIC, PARTITION)
+    columns = (*_GROUP, "bucket", in_topic, "version", "count", "sum_price")
     current: SpanRows | None = None
-    for *texts, minute, partition, version, count, sum_price in rows.select(columns).iter_rows():
+    for *texts, minute, place, version, count, sum_price in rows.select(columns).iter_rows():
         group, offset = Group(*texts), minute % width
         start = minute - offset
         if current is None or (current.group, current.start_minute) != (group, start):
@@ -247,7 +249,7 @@ def by_span(rows: pl.DataFrame, width: int) -> Iterator[SpanRows]:
                 yield current
             current = SpanRows(group, start)
         sums = current.bins.setdefault(bin_name(offset), {})
-        sums[partition] = [version, count, sum_price]
+        sums[place] = [version, count, sum_price]
     if current is not None:
         yield current
 
@@ -256,8 +258,8 @@ def operations(span: SpanRows) -> list[dict[str, Any]]:
     """What one record is asked: to add each row's version, then to keep the highest of its row."""
     asked: list[dict[str, Any]] = []
     for name, sums in span.bins.items():
-        for partition, (version, *values) in sums.items():
-            made, trim = _of_row(name, partition)
+        for place, (version, *values) in sums.items():
+            made, trim = _of_row(name, place)
             asked.append(
                 map_operations.map_put(name, version, values, map_policy=_ORDERED, ctx=made)
             )
@@ -266,9 +268,9 @@ def operations(span: SpanRows) -> list[dict[str, Any]]:
 
 
 @lru_cache(maxsize=4_096)
-def _of_row(name: str, partition: int) -> tuple[list[Any], dict[str, Any]]:
+def _of_row(name: str, place: str) -> tuple[list[Any], dict[str, Any]]:
     """Where a row's versions are put, and the operation that keeps the highest of them."""
-    made = cdt_ctx.cdt_ctx_map_key_create(partition, aerospike.MAP_KEY_ORDERED)
+    made = cdt_ctx.cdt_ctx_map_key_create(place, aerospike.MAP_KEY_ORDERED)
     # By name, for other helpers order these otherwise.
     trim = map_operations.map_remove_by_index_range(
         bin_name=name,
@@ -276,7 +278,7 @@ def _of_row(name: str, partition: int) -> tuple[list[Any], dict[str, Any]]:
         remove_amt=1,
         return_type=aerospike.MAP_RETURN_NONE,
         inverted=True,
-        ctx=[cdt_ctx.cdt_ctx_map_key(partition)],
+        ctx=[cdt_ctx.cdt_ctx_map_key(place)],
     )
     return [made], trim
 
@@ -296,7 +298,17 @@ def read_sums(start_minute: int, bins: Mapping[str, Any]) -> list[BucketSum]:
             sum(sum_price for _, sum_price in newest),
         )
         for offset, newest in sorted(
-            (int(name[1:]), [versions[max(versions)] for versions in partitions.values()])
-            for name, partitions in bins.items()
+            (int(name[1:]), [versions[max(versions)] for versions in _standing(places)])
+            for name, places in bins.items()
         )
     ]
+
+
+def _standing(places: Mapping[str | int, Any]) -> list[Any]:
+    """Return the rows of a minute that count.
+
+    Rows that were written before topics were part of their key have the partition alone: such a
+    row counts until one of its partition is written again.
+    """
+    again = {int(place.rpartition("/")[2]) for place in places if isinstance(place, str)}
+    return [versions for place, versions in places.items() if place not in again]

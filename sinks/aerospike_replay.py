@@ -7,7 +7,7 @@ A shadow is ClickHouse's alone; its rows go to Aerospike just before it is excha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -17,17 +17,17 @@ from schemas.tables.minute_buckets import ROWS
 from schemas.versions import GENERATION_SHIFT
 from sinks.aerospike_aggregates import AerospikeAggregates
 from sinks.clickhouse_replay import ClickHouseReplay
-from sinks.replay import Span
 
 
 class AggregatesReplay(ClickHouseReplay):
     """A ReplayTarget."""
 
     def __init__(
-        self, url: str, aggregates: AerospikeAggregates, *, home: Path | None = None
+        self, url: str, topic: str, aggregates: AerospikeAggregates, *, home: Path | None = None
     ) -> None:
-        """``url`` is that of ClickHouse, whose password may lie in the home."""
-        super().__init__(url, ROWS, home=home)
+        """``url`` is that of ClickHouse, whose password may lie in the home; ``topic`` is the one
+        whose rows are meant."""
+        super().__init__(url, ROWS, topic, home=home)
         self._aggregates = aggregates
 
     def write(self, frames: Sequence[pl.DataFrame], *, shadow: bool) -> None:
@@ -36,22 +36,21 @@ class AggregatesReplay(ClickHouseReplay):
         if not shadow:
             self._aggregates.write(frames)
 
-    def remove_older(self, spans: Sequence[Span], generation: int, *, shadow: bool) -> int:
-        """Take back what earlier generations hold of the spans."""
+    def _remove(self, where: str, generation: int, *, shadow: bool) -> int:
         if not shadow:
             version = pl.lit(generation << GENERATION_SHIFT, dtype=pl.UInt64)
-            for rows in self.older_rows(spans, generation):
+            for rows in self.rows_where(where):
                 gone = rows.with_columns(version.alias(ROWS.version), pl.lit(1).alias(DELETED))
                 self._aggregates.write([of_aggregates(gone)])
             self._aggregates.settle()
-        return super().remove_older(spans, generation, shadow=shadow)
+        return super()._remove(where, generation, shadow=shadow)
 
-    def swap(self) -> None:
+    def swap(self, ours: Collection[str]) -> None:
         """Exchange the table with its shadow, whose rows go to Aerospike."""
-        for rows in self.shadow_rows():
+        for rows in self.shadow_rows(ours):
             self._aggregates.write([of_aggregates(rows)])
         self._aggregates.settle()
-        super().swap()
+        super().swap(ours)
 
     def close(self) -> None:
         """Release connections. Never raises."""

@@ -17,8 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import polars as pl
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
-from schemas.topics import PARTITIONS_DEFAULT
-from sinks.replay import PARTITION
+from schemas.topics import PARTITION, PARTITIONS_DEFAULT
 
 ROWS_MAX_DEFAULT = 50_000
 

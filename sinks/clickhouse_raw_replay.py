@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from schemas.tables.clickhouse import Table
-from schemas.tables.raw import OFFSET
+from schemas.topics import OFFSET
 from sinks._clickhouse_rows import rows_for
 from sinks.clickhouse_replay import ClickHouseReplay
 from sinks.replay import Span, Unshadowed
@@ -43,14 +44,15 @@ class Unequal:
 
 
 class ClickHouseRawReplay(Unshadowed):
-    """A ReplayTarget. A row is known by its record's partition and offset."""
+    """A ReplayTarget. A row is known by its record's topic, partition and offset."""
 
-    def __init__(self, url: str, tables: Sequence[Table], *, home: Path | None = None) -> None:
-        """``tables``: all that the flow writes. ``url`` and ``home`` are those of
-        ClickHouseTable."""
+    def __init__(
+        self, url: str, tables: Sequence[Table], topic: str, *, home: Path | None = None
+    ) -> None:
+        """``tables``: all that the flow writes. The others as of ClickHouseReplay."""
         self._tables = {table.name: table for table in tables}
         self._targets = {
-            name: ClickHouseReplay(url, of, home=home) for name, of in self._tables.items()
+            name: ClickHouseReplay(url, of, topic, home=home) for name, of in self._tables.items()
         }
 
     def newest_generation(self) -> int:
@@ -80,6 +82,13 @@ class ClickHouseRawReplay(Unshadowed):
             for minute_ms, unequal in self._unequal_of(table, expected, span):
                 key = (minute_ms, name)
                 found[key] = found.get(key, Unequal()) + unequal
+        return found
+
+    def partitions(self, from_ms: int, to_ms: int) -> Mapping[tuple[str, int], int]:
+        """See ReplayTarget; of all tables."""
+        found: Counter[tuple[str, int]] = Counter()
+        for target in self._targets.values():
+            found.update(target.partitions(from_ms, to_ms))
         return found
 
     def close(self) -> None:

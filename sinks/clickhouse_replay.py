@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from clickhouse_connect.driver.binding import format_str
 
 from schemas.tables.clickhouse import DELETED, Table
-from schemas.tables.raw import OFFSET
+from schemas.topics import OFFSET, PARTITION, TOPIC
 from schemas.versions import GENERATION_SHIFT
 from sinks import SinkRefusedError
 from sinks.clickhouse import ClickHouseReader, ClickHouseTable, create_tables
-from sinks.replay import DIFFERENCES_MAX, Difference, Span, Windows, totals_frame
+from sinks.replay import (
+    DIFFERENCES_MAX,
+    Difference,
+    Generations,
+    Span,
+    Windows,
+    check_others,
+    check_ours,
+    totals_frame,
+    waiting,
+)
 
 GIVE_UP_AFTER_S = 120.0
 STATEMENT_S_MAX = 900
@@ -31,16 +42,14 @@ _END_S_MAX = 4_294_967_295
 class ClickHouseReplay:
     """A ReplayTarget. The shadow is a table of the same form, ``<name>_shadow``."""
 
-    def __init__(
-        self, url: str, table: Table, source: str = "", *, home: Path | None = None
-    ) -> None:
-        """``source``: of a table with rows of several topics, the one whose rows are meant.
-        ``url`` and ``home`` are those of ClickHouseTable."""
+    def __init__(self, url: str, table: Table, topic: str, *, home: Path | None = None) -> None:
+        """``topic``: the one whose rows are meant. ``url`` and ``home`` are those of
+        ClickHouseTable."""
         self.sums = table.sums
-        self._only = f" AND `{table.source}` = '{source}'" if source else ""
+        self._topic = topic
         self._create = partial(create_tables, url, home=home)
         self._table = table
-        self._shadow = replace(table, name=f"{table.name}_shadow")
+        self._shadow = shadow_of(table)
         self._reader = ClickHouseReader(
             url, home=home, give_up_after_s=GIVE_UP_AFTER_S, answer_timeout_s=STATEMENT_S_MAX
         )
@@ -51,10 +60,12 @@ class ClickHouseReplay:
 
     def newest_generation(self) -> int:
         """The highest among the rows that stand."""
-        return self._generation(self._table.name)
+        return self._generations(self._table.name).get(self._topic, 0)
 
-    def make_shadow(self) -> None:
-        """Make an empty shadow; an earlier one is dropped."""
+    def make_shadow(self, ours: Collection[str]) -> None:
+        """See ReplayTarget."""
+        if self._has_shadow():
+            check_others(self._shadow.name, self._waiting(), ours)
         self._ask(f"DROP TABLE IF EXISTS {self._shadow.name} SYNC")
         self._create([self._shadow])
 
@@ -158,14 +169,14 @@ class ClickHouseReplay:
             for at, live, shadow, *values in found
         ]
 
-    def swap(self) -> None:
+    def swap(self, ours: Collection[str]) -> None:
         """Fill the shadow with all other rows, and exchange the names of the two.
 
-        What was inserted meanwhile is brought over afterwards. The shadow holds what stood
-        before. Raises SinkRefusedError where there is no shadow of a newer generation.
+        What was inserted meanwhile, of any topic, is brought over afterwards. The shadow holds
+        what stood before. Raises as ReplayTarget says.
         """
         table, shadow = self._table.name, self._shadow.name
-        self._need_newer_shadow()
+        self._need_newer_shadow(ours)
         copied = self._parts(table)
         for (partition,) in self._ask(
             "SELECT DISTINCT partition_id FROM system.parts WHERE active "
@@ -174,7 +185,7 @@ class ClickHouseReplay:
             self._ask(f"ALTER TABLE {shadow} ATTACH PARTITION ID '{partition}' FROM {table}")
         self._ask(f"EXCHANGE TABLES {table} AND {shadow}")
         # An insert that began before goes to the old table, now the shadow, until it ends.
-        self._wait_for_inserts()
+        wait_for_inserts(self._reader, table)
         names = ", ".join(f"`{name}`" for name in (*self._table.columns, DELETED))
         # Parts merge meanwhile: what is in none of those listed is in one that is new then.
         while missed := self._parts(shadow) - copied:
@@ -185,33 +196,25 @@ class ClickHouseReplay:
                 )
             copied |= missed
 
-    def older_rows(self, spans: Sequence[Span], generation: int) -> Iterator[pl.DataFrame]:
-        """What ``remove_older`` takes back, some at a time."""
-        version = generation << GENERATION_SHIFT
-        where = f"({self._within(spans)}) AND {self._table.version} < {version}"
+    def rows_where(self, where: str) -> Iterator[pl.DataFrame]:
+        """Yield the rows that a condition in SQL chooses, some at a time."""
         return self._pages(f"{self._table.name} FINAL", where)
 
-    def shadow_rows(self) -> Iterator[pl.DataFrame]:
+    def shadow_rows(self, ours: Collection[str]) -> Iterator[pl.DataFrame]:
         """All rows of the shadow, some at a time; in DELETED those that take others back.
 
         Raises SinkRefusedError as ``swap``.
         """
-        self._need_newer_shadow()
+        self._need_newer_shadow(ours)
         return self._pages(self._shadow.name, "1")
 
-    def _need_newer_shadow(self) -> None:
+    def _need_newer_shadow(self, ours: Collection[str]) -> None:
         table, shadow = self._table.name, self._shadow.name
-        if not self._ask(
-            f"SELECT 1 FROM system.tables WHERE database = currentDatabase() AND name = '{shadow}'"
-        ):
+        if not self._has_shadow():
             raise SinkRefusedError(
                 f"there is no table {shadow} to exchange: make it with --into shadow"
             )
-        if self._generation(shadow) <= self._generation(table):
-            raise SinkRefusedError(
-                f"table {shadow} is no newer than {table}: it was exchanged already, or another "
-                "replay has been written since; make it anew with --into shadow"
-            )
+        check_ours(table, shadow, self._waiting(), ours)
 
     def _pages(self, table: str, where: str) -> Iterator[pl.DataFrame]:
         start = f"`{self._table.start}`"
@@ -237,12 +240,20 @@ class ClickHouseReplay:
         table = self._table
         sums = ", ".join(f"sum(`{name}`)" for name in self.sums)
         rows = self._ask(
-            f"SELECT toInt64(`{table.topic_partition}`) AS part, "
+            f"SELECT toInt64(`{PARTITION}`) AS part, "
             f"toUnixTimestamp64Milli(toDateTime64(`{table.start}`, 3, 'UTC')) AS at, {sums} "
-            f"FROM {table.name} FINAL WHERE {self._between(from_ms, to_ms)} "
-            "GROUP BY part, at ORDER BY at, part"
+            f"FROM {table.name} FINAL WHERE {self._of_topic()} AND "
+            f"{self._between(from_ms, to_ms)} GROUP BY part, at ORDER BY at, part"
         )
         return totals_frame(rows, self.sums)
+
+    def partitions(self, from_ms: int, to_ms: int) -> dict[tuple[str, int], int]:
+        """See ReplayTarget."""
+        rows = self._ask(
+            f"SELECT `{TOPIC}`, `{PARTITION}`, count() FROM {self._table.name} FINAL "
+            f"WHERE {self._between(from_ms, to_ms)} GROUP BY `{TOPIC}`, `{PARTITION}`"
+        )
+        return {(topic, int(partition)): int(count) for topic, partition, count in rows}
 
     def rows(self, span: Span, rows_max: int) -> pl.DataFrame:
         """At most so many rows of raw rows' span, each once, in order of their offsets."""
@@ -261,12 +272,23 @@ class ClickHouseReplay:
     def _ask(self, sql: str) -> list[list[Any]]:
         return self._reader.rows(sql)[1]
 
-    def _generation(self, table: str) -> int:
-        column = self._table.version
-        ((newest,),) = self._ask(
-            f"SELECT bitShiftRight(max({column}), {GENERATION_SHIFT}) FROM {table}"
+    def _generations(self, table: str) -> Generations:
+        rows = self._ask(
+            f"SELECT `{TOPIC}`, bitShiftRight(max({self._table.version}), {GENERATION_SHIFT}) "
+            f"FROM {table} GROUP BY `{TOPIC}`"
         )
-        return int(newest)
+        return {topic: int(newest) for topic, newest in rows}
+
+    def _waiting(self) -> set[str]:
+        return waiting(*map(self._generations, (self._table.name, self._shadow.name)))
+
+    def _has_shadow(self) -> bool:
+        return bool(
+            self._ask(
+                "SELECT 1 FROM system.tables WHERE database = currentDatabase() "
+                f"AND name = '{self._shadow.name}'"
+            )
+        )
 
     def _parts(self, table: str) -> set[str]:
         rows = self._ask(
@@ -275,33 +297,44 @@ class ClickHouseReplay:
         )
         return {str(name) for (name,) in rows}
 
-    def _wait_for_inserts(self) -> None:
-        until_s = time.monotonic() + INSERTS_WAIT_S
-        while time.monotonic() < until_s:
-            ((running,),) = self._ask(
-                "SELECT count() FROM system.processes "
-                f"WHERE query_kind = 'Insert' AND position(query, '{self._table.name}') > 0"
-            )
-            if not running:
-                return
-            time.sleep(0.1)
-
     def _within(self, spans: Sequence[Span]) -> str:
         terms = [" AND ".join(self._terms(span)) for span in spans if span.from_ms < span.to_ms]
-        return " OR ".join(f"({term})" for term in terms) or "0"
+        within = " OR ".join(f"({term})" for term in terms) or "0"
+        return f"{self._of_topic()} AND ({within})"
+
+    def _of_topic(self) -> str:
+        return f"`{TOPIC}` = {format_str(self._topic)}"
 
     def _terms(self, span: Span) -> Iterator[str]:
         yield self._between(span.from_ms, span.to_ms)
         if span.partition is not None:
-            yield f"`{self._table.topic_partition}` = {span.partition}"
+            yield f"`{PARTITION}` = {span.partition}"
         if span.offsets is not None:
             first, end = span.offsets
             yield f"`{OFFSET}` >= {first} AND `{OFFSET}` < {end}"
 
     def _between(self, from_ms: int, to_ms: int) -> str:
         start = f"`{self._table.start}`"
-        ends = f"{start} >= {_moment(from_ms)}{self._only}"
+        ends = f"{start} >= {_moment(from_ms)}"
         return ends if to_ms // 1000 > _END_S_MAX else f"{ends} AND {start} < {_moment(to_ms)}"
+
+
+def shadow_of(table: Table) -> Table:
+    """Return the table of the same form in which a replay waits to be exchanged."""
+    return replace(table, name=f"{table.name}_shadow")
+
+
+def wait_for_inserts(reader: ClickHouseReader, table: str) -> None:
+    """Wait until no insert into the table runs, at most INSERTS_WAIT_S."""
+    until_s = time.monotonic() + INSERTS_WAIT_S
+    while time.monotonic() < until_s:
+        _, [[running]] = reader.rows(
+            "SELECT count() FROM system.processes "
+            f"WHERE query_kind = 'Insert' AND position(query, '{table}') > 0"
+        )
+        if not running:
+            return
+        time.sleep(0.1)
 
 
 def _moment(time_ms: int) -> str:

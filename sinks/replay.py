@@ -6,22 +6,24 @@ replayed windows and it does not, is taken back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import polars as pl
 
+from schemas.topics import PARTITION
 from sinks import SinkRefusedError
 
-PARTITION, START_MS = "topic_partition", "start_ms"
-"""Columns of ``ReplayTarget.totals``, followed by the table's sums, the number of events first."""
+START_MS = "start_ms"
+"""Column of ``ReplayTarget.totals``, after PARTITION; the table's sums follow, events first."""
 DIFFERENCES_MAX = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Windows of one topic partition, or (None) of all: start from inclusive, to exclusive, ms."""
+    """Windows of one partition of the topic, or (None) of all: start from inclusive, to exclusive,
+    ms."""
 
     partition: int | None
     from_ms: int
@@ -51,7 +53,8 @@ class Windows:
 
 
 class ReplayTarget(Protocol):
-    """The rows of one flow. Every method may raise SinkError."""
+    """The rows that one flow has of one topic, in tables that may hold those of others. Every
+    method may raise SinkError."""
 
     sums: tuple[str, ...]
     """Names of the sums, the number of events first."""
@@ -59,8 +62,11 @@ class ReplayTarget(Protocol):
     def newest_generation(self) -> int:
         """The highest among the rows that stand, 0 where there are none."""
 
-    def make_shadow(self) -> None:
-        """Make an empty shadow; an earlier one is dropped."""
+    def make_shadow(self, ours: Collection[str]) -> None:
+        """Make an empty shadow; an earlier one is dropped. ``ours``: the flow's topics.
+
+        Raises SinkRefusedError where it holds a replay of another topic that waits.
+        """
 
     def write(self, frames: Sequence[pl.DataFrame], *, shadow: bool) -> None:
         """Return when the rows are durable."""
@@ -79,11 +85,19 @@ class ReplayTarget(Protocol):
     def differences(self, spans: Sequence[Span]) -> list[Difference]:
         """The windows in which table and shadow differ, at most DIFFERENCES_MAX, in order."""
 
-    def swap(self) -> None:
-        """Exchange table and shadow in one moment. Raises SinkRefusedError for no shadow."""
+    def swap(self, ours: Collection[str]) -> None:
+        """Exchange table and shadow in one moment; rows of other topics stay. ``ours``: the flow's
+        topics.
+
+        Raises SinkRefusedError where there is no shadow, and where it holds no replay of ours that
+        waits, or one of another topic.
+        """
 
     def totals(self, from_ms: int, to_ms: int) -> pl.DataFrame:
         """The sums of each (partition, window) of the table."""
+
+    def partitions(self, from_ms: int, to_ms: int) -> Mapping[tuple[str, int], int]:
+        """Return how many rows there are of each (topic, partition), of all topics."""
 
     def close(self) -> None:
         """Release connections. Never raises."""
@@ -95,7 +109,7 @@ class Unshadowed:
 
     sums: tuple[str, ...] = ()
 
-    def make_shadow(self) -> None:
+    def make_shadow(self, ours: Collection[str]) -> None:
         """Refused."""
         raise SinkRefusedError(_NO_SHADOW)
 
@@ -113,7 +127,7 @@ class Unshadowed:
         """Refused."""
         raise SinkRefusedError(_NO_WINDOWS)
 
-    def swap(self) -> None:
+    def swap(self, ours: Collection[str]) -> None:
         """Refused."""
         raise SinkRefusedError(_NO_SHADOW)
 
@@ -124,6 +138,33 @@ class Unshadowed:
 
 _NO_WINDOWS = "rows that are compared one by one are not those of windows"
 _NO_SHADOW = "there is no shadow of rows that replace themselves when they are written again"
+
+Generations = Mapping[str, int]
+"""By topic, the highest generation among the rows of a table."""
+
+
+def waiting(table: Generations, shadow: Generations) -> set[str]:
+    """Return the topics of which the shadow holds a replay that was not exchanged yet."""
+    return {topic for topic, newest in shadow.items() if newest > table.get(topic, 0)}
+
+
+def check_others(shadow: str, waits: Collection[str], ours: Collection[str]) -> None:
+    """Raise SinkRefusedError where a replay of another topic waits in the shadow."""
+    if others := ", ".join(sorted({*waits} - {*ours})):
+        raise SinkRefusedError(
+            f"table {shadow} holds a replay of {others} that was not exchanged yet: let those who "
+            "made it exchange it (--swap), or drop the table"
+        )
+
+
+def check_ours(table: str, shadow: str, waits: Collection[str], ours: Collection[str]) -> None:
+    """Raise SinkRefusedError where the shadow has nothing to exchange, or more than that."""
+    check_others(shadow, waits, ours)
+    if not waits:
+        raise SinkRefusedError(
+            f"table {shadow} is no newer than {table}: it was exchanged already, or another "
+            "replay has been written since; make it anew with --into shadow"
+        )
 
 
 def totals_frame(rows: Sequence[Sequence[Any]], sums: Sequence[str]) -> pl.DataFrame:

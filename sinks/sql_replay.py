@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import polars as pl
+import polars.selectors as cs
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -29,10 +30,20 @@ from sqlalchemy import (
 )
 
 from schemas.tables.rollup import Rollup
+from schemas.topics import PARTITION, TOPIC
 from schemas.versions import GENERATION_SHIFT
 from sinks import SinkRefusedError
 from sinks._sql_engine import Store
-from sinks.replay import DIFFERENCES_MAX, Difference, Span, Windows, totals_frame
+from sinks.replay import (
+    DIFFERENCES_MAX,
+    Difference,
+    Span,
+    Windows,
+    check_others,
+    check_ours,
+    totals_frame,
+    waiting,
+)
 from sinks.sql import AfterWrite, SqlRollup, TotalRow
 
 T = TypeVar("T")
@@ -52,17 +63,22 @@ class SqlReplay:
         self,
         url: str,
         rollup: Rollup,
+        topic: str,
         *,
         after_write: AfterWrite | None = None,
     ) -> None:
-        """``after_write`` is told of the rows of the table itself, never of the shadow."""
+        """``topic``: the one whose rows are meant. ``after_write`` is told of the rows of the
+        table itself, never of the shadow."""
         self.sums = rollup.sums
+        self._topic = topic
         self._key = rollup.key
-        self._partition = rollup.topic_partition
         self._store = Store(url)
         self._live = rollup
         self._shadow = replace(
-            rollup, partial=_shadow(rollup.partial), total=_shadow(rollup.total), to_announce=None
+            rollup,
+            partial=shadow_of(rollup.partial),
+            total=shadow_of(rollup.total),
+            to_announce=None,
         )
         self._rollups = {
             False: SqlRollup(url, rollup, after_write=after_write),
@@ -71,12 +87,15 @@ class SqlReplay:
 
     def newest_generation(self) -> int:
         """The highest among the rows that stand."""
-        return self._in_transaction(lambda found: _generation(found, self._live.partial))
+        newest = self._in_transaction(lambda found: _generations(found, self._live.partial))
+        return newest.get(self._topic, 0)
 
-    def make_shadow(self) -> None:
-        """Make an empty shadow; an earlier one is dropped."""
+    def make_shadow(self, ours: Collection[str]) -> None:
+        """See ReplayTarget."""
 
         def make(connection: Connection) -> None:
+            if self._has_shadow(connection):
+                check_others(self._shadow.partial.name, self._waiting(connection), ours)
             for table in (self._shadow.partial, self._shadow.total):
                 table.drop(connection, checkfirst=True)
                 table.create(connection)
@@ -123,6 +142,7 @@ class SqlReplay:
         into = (self._shadow if shadow else self._live).partial.alias("replaced")
         start = self._key[0]
         return exists().where(
+            into.c[TOPIC] == self._topic,
             into.c[start] == self._live.partial.c[start],
             into.c.version >= generation << GENERATION_SHIFT,
             into.c[self.sums[0]] > 0,
@@ -163,33 +183,28 @@ class SqlReplay:
         ]
         return found[:DIFFERENCES_MAX]
 
-    def swap(self) -> None:
+    def swap(self, ours: Collection[str]) -> None:
         """Exchange the rows of the shadow with those of the same keys, in one transaction.
 
-        Raises SinkRefusedError where there is no shadow of a newer generation.
+        Raises as ReplayTarget says.
         """
         partial, copy = self._live.partial, self._shadow.partial
         write_id = secrets.randbits(63)
 
         def exchange(connection: Connection) -> list[TotalRow]:
-            if not inspect(connection).has_table(copy.name):
+            if not self._has_shadow(connection):
                 raise SinkRefusedError(
                     f"there is no table {copy.name} to exchange: make it with --into shadow"
                 )
-            if _generation(connection, copy) <= _generation(connection, partial):
-                raise SinkRefusedError(
-                    f"table {copy.name} is no newer than {partial.name}: it was exchanged "
-                    "already, or another replay has been written since; make it anew with "
-                    "--into shadow"
-                )
+            check_ours(partial.name, copy.name, self._waiting(connection), ours)
             start, changed = self._key[0], []
             moments = list(connection.execute(select(copy.c[start]).distinct()).scalars())
             moments.sort()
             for first in range(0, len(moments), WINDOWS_AT_ONCE):
                 some = moments[first : first + WINDOWS_AT_ONCE]
                 theirs = copy.c[start].between(some[0], some[-1])
-                ours = self._place(partial).in_(select(*self._place_of(copy)).where(theirs))
-                before = _rows(connection, select(partial).where(ours))
+                same = self._place(partial).in_(select(*self._place_of(copy)).where(theirs))
+                before = _rows(connection, select(partial).where(same))
                 after = _rows(connection, select(copy).where(theirs))
                 changed += self._merge(connection, after, write_id)
                 connection.execute(delete(copy).where(theirs))
@@ -204,12 +219,24 @@ class SqlReplay:
         """The sums of each (partition, window)."""
         table = self._live.partial
         wanted = select(
-            table.c[self._partition],
+            table.c[PARTITION],
             table.c[self._key[0]],
             *(table.c[name] for name in self.sums),
         ).where(self._within(table, [Span(None, from_ms, to_ms)]), table.c[self.sums[0]] > 0)
         rows = self._in_transaction(lambda found: found.execute(wanted).all())
         return totals_frame([(row[0], _ms(row[1]), *row[2:]) for row in rows], self.sums)
+
+    def partitions(self, from_ms: int, to_ms: int) -> dict[tuple[str, int], int]:
+        """See ReplayTarget."""
+        table = self._live.partial
+        place = (table.c[TOPIC], table.c[PARTITION])
+        wanted = (
+            select(*place, func.count())
+            .where(self._between(table, from_ms, to_ms), table.c[self.sums[0]] > 0)
+            .group_by(*place)
+        )
+        rows = self._in_transaction(lambda found: found.execute(wanted).all())
+        return {(topic, partition): count for topic, partition, count in rows}
 
     def close(self) -> None:
         """Release connections. Never raises."""
@@ -233,8 +260,15 @@ class SqlReplay:
         of = self._shadow if shadow else self._live
         return self._rollups[shadow].merge(connection, _frame(rows, of.partial), write_id)
 
+    def _has_shadow(self, connection: Connection) -> bool:
+        return inspect(connection).has_table(self._shadow.partial.name)
+
+    def _waiting(self, connection: Connection) -> set[str]:
+        tables = (self._live.partial, self._shadow.partial)
+        return waiting(*(_generations(connection, table) for table in tables))
+
     def _place_of(self, table: Table) -> list[Any]:
-        return [table.c[name] for name in (*self._key, self._partition)]
+        return [table.c[name] for name in (*self._key, TOPIC, PARTITION)]
 
     def _place(self, table: Table) -> Any:
         return tuple_(*self._place_of(table))
@@ -250,25 +284,28 @@ class SqlReplay:
         return {_ms(row[0]): tuple(map(int, row[1:])) for row in rows}
 
     def _within(self, table: Table, spans: Sequence[Span]) -> ColumnElement[bool]:
-        start, partition = table.c[self._key[0]], table.c[self._partition]
         terms = [
             and_(
-                start >= _moment(span.from_ms),
-                start < _moment(span.to_ms),
-                *([] if span.partition is None else [partition == span.partition]),
+                self._between(table, span.from_ms, span.to_ms),
+                *([] if span.partition is None else [table.c[PARTITION] == span.partition]),
             )
             for span in spans
         ]
-        return or_(false(), *terms)
+        return and_(table.c[TOPIC] == self._topic, or_(false(), *terms))
+
+    def _between(self, table: Table, from_ms: int, to_ms: int) -> ColumnElement[bool]:
+        start = table.c[self._key[0]]
+        return and_(start >= _moment(from_ms), start < _moment(to_ms))
 
 
-def _shadow(table: Table) -> Table:
+def shadow_of(table: Table) -> Table:
+    """Return the table of the same form in which a replay waits to be exchanged."""
     return table.to_metadata(MetaData(), name=f"{table.name}_shadow")
 
 
-def _generation(connection: Connection, table: Table) -> int:
-    newest = connection.execute(select(func.max(table.c.version))).scalar()
-    return int(newest or 0) >> GENERATION_SHIFT
+def _generations(connection: Connection, table: Table) -> dict[str, int]:
+    newest = select(table.c[TOPIC], func.max(table.c.version)).group_by(table.c[TOPIC])
+    return {topic: int(of) >> GENERATION_SHIFT for topic, of in connection.execute(newest)}
 
 
 def _rows(connection: Connection, wanted: Select[Any]) -> list[dict[str, Any]]:
@@ -286,9 +323,4 @@ def _ms(moment: datetime) -> int:
 def _frame(rows: list[dict[str, Any]], table: Table) -> pl.DataFrame:
     """Rows as a writer takes them."""
     columns = {column.name: [row[column.name] for row in rows] for column in table.columns}
-    moments = {
-        name: pl.Datetime("ms", "UTC")
-        for name, values in columns.items()
-        if values and isinstance(values[0], datetime)
-    }
-    return pl.DataFrame(columns, schema={name: moments.get(name, pl.Int64) for name in columns})
+    return pl.DataFrame(columns).with_columns(cs.datetime().cast(pl.Datetime("ms", "UTC")))

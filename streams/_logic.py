@@ -12,13 +12,13 @@ from bytewax.operators import StatefulBatchLogic
 
 from schemas.dead_letters import DeadLetter, LateEvent
 from schemas.metrics import BATCH_SECONDS, COMPUTE_SECONDS, SNAPSHOT_SECONDS
-from streams.batch import Batch
+from streams.batch import Batch, Rows, of_topic
 from streams.clock import Clock
 from streams.progress import Counted, Counts, Progress, StateSize
 from streams.source import TopicSource
 
 if TYPE_CHECKING:
-    from streams.engine import Input, Rows, Step
+    from streams.engine import Input, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,8 @@ class Logic(StatefulBatchLogic[tuple[Batch, float], Output, "_State | None"]):
             ended_s = perf_counter()
             self._progress.took(COMPUTE_SECONDS, poll.topic, ended_s - began_s)
             self._progress.took(BATCH_SECONDS, poll.topic, ended_s - decoded_s)
-        return Output(result.rows, batch.dead or None, result.late or None)
+        rows = None if result.rows is None else of_topic(result.rows, poll.topic)
+        return Output(rows, batch.dead or None, result.late or None)
 
     def snapshot(self) -> _State | None:
         counts = self._counts

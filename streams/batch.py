@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from schemas.dead_letters import DeadLetter
+from schemas.topics import PARTITION, TOPIC
 from streams.frames import where
 
 Int64s = npt.NDArray[np.int64]
@@ -163,3 +164,25 @@ class TableRows:
 
     def __len__(self) -> int:
         return sum(map(len, self.frames.values()))
+
+
+Rows = pl.DataFrame | TableRows
+"""Upserts, in order of writing: those of the flow's table, or of each of several."""
+
+
+def changed(rows: Rows, change: Callable[[pl.DataFrame], pl.DataFrame]) -> Rows:
+    """Return the rows with ``change`` applied to those of each table."""
+    if isinstance(rows, pl.DataFrame):
+        return change(rows)
+    return TableRows({name: change(of_table) for name, of_table in rows.frames.items()})
+
+
+def of_topic(rows: Rows, topic: str) -> Rows:
+    """Return the rows with the topic named in those that are known by a partition of it."""
+
+    def named(of_table: pl.DataFrame) -> pl.DataFrame:
+        if PARTITION not in of_table.columns:
+            return of_table
+        return of_table.with_columns(pl.lit(topic, dtype=pl.String).alias(TOPIC))
+
+    return changed(rows, named)

@@ -28,13 +28,10 @@ from schemas.dead_letters import LateEvent, payload_fields
 from schemas.metrics import DECODE_SECONDS
 from schemas.times import iso_ms
 from streams._logic import Logic, Output
-from streams.batch import NEVER, ROW, TIME_MS, Batch, Int64s, Poll, TableRows
+from streams.batch import NEVER, ROW, TIME_MS, Batch, Int64s, Poll, Rows
 from streams.decode import Records
 from streams.progress import Progress
 from streams.windows import NO_END_MS, NO_ROWS, Tumbling, WindowState
-
-Rows = pl.DataFrame | TableRows
-"""Upserts, in order of writing: those of the flow's table, or of each of several."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ import numpy as np
 import polars as pl
 
 from schemas.versions import FINAL, PROVISIONAL, version_of
-from streams.batch import NEVER, ROW, TIME_MS, Batch
-from streams.engine import Choose, Rows, StepResult, late_events, unchosen
+from streams.batch import NEVER, ROW, TIME_MS, Batch, Rows
+from streams.engine import Choose, StepResult, late_events, unchosen
 from streams.frames import where
 from streams.window_chunks import packed, unpacked
 from streams.windows import NO_END_MS

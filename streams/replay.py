@@ -17,10 +17,10 @@ import numpy as np
 import polars as pl
 
 from schemas.dead_letters import DeadLetter
-from streams.batch import NEVER, TIME_MS, Batch, Poll, TableRows
+from streams.batch import NEVER, TIME_MS, Batch, Poll, Rows, changed, of_topic
 from streams.clock import Clock
 from streams.decode import Records
-from streams.engine import MakeStep, Rows, Step
+from streams.engine import MakeStep, Step
 from streams.source import EARLIEST, Position, Reader, SourceError, Topic, wall_clock_ms
 from streams.windows import Tumbling
 
@@ -137,6 +137,7 @@ class Replay:
     """A range of a flow's events, read again. Knows no sink."""
 
     flow: str
+    topic: str
     partitions: Partitions
     records: Records
     rules: Rules
@@ -202,8 +203,8 @@ class Replay:
         to_ms = windows.to_ms if self.rules.reach_ms is None else END_MS
 
         def give(rows: Rows | None) -> None:
-            if rows is not None and len(found := _filtered(rows, wanted)):
-                take(found)
+            if rows is not None and len(found := changed(rows, lambda of: of.filter(wanted))):
+                take(of_topic(found, self.topic))
 
         clock = Clock()
         read_to = self.read_to(done.partition)
@@ -315,12 +316,6 @@ def _cut(poll: Poll, to_offset: int) -> Poll:
         tombstones=tuple(place for place in poll.tombstones if place < count),
         appended_ms=None if poll.appended_ms is None else poll.appended_ms[:count],
     )
-
-
-def _filtered(rows: Rows, wanted: pl.Expr) -> Rows:
-    if isinstance(rows, pl.DataFrame):
-        return rows.filter(wanted)
-    return TableRows({name: of_table.filter(wanted) for name, of_table in rows.frames.items()})
 
 
 def _within(batch: Batch, from_ms: int, to_ms: int) -> Batch:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import cycle
 from pathlib import Path
@@ -27,9 +27,9 @@ from bytewax.testing import run_main
 from schemas.dead_letters import DeadLetter, LateEvent
 from schemas.status import PartitionStatus
 from schemas.tables.clickhouse import Table
-from streams.batch import Batch, Poll, TableRows
+from streams.batch import Batch, Poll, Rows, TableRows, of_topic
 from streams.clock import Clock
-from streams.engine import MakeStep, Outputs, Rows, Step, StepResult
+from streams.engine import MakeStep, Outputs, Step, StepResult
 from streams.progress import Progress
 from streams.source import Position, TopicSource
 
@@ -178,6 +178,7 @@ def run_flow(
     outputs: Outputs | None = None,
     agreeing: int = 1,
     appended_ms: Sequence[int] | None = None,
+    topic: str = "memory",
 ) -> Result:
     """Run a flow over events in memory until their end, and give what it wrote.
 
@@ -192,16 +193,17 @@ def run_flow(
     listed = list(events)
     nested = bool(listed) and isinstance(listed[0], (list, tuple))
     partitions: Any = listed if nested else [listed]
-    topic = MemoryTopic(
+    memory = MemoryTopic(
         [[_bytes(event) for event in partition] for partition in partitions],
         cuts,
         abort_after,
         agreeing,
         appended_ms,
+        topic,
     )
     result = Result()
     progress = Progress()
-    source = TopicSource(topic, threading.Event(), clock_ms=lambda: now_ms, poll_every_s=0)
+    source = TopicSource(memory, threading.Event(), clock_ms=lambda: now_ms, poll_every_s=0)
     sinks = outputs or Outputs(
         ListSink(result.items.extend),
         ListSink(lambda items: _extend(result.dead, items)),
@@ -239,8 +241,11 @@ class DrivenStep:
         self.step: Step = make_step(partition, snapshot and snapshot[Clock.STATE_BYTES :])
 
     def on_batch(self, batch: Batch) -> StepResult:
-        """Take a batch that no clock has seen yet."""
-        return self.step.on_batch(self._clock.see(batch))
+        """Take a batch that no clock has seen yet, and name the topic in its rows."""
+        result = self.step.on_batch(self._clock.see(batch))
+        if result.rows is None:
+            return result
+        return replace(result, rows=of_topic(result.rows, batch.poll.topic))
 
     def snapshot(self) -> bytes:
         """The state as bytes."""

@@ -44,6 +44,7 @@ SCHEMA = {
     "origin": pl.String(),
     "brand_id": pl.String(),
     "category_id": pl.String(),
+    "topic": pl.String(),
     "topic_partition": pl.UInt16(),
     "count": pl.UInt64(),
     "sum_price": pl.Int64(),
@@ -61,12 +62,13 @@ def row(
     minute: int = 0,
     *,
     group: Group = GROUP,
+    topic: str = "tags",
     partition: int = 0,
     count: int = 1,
     sum_price: int = 10,
     version: int = 1,
 ) -> Row:
-    return (at(minute), *group, partition, count, sum_price, version)
+    return (at(minute), *group, topic, partition, count, sum_price, version)
 
 
 def rows_frame(rows: Sequence[Row]) -> pl.DataFrame:
@@ -87,7 +89,7 @@ def sums(rows: Sequence[Row], group: Group) -> list[BucketSum]:
     """What a reader must find of a group."""
     counts: Counter[datetime] = Counter()
     prices: Counter[datetime] = Counter()
-    for (bucket, *texts, _), (_, count, sum_price) in newest(rows).items():
+    for (bucket, *texts, _, _), (_, count, sum_price) in newest(rows).items():
         if Group(*texts) == group:
             counts[bucket] += count
             prices[bucket] += sum_price
@@ -171,7 +173,9 @@ class AerospikeProfilesContract(Policies, ProfileStoreContract):
     ) -> None:
         store = open_store(200)
         store.put(frame([tag(0, cookie="big")]))
-        big: list[Tag] = [("big", "VIEW", n, 0, n, bytes([n]) * 100_000) for n in range(1, 12)]
+        big: list[Tag] = [
+            ("big", "VIEW", n, "tags", 0, n, bytes([n]) * 100_000) for n in range(1, 12)
+        ]
         fitting = [tag(n, cookie=f"c{n}") for n in range(20)]
         with pytest.raises(SinkRefusedError, match=r"'big'.*lower NUM_TAGS_TO_KEEP") as caught:
             store.put(frame([*big, *fitting]))
@@ -187,7 +191,7 @@ class AerospikeProfilesContract(Policies, ProfileStoreContract):
     def test_all_that_is_refused_is_counted(self, open_store: OpenStore) -> None:
         store = open_store(200)
         big: list[Tag] = [
-            (f"c{cookie}", "VIEW", n, 0, n, b"x" * 300_000)
+            (f"c{cookie}", "VIEW", n, "tags", 0, n, b"x" * 300_000)
             for cookie in range(3)
             for n in range(4)
         ]

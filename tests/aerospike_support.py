@@ -283,6 +283,10 @@ def _apply(operation: dict[str, Any], bins: Bins) -> None:
     elif kind == aerospike.OP_MAP_PUT:
         assert operation["map_policy"] == {"map_order": aerospike.MAP_KEY_ORDERED}
         of[operation["key"]] = operation["val"]
+    elif kind == aerospike.OP_MAP_REMOVE_BY_KEY_LIST:
+        assert not operation.get("inverted")
+        for key in operation["val"]:
+            of.pop(key, None)
     elif kind == aerospike.OP_MAP_REMOVE_BY_INDEX_RANGE:
         assert operation["inverted"] is True
         start = operation["index"]

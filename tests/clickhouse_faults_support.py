@@ -78,6 +78,7 @@ def some_rows(first: int, count: int) -> pl.DataFrame:
         origin=pl.lit("o") + number.cast(pl.String),
         brand_id=pl.lit("b") + number.hash(1).cast(pl.String),
         category_id=pl.lit("c"),
+        topic=pl.lit("tags"),
         topic_partition=pl.lit(0),
         count=pl.lit(1),
         sum_price=number,

@@ -71,7 +71,7 @@ def tables_and_views() -> list[Table | View]:
 def put(url: str, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
     """Insert rows; partition, offset and version are given to those that have none."""
     full = [
-        {"topic_partition": 0, "offset": place, "version": 1} | dict(row)
+        {"topic": "t", "topic_partition": 0, "offset": place, "version": 1} | dict(row)
         for place, row in enumerate(rows)
     ]
     schema = {name: _KINDS[kind] for name, kind in table.columns.items()}
@@ -102,10 +102,10 @@ def _users(url: str) -> None:
     # inserts of their own: rows of one are merged when they are written.
     for version in (2, 1):
         per_minute = [
-            {"minute": minute(number), "topic_partition": partition, "active": active + version,
+            {"minute": minute(number), "topic": topic, "active": active + version,
              "online": online + version, "version": version}
             for number in range(MINUTES)
-            for partition, active, online in ((0, number, 100 + number), (1, 3, 7))
+            for topic, active, online in (("eu", number, 100 + number), ("us", 3, 7))
         ]  # fmt: skip
         put(url, sessions.ONLINE_PER_MINUTE, per_minute)
     # The sessions run out, long after the last record.
@@ -240,7 +240,7 @@ def _behaviour(url: str) -> None:
             table,
             [
                 fields | {"user_id": user, "time": NEWEST - timedelta(minutes=user),
-                          "topic_partition": 0, "offset": place, "version": 1}
+                          "topic": "t", "offset": place}
                 for place, user in enumerate([*range(users), 0])
             ],
         )  # fmt: skip

@@ -15,8 +15,8 @@ from schemas.profiles import COLUMNS
 from sinks import SinkRefusedError
 from sinks.profiles import ProfileStore
 
-Tag = tuple[str, str, int, int, int, bytes]
-"""(cookie, action, time_ms, topic partition, offset, bytes)."""
+Tag = tuple[str, str, int, str, int, int, bytes]
+"""(cookie, action, time_ms, topic, partition, offset, bytes)."""
 OpenStore = Callable[[int], ProfileStore]
 """A new empty store that keeps so many tags of each kind."""
 
@@ -27,6 +27,7 @@ KINDS = {
     "cookie": pl.String,
     "action": pl.String,
     "time_ms": pl.Int64,
+    "topic": pl.String,
     "topic_partition": pl.Int64,
     "offset": pl.Int64,
     "tag": pl.Binary,
@@ -42,7 +43,7 @@ def tag(
 ) -> Tag:
     """A tag of partition 0 whose offset is its number, and its time too unless one is given."""
     moment = number if time_ms is None else time_ms
-    return cookie, action, moment, 0, number, b'{"n":%d}' % number
+    return cookie, action, moment, "tags", 0, number, b'{"n":%d}' % number
 
 
 def names(*numbers: int) -> list[bytes]:
@@ -54,7 +55,7 @@ class Model:
 
     def __init__(self, keep: int) -> None:
         self._keep = keep
-        self._tags: dict[tuple[str, str, int, int, int], bytes] = {}
+        self._tags: dict[tuple[str, str, int, str, int, int], bytes] = {}
 
     def put(self, tags: list[Tag]) -> None:
         for *identity, sent in tags:
@@ -79,6 +80,7 @@ few_tags = st.lists(
         st.sampled_from(["c1", "c2"]),
         st.sampled_from(["VIEW", "BUY"]),
         st.integers(0, 4),
+        st.sampled_from(["t", "tags", "tags.us", "żółć"]),
         st.integers(0, 1),
         st.integers(0, 9),
     ).map(lambda identity: (*identity, repr(identity).encode())),
@@ -146,8 +148,11 @@ class ProfileStoreContract:
         assert store.get("c1", 0, FOREVER, 0) == ([], [])
 
     def test_tags_of_one_millisecond_are_ordered_by_place(self, open_store: OpenStore) -> None:
-        store = open_store(KEEP)
-        places = [(0, 7), (1, 0), (0, 300), (2, 5), (1, 10**12)]
+        places = [
+            ("a", 0, 7), ("a", 1, 0), ("a", 0, 300), ("a", 2, 5), ("a", 1, 10**12),
+            ("b", 0, 7), ("a-b", 9, 9), ("B", 3, 1),
+        ]  # fmt: skip
+        store = open_store(len(places))
         store.put(frame([("c1", "VIEW", 5, *place, repr(place).encode()) for place in places]))
         expected = [repr(place).encode() for place in sorted(places, reverse=True)]
         assert store.get("c1", 5, 6, 200) == (expected, [])
@@ -155,9 +160,24 @@ class ProfileStoreContract:
     def test_of_one_millisecond_the_last_by_place_are_kept(self, open_store: OpenStore) -> None:
         store = open_store(2)
         for place in [(1, 5), (0, 9), (2, 1), (1, 6), (0, 10)]:
-            store.put(frame([("c1", "VIEW", 5, *place, repr(place).encode())]))
-        store.put(frame([("c1", "BUY", 5, 0, 1, b"buy"), ("c1", "BUY", 5, 0, 0, b"before")]))
+            store.put(frame([("c1", "VIEW", 5, "a", *place, repr(place).encode())]))
+        buys: list[Tag] = [
+            ("c1", "BUY", 5, "a", 0, 1, b"buy"),
+            ("c1", "BUY", 5, "a", 0, 0, b"before"),
+        ]
+        store.put(frame(buys))
         assert store.get("c1", 5, 6, 200) == ([b"(2, 1)", b"(1, 6)"], [b"buy", b"before"])
+
+    def test_tags_of_two_topics_are_kept_apart(self, open_store: OpenStore) -> None:
+        store = open_store(KEEP)
+        for topic in ("eu", "us"):
+            tags: list[Tag] = [
+                ("c1", "VIEW", n, topic, 0, n, f"{topic} {n}".encode()) for n in range(2)
+            ]
+            store.put(frame(tags))
+            store.put(frame(tags))
+        both = [b"us 1", b"eu 1", b"us 0", b"eu 0"]
+        assert store.get("c1", 0, FOREVER, 200) == (both, [])
 
     def test_a_batch_that_comes_back_late_changes_nothing(self, open_store: OpenStore) -> None:
         store = open_store(KEEP)
@@ -218,7 +238,9 @@ class ProfileStoreContract:
     )
     def test_a_tag_comes_back_as_it_was_sent(self, open_store: OpenStore, sent: bytes) -> None:
         store = open_store(KEEP)
-        store.put(frame([("c1", "VIEW", 1, 0, 0, sent), ("c1", "BUY", 1, 0, 1, sent)]))
+        store.put(
+            frame([("c1", "VIEW", 1, "tags", 0, 0, sent), ("c1", "BUY", 1, "tags", 0, 1, sent)])
+        )
         assert store.get("c1", 0, FOREVER, 200) == ([sent], [sent])
 
     def test_no_tags_are_no_error(self, open_store: OpenStore) -> None:
@@ -260,7 +282,7 @@ class ProfileStoreContract:
                     store.put(
                         frame(
                             [
-                                (f"c{n % 3}", "VIEW", n, partition, n, b"%d" % n)
+                                (f"c{n % 3}", "VIEW", n, "tags", partition, n, b"%d" % n)
                                 for n in range(offset, offset + 20)
                             ]
                         )

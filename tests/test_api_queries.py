@@ -154,6 +154,7 @@ def test_profiles_of_the_real_store_come_back_as_they_were_sent(tmp_path: Path) 
                 "cookie": [one["cookie"] for one in found],
                 "action": [one["action"] for one in found],
                 "time_ms": [START_MS + one["at"] for one in found],
+                "topic": ["user_tags"] * len(found),
                 "topic_partition": [0] * len(found),
                 "offset": list(range(len(found))),
                 "tag": sent,

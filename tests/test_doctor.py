@@ -202,6 +202,10 @@ def test_columns() -> None:
     (differs,) = of_tables.columns("tables", wanted, other)
     assert differs.level == "fail"
     assert "a is String, not UInt8; b is missing, not DateTime('UTC')" in differs.found
+    assert "move it away" in differs.remedy
+    with_topic = {"rows": {"a": "UInt8", "topic": "String"}}
+    (of_before,) = of_tables.columns("tables", with_topic, {"rows": {"a": "UInt8"}})
+    assert "`footfall init` moves it" in of_before.remedy
 
 
 @pytest.mark.parametrize(("most", "expected"), [(100, "ok"), (101, "warn"), (301, "fail")])
@@ -459,7 +463,8 @@ def test_parts_that_are_not_merged(home: Home, clickhouse: Server) -> None:
         " max_bytes_to_merge_at_min_space_in_pool = 1"
     )
     clickhouse.rows(
-        f"INSERT INTO {rows} (bucket, count) SELECT toDateTime(0), number FROM numbers(105) "
+        f"INSERT INTO {rows} (bucket, topic, count) "
+        "SELECT toDateTime(0), 't', number FROM numbers(105) "
         "SETTINGS max_block_size = 1, min_insert_block_size_rows = 1, max_insert_threads = 1, "
         "min_insert_block_size_bytes = 1"
     )

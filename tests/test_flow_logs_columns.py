@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -38,7 +39,8 @@ def log(user: Any = 17, request: Any = "r1", data: Any = ..., time: str = "") ->
 
 def decode(*logs: bytes, columns: tuple[str, ...] = tuple(_logs.COLUMNS)) -> Batch:
     data = b"".join(line + b"\n" for line in logs)
-    poll = Poll("platform_logs", 3, 100, data, len(logs), 0, NOW_MS)
+    appended_ms = np.full(len(logs), NOW_MS)
+    poll = Poll("platform_logs", 3, 100, data, len(logs), 0, NOW_MS, appended_ms=appended_ms)
     return _logs.records(*columns).decode("a_flow", poll)
 
 
@@ -152,8 +154,8 @@ BAD = {
     "no such day": (log(time="2022-02-30T12:00:00"), "bad_time", "no such day"),
     "before 1970": (log(time="1970-01-01T00:00:00+01:00"), "bad_time", "before 1970"),
     "the future": (log(time="2090-01-01T00:00:00.000Z"), "future_time", "in the future"),
-    "no id": (log(user=""), "wrong_field", "at `$.commonData.userId`"),
-    "wrong data": (log(data=[1]), "wrong_field", "at `$.data`"),
+    "no id": (log(user=""), "wrong_field", "commonData.userId: is empty"),
+    "wrong data": (log(data=[1]), "wrong_field", "data: "),
     "cut off": (log()[:-9], "not_json", "truncated"),
 }
 
@@ -177,7 +179,7 @@ def test_bad_records_among_times_of_all_layouts_are_dead_letters(copies: int) ->
         (letter,) = batch.dead
         assert (letter.offset, letter.code) == (103, code), name
         assert reason in letter.reason
-        assert code != "bad_time" or letter.reason.endswith("at `$.commonData.time`")
+        assert code != "bad_time" or letter.reason.startswith("commonData.time: ")
 
 
 def test_nothing_but_bad_records_is_an_empty_frame_of_the_same_types() -> None:

@@ -325,18 +325,19 @@ def drawn_health(seed: int) -> list[Health]:
 
 
 def rows_of(drawn: list[Health]) -> pl.DataFrame:
-    """Rows of two partitions that have these between them, the first written twice."""
+    """Rows of two topics that have these between them, the first written twice."""
     rows: list[dict[str, Any]] = []
     for minute, server, operation, _, errors, took in drawn:
-        for partition, of in ((0, took[1:]), (0, took[::2]), (1, took[1::2])):
+        for topic, of in ((0, took[1:]), (0, took[::2]), (1, took[1::2])):
             rows.append(
                 {
                     "minute": datetime.fromtimestamp(START_MS / 1000 + 60 * minute, UTC),
                     "server": server,
                     "operation": operation,
-                    "topic_partition": partition,
+                    "topic": f"of_{topic}",
+                    "topic_partition": 0,
                     "requests": len(of),
-                    "errors": errors * (1 - partition),
+                    "errors": errors * (1 - topic),
                     "durations_ms": of,
                     "version": version_of(0, len(rows), FINAL),
                 }

@@ -84,9 +84,11 @@ def test_bad_records_are_dead_letters_beside_good_ones() -> None:
     )
     assert result.table(TABLES["Ordering"])["order_id"].to_list() == [1, 2]
     assert [letter.reason for letter in result.dead] == [
-        "Expected `int`, got `str` - at `$.order_id`",
-        "Invalid value 'Ordered' - at `$.event`",
-        "Invalid enum value 3 - at `$.login_type`",
+        "order_id: expected `int`, got `str`",
+        "event: takes {}, not 'Ordered'".format(
+            ", ".join([*TABLES][:-1]) + f" or {[*TABLES][-1]}"
+        ),
+        "login_type: takes 0, 1 or 2, not 3",
     ]
 
 

@@ -9,7 +9,6 @@ import msgspec
 import polars as pl
 
 from flows import user_profiles
-from schemas.profiles import COLUMNS
 from streams.testing import run_flow
 from tests.test_flow_minute_buckets import tag
 
@@ -24,7 +23,7 @@ def test_a_tag_is_kept_as_the_bytes_that_were_sent() -> None:
     (row,) = rows(sent)
     assert row["tag"] == sent
     assert (row["cookie"], row["action"]) == ("someone", "VIEW")
-    assert (row["topic_partition"], row["offset"]) == (0, 0)
+    assert (row["topic"], row["topic_partition"], row["offset"]) == ("memory", 0, 0)
 
 
 def test_a_bad_tag_leaves_the_offsets_of_the_others_alone() -> None:
@@ -63,5 +62,5 @@ def test_the_newest_of_a_frame_keeps_its_columns() -> None:
         }
     )
     kept = user_profiles.newest(frame, 2)
-    assert kept.columns == list(COLUMNS)
+    assert kept.columns == frame.columns
     assert sorted(kept["tag"].to_list()) == [b"y", b"z"]

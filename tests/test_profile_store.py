@@ -7,6 +7,7 @@ from __future__ import annotations
 import signal
 import socket
 import sqlite3
+import struct
 import subprocess
 import sys
 import textwrap
@@ -33,9 +34,11 @@ from sinks.profiles.aerospike import (
     CookieTags,
     bin_names,
     by_cookie,
+    key_without_topic,
     newest_of,
     operations,
     tag_key,
+    time_key,
     why_not_written,
 )
 from sinks.profiles.frames import checked
@@ -99,7 +102,7 @@ PUT_FOR_EVER = """
     while True:
         store.put(
             frame([
-                (f"c{n % 7}", "VIEW", n, partition, n, b"%d" % n)
+                (f"c{n % 7}", "VIEW", n, "tags", partition, n, b"%d" % n)
                 for n in range(number, number + 40)
             ])
         )
@@ -211,18 +214,22 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     store.close()
 
 
-def test_keys_sort_as_time_partition_and_offset() -> None:
+def test_keys_sort_as_time_topic_partition_and_offset() -> None:
     places = [
-        (time_ms, partition, offset)
+        (time_ms, topic, partition, offset)
         for time_ms in (0, 1, 255, 256, 1_647_951_300_000, 2**62)
+        for topic in ("a", "a-b", "a.b", "ab", "b")
         for partition in (0, 1, 9, 10, 300)
         for offset in (0, 9, 10, 255, 256, 2**40)
     ]
     assert sorted(places) == sorted(places, key=lambda place: tag_key(*place))
     assert len({tag_key(*place) for place in places}) == len(places)
-    assert {len(tag_key(*place)) for place in places} == {20}
-    assert tag_key(-5, 0, 0) == tag_key(0, 0, 0)
-    assert tag_key(2**70, 0, 0) == tag_key(2**63 - 1, 0, 0)
+    for place in places:
+        key = tag_key(*place)
+        assert time_key(place[0]) < key < time_key(place[0] + 1)
+        assert key_without_topic(key) == struct.pack(">QIQ", place[0], *place[2:])
+    assert time_key(-5) == time_key(0)
+    assert time_key(2**70) == time_key(2**63 - 1)
 
 
 def test_both_bins_have_names_that_aerospike_takes() -> None:
@@ -244,23 +251,48 @@ def test_a_name_of_a_bin_is_measured_in_bytes() -> None:
 
 def test_a_record_is_asked_to_put_and_then_to_keep_the_last() -> None:
     tags = CookieTags("c1", views={b"k1": b"1", b"k2": b"2"}, buys={b"k3": b"3"})
-    put_views, trim_views, put_buys, trim_buys = operations(tags, ("tags_v", "tags_b"), 200)
-    assert put_views["bin"] == trim_views["bin"] == "tags_v"
-    assert put_buys["bin"] == trim_buys["bin"] == "tags_b"
+    asked = operations(tags, ("tags_v", "tags_b"), 200)
+    put_views, _, trim_views, put_buys, _, trim_buys = asked
+    assert [one["bin"] for one in asked] == ["tags_v"] * 3 + ["tags_b"] * 3
+    assert put_buys["val"] == {b"k3": b"3"}
+    assert trim_buys["op"] == trim_views["op"] == aerospike.OP_MAP_REMOVE_BY_INDEX_RANGE
     assert put_views["val"] == {b"k1": b"1", b"k2": b"2"}
     assert put_views["map_policy"]["map_order"] == aerospike.MAP_KEY_ORDERED
     # Where index and amount are swapped, or it is not inverted, the map loses what it must keep.
     assert (trim_views["index"], trim_views["val"]) == (-200, 200)
     assert trim_views["inverted"] is True
     assert trim_views["return_type"] == aerospike.MAP_RETURN_NONE
-    assert len(operations(CookieTags("c1", buys={b"k": b"1"}), ("v", "b"), 200)) == 2
+    assert {one["bin"] for one in operations(CookieTags("c1", buys={b"k": b"1"}), *_TWO)} == {"b"}
+
+
+_TWO = (("v", "b"), 200)
+
+
+def test_tags_of_before_stay_until_they_are_written_with_their_topic() -> None:
+    model = ModelServer()
+    with model_place(model) as place:
+        store = place.profiles(KEEP, set_name="profiles")
+        old = {struct.pack(">QIQ", n, 0, n): names(n)[0] for n in range(KEEP)}
+        place.put(place.namespaces[0], "profiles", "c1", {"tags_v": old})
+        assert store.get("c1", 0, FOREVER, 200) == (names(4, 3, 2, 1, 0), [])
+        assert store.get("c1", 1, 4, 200) == (names(3, 2, 1), [])
+        for _ in range(2):
+            store.put(frame([tag(n) for n in (1, 3)]))
+            assert store.get("c1", 0, FOREVER, 200) == (names(4, 3, 2, 1, 0), [])
+        # Each tag has one place: the oldest makes room for a new one, and no other.
+        store.put(frame([tag(9)]))
+        assert store.get("c1", 0, FOREVER, 200) == (names(9, 4, 3, 2, 1), [])
 
 
 def test_tags_are_gathered_by_cookie() -> None:
     tags = [tag(3, cookie="b"), tag(1, cookie="a"), tag(2, cookie="b", action="BUY")]
     assert list(by_cookie(checked(frame(tags)))) == [
-        CookieTags("a", views={tag_key(1, 0, 1): b'{"n":1}'}),
-        CookieTags("b", views={tag_key(3, 0, 3): b'{"n":3}'}, buys={tag_key(2, 0, 2): b'{"n":2}'}),
+        CookieTags("a", views={tag_key(1, "tags", 0, 1): b'{"n":1}'}),
+        CookieTags(
+            "b",
+            views={tag_key(3, "tags", 0, 3): b'{"n":3}'},
+            buys={tag_key(2, "tags", 0, 2): b'{"n":2}'},
+        ),
     ]
     assert list(by_cookie(checked(frame([])))) == []
 

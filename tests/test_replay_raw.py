@@ -41,6 +41,7 @@ Row = tuple[str, str, float | None]
 """(table, user, price)"""
 Rows = Mapping[Place, Row | None]
 
+TOPIC, OTHER = "of_eu", "of_us"
 PLACES = [(partition, offset) for partition in (0, 1) for offset in range(8)]
 
 
@@ -49,7 +50,7 @@ def time_ms(place: Place) -> int:
     return BASE_MS + place[1] % 3 * MINUTE_MS + place[1]
 
 
-def written(rows: Rows, generation: int = 0) -> TableRows:
+def written(rows: Rows, generation: int = 0, topic: str = TOPIC) -> TableRows:
     by_table: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for place, row in sorted(rows.items()):
         if row is not None:
@@ -58,6 +59,7 @@ def written(rows: Rows, generation: int = 0) -> TableRows:
                     "user_id": row[1],
                     "time": time_ms(place),
                     "price": row[2],
+                    "topic": topic,
                     "topic_partition": place[0],
                     "offset": place[1],
                     "version": version_of(generation, 0, FINAL),
@@ -88,15 +90,18 @@ class Side:
     def __init__(self, url: str) -> None:
         self._url = f"{url}/raw{next(_databases)}"
         create_tables(self._url, [*TABLES.values()])
-        self.target = ClickHouseRawReplay(self._url, [*TABLES.values()])
+        self.target = ClickHouseRawReplay(self._url, [*TABLES.values()], TOPIC)
 
-    def write(self, rows: Rows, generation: int = 0) -> None:
-        self.target.write([written(rows, generation)], shadow=False)
+    def write(self, rows: Rows, generation: int = 0, topic: str = TOPIC) -> None:
+        self.target.write([written(rows, generation, topic)], shadow=False)
 
-    def seen(self) -> dict[Place, Row]:
+    def seen(self, topic: str = TOPIC) -> dict[Place, Row]:
         found: dict[Place, Row] = {}
         for name, table in TABLES.items():
-            sql = f"SELECT topic_partition, offset, user_id, price FROM {table.name} FINAL"
+            sql = (
+                f"SELECT topic_partition, offset, user_id, price FROM {table.name} FINAL "
+                f"WHERE topic = '{topic}'"
+            )
             for partition, offset, user, price in query_rows(self._url, sql)[1]:
                 assert (partition, offset) not in found, "two rows of one record"
                 found[partition, offset] = (name, user, price)
@@ -144,6 +149,8 @@ def test_the_records_of_a_range_have_the_new_rows_and_all_others_the_old(
         return place[0] == 1 and first <= place[1] < end and from_ms <= time_ms(place) < to_ms
 
     side.write(live)
+    # Another topic has the same rows, and keeps them.
+    side.write(live, topic=OTHER)
     meant = {
         place: live[place] if row == SAME else row for place, row in new.items() if is_meant(place)
     }
@@ -160,6 +167,9 @@ def test_the_records_of_a_range_have_the_new_rows_and_all_others_the_old(
         assert side.seen() == right
         assert side.target.unequal([written(meant)], span) == {}
         assert side.target.remove_older([span], 1, shadow=False) == 0
+        assert side.seen(OTHER) == standing(live)
+        counts = Counter((topic, at[0]) for topic in (TOPIC, OTHER) for at in side.seen(topic))
+        assert side.target.partitions(BASE_MS, BASE_MS + 9 * MINUTE_MS) == counts
     side.target.close()
 
 
@@ -205,7 +215,7 @@ def test_a_next_replay_may_bring_back_what_one_has_taken_back(server: str) -> No
     assert side.seen() == {(0, 1): ("left", "a", 1.0)}
     assert side.target.newest_generation() == 2
     with pytest.raises(SinkRefusedError, match="no shadow"):
-        side.target.swap()
+        side.target.swap([TOPIC])
     side.target.close()
 
 

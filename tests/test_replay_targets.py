@@ -17,14 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from schemas.tables import minute_buckets, store_metrics
+from schemas.topics import PARTITION
 from schemas.versions import FINAL, version_of
-from sinks import SinkRefusedError, sql_replay
+from sinks import SinkRefusedError, clickhouse_replay, sql_replay
 from sinks.aerospike_aggregates import AerospikeAggregates, Group
 from sinks.aerospike_replay import AggregatesReplay
 from sinks.clickhouse import create_tables as create_clickhouse_tables
 from sinks.clickhouse import query_rows as ask_clickhouse
 from sinks.clickhouse_replay import ClickHouseReplay
-from sinks.replay import PARTITION, START_MS, ReplayTarget, Span, Windows
+from sinks.replay import START_MS, ReplayTarget, Span, Windows
 from sinks.sql import create_tables as create_store_tables
 from sinks.sql import query_rows as ask_store
 from sinks.sql_replay import SqlReplay
@@ -37,6 +38,8 @@ __all__ = ["postgres"]
 BASE = datetime(2022, 3, 22, 12, tzinfo=UTC)
 BASE_MS = round(BASE.timestamp() * 1000)
 MINUTE_MS = 60_000
+TOPIC, OTHER = "of_eu", "of_us"
+"""The topic whose rows are replayed, and another one that writes into the same table."""
 
 Counts = Mapping[tuple[int, int], int]
 """(minute, partition) -> events"""
@@ -47,20 +50,27 @@ class Side:
 
     def __init__(
         self,
-        target: ReplayTarget,
+        target_of: Callable[[str], ReplayTarget],
         frame: Callable[[Counts, int], pl.DataFrame],
         seen: Callable[[], dict[int, int]],
         notices: list[dict[str, Any]],
         url: str = "",
     ) -> None:
-        self.target = target
+        self.target, self.other = target_of(TOPIC), target_of(OTHER)
         self.url = url
         self._frame = frame
         self.seen = seen
         self.notices = notices
 
-    def write(self, counts: Counts, generation: int = 0, *, shadow: bool = False) -> None:
-        self.target.write([self._frame(counts, generation)], shadow=shadow)
+    def write(
+        self, counts: Counts, generation: int = 0, *, shadow: bool = False, topic: str = TOPIC
+    ) -> None:
+        rows = self._frame(counts, generation).with_columns(topic=pl.lit(topic))
+        self.target.write([rows], shadow=shadow)
+
+    def close(self) -> None:
+        self.target.close()
+        self.other.close()
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +113,10 @@ def clickhouse_side(url: str) -> Side:
         assert all(price == 10 * count for _, count, price in rows)
         return {(at - BASE_MS // 1000) // 60: count for at, count, _ in rows}
 
-    target = ClickHouseReplay(of_database, minute_buckets.ROWS)
-    return Side(target, frame, seen, [], of_database)
+    def target_of(topic: str) -> ReplayTarget:
+        return ClickHouseReplay(of_database, minute_buckets.ROWS, topic)
+
+    return Side(target_of, frame, seen, [], of_database)
 
 
 def both_side(url: str) -> Side:
@@ -130,9 +142,11 @@ def both_side(url: str) -> Side:
             } == found
         return found
 
-    assert isinstance(of_tables.target, ClickHouseReplay)
-    of_tables.target.close()
-    return Side(AggregatesReplay(of_tables.url, aggregates), of_tables._frame, seen, [])
+    def target_of(topic: str) -> ReplayTarget:
+        return AggregatesReplay(of_tables.url, topic, aggregates)
+
+    of_tables.close()
+    return Side(target_of, of_tables._frame, seen, [])
 
 
 def store_side(url: str) -> Side:
@@ -164,8 +178,10 @@ def store_side(url: str) -> Side:
             found[round(after.total_seconds() / 60)] = events
         return found
 
-    target = SqlReplay(url, store_metrics.ROLLUP, after_write=notices.extend)
-    return Side(target, frame, seen, notices)
+    def target_of(topic: str) -> ReplayTarget:
+        return SqlReplay(url, store_metrics.ROLLUP, topic, after_write=notices.extend)
+
+    return Side(target_of, frame, seen, notices)
 
 
 @pytest.fixture(params=["clickhouse", "with Aerospike", "postgresql", "sqlite"])
@@ -186,7 +202,7 @@ def make_side(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Si
 def side(make_side: Callable[[], Side]) -> Iterator[Side]:
     found = make_side()
     yield found
-    found.target.close()
+    found.close()
 
 
 def span(from_minute: int, to_minute: int, partition: int | None = None) -> Span:
@@ -220,8 +236,10 @@ def test_windows_that_the_new_generation_replaces_are_told_from_others(
     side: Side, shadow: bool
 ) -> None:
     side.write({(0, 0): 5, (0, 1): 6, (1, 0): 7, (3, 1): 8, (7, 0): 9})
+    # The same generation of another topic replaces nothing of this one.
+    side.write({(1, 0): 50}, generation=1, topic=OTHER)
     if shadow:
-        side.target.make_shadow()
+        side.target.make_shadow([TOPIC])
     side.write({(0, 0): 4, (2, 0): 3}, generation=1, shadow=shadow)
     spans = [span(0, 5)]
     assert side.target.not_replaced(spans, 1, shadow=shadow) == Windows(
@@ -229,8 +247,8 @@ def test_windows_that_the_new_generation_replaces_are_told_from_others(
     )
     assert side.target.remove_replaced(spans, 1, shadow=shadow) == 1
     if shadow:
-        side.target.swap()
-    assert side.seen() == {0: 4, 1: 7, 2: 3, 3: 8, 7: 9}
+        side.target.swap([TOPIC])
+    assert side.seen() == {0: 4, 1: 7 + 50, 2: 3, 3: 8, 7: 9}
     if shadow:
         return
     assert side.target.remove_replaced(spans, 1, shadow=False) == 0
@@ -260,7 +278,7 @@ def test_totals_are_by_partition_and_window(side: Side) -> None:
 
 def test_a_shadow_is_compared_and_exchanged(side: Side) -> None:
     side.write({(0, 0): 5, (0, 1): 6, (1, 0): 7, (2, 0): 8, (3, 0): 9})
-    side.target.make_shadow()
+    side.target.make_shadow([TOPIC])
     side.write({(0, 0): 5, (0, 1): 6, (2, 0): 80}, generation=1, shadow=True)
     assert side.target.remove_older([span(0, 3)], 1, shadow=True) == 1
     assert side.seen() == {0: 11, 1: 7, 2: 8, 3: 9}
@@ -275,16 +293,16 @@ def test_a_shadow_is_compared_and_exchanged(side: Side) -> None:
     ] == [(1, 7, None), (2, 8, 80)]
     # The live worker goes on beside: outside of the range, and inside where it loses.
     side.write({(2, 0): 81, (3, 0): 10, (4, 0): 1})
-    side.target.swap()
+    side.target.swap([TOPIC])
     side.write({(2, 0): 82, (4, 0): 2})
     assert side.seen() == {0: 11, 2: 80, 3: 10, 4: 2}
     with pytest.raises(SinkRefusedError, match="exchanged already"):
-        side.target.swap()
+        side.target.swap([TOPIC])
 
 
 def test_a_shadow_that_is_equal_has_no_differences(side: Side) -> None:
     side.write({(0, 0): 5, (1, 3): 7})
-    side.target.make_shadow()
+    side.target.make_shadow([TOPIC])
     side.write({(0, 0): 5, (1, 3): 7}, generation=1, shadow=True)
     side.target.remove_older([span(0, 9)], 1, shadow=True)
     assert side.target.differences([span(0, 9)]) == []
@@ -292,13 +310,13 @@ def test_a_shadow_that_is_equal_has_no_differences(side: Side) -> None:
 
 def test_without_a_shadow_there_is_nothing_to_exchange(side: Side) -> None:
     with pytest.raises(SinkRefusedError, match="--into shadow"):
-        side.target.swap()
+        side.target.swap([TOPIC])
 
 
 def test_readers_see_all_of_an_exchange_or_nothing(side: Side) -> None:
     before = dict.fromkeys(((minute, 0) for minute in range(30)), 5)
     side.write(before)
-    side.target.make_shadow()
+    side.target.make_shadow([TOPIC])
     side.write(dict.fromkeys(before, 2), generation=1, shadow=True)
     side.target.remove_older([span(0, 30)], 1, shadow=True)
     ended = threading.Event()
@@ -310,7 +328,7 @@ def test_readers_see_all_of_an_exchange_or_nothing(side: Side) -> None:
 
     reader = threading.Thread(target=look)
     reader.start()
-    side.target.swap()
+    side.target.swap([TOPIC])
     ended.set()
     reader.join(30)
     assert side.seen() == dict.fromkeys(range(30), 2)
@@ -323,7 +341,7 @@ def test_rows_that_came_during_an_exchange_outlive_a_merge(
 ) -> None:
     side = clickhouse_side(clickhouse)
     side.write({(0, 0): 5})
-    side.target.make_shadow()
+    side.target.make_shadow([TOPIC])
     side.write({(0, 0): 4}, generation=1, shadow=True)
     assert isinstance(side.target, ClickHouseReplay)
     ask = side.target._ask
@@ -335,13 +353,60 @@ def test_rows_that_came_during_an_exchange_outlive_a_merge(
         return ask(sql)
 
     monkeypatch.setattr(side.target, "_ask", merge_before_an_insert)
+
     # An insert that began before ends in the old table, which is the shadow by then.
-    monkeypatch.setattr(
-        side.target, "_wait_for_inserts", lambda: side.write({(1, 0): 7}, shadow=True)
-    )
-    side.target.swap()
+    def insert_ends(_reader: Any, _table: str) -> None:
+        side.write({(1, 0): 7}, shadow=True)
+        side.write({(2, 0): 8}, shadow=True, topic=OTHER)
+
+    monkeypatch.setattr(clickhouse_replay, "wait_for_inserts", insert_ends)
+    side.target.swap([TOPIC])
     assert next(merges, None) is None, "there was something to bring over"
-    assert side.seen() == {0: 4, 1: 7}
+    assert side.seen() == {0: 4, 1: 7, 2: 8}
+
+
+def test_only_rows_of_the_topic_are_touched(side: Side) -> None:
+    side.write({(0, 0): 5, (1, 0): 7})
+    side.write({(0, 0): 50, (1, 0): 70, (2, 3): 80}, generation=4, topic=OTHER)
+    assert (side.target.newest_generation(), side.other.newest_generation()) == (0, 4)
+    assert side.target.totals(BASE_MS, BASE_MS + 9 * MINUTE_MS)[START_MS].len() == 2
+    side.write({(0, 0): 4}, generation=1)
+    assert side.target.remove_older([span(0, 9)], 1, shadow=False) == 1
+    assert side.seen() == {0: 54, 1: 70, 2: 80}
+    assert side.target.partitions(BASE_MS, BASE_MS + 9 * MINUTE_MS) == {
+        (TOPIC, 0): 1, (OTHER, 0): 2, (OTHER, 3): 1,
+    }  # fmt: skip
+    assert side.target.partitions(BASE_MS + MINUTE_MS, BASE_MS + 2 * MINUTE_MS) == {(OTHER, 0): 1}
+
+
+def test_an_exchange_leaves_rows_of_other_topics(side: Side) -> None:
+    side.write({(0, 0): 5})
+    side.write({(0, 0): 50, (1, 0): 70}, generation=9, topic=OTHER)
+    side.target.make_shadow([TOPIC])
+    side.write({(0, 0): 4}, generation=1, shadow=True)
+    side.target.remove_older([span(0, 9)], 1, shadow=True)
+    (found,) = side.target.differences([span(0, 9)])
+    assert (found.live and found.live[0], found.shadow and found.shadow[0]) == (5, 4)
+    side.write({(1, 0): 71, (2, 0): 80}, generation=9, topic=OTHER)
+    side.target.swap([TOPIC])
+    side.write({(2, 0): 81}, generation=9, topic=OTHER)
+    assert side.seen() == {0: 54, 1: 71, 2: 81}
+
+
+def test_a_shadow_in_which_another_topic_waits_is_not_taken(side: Side) -> None:
+    side.write({(0, 0): 5})
+    side.write({(0, 0): 50}, topic=OTHER)
+    side.target.make_shadow([TOPIC])
+    side.write({(0, 0): 4}, generation=1, shadow=True)
+    waits = f"holds a replay of {TOPIC} that was not exchanged yet"
+    for take in (side.other.make_shadow, side.other.swap):
+        with pytest.raises(SinkRefusedError, match=waits):
+            take([OTHER])
+    # A flow of both topics takes both.
+    side.write({(0, 0): 40}, generation=1, shadow=True, topic=OTHER)
+    side.target.swap([TOPIC, OTHER])
+    assert side.seen() == {0: 44}
+    side.other.make_shadow([OTHER])
 
 
 def test_a_store_s_shadow_is_exchanged_so_many_windows_at_a_time(
@@ -350,7 +415,7 @@ def test_a_store_s_shadow_is_exchanged_so_many_windows_at_a_time(
     monkeypatch.setattr(sql_replay, "WINDOWS_AT_ONCE", 3, raising=False)
     side = store_side(f"sqlite:///{tmp_path}/store.sqlite")
     side.write({(minute, part): 5 for minute in range(10) for part in (0, 1)})
-    side.target.make_shadow()
+    side.target.make_shadow([TOPIC])
     side.write({(minute, 0): 2 for minute in range(8)}, generation=1, shadow=True)
     side.target.remove_older([span(0, 7)], 1, shadow=True)
     assert isinstance(side.target, SqlReplay)
@@ -362,7 +427,7 @@ def test_a_store_s_shadow_is_exchanged_so_many_windows_at_a_time(
         return merge(connection, rows, *rest, **named)
 
     monkeypatch.setattr(side.target, "_merge", counted)
-    side.target.swap()
+    side.target.swap([TOPIC])
     assert side.seen() == {**dict.fromkeys(range(7), 2), 7: 7, 8: 10, 9: 10}
     assert sum(merged) == 15
     assert max(merged) <= 6
@@ -393,12 +458,16 @@ counts_of = st.dictionaries(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(live=counts_of, new=counts_of, late=counts_of, through_shadow=st.booleans())
+@given(
+    live=counts_of, new=counts_of, late=counts_of, other=counts_of, through_shadow=st.booleans()
+)
 def test_after_a_replay_its_range_is_the_new_one_and_the_rest_the_old(
     make_side: Callable[[], Side],
+    *,
     live: Counts,
     new: Counts,
     late: Counts,
+    other: Counts,
     through_shadow: bool,
 ) -> None:
     side = make_side()
@@ -412,18 +481,21 @@ def test_after_a_replay_its_range_is_the_new_one_and_the_rest_the_old(
     }
     if live:
         side.write(live)
+    if other:
+        side.write(other, generation=2, topic=OTHER)
     if through_shadow:
-        side.target.make_shadow()
+        side.target.make_shadow([TOPIC])
     if corrected:
         side.write(corrected, generation=1, shadow=through_shadow)
     side.target.remove_older([span(0, 2)], 1, shadow=through_shadow)
     if late:
         side.write(late)
     if through_shadow and (corrected or any(key[0] < 2 for key in live)):
-        side.target.swap()
+        side.target.swap([TOPIC])
     expected: dict[int, int] = {}
     rest = {key: events for key, events in {**live, **late}.items() if key[0] >= 2}
-    for (minute, _), events in {**corrected, **rest}.items():
-        expected[minute] = expected.get(minute, 0) + events
+    for counts in ({**corrected, **rest}, other):
+        for (minute, _), events in counts.items():
+            expected[minute] = expected.get(minute, 0) + events
     assert side.seen() == expected
-    side.target.close()
+    side.close()

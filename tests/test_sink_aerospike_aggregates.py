@@ -105,10 +105,11 @@ def test_every_row_is_in_one_place_and_is_read_back(width: int, rows: list[Row])
         keys.append(record_key(span.group, span.start_minute, width))
         assert span.start_minute % width == 0
         for offset in range(width):
-            for partition, values in span.bins.get(bin_name(offset), {}).items():
+            for place, values in span.bins.get(bin_name(offset), {}).items():
                 minute = span.start_minute + offset
                 bucket = datetime.fromtimestamp(minute * 60, UTC)
-                identity = (bucket, *span.group, partition)
+                topic, _, partition = place.rpartition("/")
+                identity = (bucket, *span.group, topic, int(partition))
                 assert identity not in places
                 places[identity] = values
     assert len(set(keys)) == len(keys)
@@ -138,7 +139,7 @@ def test_the_lower_version_of_a_write_loses_wherever_it_stands() -> None:
     old, new = row(count=9, version=3), row(count=2, version=2**48)
     for frames in ([frame([old, new])], [frame([new]), frame([old])]):
         (span,) = by_span(fitted(frames), 60)
-        assert span.bins == {"b00": {0: [2**48, 2, 10]}}
+        assert span.bins == {"b00": {"tags/0": [2**48, 2, 10]}}
 
 
 def test_a_record_has_a_bin_a_minute_and_puts_in_each() -> None:
@@ -156,7 +157,7 @@ def test_a_record_has_a_bin_a_minute_and_puts_in_each() -> None:
     for put, trim, partition in zip(puts, trims, (0, 1, 2, 0), strict=True):
         assert put["op"] == aerospike.OP_MAP_PUT
         assert put["map_policy"]["map_order"] == aerospike.MAP_KEY_ORDERED
-        assert [step.value for step in put["ctx"] + trim["ctx"]] == [partition, partition]
+        assert [step.value for step in put["ctx"] + trim["ctx"]] == [f"tags/{partition}"] * 2
         # Where index and amount are swapped, or it is not inverted, it loses what it must keep.
         assert (trim["bin"], trim["index"], trim["val"]) == (put["bin"], -1, 1)
         assert trim["inverted"] is True
@@ -204,11 +205,24 @@ def test_a_reader_gets_the_minutes_it_asked_for() -> None:
 
 
 def test_bins_are_read_in_order_of_time() -> None:
-    assert read_sums(0, {"b100": {0: {1: [2, 3]}}, "b02": {1: {9: [1, -5]}, 0: {1: [2, 3]}}}) == [
+    places = {"b100": {"t/0": {1: [2, 3]}}, "b02": {"t/1": {9: [1, -5]}, "t/0": {1: [2, 3]}}}
+    assert read_sums(0, places) == [
         BucketSum(datetime(1970, 1, 1, 0, 2, tzinfo=UTC), 3, -2),
         BucketSum(datetime(1970, 1, 1, 1, 40, tzinfo=UTC), 2, 3),
     ]
     assert read_sums(0, {}) == []
+
+
+def test_rows_of_before_that_name_no_topic_count_until_theirs_are_written_again() -> None:
+    model = ModelServer()
+    aggregates = writer(model, 1)
+    aggregates.write([frame([row(partition=1, count=7)])])
+    ((key, bins),) = model.records.items()
+    model.records[key] = {"b00": {0: {5: [3, 30]}, 1: {5: [6, 60]}} | bins["b00"]}
+    assert aggregates.get(GROUP, at(0), at(1)) == [BucketSum(at(0), 3 + 7, 30 + 10)]
+    aggregates.write([frame([row(partition=0, topic="eu"), row(partition=0, topic="us")])])
+    assert aggregates.get(GROUP, at(0), at(1)) == [BucketSum(at(0), 1 + 1 + 7, 30)]
+    aggregates.close()
 
 
 def test_only_what_was_not_written_is_written_again() -> None:

@@ -53,6 +53,7 @@ def bucket_row(minute: int = 0, **changes: Any) -> dict[str, Any]:
         "origin": "somewhere",
         "brand_id": "a brand",
         "category_id": "shoes",
+        "topic": "tags",
         "topic_partition": 0,
         "count": 1,
         "sum_price": 100,
@@ -213,6 +214,7 @@ def histories(draw: st.DrawFn) -> list[list[dict[str, Any]]]:
         {
             "minute": st.integers(0, 2),
             "origin": st.sampled_from(["a", "b"]),
+            "topic": st.sampled_from(["eu", "us"]),
             "topic_partition": st.integers(0, 1),
             "events": st.integers(1, 4),
             "phase": st.sampled_from([PROVISIONAL, FINAL]),
@@ -226,6 +228,7 @@ def histories(draw: st.DrawFn) -> list[list[dict[str, Any]]]:
         return bucket_row(
             found["minute"],
             origin=found["origin"],
+            topic=found["topic"],
             topic_partition=found["topic_partition"],
             count=found["events"],
             sum_price=found["events"] * (10 + found["generation"]),
@@ -266,7 +269,7 @@ def test_a_few_minutes_are_found_without_reading_all(server: Server, made: str) 
             "INSERT INTO minute_buckets_rows (* EXCEPT (is_deleted)) SELECT"
             " toDateTime('2022-03-22 12:00:00', 'UTC') + 60 * intDiv(number, 10000),"
             " if(number % 10 = 0, 'BUY', 'VIEW'), toString(number % 1000), toString(number % 250),"
-            f" toString(number % 67), number % 10, 1, 100, {version} FROM numbers(1000000)"
+            f" toString(number % 67), 'tags', number % 10, 1, 100, {version} FROM numbers(1000000)"
         )
         assert reply.status == 200, reply.body
     reply = server.ask(

@@ -61,12 +61,13 @@ def frame(*rows: Row) -> pl.DataFrame:
     time_kind = pl.Datetime("ms", "UTC")
     return pl.DataFrame(
         [
-            (moment(window), moment(window + 1), partition, events, *others(events), version)
+            (moment(window), moment(window + 1), "t", partition, events, *others(events), version)
             for window, partition, events, version in rows
         ],
         schema={
             "start_event_time": time_kind,
             "end_event_time": time_kind,
+            "topic": pl.String,
             "topic_partition": pl.Int64,
             **dict.fromkeys(SUMS, pl.Int64),
             "version": pl.Int64,

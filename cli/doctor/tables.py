@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cli.doctor.findings import Finding, duration, fail, ok, warn
+from schemas.topics import TOPIC
 
 PARTS_WARN, PARTS_FAIL = 100, 300
 NAMESPACES_MAX = 2
@@ -29,13 +30,12 @@ def columns(
         if not stands:
             continue
         if others := differing(kinds, stands):
-            found.append(
-                fail(
-                    check,
-                    f"{name} has other columns: {'; '.join(others[:3])}",
-                    "`footfall init` says how to move it away; run it again then, and replay",
-                )
+            remedy = (
+                "end its flows, and `footfall init` moves it into its form of today"
+                if kinds.keys() - stands.keys() == {TOPIC}
+                else "`footfall init` says how to move it away; run it again then, and replay"
             )
+            found.append(fail(check, f"{name} has other columns: {'; '.join(others[:3])}", remedy))
     return found or [ok(check, ", ".join(wanted))]
 
 

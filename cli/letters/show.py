@@ -19,7 +19,7 @@ _DUMP_WIDTH = 16
 _NEAR = 24
 """Bytes shown on each side of the one that is wrong."""
 
-_PATH = re.compile(r" at `\$(.*?)`")
+_PATH = re.compile(r"([A-Za-z_][\w.\[\]]*): ")
 _BYTE = re.compile(r"\(byte (\d+)\)|in position (\d+)")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 
@@ -49,14 +49,14 @@ def record_lines(
 
 def wrong_lines(reason: str, payload: bytes) -> list[str]:
     """Where in the payload the reason points to, if it does: a line for each place."""
-    path, byte = _PATH.search(reason), _BYTE.search(reason)
+    path, byte = _PATH.match(reason), _BYTE.search(reason)
     if path is not None:
         try:
-            found = _at(json.loads(payload), path[1])
+            found = _at(json.loads(payload), f".{path[1]}")
         except (ValueError, KeyError, IndexError, TypeError, RecursionError):
             return []
         text = json.dumps(found, ensure_ascii=False)
-        return [f"at ${path[1]} stands {_cut(printable(text), 200)}"]
+        return [f"at {path[1]} stands {_cut(printable(text), 200)}"]
     if byte is not None:
         at = int(byte[1] or byte[2])
         if at > len(payload):

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
+
+from schemas.topics import OFFSET, PARTITION, TOPIC
 
 DELETED = "is_deleted"
+PLACE = {TOPIC: "LowCardinality(String)", PARTITION: "UInt16"}
+"""The columns that say of which partition a row is. The topic comes first: a partition's number
+alone would let rows of two topics overwrite each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,21 +31,34 @@ class Table:
     """The column, part of the key, that holds the event time of a row: its window's start."""
     sums: tuple[str, ...] = ()
     """The columns that add up over the rows of a window, the number of events first."""
-    source: str = ""
-    """The column, part of the key, that names the topic a row is of, where rows of several are."""
-    topic_partition: str = "topic_partition"
     version: str = "version"
+
+    def __post_init__(self) -> None:
+        if PARTITION in self.columns and (TOPIC, PARTITION) not in pairwise(self.order_by):
+            raise ValueError(
+                f"table {self.name}: put *PLACE into order_by, and **PLACE into columns: without "
+                f"{TOPIC} before {PARTITION}, rows of two topics overwrite each other"
+            )
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether a row stands for one record."""
+        return OFFSET in self.columns
 
     def create(self) -> str:
         """The statement that makes the table, harmless where it stands."""
         columns = "".join(f"    `{name}` {kind},\n" for name, kind in self.columns.items())
         return (
             f"CREATE TABLE IF NOT EXISTS {self.name} (\n{columns}"
-            f"    `{DELETED}` UInt8 DEFAULT 0\n)\n"
+            f"    `{DELETED}` UInt8 DEFAULT 0{self._constraint()}\n)\n"
             f"ENGINE = ReplacingMergeTree({self.version}, {DELETED})\n"
             f"PARTITION BY {self.partition_by}\n"
             f"ORDER BY ({', '.join(self.order_by)})"
         )
+
+    def _constraint(self) -> str:
+        # A program that knows of no topics would have a default written for it.
+        return f",\n    CONSTRAINT of_a_topic CHECK {TOPIC} != ''" if TOPIC in self.columns else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from schemas.tables.clickhouse import Table, View
+from schemas.tables.clickhouse import PLACE, Table, View
 
 ROWS = Table(
     name="minute_buckets_rows",
@@ -16,12 +16,12 @@ ROWS = Table(
         "origin": "LowCardinality(String)",
         "brand_id": "LowCardinality(String)",
         "category_id": "LowCardinality(String)",
-        "topic_partition": "UInt16",
+        **PLACE,
         "count": "UInt64",
         "sum_price": "Int64",
         "version": "UInt64",
     },
-    order_by=("bucket", "action", "origin", "brand_id", "category_id", "topic_partition"),
+    order_by=("bucket", "action", "origin", "brand_id", "category_id", *PLACE),
     partition_by="toYYYYMMDD(bucket)",
     start="bucket",
     sums=("count", "sum_price"),

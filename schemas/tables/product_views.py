@@ -4,7 +4,7 @@ source topic, product, user, topic partition), from which both views follow.
 
 from __future__ import annotations
 
-from schemas.tables.clickhouse import Table, View
+from schemas.tables.clickhouse import PLACE, Table, View
 
 PRODUCT_USER_VIEWS = Table(
     name="product_user_views_rows",
@@ -13,16 +13,15 @@ PRODUCT_USER_VIEWS = Table(
         "source": "LowCardinality(String)",
         "product_id": "String",
         "user_id": "String",
-        "topic_partition": "UInt16",
+        **PLACE,
         "views": "UInt64",
         "impressions": "UInt64",
         "version": "UInt64",
     },
-    order_by=("minute", "source", "product_id", "user_id", "topic_partition"),
+    order_by=("minute", "source", "product_id", "user_id", *PLACE),
     partition_by="toYYYYMMDD(minute)",
     start="minute",
     sums=("views", "impressions"),
-    source="source",
 )
 
 

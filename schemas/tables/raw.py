@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from schemas.tables.clickhouse import Table, View
+from schemas.tables.clickhouse import PLACE, Table, View
+from schemas.topics import OFFSET
 
-PARTITION, OFFSET = "topic_partition", "offset"
-PLACE = {PARTITION: "UInt16", OFFSET: "UInt64"}
+RECORD = {**PLACE, OFFSET: "UInt64"}
 
 
 def raw_table(name: str, columns: Mapping[str, str], by: Sequence[str], *, time: str) -> Table:
     """A table of raw rows, sorted for those who ask by ``by``; ``time`` must be one of them."""
     return Table(
         name=f"{name}_rows",
-        columns={**columns, **PLACE, "version": "UInt64"},
-        order_by=(*by, *PLACE),
+        columns={**columns, **RECORD, "version": "UInt64"},
+        order_by=(*by, *RECORD),
         partition_by=f"toYYYYMMDD({time})",
         start=time,
     )
@@ -26,7 +26,7 @@ def raw_table(name: str, columns: Mapping[str, str], by: Sequence[str], *, time:
 
 def raw_view(table: Table, *, condition: str = "") -> View:
     """Each row of a raw table once, under the table's own name and without its housekeeping."""
-    names = [name for name in table.columns if name not in (*PLACE, table.version)]
+    names = [name for name in table.columns if name not in (*RECORD, table.version)]
     where = f" WHERE {condition}" if condition else ""
     return View(
         name=table.name.removesuffix("_rows"),

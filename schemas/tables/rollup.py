@@ -9,10 +9,10 @@ from sqlalchemy import Table
 
 @dataclass(frozen=True, slots=True)
 class Rollup:
-    """``total`` is ``partial`` summed over the topic partitions.
+    """``total`` is ``partial`` summed over topics and their partitions.
 
-    ``partial`` has the columns ``key``, ``topic_partition``, ``sums`` and ``version``; ``total``
-    the same without the partition.
+    ``partial`` has the columns ``key``, ``topic``, ``topic_partition``, ``sums`` and ``version``;
+    ``total`` the same without topic and partition.
     """
 
     partial: Table
@@ -23,4 +23,3 @@ class Rollup:
     """The number of events first."""
     to_announce: Table | None = None
     """``key`` and ``write_id`` of the totals whose notice was not sent yet."""
-    topic_partition: str = "topic_partition"

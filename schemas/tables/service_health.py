@@ -22,7 +22,7 @@ latency   p50 is at least LATENCY_FACTOR times what is usual: the median (by ran
 
 from __future__ import annotations
 
-from schemas.tables.clickhouse import Table, View
+from schemas.tables.clickhouse import PLACE, Table, View
 
 REQUESTS_MIN = 10
 TRAILING_REQUESTS_MIN = 100
@@ -38,13 +38,13 @@ ROWS = Table(
         "minute": "DateTime('UTC')",
         "server": "LowCardinality(String)",
         "operation": "LowCardinality(String)",
-        "topic_partition": "UInt16",
+        **PLACE,
         "requests": "UInt64",
         "errors": "UInt64",
         "durations_ms": "Array(UInt32)",
         "version": "UInt64",
     },
-    order_by=("minute", "server", "operation", "topic_partition"),
+    order_by=("minute", "server", "operation", *PLACE),
     partition_by="toYYYYMMDD(minute)",
     start="minute",
     sums=("requests", "errors"),

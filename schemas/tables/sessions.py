@@ -6,7 +6,7 @@ nobody; ``sessions_rows`` those of platform_logs and of shop_events, each with i
 
 from __future__ import annotations
 
-from schemas.tables.clickhouse import Table, View
+from schemas.tables.clickhouse import PLACE, Table, View
 from schemas.tables.raw import raw_table, raw_view
 from schemas.topics import PLATFORM_LOGS, SHOP_EVENTS
 
@@ -22,12 +22,12 @@ ONLINE_PER_MINUTE = Table(
     name="online_users_per_minute_rows",
     columns={
         "minute": "DateTime('UTC')",
-        "topic_partition": "UInt16",
+        **PLACE,
         "active": "UInt64",
         "online": "UInt64",
         "version": "UInt64",
     },
-    order_by=("minute", "topic_partition"),
+    order_by=("minute", *PLACE),
     partition_by="toYYYYMMDD(minute)",
     start="minute",
     sums=("active", "online"),
@@ -51,10 +51,10 @@ SESSIONS = Table(
         "ended": _MOMENT,
         "spent_s": "Float64",
         "ended_by": _NAME,
-        "topic_partition": "UInt16",
+        **PLACE,
         "version": "UInt64",
     },
-    order_by=("source", "user_id", "login", "topic_partition"),
+    order_by=("source", "user_id", "login", *PLACE),
     partition_by="toYYYYMMDD(login)",
     start="login",
 )

@@ -8,10 +8,11 @@ in that transaction too, so that a crash between the row and its notice loses ne
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Integer, MetaData, Table
+from sqlalchemy import BigInteger, Column, Integer, MetaData, String, Table
 
 from schemas.tables.rollup import Rollup
 from schemas.tables.sql_types import UtcTime
+from schemas.topics import PARTITION, TOPIC
 
 METADATA = MetaData()
 
@@ -34,7 +35,8 @@ EVENTS_BY_PARTITION = Table(
     METADATA,
     Column("start_event_time", UtcTime(), primary_key=True),
     Column("end_event_time", UtcTime(), primary_key=True),
-    Column("topic_partition", Integer, primary_key=True, autoincrement=False),
+    Column(TOPIC, String, primary_key=True),
+    Column(PARTITION, Integer, primary_key=True, autoincrement=False),
     *_sums(),
     Column("version", BigInteger, nullable=False),
 )

@@ -5,7 +5,7 @@ makes steps one request is said in ``flows._request_lives``.
 
 from __future__ import annotations
 
-from schemas.tables.clickhouse import Table, View
+from schemas.tables.clickhouse import PLACE, Table, View
 from schemas.tables.raw import raw_table, raw_view
 
 _NAME = "LowCardinality(String)"
@@ -57,10 +57,10 @@ REQUEST_SUMMARY = Table(
         "outcome": _NAME,
         # "Server.Action" of the first step that is not there; empty where none is missing.
         "missing": _NAME,
-        "topic_partition": "UInt16",
+        **PLACE,
         "version": "UInt64",
     },
-    order_by=("request_id", "topic_partition"),
+    order_by=("request_id", *PLACE),
     # The start of a request may turn out to be earlier: it cannot be part of the key.
     partition_by="tuple()",
     start="started",

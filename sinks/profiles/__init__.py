@@ -14,7 +14,7 @@ import polars as pl
 class ProfileStore(Protocol):
     """Keeps tags as they were sent; may be shared by threads.
 
-    A tag is identified by (time, topic partition, offset) and tags are ordered by that. Putting
+    A tag is identified by (time, topic, partition, offset) and tags are ordered by that. Putting
     one again changes nothing, and the order of puts does not matter.
     """
 

@@ -34,7 +34,7 @@ REMEDIES = Remedies(
     other_kind="set AEROSPIKE_PROFILES_BIN or AEROSPIKE_PROFILES_NAMESPACE to another name",
 )
 
-_KEY = struct.Struct(">QIQ")
+_TIME, _PLACE = struct.Struct(">Q"), struct.Struct(">IQ")
 _INT64_MAX = 2**63 - 1
 _ORDERED = {"map_order": aerospike.MAP_KEY_ORDERED}
 
@@ -119,8 +119,8 @@ class AerospikeProfiles:
         lists = [
             map_operations.map_get_by_key_range(
                 name,
-                tag_key(from_ms, 0, 0),
-                tag_key(to_ms, 0, 0),
+                time_key(from_ms),
+                time_key(to_ms),
                 aerospike.MAP_RETURN_KEY_VALUE,
             )
             for name in self._bins
@@ -165,32 +165,48 @@ def bin_names(bin_name: str) -> tuple[str, str]:
     return stem + SUFFIXES[0], stem + SUFFIXES[1]
 
 
-def tag_key(time_ms: int, partition: int, offset: int) -> bytes:
-    """20 bytes that sort as (time, partition, offset) do; times before 1970 are 0."""
-    return _KEY.pack(min(max(time_ms, 0), _INT64_MAX), partition, offset)
+def tag_key(time_ms: int, topic: str, partition: int, offset: int) -> bytes:
+    """Return bytes that sort as (time, topic, partition, offset) do; times before 1970 are 0."""
+    return time_key(time_ms) + topic.encode() + b"\0" + _PLACE.pack(partition, offset)
+
+
+def time_key(time_ms: int) -> bytes:
+    """Return the first bytes of the keys of a time, which sorts before all of them."""
+    return _TIME.pack(min(max(time_ms, 0), _INT64_MAX))
+
+
+def key_without_topic(key: bytes) -> bytes:
+    """Return the key that a tag had before topics were part of it."""
+    return key[: _TIME.size] + key[-_PLACE.size :]
 
 
 def by_cookie(tags: pl.DataFrame) -> Iterator[CookieTags]:
     """The tags of each cookie, from tags sorted by cookie."""
     current: CookieTags | None = None
-    for cookie, action, time_ms, partition, offset, tag in tags.iter_rows():
+    for cookie, action, time_ms, topic, partition, offset, tag in tags.iter_rows():
         if current is None or current.cookie != cookie:
             if current is not None:
                 yield current
             current = CookieTags(cookie)
         kind = current.buys if action == "BUY" else current.views
-        kind[tag_key(time_ms, partition, offset)] = tag
+        kind[tag_key(time_ms, topic, partition, offset)] = tag
     if current is not None:
         yield current
 
 
 def operations(tags: CookieTags, bins: tuple[str, str], keep: int) -> list[dict[str, Any]]:
-    """What one record is asked: add the tags of each kind, then keep the last ``keep``."""
+    """What one record is asked: add the tags of each kind, then keep the last ``keep``.
+
+    A tag that was written before topics were part of its key is replaced.
+    """
     asked: list[dict[str, Any]] = []
     for name, items in zip(bins, (tags.views, tags.buys), strict=True):
         if items:
             asked += [
                 map_operations.map_put_items(name, items, map_policy=_ORDERED),
+                map_operations.map_remove_by_key_list(
+                    name, [*map(key_without_topic, items)], aerospike.MAP_RETURN_NONE
+                ),
                 _trim(name, keep),
             ]
     return asked

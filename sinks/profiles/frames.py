@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import polars as pl
 
-from schemas.profiles import COLUMNS
+from schemas.profiles import COLUMNS, ORDER
 from sinks import SinkRefusedError
 
 ACTIONS = ("VIEW", "BUY")
-ORDER = ("time_ms", "topic_partition", "offset")
-"""What identifies a tag, and how tags are ordered."""
 
-_KINDS = (pl.String, pl.String, pl.Int64, pl.Int64, pl.Int64, pl.Binary)
+_KINDS = (pl.String, pl.String, pl.Int64, pl.String, pl.Int64, pl.Int64, pl.Binary)
 
 
 def checked(tags: pl.DataFrame) -> pl.DataFrame:

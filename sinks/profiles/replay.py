@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, islice
 
 import polars as pl
 
+from schemas.profiles import ORDER
 from sinks.profiles import ProfileStore
 from sinks.replay import Span, Unshadowed
 
 _EVER_MS = 2**53
-_KEY = ["cookie", "action", "time_ms", "topic_partition", "offset"]
+_KEY = ["cookie", "action", *ORDER]
 
 
 class ProfileReplay(Unshadowed):
@@ -38,13 +39,17 @@ class ProfileReplay(Unshadowed):
         self._store.settle()
         return 0
 
+    def partitions(self, from_ms: int, to_ms: int) -> Mapping[tuple[str, int], int]:
+        """Nothing: a profile does not tell of which partition its tags are."""
+        return {}
+
     def missing(self, tags: pl.DataFrame) -> Iterator[tuple[int, str, str]]:
         """(time in ms, cookie, kind) of each tag that should stand in a profile and does not.
 
         ``tags`` are those of a range of event time, columns as ``schemas.profiles.COLUMNS``. A
         tag need not stand where as many newer ones do as a profile holds.
         """
-        ordered = tags.unique(_KEY).sort(_KEY, descending=[False, False, True, True, True])
+        ordered = tags.unique(_KEY).sort(_KEY, descending=[False, False, *[True] * len(ORDER)])
         rows = ordered.select("cookie", "action", "time_ms", "tag").iter_rows()
         for (cookie, action), group in groupby(rows, key=lambda row: (row[0], row[1])):
             kinds = self._store.get(cookie, 0, _EVER_MS, self._keep)

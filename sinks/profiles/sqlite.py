@@ -11,12 +11,13 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
 import polars as pl
 
-from schemas.profiles import NUM_TAGS_TO_KEEP_DEFAULT
+from schemas.profiles import NUM_TAGS_TO_KEEP_DEFAULT, ORDER
 from sinks import SinkError, SinkRefusedError, SinkUnavailableError
 from sinks._sqlite import hint, is_broken, is_busy, make_own
 from sinks.profiles.frames import checked, newest
@@ -32,27 +33,35 @@ WRITER_CACHE_KIB = 32_768
 READER_CACHE_KIB = 4_096
 WAL_PAGES = 8_000
 """The log is folded into the file when it has 32 MB: folding is the dearest part of a put."""
-LAYOUT = 1
+LAYOUT = 2
 """Of the tables; another number is the file of another version."""
+_LAYOUT_WITHOUT_TOPICS = 1
 
+_ORDER = ", ".join(ORDER)
+_NEWEST_FIRST = ", ".join(f"{name} DESC" for name in ORDER)
 # Tags stand in the order they came, which writes whole pages; only the narrow index is random.
 _CREATE = (
     "CREATE TABLE IF NOT EXISTS tags (cookie TEXT NOT NULL, buy INTEGER NOT NULL,"
-    " time_ms INTEGER NOT NULL, topic_partition INTEGER NOT NULL, offset INTEGER NOT NULL,"
-    " tag BLOB NOT NULL)",
-    "CREATE UNIQUE INDEX IF NOT EXISTS tags_of_cookie"
-    " ON tags (cookie, buy, time_ms, topic_partition, offset)",
+    " time_ms INTEGER NOT NULL, topic TEXT NOT NULL, topic_partition INTEGER NOT NULL,"
+    " offset INTEGER NOT NULL, tag BLOB NOT NULL)",
+    f"CREATE UNIQUE INDEX IF NOT EXISTS tags_of_cookie ON tags (cookie, buy, {_ORDER})",
     f"PRAGMA user_version = {LAYOUT}",
 )
-_PUT = "INSERT OR IGNORE INTO tags VALUES (?, ?, ?, ?, ?, ?)"
+_MOVE = (
+    # The name is quoted, for no value can be bound in a statement that changes a table.
+    "ALTER TABLE tags ADD COLUMN topic TEXT NOT NULL DEFAULT {topic}",
+    "DROP INDEX tags_of_cookie",
+    *_CREATE[1:],
+)
+_PUT = f"INSERT OR IGNORE INTO tags (cookie, buy, {_ORDER}, tag) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _TRIM = (
-    "DELETE FROM tags WHERE cookie = ?1 AND buy = ?2 AND (time_ms, topic_partition, offset) <"
-    " (SELECT time_ms, topic_partition, offset FROM tags WHERE cookie = ?1 AND buy = ?2"
-    " ORDER BY time_ms DESC, topic_partition DESC, offset DESC LIMIT 1 OFFSET ?3)"
+    f"DELETE FROM tags WHERE cookie = ?1 AND buy = ?2 AND ({_ORDER}) <"
+    f" (SELECT {_ORDER} FROM tags WHERE cookie = ?1 AND buy = ?2"
+    f" ORDER BY {_NEWEST_FIRST} LIMIT 1 OFFSET ?3)"
 )
 _GET = (
     "SELECT tag FROM tags WHERE cookie = ? AND buy = ? AND time_ms >= ? AND time_ms < ?"
-    " ORDER BY time_ms DESC, topic_partition DESC, offset DESC LIMIT ?"
+    f" ORDER BY {_NEWEST_FIRST} LIMIT ?"
 )
 _INT64_MAX = 2**63 - 1
 
@@ -121,6 +130,33 @@ class SqliteProfiles:
             # Half of a surrogate pair: no cookie that was sent can have it.
             return [], []
 
+    def move(self, topic: str) -> int | None:
+        """Say in the tags of a file of before that they are of ``topic``; how many there are.
+
+        None where there is no such file. Raises SinkError.
+        """
+        if not self._path.exists():
+            return None
+
+        def moved(connection: sqlite3.Connection) -> int | None:
+            if _layout(connection) != _LAYOUT_WITHOUT_TOPICS:
+                return None
+            (quoted,) = connection.execute("SELECT quote(?)", (topic,)).fetchone()
+            for statement in _MOVE:
+                connection.execute(statement.format(topic=quoted))
+            (count,) = connection.execute("SELECT count(*) FROM tags").fetchone()
+            return int(count)
+
+        try:
+            with closing(sqlite3.connect(self._path, timeout=self._busy_s)) as connection:
+                connection.isolation_level = None
+                connection.execute("BEGIN IMMEDIATE")
+                count = moved(connection)
+                connection.execute("COMMIT")
+                return count
+        except sqlite3.Error as error:
+            raise self._sink_error(error) from error
+
     def recent(self) -> list[pl.DataFrame]:
         """None: what was put is in the file."""
         return []
@@ -180,13 +216,18 @@ class SqliteProfiles:
         return connection
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
-        layout = connection.execute("PRAGMA user_version").fetchone()[0]
+        layout = _layout(connection)
         if layout == 0:
             _turn_wal_on(connection, self._busy_s)
             connection.execute("BEGIN IMMEDIATE")
             for statement in _CREATE:
                 connection.execute(statement)
             connection.execute("COMMIT")
+        elif layout == _LAYOUT_WITHOUT_TOPICS:
+            raise SinkRefusedError(
+                f"profiles {self._path} do not say of which topic their tags are: "
+                "`footfall init` adds that"
+            )
         elif layout != LAYOUT:
             raise SinkRefusedError(
                 f"profiles {self._path} were written by another version ({layout}): move it away"
@@ -199,6 +240,11 @@ class SqliteProfiles:
         if is_broken(error) or is_busy(error):
             return SinkUnavailableError(text)
         return SinkRefusedError(text)
+
+
+def _layout(connection: sqlite3.Connection) -> int:
+    (layout,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(layout)
 
 
 def _turn_wal_on(connection: sqlite3.Connection, wait_s: float) -> None:

@@ -60,16 +60,13 @@ def stream_of(law: Law, chance: Random) -> list[Told]:
     now_ms = BASE_MS
     apart_ms = chance.choice((20, 1_000, 3_000))
     share = chance.choice((0.02, 0.1, 0.2))
-    wrong: list[int] = []
     for number in range(RECORDS):
         now_ms += chance.randrange(2 * apart_ms)
         event_ms = now_ms // 1_000 * 1_000
         choice = chance.randrange(60)
-        wrong = [place for place in wrong if place > number - OF_LAST]
         # All at once at the very beginning, or one now and then.
-        is_wrong = len(wrong) < WRONG_MAX and (number < 20 or chance.random() < share)
+        is_wrong = number < 20 or chance.random() < share
         if is_wrong:
-            wrong.append(number)
             event_ms += 1_000 * chance.choice((1, 30, 59, 70, 600, 3_000))
         record = law.event(event_ms, choice)
         if is_wrong:
@@ -77,7 +74,12 @@ def stream_of(law: Law, chance: Random) -> list[Told]:
         # Right records arrive within the delay, in any order.
         held_up_ms = 0 if is_wrong else chance.randrange(DELAY_MS - 1_000)
         drawn.append(Told(record, now_ms + held_up_ms, is_wrong))
-    return sorted(drawn, key=lambda told: told.appended_ms)
+    kept: list[Told] = []
+    for told in sorted(drawn, key=lambda told: told.appended_ms):
+        if told.is_wrong and sum(one.is_wrong for one in kept[1 - OF_LAST :]) >= WRONG_MAX:
+            continue
+        kept.append(told)
+    return kept
 
 
 def rows_of(law: Law, told: Sequence[Told], sizes: Sequence[int], *, is_live: bool) -> Result:

@@ -18,8 +18,7 @@ from flows._replay import Replayable
 from schemas.settings import read_settings
 from schemas.versions import GENERATION_SHIFT
 from streams import replay as replay_module
-from streams.batch import TableRows
-from streams.engine import Rows
+from streams.batch import Rows, TableRows
 from streams.replay import (
     END_MS,
     END_OFFSET,
@@ -95,6 +94,7 @@ def replayed(
     found = replayable_of(law)
     replay = Replay(
         flow=law.name,
+        topic="memory",
         partitions=partitions or MemoryPartitions([records], sizes),
         records=found.records,
         rules=replace(found.rules, reach_ms=None) if any_order else found.rules,
@@ -272,6 +272,7 @@ def test_a_short_range_before_old_records_is_found_by_when_it_was_appended(
     result = Result()
     done = Replay(
         flow=law.name,
+        topic="memory",
         partitions=MemoryPartitions([records], (2,), [BASE_MS + at * hour_ms for at in appended]),
         records=found.records,
         rules=found.rules,

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import flows
 from flows import FlowContract
 from flows._flow import Reading
+from schemas.profiles import ORDER
 from schemas.tables.clickhouse import Table
 from schemas.tables.minute_buckets import ROWS as MINUTE_BUCKETS
 from schemas.tables.service_health import ROWS as HEALTH
@@ -161,7 +162,7 @@ EVENTS: dict[str, Callable[[int, int], bytes]] = {
 def _profiles(result: Result) -> Rows:
     if result.rows.is_empty():
         return []
-    identity = ("cookie", "action", "time_ms", "topic_partition", "offset")
+    identity = ("cookie", "action", *ORDER)
     tags = result.rows.unique(identity).sort(identity)
     return tags.group_by("cookie", "action", maintain_order=True).tail(PROFILE_KEEP).to_dicts()
 
