@@ -68,7 +68,7 @@ class Logic(StatefulBatchLogic[tuple[Batch, float], Output, "_State | None"]):
             late=late,
             dead=len(batch.dead),
             size_bytes=len(poll.data),
-            dead_by_code=Counter(letter.code for letter in batch.dead),
+            dead_by_code=Counter(one.code for one in batch.dead) if batch.dead else None,
         )
         self._counts.add(counted)
         status = self._counts.status(poll, self._step.watermark_ms)

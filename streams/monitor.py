@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from socketserver import TCPServer
 from typing import Any
@@ -68,8 +68,9 @@ class WorkerCollector(Collector):
         # Every code from the first scrape on: a counter that comes with a value has no rate.
         dead = metrics.RECORDS_DEAD.family()
         for place, one in counted.items():
+            by_code: Mapping[str, int] = one.dead_by_code or {}
             for code in metrics.DEAD_CODES:
-                dead.add_metric((*self._labels(place), code), one.dead_by_code[code])
+                dead.add_metric((*self._labels(place), code), by_code.get(code, 0))
         yield dead
         rows = metrics.ROWS_WRITTEN.family()
         for table, number in self._progress.rows().items():

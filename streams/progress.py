@@ -11,7 +11,7 @@ import threading
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from schemas.metrics import Metric
 from schemas.status import PartitionStatus
@@ -60,7 +60,8 @@ class Counted(Counts):
     """What this process counted of a partition."""
 
     size_bytes: int = 0
-    dead_by_code: Counter[str] = field(default_factory=Counter)
+    dead_by_code: Counter[str] | None = None
+    """None where there is none, as almost always."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,8 @@ class Progress:
             if since is not None:
                 counted.add(since)
                 counted.size_bytes += since.size_bytes
-                counted.dead_by_code.update(since.dead_by_code)
+                if since.dead_by_code is not None:
+                    counted.dead_by_code = since.dead_by_code + (counted.dead_by_code or Counter())
 
     def wrote(self, table: str, rows: int) -> None:
         """Count rows that a sink has made durable."""
@@ -150,7 +152,7 @@ class Progress:
             return {
                 place: Counted(
                     one.read, one.used, one.filtered, one.late, one.dead, one.size_bytes,
-                    Counter(one.dead_by_code),
+                    one.dead_by_code,
                 )
                 for place, one in sorted(self._counted.items())
             }  # fmt: skip
