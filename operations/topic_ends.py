@@ -16,6 +16,7 @@ ASKED_AGAIN_S = 1.0
 AGES_WITHIN_S = 2.0
 """Of one look: records whose age nobody has asked for yet are left to the next one."""
 AGES_KEPT_MAX = 10_000
+UNKNOWN_FOR_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,9 @@ class AppendTimes:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._known: dict[tuple[str, int, int], int | None] = {}
+        self._known: dict[tuple[str, int, int], int] = {}
+        self._unknown: dict[tuple[str, int, int], float] = {}
+        """Of records that nobody could tell of: when to ask again."""
         self._topics: dict[str, Any] = {}
         self._until_s = 0.0
 
@@ -122,18 +125,23 @@ class AppendTimes:
         self._until_s = time.monotonic() + AGES_WITHIN_S
         if len(self._known) > AGES_KEPT_MAX:
             self._known.clear()
+        now_s = time.monotonic()
+        self._unknown = {place: at_s for place, at_s in self._unknown.items() if at_s > now_s}
 
     def __call__(self, topic: str, partition: int, offset: int) -> int | None:
         """Return milliseconds since 1970 UTC; None where nobody knows, or time is up."""
         place = topic, partition, offset
-        if place not in self._known:
-            if time.monotonic() > self._until_s:
-                return None
-            folder = self._settings.topics_folder
-            self._known[place] = (
-                self._of_kafka(*place) if folder is None else file_appended_ms(folder, *place)
-            )
-        return self._known[place]
+        if place in self._known:
+            return self._known[place]
+        if place in self._unknown or time.monotonic() > self._until_s:
+            return None
+        folder = self._settings.topics_folder
+        found = self._of_kafka(*place) if folder is None else file_appended_ms(folder, *place)
+        if found is None:
+            self._unknown[place] = time.monotonic() + UNKNOWN_FOR_S
+        else:
+            self._known[place] = found
+        return found
 
     def _of_kafka(self, topic: str, partition: int, offset: int) -> int | None:
         from streams.open import open_topic

@@ -20,8 +20,8 @@ from schemas import metrics
 from schemas.settings import read_settings
 from schemas.status import PartitionStatus, WorkerStatus
 from sinks.topic_files import FileTopics
-from tests.cli_support import ROOT, footfall
-from tests.metrics_support import expected, names_and_labels, scrape, targets, total
+from tests.cli_support import ROOT, footfall, free_port, running
+from tests.metrics_support import expected, get, names_and_labels, scrape, targets, total
 from tests.runner_support import fill, partitions, wait_until, worker
 
 NOW_MS = 1_000_000
@@ -226,6 +226,18 @@ def test_a_killed_worker_shows_its_lag_in_observe_and_status(tmp_path: Path) -> 
         observer.kill()
         observer.wait()
     assert "observe" not in targets(tmp_path)
+    api = ("api", "--observe", "--port", str(free_port()))
+    with running(tmp_path, *api) as served:
+        served.wait_until(lambda: "api" in targets(tmp_path), "tells Prometheus where it is")
+        served.wait_for_text("listening on")
+        address = targets(tmp_path)["api"]
+        served.wait_until(
+            lambda: total(scrape(address), metrics.LAG_RECORDS) == flow.lag, "tells of the lag"
+        )
+        found = names_and_labels(get(address, "/metrics")[1])
+        assert found.keys() == {one.name for one in (*metrics.API, *metrics.OBSERVER)}
+        assert served.end(signal.SIGTERM) == 0
+    assert "api" not in targets(tmp_path)
     told = footfall(tmp_path, "status", "--json")
     assert told.returncode == 1
     (shown,) = json.loads(told.stdout)

@@ -11,9 +11,13 @@ import pytest
 from schemas import metrics
 from schemas.status import PartitionStatus, WorkerStatus
 from sinks.attempts import Attempts, code_of, server_of
+from streams.batch import Poll
+from streams.engine import StatelessStep
 from streams.monitor import PortTakenError, serving
 from streams.progress import Counted, Progress, Spread
 from streams.run import Monitoring
+from streams.testing import DrivenStep
+from tests.laws.worlds import BASE_MS, LAWS, Law
 from tests.metrics_support import (
     Samples,
     expected,
@@ -179,6 +183,20 @@ def test_what_is_read_is_of_one_moment() -> None:
     progress.update(status, Counted(read=2, used=2, size_bytes=20))
     assert (found["t", 0].read, found["t", 0].size_bytes) == (3, 30)
     assert progress.counted()["t", 0].read == 5
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=lambda law: law.name)
+def test_what_each_flow_holds_is_told_by_kinds_that_are_listed(law: Law) -> None:
+    reading = law.reading()
+    step = DrivenStep(reading.make_step)
+    lines = b"".join(law.event(BASE_MS + 500 * number, number) + b"\n" for number in range(100))
+    poll = Poll(law.topic, 0, 0, lines, 100, 0, BASE_MS, agreeing=1)
+    step.on_batch(reading.records.decode(law.flow, poll))
+    step.snapshot()
+    held = step.step.holds
+    assert held.keys() <= set(metrics.HELD_KINDS)
+    if not isinstance(step.step, StatelessStep):
+        assert sum(held.values()) > 0
 
 
 def test_codes_and_servers_are_bounded() -> None:
