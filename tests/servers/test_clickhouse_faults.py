@@ -178,6 +178,9 @@ def test_a_kept_connection_that_the_server_closes_is_no_failure(
     assert caplog.messages == []
 
 
+LACKS_RIGHT = (
+    "check the user and password in CLICKHOUSE_URL: this user lacks a right, which GRANT gives"
+)
 NEVER = [
     (
         exception(60, "UNKNOWN_TABLE", "Table default.x does not exist", status=404),
@@ -197,11 +200,11 @@ NEVER = [
     ),
     (
         exception(164, "READONLY", "shop: Cannot execute query in readonly mode"),
-        "in readonly mode. (READONLY); check the user and password in CLICKHOUSE_URL",
+        f"in readonly mode. (READONLY); {LACKS_RIGHT}",
     ),
     (
         exception(497, "ACCESS_DENIED", "shop: Not enough privileges", status=403),
-        "privileges. (ACCESS_DENIED); check the user and password in CLICKHOUSE_URL",
+        f"privileges. (ACCESS_DENIED); {LACKS_RIGHT}",
     ),
     (
         answer(401, "<html><body>Who are you?</body></html>", HTML, "401 of a balancer"),
