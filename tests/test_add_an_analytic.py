@@ -13,8 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "add-an-analytic.md"
 ROOMS = (
-    "api", "benchmarks", "cli", "docs", "flows", "generator", "infra", "schemas", "sinks",
-    "streams", "tests",
+    "api", "benchmarks", "cli", "docs", "flows", "generator", "infra", "operations", "schemas",
+    "sinks", "streams", "tests",
 )  # fmt: skip
 TIMEOUT_S = 240
 
