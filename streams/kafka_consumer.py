@@ -19,6 +19,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakMethod
 
 import numpy as np
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -95,7 +96,7 @@ class SharedConsumer:
     ) -> None:
         """``open_client`` is given settings of a confluent_kafka.Consumer; ``records_max`` is
         that of one taking, ``bytes_max`` that of all buffers."""
-        self.client = open_client({"on_commit": self._on_committed})
+        self.client = open_client({"on_commit": _held_weakly(self._on_committed)})
         self._topic = topic
         self._to_lines = to_lines
         self._records_max = records_max
@@ -325,6 +326,18 @@ class SharedConsumer:
         self._commits_sent -= 1
         if error is not None:
             self._committed.clear()
+
+
+def _held_weakly(method: Callable[..., None]) -> Callable[..., None]:
+    """Return a callback that keeps nobody alive: a client has threads and connections, which are
+    to end with whoever uses it, and not at the next garbage collection."""
+    held = WeakMethod(method)
+
+    def call(*arguments: Any) -> None:
+        if (alive := held()) is not None:
+            alive(*arguments)
+
+    return call
 
 
 def _offsets(messages: Sequence[Any]) -> Sequence[int]:
