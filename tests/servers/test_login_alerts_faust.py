@@ -177,6 +177,7 @@ def test_a_worker_answers_at_once_shows_one_users_state_and_serves_nothing_else(
     assert shop.kafka.lag(f"group-{shop.topic}-{FLOW}", shop.topic) == 0
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_again_and_again_loses_no_alert_and_adds_none(
     shop: Shop,
 ) -> None:
@@ -227,6 +228,7 @@ def test_a_worker_that_is_killed_again_and_again_loses_no_alert_and_adds_none(
     assert shop.counts()[0] == len(failures) - 30
 
 
+@pytest.mark.slow
 def test_another_topic_under_the_state_of_a_worker_is_a_clear_stop(shop: Shop) -> None:
     shop.send(failure(shop.user(n), BASE_MS + n) for n in range(30))
     assert footfall(shop.home, "run", FLOW, "--once", **shop.settings).returncode == 0
