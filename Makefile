@@ -1,6 +1,7 @@
 # make demo [ARGS="..."]   set up .venv and run the main job on this machine
 # make kafka [ARGS="..."]  a real Kafka on this machine, until Ctrl-C (needs Java 17 and Maven)
-# make test                set up .venv, check and test everything
+# make test                set up .venv, check, and test everything but what is slow
+# make test-all            test everything
 # make check | bench | lock | clean
 
 VENV := .venv
@@ -12,7 +13,7 @@ LOCK := $(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --no-em
 JOBS := 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo kafka test check bench lock clean
+.PHONY: help demo kafka test test-all check bench lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -26,6 +27,9 @@ kafka: $(VENV)/runtime.lock
 
 # Most tests wait: more processes than cores. For one alone: ARGS="-n 0 ..."
 test: check
+	@$(VENV)/bin/python -m pytest -n $(JOBS) -m "not slow" $(ARGS)
+
+test-all: check
 	@$(VENV)/bin/python -m pytest -n $(JOBS) $(ARGS)
 
 check: $(VENV)/dev.lock

@@ -160,7 +160,7 @@ async def _serve(
 
 
 def config(app: Starlette, limits: Limits = LIMITS) -> uvicorn.Config:
-    """How uvicorn runs the application."""
+    """Return how uvicorn runs the application."""
     return connections.config(
         app,
         limits,

@@ -30,7 +30,7 @@ OVER_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """What a worker needs that has read all there is."""
+    """The needs of a worker that has read all there is."""
 
     partitions: int
     threads: int

@@ -122,7 +122,7 @@ class ArchiveSource:
         return self._args.from_ms is not None and self._args.to_ms is not None
 
     def _spans(self, replay: Replay, part: Replayed, label: str) -> list[Span]:
-        """What the archive speaks of, for all partitions of the topic.
+        """Return what the archive speaks of, for all partitions of the topic.
 
         Where no end of the range was asked for it is that of the events in the archive, and it
         says nothing where it has none: what it does not reach must not be taken back.

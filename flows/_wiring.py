@@ -143,7 +143,7 @@ class TeeWriter:
             self._second.write(frames)
 
     def recent(self) -> Sequence[pl.DataFrame]:
-        """What the second may still forget."""
+        """Return what the second may still forget."""
         return self._second.recent() if self._second is not None else ()
 
     def restore(self, rows: pl.DataFrame) -> None:

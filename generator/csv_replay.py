@@ -161,7 +161,7 @@ class CsvStream:
         self._place = place
 
     def _has_row(self) -> bool:
-        """Whether there is a row to take; the next block is read only when it is wanted."""
+        """Return true while rows are left; the next block is read only when it is wanted."""
         while self._place == self._block.count and self._failure is None:
             try:
                 rows = next(self._blocks, None)
@@ -187,14 +187,14 @@ class _Block:
         return self._rows.source[self._starts[start] : self._starts[stop]]
 
     def stop(self, start: int, stop: int, until_ms: int | None) -> int:
-        """Where a stretch of rows ends that are due at some event time."""
+        """Return where a stretch of rows ends that are due at some event time."""
         if until_ms is not None and (late := self.times[start:stop] > until_ms).any():
             return start + int(late.argmax())
         return min(stop, self.count)
 
     @cached_property
     def _starts(self) -> list[int]:
-        """Where each row begins, and where the last one ends."""
+        """Return where each row begins, and where the last one ends."""
         chars = np.frombuffer(self._rows.source, np.uint8)
         return [0, *(np.flatnonzero(chars == ord("\n")) + 1).tolist()]
 

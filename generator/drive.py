@@ -148,12 +148,12 @@ class _Sender:
 
     @property
     def was_finished(self) -> bool:
-        """Whether an earlier push came to the end of the source."""
+        """True where an earlier push came to the end of the source."""
         return self._start.finished
 
     @property
     def is_done(self) -> bool:
-        """Whether that was the end for good: a file may have grown since."""
+        """Return true where that was the end for good: a file may have grown since."""
         return self._start.finished and not self._start.mark
 
     @property

@@ -48,7 +48,7 @@ _BODY_HEADERS = {b"content-length", b"transfer-encoding"}
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What connections of one server may take."""
+    """The most that connections of one server may take."""
 
     connections: int = 4000
     head_s: float = HEAD_S
@@ -62,7 +62,7 @@ LIMITS = Limits()
 
 
 def config(app: ASGIApp, limits: Limits = LIMITS, **more: Any) -> uvicorn.Config:
-    """How uvicorn runs an application: within the limits, and with nothing that is not used."""
+    """Return how uvicorn runs an application: within the limits, without what is not used."""
     return uvicorn.Config(
         cast(Any, app),
         # uvicorn only ever calls it, as it would a class.

@@ -21,7 +21,7 @@ _BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
 
 @dataclass(frozen=True, slots=True)
 class ClickHouseAddress:
-    """Where a ClickHouse is, and how it is spoken to: all clients ask this."""
+    """The place of a ClickHouse, and how it is spoken to: all clients ask this."""
 
     scheme: str
     host: str
@@ -40,7 +40,7 @@ class ClickHouseAddress:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What says who asks; nothing where the URL does not."""
+        """The headers that say who asks; none where the URL does not."""
         if not self.user:
             return {}
         credentials = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
@@ -101,7 +101,7 @@ def clickhouse_address(url: str) -> ClickHouseAddress:
 
 @dataclass(frozen=True, slots=True)
 class PostgresAddress:
-    """Where a PostgreSQL is, as libpq takes it: several hosts, sockets, TLS and options."""
+    """The place of a PostgreSQL, as libpq takes it: several hosts, sockets, TLS and options."""
 
     options: Mapping[str, str] = field(repr=False)
     """The parameters of a connection, by libpq's names."""

@@ -58,11 +58,11 @@ class MemoryTopic:
     """Sizes of the polls, again and again; 0 is a mark."""
     abort_after: int | None = None
     """The run breaks off after this many polls, as a killed process does."""
+    name: str = "memory"
     agreeing: int = 1
     """So many of the last records must agree on a time; with 1 every clock is believed."""
     appended_ms: Sequence[int] | None = None
     """When each record was appended, of every partition; None: when it is read."""
-    name: str = "memory"
     polls: int = 0
 
     def partitions(self) -> int:
@@ -197,9 +197,9 @@ def run_flow(
         [[_bytes(event) for event in partition] for partition in partitions],
         cuts,
         abort_after,
+        topic,
         agreeing,
         appended_ms,
-        topic,
     )
     result = Result()
     progress = Progress()

@@ -70,6 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell has what it starts with ``&`` ignore SIGINT, and so would all that tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", f"{CALM}: runs while no other test does")
+    config.addinivalue_line("markers", "slow: runs in `make test-all` alone")
     cache = getattr(config, "cache", None)
     if sys.dont_write_bytecode and cache is not None:
         # Hundreds of processes start in these tests: compiling anew is a third of each start.

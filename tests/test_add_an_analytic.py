@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "add-an-analytic.md"
 ROOMS = (
@@ -39,6 +41,7 @@ def copy_of_project(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_page_adds_an_analytic_that_runs(tmp_path: Path) -> None:
     project = copy_of_project(tmp_path / "project")
     for path, code in blocks("python"):

@@ -149,7 +149,7 @@ def test_a_home_of_an_odd_name_has_a_clickhouse(tmp_path: Path) -> None:
                     "SELECT toString(count()) FROM minute_buckets_rows"
                 )
                 assert rows == expected
-                server.rows("INSERT INTO minute_buckets_rows (count) SELECT 1")
+                server.rows("INSERT INTO minute_buckets_rows (topic, count) SELECT 't', 1")
                 assert (folder / "engine").is_dir()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         ["a#b?c%25 &{x,y}*é", "back\\slash's"]

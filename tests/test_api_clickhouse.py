@@ -20,7 +20,10 @@ from sinks.clickhouse import query_rows
 from tests.api_process_support import free_port
 from tests.clickhouse_support import serving
 
-INSERT = f"INSERT INTO {ROWS.name} (* EXCEPT (is_deleted)) VALUES"
+INSERT = (
+    f"INSERT INTO {ROWS.name} (bucket, action, origin, brand_id, category_id, topic_partition,"
+    f" {', '.join(ROWS.sums)}, version, topic) VALUES"
+)
 START_S = 1_647_951_300
 """2022-03-22T12:15:00"""
 ODD = 'it\'s \\ a\ttab "and" a\nline {x:String} ü %41'
@@ -60,7 +63,7 @@ def rows(url: str) -> list[Row]:
             for group in sorted(groups)
             for count in [chance.randrange(1, 50) if not last else 60]
         ]
-        values = ", ".join("(" + ", ".join(map(_literal, row)) + ")" for row in last)
+        values = ", ".join("(" + ", ".join(map(_literal, (*row, "tags"))) + ")" for row in last)
         query_rows(url, f"{INSERT} {values}")
     return last
 
@@ -122,7 +125,7 @@ def test_the_page_sees_the_newest_minutes_and_no_stray_one(url: str, rows: list[
     stray_s = newest_s + 86_400
     query_rows(
         url,
-        f"{INSERT} ({stray_s}, 'BUY', 'o', 'stray', 'c', 0, 1, 1, 1)",
+        f"{INSERT} ({stray_s}, 'BUY', 'o', 'stray', 'c', 0, 1, 1, 1, 'tags')",
     )
 
     async def ask() -> None:

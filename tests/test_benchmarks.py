@@ -94,6 +94,7 @@ def test_the_variants_of_a_flow_agree(flow: str, tmp_path: Path) -> None:
     assert text.count(f"| `{flow}` | ") == 5, text
 
 
+@pytest.mark.slow
 def test_every_flow_is_measured_over_every_topic_that_it_reads(tmp_path: Path) -> None:
     names = list(flows.catalogue())
     found = every_flow.measure(
@@ -212,6 +213,7 @@ def file_answer(_flow: str, topic: Input) -> dict[str, int]:
     return {"events": len(prices), "sum_price": sum(prices)}
 
 
+@pytest.mark.slow
 def test_a_flow_is_measured_from_kafka_to_its_sink(tmp_path: Path) -> None:
     tools()
     said: list[str] = []

@@ -110,6 +110,7 @@ def wait_until_read(home: Path, records: int, timeout_s: float = 120.0) -> None:
     pytest.fail(f"only {read} of {records} records were read")
 
 
+@pytest.mark.slow
 def test_a_corrected_flow_is_replayed_over_a_million_events_while_live_runs(
     tmp_path: Path, database: str
 ) -> None:

@@ -19,6 +19,7 @@ import pytest
 import sqlalchemy
 
 from api.clickhouse import ClickHouse
+from schemas.database_addresses import ClickHouseAddress
 from schemas.embedded_clickhouse import own_headers, running_address
 from schemas.tables.minute_buckets import ROWS, VIEW
 from sinks import SinkRefusedError
@@ -45,22 +46,26 @@ def password_in(headers: dict[str, str]) -> str:
     return base64.b64decode(headers["Authorization"].removeprefix("Basic ")).decode()
 
 
+def headers_at(home: Path | None, host: str, port: int) -> dict[str, str]:
+    return own_headers(home, ClickHouseAddress("http", host, port))
+
+
 def test_the_password_goes_to_the_recorded_address_alone(tmp_path: Path) -> None:
     with recorded(tmp_path, "http://127.0.0.1:8123"):
         assert running_address(tmp_path / "clickhouse") == "http://127.0.0.1:8123"
-        assert password_in(own_headers(tmp_path, "127.0.0.1", 8123)) == f"default:{PASSWORD}"
+        assert password_in(headers_at(tmp_path, "127.0.0.1", 8123)) == f"default:{PASSWORD}"
         for host, port in (
             *(("127.0.0.1", 8124), ("127.0.0.1", 443), ("localhost", 8123)),
             *(("clickhouse.example", 8123), ("127.0.0.1.example", 8123), ("", 0)),
         ):
-            assert own_headers(tmp_path, host, port) == {}
-        assert own_headers(None, "127.0.0.1", 8123) == {}
-        assert own_headers(tmp_path / "other", "127.0.0.1", 8123) == {}
+            assert headers_at(tmp_path, host, port) == {}
+        assert headers_at(None, "127.0.0.1", 8123) == {}
+        assert headers_at(tmp_path / "other", "127.0.0.1", 8123) == {}
         (tmp_path / "clickhouse" / "password").write_text("renewed\n")
-        assert password_in(own_headers(tmp_path, "127.0.0.1", 8123)) == "default:renewed"
+        assert password_in(headers_at(tmp_path, "127.0.0.1", 8123)) == "default:renewed"
     # Whatever listens there now, it is not our server.
     assert running_address(tmp_path / "clickhouse") is None
-    assert own_headers(tmp_path, "127.0.0.1", 8123) == {}
+    assert headers_at(tmp_path, "127.0.0.1", 8123) == {}
 
 
 @contextmanager
@@ -159,7 +164,7 @@ def test_a_bi_tool_reflects_tables_and_views_and_reads_them(tmp_path: Path) -> N
         create_tables(server.url, [ROWS, VIEW])
         server.rows(
             f"INSERT INTO {ROWS.name} (* EXCEPT (is_deleted)) SELECT toDateTime(number, 'UTC'),"
-            " 'VIEW', 'o', 'b', 'c', 0, number, 2 * number, 4 FROM numbers(1, 3)"
+            " 'VIEW', 'o', 'b', 'c', 'tags', 0, number, 2 * number, 4 FROM numbers(1, 3)"
         )
         address = urlsplit(server.url)
         engine = sqlalchemy.create_engine(f"clickhousedb://{address.netloc}/footfall")

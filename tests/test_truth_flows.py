@@ -28,6 +28,12 @@ RECORDS = int(os.environ.get("FOOTFALL_TRUTH_RECORDS", "1000"))
 IS_ALL = os.environ.get("FOOTFALL_TRUTH_ALL", "0") == "1"
 SEEDS = (1, 2, 3, 5, 8)
 DISORDERS = (0.0, 0.2, 0.6)
+WORLDS = [
+    pytest.param(seed, disorder, marks=[] if number % 3 == place else pytest.mark.slow)
+    for number, seed in enumerate(SEEDS)
+    for place, disorder in enumerate(DISORDERS)
+]
+"""Every seed and every share; one share of each seed, by turns, is not slow."""
 
 pytest.importorskip("chdb", reason="chdb is not installed")
 
@@ -38,8 +44,7 @@ def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-@pytest.mark.parametrize("disorder", DISORDERS)
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("seed", "disorder"), WORLDS)
 def test_every_table_is_equal_to_the_truth(
     clickhouse: Server, tmp_path: Path, seed: int, disorder: float
 ) -> None:

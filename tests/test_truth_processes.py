@@ -65,10 +65,14 @@ CASES = [
         ]
     )
 ]
-"""Not all of them in CI: every seed and share, every way to process, killed and not."""
+"""Not all of them each time: every seed and share, every way to process, killed and not."""
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=pytest.mark.slow if n > 1 else []) for n, case in enumerate(CASES)],
+    ids=str,
+)
 def test_every_table_is_equal_to_the_truth(case: Case, tmp_path: Path) -> None:
     home, truth = tmp_path / "home", tmp_path / "truth"
     if case.is_killed:

@@ -98,7 +98,7 @@ def look_at_topics(settings: Settings) -> list[Finding]:
 
 
 def kafka_remedy(error: Exception, names: str | None) -> str:
-    """What to do where Kafka's client raises this; ``names`` have no address."""
+    """Say what to do where Kafka's client raises this; ``names`` have no address."""
     if names:
         return f"{names} has no address: {KAFKA_NAME}"
     code = getattr(error.args[0], "name", None) if error.args else None

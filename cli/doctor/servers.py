@@ -176,7 +176,7 @@ def _asked_aerospike(settings: Settings) -> list[Finding]:
 
 
 def aerospike_remedy(code: int, names: str | None) -> str:
-    """What to do where a client gets this code; ``names`` have no address."""
+    """Say what to do where a client gets this code; ``names`` have no address."""
     if names:
         return f"{names} has no address: {AEROSPIKE_NAME}"
     if code in AEROSPIKE_SECURITY:

@@ -222,6 +222,7 @@ def of_flow(look: Look, name: str) -> FlowFacts:
     return found
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_again_and_again_loses_no_alert_and_adds_none(
     shop: Shop,
 ) -> None:
@@ -272,6 +273,7 @@ def test_a_worker_that_is_killed_again_and_again_loses_no_alert_and_adds_none(
     assert shop.counts()[0] == len(failures) - 30
 
 
+@pytest.mark.slow
 def test_another_topic_under_the_state_of_a_worker_is_a_clear_stop(shop: Shop) -> None:
     shop.send(failure(shop.user(n), BASE_MS + n) for n in range(30))
     assert footfall(shop.home, "run", FLOW, "--once", **shop.settings).returncode == 0
