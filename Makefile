@@ -30,7 +30,7 @@ test: check
 	@$(VENV)/bin/python -m pytest -n $(JOBS) -m "not slow" $(ARGS)
 
 test-all: check
-	@$(VENV)/bin/python -m pytest -n $(JOBS) $(ARGS)
+	@FOOTFALL_LAW_EXAMPLES=60 $(VENV)/bin/python -m pytest -n $(JOBS) $(ARGS)
 
 check: $(VENV)/dev.lock
 	@$(VENV)/bin/ruff check

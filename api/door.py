@@ -23,7 +23,7 @@ from schemas.addresses import OwnHosts
 ANY_ORIGIN = "*"
 READS = frozenset({"GET", "HEAD"})
 OWN_SITES = frozenset({b"same-origin", b"none"})
-"""What a browser says where its user, or a page of this server, sends a request."""
+"""The words of a browser where its user, or a page of this server, sends a request."""
 PREFLIGHT = Answer(
     204,
     headers=(

@@ -41,7 +41,7 @@ RETRY_AFTER_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Waits between attempts to reach the brokers at start; the last is repeated."""
 
 FRAME_BYTES = 80
-"""What a batch with a single record has around its key and value, at most."""
+"""The most that a batch with a single record has around its key and value."""
 BATCH_BYTES = 16_384
 """A larger record is a batch of its own."""
 LIMITS_KEPT_S = 60.0

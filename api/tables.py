@@ -26,7 +26,7 @@ STRAY_MS = 5 * MINUTE_MS
 """Buckets further than this past the watermark come from stray events."""
 
 CONNECT_WITHIN_S, ANSWER_WITHIN_S = 2.0, 5.0
-"""Of the store."""
+"""Those of the store."""
 
 _RANGE = (
     f" FROM {VIEW.name} WHERE bucket >= toDateTime({{from_s:UInt32}}, 'UTC')"

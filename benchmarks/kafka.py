@@ -56,7 +56,7 @@ class Found:
     faust: Figure | None = None
     """Of login_alerts, where it was asked for."""
     idle: kafka_idle.Idle | None = None
-    """Of a worker with nothing to do, where it was asked for."""
+    """A worker with nothing to do, where it was asked for."""
 
 
 def measure(

@@ -37,7 +37,7 @@ class Idle:
     descriptors: int
     memory_mb: float
     core_percent: float
-    """Of one core, over OVER_S."""
+    """A share of one core, over OVER_S."""
 
 
 def measure(

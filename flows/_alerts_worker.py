@@ -34,7 +34,7 @@ from schemas.settings import Settings
 from schemas.status import PartitionStatus
 from schemas.times import iso_ms
 from schemas.topics import LOGIN_ALERTS, PLATFORM_LOGS
-from streams.batch import UNKNOWN_MS, Poll
+from streams.batch import Poll
 from streams.bursts import in_burst
 from streams.kafka import KafkaTopic
 from streams.open import open_topic, sent_again_in
@@ -353,11 +353,6 @@ class AlertsWorker:
         if not states and home not in watches:
             return 421, {"error": f"another worker reads partition {home}, where this user is"}
         return 200, {"user_id": user_id, "states": states}
-
-
-def _appended_ms(message: Any) -> int:
-    # Faust has seconds; a record without a timestamp has -1 ms.
-    return round(message.timestamp * 1000) if message.timestamp > 0 else UNKNOWN_MS
 
 
 @contextmanager

@@ -84,7 +84,7 @@ class CsvStream:
         self._blocks = csv_rows(self._lines, StoreEvent)
         self._block = _Block(Rows(0, 0, b"", lambda: (b"", {})), name)
         self._place = 0
-        """Of the next row, in its block."""
+        """The place of the next row in its block."""
         self._digest = sha256()
         self._time_ms: int | None = None
         self._failure: SourceError | None = None

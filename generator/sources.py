@@ -84,7 +84,7 @@ class Source(Protocol):
 
     @property
     def identity(self) -> str:
-        """What decides the bytes, with the marks of its streams: another one, another source."""
+        """All that decides the bytes, with the marks of its streams; another source differs."""
 
     @property
     def topics(self) -> tuple[str, ...]:

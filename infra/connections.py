@@ -27,7 +27,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 HEAD_BYTES_MAX = 65_536
 CHUNK_FRAME_BYTES = 8
-"""What the frame of a chunk may add to each byte of a body."""
+"""The most that the frame of a chunk adds to each byte of a body."""
 HEAD_S = 10.0
 BODY_S = 30.0
 IDLE_S = 75.0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from schemas.settings import Settings
 
 if TYPE_CHECKING:
+    from confluent_kafka import Consumer, TopicPartition
+
     from flows import FlowContract
     from schemas.status import WorkerStatus
 
@@ -71,7 +74,7 @@ def of_groups(
                 for topic in sorted(read & standing.keys())
                 for partition in standing[topic].partitions
             ]
-            answers = consumer.committed(places, timeout_s) if places else []
+            answers = _committed(consumer, places, timeout_s) if places else []
         except KafkaException as error:
             raise SourceError(
                 f"Kafka at {settings.kafka_bootstrap} does not tell how far {flow} is: {error}"
@@ -95,3 +98,20 @@ def positions(settings: Settings) -> Positions:
             for key, offset in places.items():
                 known[key] = max(known.get(key, 0), offset)
     return found
+
+
+def _committed(consumer: Consumer, places: list[TopicPartition], timeout_s: float) -> Any:
+    """Ask for what a group has committed, again while its coordinator moves or is starting."""
+    from confluent_kafka import KafkaException
+
+    from streams.kafka_consumer import is_passing
+
+    until_s = time.monotonic() + timeout_s
+    while True:
+        left_s = until_s - time.monotonic()
+        try:
+            return consumer.committed(places, max(0.1, left_s))
+        except KafkaException as error:
+            if left_s <= 0 or not is_passing(error.args[0]):
+                raise
+            time.sleep(0.1)

@@ -12,8 +12,6 @@ from typing import Protocol
 
 import polars as pl
 
-from schemas.records import TopicRecord
-
 
 class SinkError(Exception):
     """A sink could not do its work; the message names the server and what to do."""
@@ -59,13 +57,6 @@ class TopicWriter(Protocol):
 
     def close(self) -> None:
         """Release connections. Never raises."""
-
-
-class PartitionWriter(TopicWriter, Protocol):
-    """A TopicWriter that can also be told the partition."""
-
-    def write_to(self, topic: str, partition: int, records: Sequence[TopicRecord]) -> None:
-        """Append records with all that they carry to one partition, in order. As ``write``."""
 
 
 class TopicKeeper(TopicWriter, Protocol):

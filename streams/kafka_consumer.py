@@ -357,5 +357,8 @@ def is_passing(error: KafkaError) -> bool:
         # The connection went while something was asked over it.
         KafkaError._DESTROY_BROKER,
         KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
         KafkaError.NOT_LEADER_FOR_PARTITION,
     )

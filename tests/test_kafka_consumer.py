@@ -13,6 +13,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from hypothesis import event, given
 from hypothesis import strategies as st
 
+from cli.positions import _committed
 from streams.kafka_consumer import NO_END, UNKNOWN_EPOCH, Buffer, Chunk, SharedConsumer
 from streams.wire_format import PLAIN, lines_of
 
@@ -390,3 +391,20 @@ def test_hundreds_of_partitions_wait_once_in_a_round(monkeypatch: pytest.MonkeyP
         for buffer in buffers:
             consumer.take(buffer, 0.1)
     assert sum(waits) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("code", [KafkaError.NOT_COORDINATOR, KafkaError._TRANSPORT])
+def test_a_group_whose_coordinator_moves_is_asked_again(code: int) -> None:
+    class Moving:
+        asked = 0
+
+        def committed(self, places: list[TopicPartition], _timeout_s: float) -> Any:
+            self.asked += 1
+            if self.asked < 3:
+                raise KafkaException(KafkaError(code))
+            return places
+
+    places = [TopicPartition("t", 0, 7)]
+    assert _committed(Moving(), places, 10.0) == places  # type: ignore[arg-type]
+    with pytest.raises(KafkaException):
+        _committed(Moving(), places, 0.0)  # type: ignore[arg-type]

@@ -70,7 +70,7 @@ CASES = [
 
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(case, marks=pytest.mark.slow if n > 1 else []) for n, case in enumerate(CASES)],
+    [pytest.param(case, marks=pytest.mark.slow if n else []) for n, case in enumerate(CASES)],
     ids=str,
 )
 def test_every_table_is_equal_to_the_truth(case: Case, tmp_path: Path) -> None:

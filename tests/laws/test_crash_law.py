@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from streams.batch import Poll
 from streams.testing import NOW_MS, DrivenStep, Result
-from tests.laws.worlds import BAD_RECORDS, BASE_MS, LAWS, REQUESTS, Law, Rows
+from tests.laws.worlds import BAD_RECORDS, BASE_MS, EXAMPLES, LAWS, REQUESTS, Law, Rows
 
 every_flow = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())
 
@@ -126,7 +126,7 @@ def in_the_end(law: Law, records: Sequence[bytes], killed: Sequence[Process] = (
 
 
 @every_flow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(data=st.data())
 def test_what_a_killed_process_wrote_is_replaced_by_what_is_true(
     law: Law, data: st.DataObject

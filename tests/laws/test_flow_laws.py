@@ -19,11 +19,11 @@ from sinks.buffered import BufferedSink
 from streams.batch import Poll
 from streams.engine import Outputs
 from streams.testing import NOW_MS, DrivenStep, Result, run_flow
-from tests.laws.worlds import LAWS, Law, cuts, in_order, streams, without
+from tests.laws.worlds import EXAMPLES, LAWS, Law, cuts, in_order, streams, without
 
 every_flow = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())
-many = settings(max_examples=60, deadline=None)
-some = settings(max_examples=25, deadline=None)
+many = settings(max_examples=EXAMPLES, deadline=None)
+some = settings(max_examples=EXAMPLES // 2, deadline=None)
 
 
 def kept_aside(result: Result) -> tuple[set[tuple[Any, ...]], set[tuple[Any, ...]]]:

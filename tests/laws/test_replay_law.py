@@ -29,7 +29,17 @@ from streams.replay import (
 )
 from streams.source import Position
 from streams.testing import MemoryReader, MemoryTopic, Result, run_flow
-from tests.laws.worlds import BASE_MS, LAWS, PROFILE_KEEP, Law, cuts, in_order, streams, without
+from tests.laws.worlds import (
+    BASE_MS,
+    EXAMPLES,
+    LAWS,
+    PROFILE_KEEP,
+    Law,
+    cuts,
+    in_order,
+    streams,
+    without,
+)
 
 GENERATION = 3
 SETTINGS = read_settings({"FOOTFALL_HOME": "/nowhere", "NUM_TAGS_TO_KEEP": str(PROFILE_KEEP)})
@@ -143,7 +153,7 @@ whole_ranges = ranges.filter(lambda found: found.to_ms - found.from_ms >= 120_00
 
 
 @every_flow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(data=st.data())
 def test_a_range_has_the_rows_that_the_live_worker_wrote(law: Law, data: st.DataObject) -> None:
     records = data.draw(streams(law))
@@ -218,7 +228,7 @@ def test_records_that_the_worker_has_not_read_are_left_to_it(
 
 
 @pytest.mark.parametrize("law", REACHING.values(), ids=REACHING)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(data=st.data())
 def test_reading_begins_late_enough_to_be_quick_and_early_enough_to_be_right(
     law: Law, data: st.DataObject

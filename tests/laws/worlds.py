@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,8 @@ from schemas.times import datetime_of, iso_ms
 from schemas.topics import PLATFORM_LOGS, SHOP_EVENTS, STORE_EVENTS, USER_TAGS
 from streams.testing import Build, Result, newest
 
+EXAMPLES = int(os.environ.get("FOOTFALL_LAW_EXAMPLES", "25"))
+"""Of a law and a flow; `make test-all` takes 60."""
 BASE_MS = 1_569_888_000_000  # 2019-10-01T00:00:00Z
 DELAY_MS = 5_000
 PROFILE_KEEP = 3
