@@ -37,7 +37,6 @@ CONTRACT = FlowContract(
     about="count and revenue of every (action, origin, brand, category) in each minute",
     reads=(USER_TAGS.name,),
     writes=("ClickHouse minute_buckets",),
-    snapshot_every_s=5.0,
     tables=(ROWS,),
     sink_keeps_state=True,
 )

@@ -40,7 +40,6 @@ CONTRACT = FlowContract(
     about="views and impressions of each product in each minute, by user",
     reads=(PLATFORM_LOGS.name, STORE_EVENTS.name, USER_TAGS.name),
     writes=("ClickHouse product_views_per_minute", "ClickHouse product_user_views_per_minute"),
-    snapshot_every_s=5.0,
     tables=(PRODUCT_USER_VIEWS,),
 )
 
