@@ -6,11 +6,12 @@ import time
 from collections.abc import Collection
 
 import msgspec
-from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
+from confluent_kafka import ConsumerGroupState, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from flows._alerts_watch import PartitionRow, is_partition_row
 from schemas.topics import LOGIN_ALERTS
+from sinks.kafka import KafkaTopics
 from streams.kafka import KafkaTopic
 from streams.kafka_consumer import UNKNOWN_EPOCH
 from streams.run import WorkerError
@@ -23,7 +24,6 @@ CHANGELOG_CONFIG = {
     "segment.ms": "3600000",
     "min.cleanable.dirty.ratio": "0.1",
 }
-_HARMLESS = (KafkaError.TOPIC_ALREADY_EXISTS, KafkaError.INVALID_PARTITIONS)
 
 
 def ends_of(topic: KafkaTopic) -> list[int]:
@@ -69,33 +69,23 @@ def check_same(topic: KafkaTopic, changelog: str, read: tuple[str, str]) -> None
 
 
 def make_changelog(bootstrap: str, name: str, partitions: int) -> None:
-    """A compacted topic with so many partitions, grown where it has fewer; the topic of the
-    alerts must stand.
+    """Make a compacted topic with so many partitions, or grow it; that of the alerts must stand.
 
     Faust itself makes none: of a topic that it asks for by name a broker may make one of its own.
-    Raises WorkerError.
+    Raises WorkerError and SinkError.
     """
-    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2})
-    try:
-        standing = admin.list_topics(timeout=ANSWER_S).topics
-        if LOGIN_ALERTS.name not in standing:
-            raise WorkerError(
-                f"there is no topic {LOGIN_ALERTS.name} at {bootstrap}: `footfall init` makes it"
-            )
-        if name not in standing:
-            new = NewTopic(name, partitions, replication_factor=-1, config=CHANGELOG_CONFIG)
-            _finish(admin.create_topics([new])[name])
-            return
-        count = len(standing[name].partitions)
-        if count > partitions:
-            raise WorkerError(
-                f"topic {name} at {bootstrap} has {count} partitions and the topic that it keeps "
-                f"the state of has {partitions}, which was made anew: delete {name}"
-            )
-        if count < partitions:
-            _finish(admin.create_partitions([NewPartitions(name, partitions)])[name])
-    except KafkaException as error:
-        raise WorkerError(f"topic {name} at {bootstrap}: {error.args[0].str()}") from None
+    topics = KafkaTopics(bootstrap)
+    if topics.partitions(LOGIN_ALERTS.name) is None:
+        raise WorkerError(
+            f"there is no topic {LOGIN_ALERTS.name} at {bootstrap}: `footfall init` makes it"
+        )
+    count = topics.partitions(name) or 0
+    if count > partitions:
+        raise WorkerError(
+            f"topic {name} at {bootstrap} has {count} partitions and the topic that it keeps "
+            f"the state of has {partitions}, which was made anew: delete {name}"
+        )
+    topics.create_with(name, partitions, CHANGELOG_CONFIG)
 
 
 class Others:
@@ -150,12 +140,3 @@ class Others:
         if found.state != ConsumerGroupState.STABLE:
             return f"the group {self._group} is still giving partitions to its workers"
         return None
-
-
-def _finish(future: object) -> None:
-    """Another worker may have done it in the meantime."""
-    try:
-        future.result(timeout=ANSWER_S)  # type: ignore[attr-defined]
-    except KafkaException as error:
-        if error.args[0].code() not in _HARMLESS:
-            raise

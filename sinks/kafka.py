@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from threading import Lock
 from typing import Any
 
@@ -136,17 +136,19 @@ class KafkaTopics:
         An existing topic keeps its retention. Raises SinkRefusedError for fewer partitions than
         it has, SinkUnavailableError when no broker answers in time.
         """
+        self.create_with(topic, partitions, kafka_config(retention_h))
+
+    def create_with(self, topic: str, partitions: int, config: Mapping[str, str]) -> None:
+        """Do the same, with settings of the topic's own."""
         existing = self.partitions(topic)
         admin = self._admin()
         if existing is None:
             new = NewTopic(
-                topic,
-                num_partitions=partitions,
-                replication_factor=-1,
-                config=kafka_config(retention_h),
+                topic, num_partitions=partitions, replication_factor=-1, config=dict(config)
             )
             made = admin.create_topics([new], request_timeout=self._answer_within_s)
             if self._finish(topic, made[topic], KafkaError.TOPIC_ALREADY_EXISTS):
+                self._wait_until_seen(topic, partitions)
                 return
             # Another process made it in the meantime, perhaps with other partitions.
             existing = self.partitions(topic) or partitions
@@ -161,6 +163,19 @@ class KafkaTopics:
             )
             # Refused as invalid where another process has just done it.
             self._finish(topic, grown[topic], KafkaError.INVALID_PARTITIONS)
+        self._wait_until_seen(topic, partitions)
+
+    def _wait_until_seen(self, topic: str, partitions: int) -> None:
+        """Return when clients see a topic as it was made, a moment after the broker said so."""
+        deadline = time.monotonic() + self._answer_within_s
+        while True:
+            found = self._standing(topic)
+            about = found[topic].partitions.values() if topic in found else ()
+            if sum(one.leader >= 0 for one in about) >= partitions:
+                return
+            if time.monotonic() > deadline:
+                raise self._no_answer(topic, None)
+            time.sleep(_ASK_AGAIN_S)
 
     def partitions(self, topic: str) -> int | None:
         """How many partitions a topic has, or None where it does not exist."""

@@ -7,6 +7,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from threading import Thread
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -103,6 +106,23 @@ def test_a_record_that_is_too_large_is_refused_by_name(broker: str, topics: Kafk
     assert "\n" not in str(no.value)
     topics.write("large", [(b"k", b"small")])
     assert read_all(broker, "large", 1)[0][1:] == (b"k", b"small")
+
+
+def test_a_topic_was_made_when_clients_see_all_its_partitions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def listing(*leaders: int) -> dict[str, Any]:
+        about = {number: SimpleNamespace(leader=leader) for number, leader in enumerate(leaders)}
+        return {"new": SimpleNamespace(partitions=about)}
+
+    admin = Mock()
+    admin.create_topics.return_value = {"new": Mock()}
+    listings = [{}, {}, listing(1), listing(1, -1), listing(1, 1), {}]
+    topics = KafkaTopics("broker:9092")
+    monkeypatch.setattr(topics, "_admin", lambda: admin)
+    monkeypatch.setattr(topics, "_standing", lambda _asked: listings.pop(0))
+    topics.create("new", 2, 24)
+    assert listings == [{}]
 
 
 def test_a_broker_that_is_not_there_is_an_error_within_the_bound() -> None:
