@@ -88,7 +88,8 @@ def _by_minute() -> list[Panel]:
     return [
         lines(
             "Users online and active",
-            "Online: between login and the session's end. Active: with a record in the minute.",
+            "Online: between login and the session's end. Active: with a record in the minute. "
+            "The last minutes lack partitions that have not come so far.",
             SQL("""
                 SELECT $__timeInterval(minute) AS time, max(o.online) AS online,
                 max(o.active) AS active

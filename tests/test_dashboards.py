@@ -109,3 +109,10 @@ def test_provisioned_sources_are_those_that_the_dashboards_name() -> None:
     for source in (PROMETHEUS, CLICKHOUSE):
         assert f"uid: {source.uid}\n    type: {source.type_val}\n" in text
     assert "folder: Footfall" in (PROVISIONING / "dashboards" / "footfall.yml").read_text()
+
+
+def test_each_dashboard_has_a_picture_and_together_they_are_small() -> None:
+    pictures = {path.stem: path for path in (ROOT / "docs" / "dashboards").glob("*.webp")}
+    assert sorted(pictures) == sorted([*NAMES, "overview"])
+    assert sum(path.stat().st_size for path in pictures.values()) < 1_000_000
+    assert "docs/dashboards/overview.webp" in (ROOT / "README.md").read_text()

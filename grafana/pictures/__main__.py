@@ -36,7 +36,7 @@ WIDTH = 1464
 SCALE = 0.8
 HEIGHT_MAX = 4_000
 """Tables that are out of sight are not drawn."""
-OVERVIEW_PX = 800
+OVERVIEW_PX = 762
 """Of Pipeline, on the README's first screen."""
 QUALITY = 60
 CHROMIUM = next(

@@ -1,8 +1,8 @@
 // Draws a dashboard with Grafana's own panel components: its JSON, and the frames that its queries
 // gave. The page calls drawDashboard({dashboard, frames, ranges}) and waits for window.isDrawn.
 import {
-  ThemeContext, applyFieldOverrides, createTheme, dateTime, getDisplayProcessor,
-  getFieldDisplayName, getFieldDisplayValues, standardTransformers, toDataFrame,
+  ThemeContext, createTheme, dateTime, getDisplayProcessor, getFieldDisplayName,
+  standardTransformers, toDataFrame,
 } from "@grafana/data";
 import { BarGauge, BigValue, GlobalStyles, PanelChrome, TimeSeries } from "@grafana/ui";
 import { TableNG } from "@grafana/ui/unstable";
@@ -47,6 +47,7 @@ function configured(frames, panel) {
         for (const { id, value } of override.properties) setPath(config, id, structuredClone(value));
       }
       if (config.thresholds) config.thresholds = withoutNulls(config.thresholds);
+      // A cell with a link is drawn as one; nobody clicks on a picture.
       if (config.links) field.getLinks = () => config.links.map((one) => ({ ...one, href: "#" }));
       field.display = getDisplayProcessor({ field, theme, timeZone: TIME_ZONE });
     }
