@@ -2,6 +2,7 @@
 # make kafka [ARGS="..."]  a real Kafka on this machine, until Ctrl-C (needs Java 17 and Maven)
 # make test                set up .venv, check, and test everything but what is slow
 # make test-all            test everything
+# make dashboard-pictures  draw docs/dashboards again (needs Prometheus, npm and Chromium)
 # make check | bench | lock | clean
 
 VENV := .venv
@@ -13,7 +14,7 @@ LOCK := $(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --no-em
 JOBS := 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo kafka test test-all check bench lock clean
+.PHONY: help demo kafka test test-all check bench dashboard-pictures lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -39,6 +40,9 @@ check: $(VENV)/dev.lock
 
 bench: $(VENV)/dev.lock
 	@exec $(VENV)/bin/python -m benchmarks $(ARGS)
+
+dashboard-pictures: $(VENV)/dev.lock
+	@exec $(VENV)/bin/python -m grafana.pictures $(ARGS)
 
 # Run again by hand after changing the dependencies in pyproject.toml; the environment is
 # made anew from the result. UPGRADE="--upgrade" takes newer versions.

@@ -15,8 +15,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "add-an-analytic.md"
 ROOMS = (
-    "api", "benchmarks", "cli", "docs", "flows", "generator", "infra", "operations", "schemas",
-    "sinks", "streams", "tests",
+    "api", "benchmarks", "cli", "docs", "flows", "generator", "grafana", "infra", "operations",
+    "schemas", "sinks", "streams", "tests",
 )  # fmt: skip
 TIMEOUT_S = 240
 

@@ -75,7 +75,7 @@ VIEWS: Final[dict[str, View]] = {name: raw_view(table) for name, table in TABLES
 """Each event of a kind once."""
 
 
-def _named(column: str, codes: Mapping[int, str]) -> str:
+def named(column: str, codes: Mapping[int, str]) -> str:
     """A code by its name; by itself where it is of a later version than this view."""
     names = ", ".join(f"'{name}'" for name in codes.values())
     return f"transform({column}, {list(codes)}, [{names}], toString({column}))"
@@ -123,7 +123,7 @@ PAIRS_VIEW = View(
     select=f"""
         SELECT least(c.first_item_id, c.second_item_id) AS item_id,
                greatest(c.first_item_id, c.second_item_id) AS other_item_id,
-               {_named("c.comparison_type", COMPARISON_TYPES)} AS compared_by,
+               {named("c.comparison_type", COMPARISON_TYPES)} AS compared_by,
                count() AS comparisons
         FROM shop_item_comparison AS c
         GROUP BY item_id, other_item_id, compared_by
@@ -133,7 +133,7 @@ PAIRS_VIEW = View(
 RETURNS_VIEW = View(
     name="shop_returns_by_reason",
     select=f"""
-        SELECT {_named("reason_type", REASON_TYPES)} AS reason, item_id, count() AS returns
+        SELECT {named("reason_type", REASON_TYPES)} AS reason, item_id, count() AS returns
         FROM shop_item_return
         GROUP BY reason, item_id
     """,
@@ -162,7 +162,7 @@ SUPPORT_VIEW = View(
     name="shop_support_load",
     select=f"""
         SELECT toStartOfHour(time) AS hour,
-               {_named("support_type", SUPPORT_TYPES)} AS contacted_by,
+               {named("support_type", SUPPORT_TYPES)} AS contacted_by,
                count() AS contacts, uniqExact(user_id) AS users
         FROM shop_support_contact
         GROUP BY hour, contacted_by
@@ -182,7 +182,7 @@ LOGINS_VIEW = View(
     name="shop_logins_by_hour",
     select=f"""
         SELECT toStartOfHour(time) AS hour,
-               {_named("login_type", LOGIN_TYPES)} AS logged_in_by,
+               {named("login_type", LOGIN_TYPES)} AS logged_in_by,
                count() AS logins, uniqExact(user_id) AS users
         FROM shop_logging_in
         GROUP BY hour, logged_in_by

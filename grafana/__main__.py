@@ -1,0 +1,32 @@
+"""Write grafana/dashboards/*.json: ``python -m grafana``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from grafana import (
+    api,
+    customers_online,
+    one_flow,
+    pipeline,
+    requests,
+    servers,
+    shop_now,
+)
+from grafana.board import text_of
+
+FOLDER = Path(__file__).parent / "dashboards"
+MODULES = (pipeline, one_flow, shop_now, customers_online, requests, api, servers)
+
+
+def files() -> dict[Path, str]:
+    """Return what each file holds."""
+    return {
+        FOLDER / f"{module.__name__.rpartition('.')[2]}.json": text_of(module.dashboard())
+        for module in MODULES
+    }
+
+
+if __name__ == "__main__":
+    for path, text in files().items():
+        path.write_text(text)
