@@ -24,6 +24,7 @@ FAMILIES = (
     "verify",
     "letters.command",
     "doctor.command",
+    "topics_command",
     "observe",
 )
 """Modules of ``cli``; each has ``add_commands(commands)``. They import what they need late."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple, Protocol
@@ -173,6 +173,15 @@ class Topic(Protocol):
 
 class KeptTopic(Topic, Protocol):
     """A topic whose records can be looked at one by one."""
+
+    def kept(self, partition: int) -> tuple[int, int]:
+        """Return the oldest offset left, and the end. Raises SourceError."""
+
+    def records(self, partition: int, start: int, end: int) -> Iterator[tuple[int, TopicRecord]]:
+        """Give the records from one offset to before another that are there by now.
+
+        Each comes with its offset and all that the topic keeps of it. Raises SourceError.
+        """
 
     def record_at(self, partition: int, offset: int) -> TopicRecord:
         """Return one record with all that the topic keeps of it. Raises SourceError."""
