@@ -12,6 +12,7 @@ from threading import Event
 import pytest
 from confluent_kafka import Producer
 
+import operations.topic_records
 import sinks.topic_files
 from cli.topics import polls, records, topic_view
 from operations.topic_records import NotThereError, ends, followed, last_records, one_record
@@ -129,7 +130,10 @@ def test_the_newest_records_come_in_order_with_their_keys(settings: Settings) ->
     assert last_records(topic, ends(topic), 0) == []
 
 
-def test_the_newest_records_of_a_key_are_found_behind_many_others(settings: Settings) -> None:
+def test_the_newest_records_of_a_key_are_found_behind_many_others(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations.topic_records, "BLOCK_RECORDS", 20)
     writer = open_topics(settings)
     writer.write(USER_TAGS.name, [(b"one", b"%d" % n) for n in range(3)])
     for _ in range(15):
