@@ -21,6 +21,18 @@ class ApiMetrics:
         self.records_waiting = metrics.API_RECORDS_WAITING.gauge(self.registry)
         self.answer_differences = metrics.API_ANSWER_DIFFERENCES.counter(self.registry)
 
+    def totals(self) -> dict[str, int]:
+        """Return what was counted so far: requests, those that failed, records written."""
+        found = {"requests": 0, "failed": 0, "records": 0}
+        for family in (*self.requests.collect(), *self.records_written.collect()):
+            for one in family.samples:
+                if one.name == metrics.API_RECORDS_WRITTEN.exposed:
+                    found["records"] += int(one.value)
+                elif one.name == metrics.API_REQUESTS.exposed:
+                    found["requests"] += int(one.value)
+                    found["failed"] += int(one.value) if one.labels["status"] >= "500" else 0
+        return found
+
     def exposition(self) -> tuple[bytes, bytes]:
         """(text, content type) of all metrics."""
         return generate_latest(self.registry), CONTENT_TYPE_LATEST.encode()

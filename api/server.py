@@ -21,14 +21,19 @@ from starlette.applications import Starlette
 
 from api.address import BACKLOG, PortError, listen, url_of
 from api.app import create_app
+from api.metrics import ApiMetrics
 from api.opening import open_services
 from infra import connections
 from infra.connections import LIMITS, Limits
+from infra.logs import log_start, set_up_logs
 from schemas.settings import SettingError, Settings, read_settings
+from schemas.status import LOG_EVERY_S
 from schemas.targets import scrape_target
 from sinks import SinkError
 
 __all__ = ["PortError", "create_app", "listen", "main", "serve"]
+
+log = logging.getLogger("footfall.api")
 
 CONNECTIONS_MAX = 4000
 CONNECTIONS_MIN = 64
@@ -53,7 +58,9 @@ def serve(
     ``port`` takes the place of FRONTEND_PORT. Other machines are served only if ``is_open``. With
     ``is_observing`` its metrics tell of every flow's lag, too.
     """
-    _set_up_logging(settings)
+    set_up_logs(settings, "api")
+    # Its warnings are of what clients send, a line for each.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     number = settings.frontend_port if port is None else port
     try:
         listening = listen(settings.frontend_hostname, number, is_open=is_open)
@@ -77,7 +84,26 @@ def serve(
         return EXIT_FAILED
     finally:
         last_resort.cancel()
+    log.info("stopped: it was told to")
     return 0
+
+
+async def _log_now_and_then(metrics: ApiMetrics) -> None:
+    """Log what was answered since the line before."""
+    told = metrics.totals()
+    while True:
+        await asyncio.sleep(LOG_EVERY_S)
+        now = metrics.totals()
+        since = {name: now[name] - told[name] for name in now}
+        told = now
+        log.info(
+            "%d requests in %g s, %d of them failed; %d records written",
+            since["requests"],
+            LOG_EVERY_S,
+            since["failed"],
+            since["records"],
+            extra=since,
+        )
 
 
 def allow_connections(wanted: int = CONNECTIONS_MAX) -> int:
@@ -136,6 +162,8 @@ async def _serve(
     observer: Collector | None,
 ) -> None:
     def started() -> None:
+        home = {"FOOTFALL_HOME": str(settings.footfall_home)}
+        log_start(log, settings, read_settings(home))
         print(f"listening on {url_of(listening)}", flush=True)
 
     limits = Limits(connections=allow_connections())
@@ -156,7 +184,9 @@ async def _serve(
         # What was made up to here lives as long as the process.
         gc.collect()
         gc.freeze()
+        telling = asyncio.create_task(_log_now_and_then(services.metrics))
         await server.serve(sockets=[listening])
+        telling.cancel()
 
 
 def config(app: Starlette, limits: Limits = LIMITS) -> uvicorn.Config:
@@ -168,14 +198,6 @@ def config(app: Starlette, limits: Limits = LIMITS) -> uvicorn.Config:
         backlog=BACKLOG,
         timeout_graceful_shutdown=FINISH_WITHIN_S,
     )
-
-
-def _set_up_logging(settings: Settings) -> None:
-    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    level = logging.INFO if settings.use_logger else logging.WARNING
-    logging.getLogger("footfall.api").setLevel(level)
-    # Warnings are of what clients send, a line for each.
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
 
 def main() -> int:

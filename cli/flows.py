@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -13,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from cli.errors import UsageError, did_you_mean
 from cli.home import Home
 from cli.options import count
-from schemas.settings import Settings
+from schemas.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from flows import FlowContract
+
+log = logging.getLogger(__name__)
 
 WORKERS_MAX = 256
 """Of one flow; more than a topic has partitions have nothing to do."""
@@ -128,13 +131,26 @@ def _settings_of_worker(args: argparse.Namespace) -> Iterator[Settings]:
 
 def _run_here(args: argparse.Namespace, contract: FlowContract, settings: Settings) -> None:
     """Run the flow in this process."""
+    from infra.logs import log_start, set_up_logs
+    from streams.log_lines import log_failure
+
+    Home(settings.footfall_home).make()
+    set_up_logs(settings, f"{args.flow}/{args.worker[0]}", flow=args.flow, worker=args.worker[0])
+    log_start(log, settings, read_settings({"FOOTFALL_HOME": str(settings.footfall_home)}))
+    try:
+        _run_flow(args, contract, settings)
+    except Exception as error:
+        log_failure(error)
+        raise
+
+
+def _run_flow(args: argparse.Namespace, contract: FlowContract, settings: Settings) -> None:
     from cli.errors import say
     from sinks.attempts import ATTEMPTS
     from streams.engine import stateful_steps
     from streams.runner import Monitoring, Run, run_worker
     from streams.source import Share
 
-    Home(settings.footfall_home).make()
     module = importlib.import_module(f"flows.{args.flow}")
     share = Share(*args.worker)
     monitoring = Monitoring(settings.metrics_hostname, settings.metrics_port, ATTEMPTS.read)

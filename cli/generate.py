@@ -236,9 +236,12 @@ def _push(
     can_resume: bool = True,
 ) -> int:
     from cli.topics import topic_view
+    from generator.counted import CountedWriter
     from generator.drive import push
     from generator.progress import ProgressFile
+    from schemas.targets import scrape_target
     from sinks.open import open_topics
+    from streams.monitor import serving
 
     settings = read_settings(os.environ)
     home = Home(settings.footfall_home)
@@ -253,20 +256,25 @@ def _push(
             fresh=args.fresh,
         )
     writer = open_topics(settings)
+    counted, host = CountedWriter(writer), settings.metrics_hostname
     try:
-        result = push(
-            source,
-            _RenamedWriter(writer, name, without),
-            rate_per_s=rate_per_s,
-            speed=speed,
-            total=args.total,
-            progress=progress,
-            startup_delay_s=settings.producer_startup_delay_s,
-            # A pipe that gives nothing would not let a flag be seen: a signal ends it at once.
-            stop=_stop_on_signals() if can_resume else None,
-            report=lambda report: _progress_line(report.line()),
-            log=_log if settings.print_producer_logs else None,
-        )
+        with (
+            serving(host, 0, [counted]) as port,
+            scrape_target(home.path, f"generate.{source.name}", host, port),
+        ):
+            result = push(
+                source,
+                _RenamedWriter(counted, name, without),
+                rate_per_s=rate_per_s,
+                speed=speed,
+                total=args.total,
+                progress=progress,
+                startup_delay_s=settings.producer_startup_delay_s,
+                # A pipe that gives nothing would not let a flag be seen: a signal ends it at once.
+                stop=_stop_on_signals() if can_resume else None,
+                report=lambda report: _progress_line(report.line()),
+                log=_log if settings.print_producer_logs else None,
+            )
     finally:
         writer.close()
     _last_line(result.line())

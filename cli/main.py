@@ -24,7 +24,9 @@ FAMILIES = (
     "verify",
     "letters.command",
     "doctor.command",
+    "topics_command",
     "observe",
+    "completion",
 )
 """Modules of ``cli``; each has ``add_commands(commands)``. They import what they need late."""
 
@@ -36,6 +38,16 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"footfall: {message} (see `{self.prog} --help`)\n")
 
 
+class _Version(argparse.Action):
+    """Prints the version of the package; it is looked up only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from infra.logs import footfall_version
+
+        print(f"footfall {footfall_version()}")
+        parser.exit()
+
+
 def build_parser() -> Parser:
     """The whole command line."""
     parser = Parser(
@@ -44,6 +56,7 @@ def build_parser() -> Parser:
         epilog="Settings are environment variables (FOOTFALL_HOME, TOPICS_URL, CLICKHOUSE_URL, "
         "...): see the README. Start with `footfall demo`.",
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     parser.add_argument("--debug", action="store_true", help="on an error, show where it arose")
     parser.add_argument("--tied", action="store_true", help=argparse.SUPPRESS)
     commands = parser.add_subparsers(metavar="COMMAND", dest="command")

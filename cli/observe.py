@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from operations.flow_facts import FlowFacts
+
+log = logging.getLogger(__name__)
 
 NAME = "observe"
 _WAIT_S = 0.2
@@ -38,6 +41,7 @@ def observe(_args: argparse.Namespace) -> int:
     """Watch every flow until stopped."""
     from cli.home import Home
     from cli.stop import Stop
+    from infra.logs import log_start, set_up_logs
     from operations.observer import Observer, ObserverCollector
     from schemas.settings import read_settings
     from schemas.targets import scrape_target
@@ -45,6 +49,8 @@ def observe(_args: argparse.Namespace) -> int:
 
     settings = read_settings(os.environ)
     Home(settings.footfall_home).make()
+    set_up_logs(settings, NAME)
+    log_start(log, settings, read_settings({"FOOTFALL_HOME": str(settings.footfall_home)}))
     collector = ObserverCollector(Observer(settings).look)
     stop, host = Stop(), settings.metrics_hostname
     with (
@@ -59,6 +65,7 @@ def observe(_args: argparse.Namespace) -> int:
         while not stop.asked:
             time.sleep(_WAIT_S)
         collector.close()
+    log.info("stopped: it was told to")
     return 0
 
 

@@ -33,6 +33,11 @@ def count(text: str, most: int = 10_000_000_000) -> int:
     return _whole(text, 1, most)
 
 
+def count_or_zero(text: str, most: int) -> int:
+    """A number of things from the command line, or 0."""
+    return _whole(text, 0, most)
+
+
 def add_open_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--open`` to a command that serves HTTP."""
     parser.add_argument(

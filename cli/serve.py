@@ -71,7 +71,8 @@ def serve_clickhouse(args: argparse.Namespace) -> int:
     from schemas.settings import read_settings
 
     need_engine()
-    home = Home(read_settings(os.environ).footfall_home)
+    settings = read_settings(os.environ)
+    home = Home(settings.footfall_home)
     home.make()
     need_free_port("127.0.0.1", args.port, "--port")
     # DateTime columns without a zone and now() are in UTC on every machine.
@@ -80,6 +81,8 @@ def serve_clickhouse(args: argparse.Namespace) -> int:
     from infra._clickhouse_errors import EmbeddedClickHouseError
     from infra.embedded_clickhouse import EmbeddedClickHouse
     from infra.ending import waiting_for_the_end
+    from schemas.targets import scrape_target
+    from streams.monitor import serving
 
     wait_for_end = waiting_for_the_end()
     server = EmbeddedClickHouse(
@@ -100,7 +103,13 @@ def serve_clickhouse(args: argparse.Namespace) -> int:
         print(f"default.{name} was left in that database: {why}", file=sys.stderr)
     print(f"ClickHouse at {server.url} (data in {home.clickhouse})", flush=True)
     print(f"    {curl_line(home.clickhouse, server.url)}", flush=True)
-    wait_for_end()
+    host = settings.metrics_hostname
+    # METRICS_PORT is a worker's: here it is always one that is free.
+    with (
+        serving(host, 0, [server.metrics]) as port,
+        scrape_target(home.path, "clickhouse", host, port),
+    ):
+        wait_for_end()
     remove_note(home, os.getpid())
     server.stop()
     # A query that could not be cancelled would hold the interpreter back at its exit.

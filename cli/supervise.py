@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cli.errors import FailureError
+from streams.process import bound_log
 
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 10.0
@@ -97,7 +98,7 @@ class Supervisor:
                 if code is not None:
                     self._ended(child, code, now_s)
                 else:
-                    _bound_log(child.log)
+                    bound_log(child.log, LOG_BYTES_MAX)
             elif child.start_again_s is not None and now_s >= child.start_again_s:
                 self._launch(child)
 
@@ -196,14 +197,3 @@ def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
 def _close(process: subprocess.Popen[bytes]) -> None:
     if process.stdin is not None:
         process.stdin.close()
-
-
-def _bound_log(log: Path) -> None:
-    """Children append, so a log can be cut under them; what was cut stands beside it."""
-    try:
-        if log.stat().st_size > LOG_BYTES_MAX:
-            log.with_suffix(".log.1").write_bytes(log.read_bytes())
-            os.truncate(log, 0)
-    except OSError:
-        # A log is a help, not a result: the demo goes on without.
-        return

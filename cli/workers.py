@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -40,9 +41,15 @@ def run_workers(
         for tail in tails:
             for line in tail.added():
                 # Of a process that has ended the supervisor has told the last line.
-                if not any(line in text for text in said):
+                if line.startswith("{"):
+                    # A line of a log tells itself whose it is.
+                    print(line, file=sys.stderr, flush=True)
+                elif not any(line in text for text in said):
                     say(f"{tail.name}: {line}")
 
+    if sys.stderr.isatty():
+        # The processes write to files, which are shown here.
+        environ = {"LOG_FORMAT": "PLAIN", **environ}
     supervisor = Supervisor(home.logs, environ, say=tell)
     tails: list[Tail] = []
     with stop.on_signals():

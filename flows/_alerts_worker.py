@@ -37,6 +37,7 @@ from schemas.topics import LOGIN_ALERTS, PLATFORM_LOGS
 from streams.batch import Poll
 from streams.bursts import in_burst
 from streams.kafka import KafkaTopic
+from streams.log_lines import log_begin
 from streams.open import open_topic, sent_again_in
 from streams.process import stopped_by_signals, tune_process
 from streams.progress import Counted, Progress, StateSize
@@ -50,6 +51,7 @@ LOOK_EVERY_S = 5.0
 LOG_BYTES_MAX = 2_000_000
 _LOGGERS = ("faust", "mode", "aiokafka", "aiohttp")
 
+Offsets = dict[tuple[str, int], int]
 SentAgain = Callable[[], Mapping[int, Collection[int]]]
 
 
@@ -247,6 +249,7 @@ class AlertsWorker:
         oldest, ends = await self._faust.bounds()
         await asyncio.to_thread(self._sent_again)
         now_s = time.monotonic()
+        begins: tuple[Offsets, Offsets] = ({}, {})
         for watch in watches:
             partition = watch.partition
             next_offset, end = watch.at.next_offset, ends[partition]
@@ -262,8 +265,10 @@ class AlertsWorker:
                     self._note_removed(partition, next_offset, oldest[partition])
                 next_offset = oldest[partition]
             self._places[partition] = Place(next_offset, now_s)
+            begins[watch.is_new][self._topic.name, partition] = next_offset
             self._tell(watch, end)
         await self._faust.seek({one: place.next_offset for one, place in self._places.items()})
+        log_begin(*begins)
         self._is_placed = True
 
     async def _ask_again(self) -> None:

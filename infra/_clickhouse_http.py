@@ -30,6 +30,7 @@ from infra._clickhouse_bodies import (
 from infra._clickhouse_door import Door
 from infra._clickhouse_engine import Answer, Call, Engine
 from infra._clickhouse_errors import Code, EngineError, failure
+from infra._clickhouse_metrics import ClickHouseMetrics
 from infra._clickhouse_sql import HEAD_BYTES_MAX, InsertWithData, insert_with_data
 from infra._clickhouse_turns import Turns
 
@@ -104,7 +105,15 @@ class _Asked:
 class ClickHouseApp:
     """The interface as an ASGI application."""
 
-    def __init__(self, engine: Engine, door: Door, turns: Turns, spool_folder: Path) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        door: Door,
+        turns: Turns,
+        spool_folder: Path,
+        metrics: ClickHouseMetrics,
+    ) -> None:
+        self._metrics = metrics
         self._engine = engine
         self._door = door
         self._turns = turns
@@ -121,6 +130,7 @@ class ClickHouseApp:
     async def _respond(self, request: Request) -> Response:
         refusal = self._door.turned_away(request.headers)
         if refusal is not None:
+            self._metrics.turned_away()
             return PlainTextResponse(f"{refusal}\n", 403)
         path = request.scope["path"]
         query = request.scope["query_string"].decode("latin-1")
@@ -141,17 +151,10 @@ class ClickHouseApp:
             or self._engine.timezone,
         }
         try:
-            # Before the body is taken: who may not ask may not fill the disk either.
-            self._door.check_password(request.headers, params)
-            with new_spool(self._spool_folder) as body:
-                await _read_body(request, body)
-                asked = _Asked(request.method, params, request.headers, body)
-                name = uuid.uuid4().hex
-                return await self._turns.run(
-                    lambda: self._run(asked, name, common),
-                    gone=_gone(request),
-                    cancel=lambda: self._engine.cancel(name),
-                )
+            with self._metrics.query():
+                # Before the body is taken: who may not ask may not fill the disk either.
+                self._door.check_password(request.headers, params)
+                return await self._let_in(request, params, common)
         except EngineError as error:
             return self._error(error, common)
         except BodyTooLargeError as error:
@@ -159,6 +162,19 @@ class ClickHouseApp:
         except OSError as error:
             reason = f"The body could not be kept: {error.strerror}"
             return self._error(failure(Code.NOT_ENOUGH_SPACE, reason), common)
+
+    async def _let_in(
+        self, request: Request, params: Mapping[str, str], common: dict[str, str]
+    ) -> Response:
+        with new_spool(self._spool_folder) as body:
+            await _read_body(request, body)
+            asked = _Asked(request.method, params, request.headers, body)
+            name = uuid.uuid4().hex
+            return await self._turns.run(
+                lambda: self._run(asked, name, common),
+                gone=_gone(request),
+                cancel=lambda: self._engine.cancel(name),
+            )
 
     def _run(self, asked: _Asked, name: str, common: dict[str, str]) -> Response:
         try:
@@ -170,6 +186,7 @@ class ClickHouseApp:
             raise
         except BodyError as error:
             raise failure(Code.BAD_ARGUMENTS, str(error)) from None
+        self._metrics.inserted(answer.summary["written_rows"])
         return _answer_response(asked, answer, common)
 
     def _error(self, error: EngineError, common: dict[str, str]) -> Response:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, cast
@@ -61,12 +62,21 @@ class Limits:
 LIMITS = Limits()
 
 
-def config(app: ASGIApp, limits: Limits = LIMITS, **more: Any) -> uvicorn.Config:
-    """Return how uvicorn runs an application: within the limits, without what is not used."""
+def config(
+    app: ASGIApp,
+    limits: Limits = LIMITS,
+    *,
+    refused: Callable[[], object] = lambda: None,
+    **more: Any,
+) -> uvicorn.Config:
+    """Return how uvicorn runs an application: within the limits, without what is not used.
+
+    ``refused`` is called for each connection that is ended by a limit.
+    """
     return uvicorn.Config(
         cast(Any, app),
         # uvicorn only ever calls it, as it would a class.
-        http=cast(Any, partial(Connection, lines=Lines(limits))),
+        http=cast(Any, partial(Connection, lines=Lines(limits, refused))),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -87,8 +97,9 @@ Line = dict["Connection", float]
 class Lines:
     """The connections of a server that wait for their clients."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, refused: Callable[[], object]) -> None:
         self.limits = limits
+        self.refused = refused
         self.leaving: Line = {}
         """Closed, or told to go, and not gone yet."""
         self.idle: Line = {}
@@ -254,10 +265,12 @@ class Connection(HttpToolsProtocol):
     def give_way(self) -> None:
         """Make room for another connection."""
         if self._line is self._lines.answers:
+            self._lines.refused()
             self.cut_off()
         elif self._reading:
             self.refuse(503, "too many connections, and this one waited longest: try again")
         else:
+            self._lines.refused()
             self.leave()
 
     def leave(self) -> None:
@@ -274,6 +287,7 @@ class Connection(HttpToolsProtocol):
 
     def refuse(self, status: int, message: str) -> None:
         """Answer with an error instead of reading on, and close the connection."""
+        self._lines.refused()
         self._refusal = (status, message)
         self.connections.discard(self)
         cycle = self.cycle

@@ -35,6 +35,7 @@ from infra._clickhouse_engine import Engine, EngineMissingError
 from infra._clickhouse_errors import EmbeddedClickHouseError, EngineError
 from infra._clickhouse_folder import locked, password_of, recorded
 from infra._clickhouse_http import ClickHouseApp
+from infra._clickhouse_metrics import ClickHouseMetrics
 from infra._clickhouse_options import QUERY_S_MAX, add_options
 from infra._clickhouse_turns import Turns
 from infra.connections import Limits, config
@@ -78,6 +79,7 @@ class EmbeddedClickHouse:
         """Known after ``start()``."""
         self.left: Mapping[str, str] = {}
         """Tables of an older version that could not be moved to our database, and why."""
+        self.metrics = ClickHouseMetrics()
         self._memory_bytes_max = memory_bytes_max
         self._query_s_max = query_s_max
         self._hosts = hosts
@@ -122,9 +124,18 @@ class EmbeddedClickHouse:
             Door(self.port, self.password, {*self._hosts, urlsplit(self.url).netloc}),
             Turns(executor, QUERIES_AT_ONCE_MAX),
             folder / "spool",
+            self.metrics,
         )
         limits = Limits(connections=CONNECTIONS_MAX)
-        server = uvicorn.Server(config(app, limits, loop="asyncio", timeout_graceful_shutdown=2))
+        server = uvicorn.Server(
+            config(
+                app,
+                limits,
+                refused=self.metrics.refused,
+                loop="asyncio",
+                timeout_graceful_shutdown=2,
+            )
+        )
         thread = threading.Thread(
             target=server.run, kwargs={"sockets": [listener]}, name="clickhouse-http", daemon=True
         )

@@ -6,6 +6,7 @@ and, on Kafka, the offsets of its consumer group, also where no worker runs here
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -20,7 +21,10 @@ from operations.topic_ends import AppendTimes, standing_topics
 from schemas import metrics
 from schemas.metrics import Metric
 from schemas.settings import Settings
+from schemas.status import LOG_EVERY_S
 from schemas.topics import DEAD_LETTERS, LATE_EVENTS
+
+log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 5.0
 GROUPS_WITHIN_S = 4.0
@@ -114,15 +118,36 @@ class ObserverCollector(Collector):
         """Look, and keep what is found."""
         try:
             self.last = self._look()
-            self.problem = ""
+            problem = ""
         except Exception as error:
             # Whatever a server does, the observer stays, and says that it sees nothing.
             self._errors += 1
-            self.problem = str(error).strip().split("\n")[0][:300] or type(error).__name__
+            problem = str(error).strip().split("\n")[0][:300] or type(error).__name__
+        if problem and problem != self.problem:
+            log.error("cannot look at the flows: %s", problem)
+        elif self.problem and not problem and self._errors:
+            log.info("can look at the flows again")
+        self.problem = problem
+
+    def _log(self) -> None:
+        """Log how the flows are."""
+        flows = self.last.flows if self.last is not None else []
+        trouble = {flow.name: flow.trouble for flow in flows if flow.trouble}
+        log.info(
+            "%d flows, %d in trouble%s",
+            len(flows),
+            len(trouble),
+            "".join(f"; {name}: {what}" for name, what in trouble.items()),
+            extra={"flows": len(flows), "trouble": trouble},
+        )
 
     def _keep_looking(self) -> None:
+        log_at_s = time.monotonic() + LOG_EVERY_S
         while True:
             self.look_once()
+            if time.monotonic() >= log_at_s:
+                log_at_s += LOG_EVERY_S
+                self._log()
             if self._done.wait(self._every_s):
                 return
 

@@ -74,7 +74,7 @@ def kafka_topics(settings: Settings) -> tuple[str, dict[str, TopicFacts]]:
         for part in about.topics[name].partitions
     ]
     lows, highs = (
-        _offsets(admin, places, spec()) for spec in (OffsetSpec.earliest, OffsetSpec.latest)
+        offsets_of(admin, places, spec()) for spec in (OffsetSpec.earliest, OffsetSpec.latest)
     )
     ends: dict[str, dict[int, tuple[int, int]]] = {name: {} for name in wanted}
     for place in places:
@@ -89,8 +89,11 @@ def kafka_topics(settings: Settings) -> tuple[str, dict[str, TopicFacts]]:
     return f"{count} broker{'s' if count > 1 else ''}", found
 
 
-def _offsets(admin: Any, places: list[Any], spec: Any) -> dict[Any, int]:
-    """By partition. Asked once more where one has just no leader. Raises KafkaException."""
+def offsets_of(admin: Any, places: list[Any], spec: Any) -> dict[Any, int]:
+    """Return offsets by partition; one that has just no leader is asked again.
+
+    Raises KafkaException, LookedInVainError.
+    """
     from confluent_kafka import KafkaException
 
     found: dict[Any, int] = {}

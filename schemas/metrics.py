@@ -29,6 +29,11 @@ DEAD_CODES: tuple[str, ...] = get_args(Code)
 SINK_CODES = ("connection", "timeout", "server", "refused")
 """Why a write failed: no connection, no answer in time, an error that may pass, one that will
 not."""
+SINK_SERVERS = ("clickhouse", "postgresql", "aerospike", "kafka", "files", "sqlite")
+"""Kinds of servers that are written to; files are embedded topics."""
+QUERY_OUTCOMES = ("ok", "failed", "refused", "gone")
+"""How a query of the embedded ClickHouse ends; refused: password, host, too many at once; gone:
+its client left."""
 HELD_KINDS = (
     "events", "groups", "requests", "sessions", "steps", "users", "visits", "windows",
 )  # fmt: skip
@@ -280,9 +285,44 @@ API = (
 )  # fmt: skip
 """Of the HTTP side."""
 
+CLICKHOUSE_QUERIES = Metric(
+    "footfall_clickhouse_queries", "counter", "Queries, by how they ended", ("outcome",)
+)
+CLICKHOUSE_QUERY_SECONDS = Metric(
+    "footfall_clickhouse_query_seconds",
+    "histogram",
+    "From the head of a query that was let in to its answer, waiting for its turn included",
+)
+CLICKHOUSE_ROWS_INSERTED = Metric(
+    "footfall_clickhouse_rows_inserted", "counter", "Rows that queries have made durable"
+)
+CLICKHOUSE_CONNECTIONS_REFUSED = Metric(
+    "footfall_clickhouse_connections_refused",
+    "counter",
+    "Connections that were ended as there were too many or they were too slow",
+)
+
+CLICKHOUSE = (
+    CLICKHOUSE_QUERIES, CLICKHOUSE_QUERY_SECONDS, CLICKHOUSE_ROWS_INSERTED,
+    CLICKHOUSE_CONNECTIONS_REFUSED,
+)  # fmt: skip
+"""Of the embedded ClickHouse."""
+
+GENERATOR_RECORDS = Metric(
+    "footfall_generator_records", "counter", "Records sent and acknowledged", ("topic",)
+)
+GENERATOR_ERRORS = Metric(
+    "footfall_generator_errors", "counter", "Writes that failed for good", ("topic",)
+)
+
+GENERATOR = (GENERATOR_RECORDS, GENERATOR_ERRORS)
+"""Of `footfall generate` into topics."""
+
 _VALUES = {
     "`reason`": DEAD_CODES,
     "`code`": SINK_CODES,
+    "`server`": SINK_SERVERS,
+    "`outcome`": QUERY_OUTCOMES,
     "`kind`": HELD_KINDS,
 }
 _HEAD = """# Metrics
@@ -302,6 +342,8 @@ def page() -> str:
         ("A worker", WORKER),
         ("The observer (`footfall observe`, and the api)", OBSERVER),
         ("The api", API),
+        ("The embedded ClickHouse", CLICKHOUSE),
+        ("The generator (`footfall generate` into topics)", GENERATOR),
     ):
         parts += [f"## {title}\n", "| metric | kind | labels | meaning |", "|---|---|---|---|"]
         for one in metrics:

@@ -71,6 +71,9 @@ class Settings:
     login_alerts_port: int
     metrics_hostname: str
     metrics_port: int
+    log_format: str
+    """PLAIN, JSON, or "" for plain on a terminal and JSON otherwise."""
+    log_level: str
     use_logger: bool
     log_headers: bool
     log_body: bool
@@ -238,6 +241,8 @@ def _variables(env: Mapping[str, str], home: Path) -> list[tuple[str, str, Any, 
         # one, of worker i of a flow the i-th after it.
         ("metrics_hostname", "METRICS_HOSTNAME", "127.0.0.1", str),
         ("metrics_port", "METRICS_PORT", 0, _integer(0, 65_000)),
+        ("log_format", "LOG_FORMAT", "", _one_of("PLAIN", "JSON")),
+        ("log_level", "LOG_LEVEL", "INFO", _one_of("DEBUG", "INFO", "WARNING", "ERROR")),
         ("use_logger", "USE_LOGGER", False, _switch),
         ("log_headers", "LOG_HEADERS", False, _switch),
         ("log_body", "LOG_BODY", False, _switch),

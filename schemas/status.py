@@ -11,6 +11,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
+LOG_EVERY_S = 30.0
+"""How often a process logs what it has done since."""
+
 
 class PartitionStatus(Struct, frozen=True):
     """One topic partition of a flow: read = used + filtered + late + dead."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
-from schemas.metrics import SINK_CODES
+from schemas.metrics import SINK_CODES, SINK_SERVERS
 
-_SERVERS = ("clickhouse", "postgresql", "aerospike", "kafka", "sqlite")
 _SIGNS = {
     "timeout": ("timeout", "timed out", "timedout"),
     "connection": ("connect", "refused", "reset by peer", "broken pipe", "unreachable"),
@@ -47,7 +46,7 @@ def server_of(target: str) -> str:
     """Return the kind of server that a target of a write is of."""
     lower = target.lower()
     # The address names it, or a file's path does: then it is SQLite.
-    return next((name for name in _SERVERS if lower.startswith(name)), "sqlite")
+    return next((name for name in SINK_SERVERS if lower.startswith(name)), "sqlite")
 
 
 def code_of(error: Exception) -> str:

@@ -29,6 +29,7 @@ from sinks import (
     SinkRefusedError,
     SinkUnavailableError,
 )
+from sinks.attempts import ATTEMPTS
 
 GIVE_UP_AFTER_S = 60.0
 RECORDS_QUEUED_MAX = 100_000
@@ -40,6 +41,8 @@ _ADMIN_ROUND_S = 5.0
 _ASK_AGAIN_S = 0.1
 _UNKNOWN_TOPIC_S = 3.0
 _ANY_PARTITION = -1
+_SERVER = "kafka"
+"""As attempts are counted."""
 
 AnyRecords = Sequence[Record] | Sequence[TopicRecord]
 
@@ -229,13 +232,16 @@ class KafkaTopics:
             return
         # What is still queued must not be delivered after the caller was told it was not.
         self._forget_producer()
-        raise self._sink_error(delivery.topic or batches[0][0], delivery.error)
+        error = self._sink_error(delivery.topic or batches[0][0], delivery.error)
+        ATTEMPTS.failed(_SERVER, error, is_passing=not isinstance(error, SinkRefusedError))
+        raise error
 
     def _open_producer(self) -> Producer:
         if self._producer is None:
             self._producer = Producer(
                 {
                     **self._client_settings(),
+                    "error_cb": self._count_trouble,
                     "enable.idempotence": True,
                     "acks": "all",
                     "partitioner": "murmur2_random",
@@ -270,6 +276,13 @@ class KafkaTopics:
             # Errors come by error_cb and reports; the log would repeat each some times a second.
             "log_level": 2,
         }
+
+    def _count_trouble(self, error: KafkaError) -> None:
+        """Count an attempt of the client itself, which makes it again until it gives up."""
+        self._note_trouble(error)
+        if error.code() != KafkaError._ALL_BROKERS_DOWN and not error.fatal():
+            ATTEMPTS.failed(_SERVER, KafkaException(error), is_passing=True)
+            ATTEMPTS.again(_SERVER)
 
     def _note_trouble(self, error: KafkaError) -> None:
         if error.code() != KafkaError._ALL_BROKERS_DOWN or not self._trouble:

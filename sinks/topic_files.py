@@ -51,6 +51,7 @@ from sinks import (
     SinkUnavailableError,
 )
 from sinks._partition_file import Limits, Lines, PartitionFile, lines_of
+from sinks.attempts import ATTEMPTS
 
 TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 """What Kafka takes for a name, so that a topic may move there."""
@@ -176,7 +177,7 @@ class FileTopics:
         """
         if not records:
             return
-        with self._lock, self._explained(topic):
+        with self._lock, self._counted(), self._explained(topic):
             count = self._partition_count(topic)
             grouped: list[list[Record]] = [[] for _ in range(count)]
             for record in records:
@@ -204,7 +205,7 @@ class FileTopics:
     def _append(self, topic: str, partition: int, batches: Sequence[Lines]) -> None:
         if not batches:
             return
-        with self._lock, self._explained(topic):
+        with self._lock, self._counted(), self._explained(topic):
             partitions = self._partition_count(topic)
             if not 0 <= partition < partitions:
                 raise SinkRefusedError(f"topic {topic} has no partition {partition}")
@@ -278,6 +279,16 @@ class FileTopics:
             self._files.pop(key).close()
         if topic is not None:
             self._counts.pop(topic, None)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count a write that fails; it is not made again here, but by whoever goes on later."""
+        try:
+            yield
+        except SinkError as error:
+            is_passing = not isinstance(error, SinkRefusedError)
+            ATTEMPTS.failed("files", error, is_passing=is_passing)
+            raise
 
     @contextmanager
     def _explained(self, topic: str) -> Iterator[None]:

@@ -14,6 +14,7 @@ from schemas.dead_letters import DeadLetter, LateEvent
 from schemas.metrics import BATCH_SECONDS, COMPUTE_SECONDS, SNAPSHOT_SECONDS
 from streams.batch import Batch, Rows, of_topic
 from streams.clock import Clock
+from streams.log_lines import note_poll
 from streams.progress import Counted, Counts, Progress, StateSize
 from streams.source import TopicSource
 
@@ -52,6 +53,13 @@ class Logic(StatefulBatchLogic[tuple[Batch, float], Output, "_State | None"]):
         return [self._take(*value) for value in values], StatefulBatchLogic.RETAIN
 
     def _take(self, batch: Batch, decoded_s: float) -> Output:
+        try:
+            return self._taken(batch, decoded_s)
+        except Exception as error:
+            note_poll(error, batch.poll)
+            raise
+
+    def _taken(self, batch: Batch, decoded_s: float) -> Output:
         poll = batch.poll
         began_s = perf_counter()
         if self._step is None:

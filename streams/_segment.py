@@ -5,14 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from collections.abc import Iterator
 from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
-from schemas.records import BLOCK_HEAD, Headers, TopicRecord, unpack_keys
+from schemas.records import TopicRecord
 from schemas.topic_files import (
-    NO_KEYS,
     Append,
     Appends,
     DamagedError,
@@ -32,6 +32,7 @@ from streams._appends import (
     first_lines,
     whole_appends,
 )
+from streams._keys import KeysReader
 
 LINE_BYTES_MAX = 8 * 1_048_576
 """A longer line is given by its beginning alone, which is over the limit of a record too."""
@@ -175,18 +176,36 @@ class OpenSegment:
             return NOTHING
         raise self._broken(data)
 
-    def record(self) -> TopicRecord | None:
-        """Return the next record with all that is kept of it. Raises DamagedError."""
-        lines, width = self._whole_lines(self._pread(_LOOK_BYTES), _LOOK_BYTES)
-        if not width:
-            return None
-        value = lines.partition(b"\n")[0]
-        number = self._appends.number_at(self.offset)
+    def records(self, end: int) -> Iterator[tuple[int, TopicRecord]]:
+        """Give the next records before an offset, with all that is kept of them.
+
+        Raises DamagedError.
+        """
+        keys = KeysReader(self.segment)
+        while self.offset < end:
+            try:
+                found = self.read(_LOOK_BYTES)
+            except HoleError as hole:
+                self.go_to(hole.offset, hole.position)
+                continue
+            if not found.records:
+                return
+            lines = found.data.split(b"\n", found.records)
+            for row in range(min(found.records, end - self.offset)):
+                offset = self.offset + row
+                append = self._append_of(offset)
+                if append is None:
+                    yield offset, TopicRecord(lines[row])
+                else:
+                    key, headers = keys.of(append, offset)
+                    yield offset, TopicRecord(lines[row], key, headers, append.appended_ms)
+            self.passed(found.records, found.width)
+
+    def _append_of(self, offset: int) -> Append | None:
+        """Return the append of a record that is there; None of a line added by hand."""
+        number = self._appends.number_at(offset)
         append = self._appends.at(number) if number >= 0 else None
-        if append is None or self.position >= append.end:
-            return TopicRecord(value)
-        key, headers = _keys_of(self.segment, append, self.offset - append.first)
-        return TopicRecord(value, key, headers, append.appended_ms)
+        return append if append is not None and offset < append.next_offset else None
 
     def close(self) -> None:
         """Close the files."""
@@ -257,27 +276,6 @@ class OpenSegment:
                 return position + found + 1
             position += len(block)
         return None
-
-
-def _keys_of(segment: Segment, append: Append, number: int) -> tuple[bytes | None, Headers]:
-    """Return key and headers of a record of an append. Raises DamagedError."""
-    if append.keys == NO_KEYS:
-        return None, ()
-    try:
-        with segment.keys.open("rb") as file:
-            file.seek(append.keys)
-            head = file.read(BLOCK_HEAD.size)
-            size = BLOCK_HEAD.unpack(head)[0] if len(head) == BLOCK_HEAD.size else 0
-            block = unpack_keys(head, file.read(size))
-    except FileNotFoundError:
-        block = None
-    if block is None:
-        raise DamagedError(
-            f"{segment.keys} is damaged at byte {append.keys}: the keys and headers of "
-            f"{append.records} records from offset {append.first} on are lost"
-        )
-    key = block.keys[number] if block.keys else None
-    return key, block.headers[number] if block.headers else ()
 
 
 def finish_line(segment: Segment, *, wait: bool = False) -> bool:

@@ -30,6 +30,7 @@ from schemas.times import iso_ms
 from streams._logic import Logic, Output
 from streams.batch import NEVER, ROW, TIME_MS, Batch, Int64s, Poll, Rows
 from streams.decode import Records
+from streams.log_lines import note_poll
 from streams.progress import Progress
 from streams.windows import NO_END_MS, NO_ROWS, Tumbling, WindowState
 
@@ -158,7 +159,11 @@ def _decoded(
 ) -> tuple[str, tuple[Batch, float]]:
     """Return the batch of a poll, and when its decoding began, under the partition's number."""
     began_s = perf_counter()
-    batch = records.decode(flow, poll)
+    try:
+        batch = records.decode(flow, poll)
+    except Exception as error:
+        note_poll(error, poll)
+        raise
     if poll.count:
         progress.took(DECODE_SECONDS, poll.topic, perf_counter() - began_s)
     return str(poll.partition), (batch, began_s)

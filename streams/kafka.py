@@ -7,7 +7,7 @@ committed to the consumer group as well, for the eyes of lag tools alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +15,9 @@ from typing import Any
 from confluent_kafka import (
     Consumer,
     IsolationLevel,
+    KafkaError,
     KafkaException,
+    Message,
     TopicCollection,
     TopicPartition,
 )
@@ -41,6 +43,8 @@ QUEUE_KIB_MAX = 8_192
 """What librdkafka may hold before it is asked for: more than one full poll."""
 RESPONSE_BYTES_MAX = 8_388_608
 """Of all partitions together; a compressed response becomes a few times as large."""
+RECORDS_ASKED = 1_000
+"""At once, of those that are looked at one by one."""
 CONSUMER_DESCRIPTORS = 16
 """Files and connections of a consumer, with room for a few brokers."""
 
@@ -185,38 +189,54 @@ class KafkaTopic:
             )
         return self._shared
 
-    def record_at(self, partition: int, offset: int) -> TopicRecord:
-        """Return one record with all that the topic keeps of it. Raises SourceError."""
-        name = f"{self.name}/{partition}"
-        place = TopicPartition(self.name, partition, offset)
+    def kept(self, partition: int) -> tuple[int, int]:
+        """Return the oldest offset left, and the end. Raises SourceError."""
+        try:
+            return self.bounds(partition)
+        except KafkaException as error:
+            raise self._wrong(partition, error) from None
+
+    def records(self, partition: int, start: int, end: int) -> Iterator[tuple[int, TopicRecord]]:
+        """Give the records from one offset to before another that are there by now."""
         if self._single is None:
             self._single = self.consumer({"queued.min.messages": 1})
         try:
-            low, high = self.bounds(partition)
-            self._single.assign([place])
+            self._single.assign([TopicPartition(self.name, partition, start)])
             until_s = time.monotonic() + REQUEST_TIMEOUT_S
-            while low <= offset < high and time.monotonic() < until_s:
-                message = self._single.poll(0.1)
-                error = None if message is None else message.error()
-                if message is None or (error is not None and is_passing(error)):
-                    continue
-                if error is not None or message.offset() != offset:
-                    break
-                _, appended_ms = message.timestamp()
-                return TopicRecord(
-                    message.value() or b"",
-                    message.key(),
-                    tuple(message.headers() or ()),
-                    None if appended_ms == UNKNOWN_MS else appended_ms,
-                )
+            while start < end:
+                for message in self._single.consume(RECORDS_ASKED, 0.1):
+                    error = message.error()
+                    if error is None and message.offset() < end:
+                        until_s = time.monotonic() + REQUEST_TIMEOUT_S
+                        start = message.offset() + 1
+                        yield message.offset(), _record_of(message)
+                    elif error is None or error.code() == KafkaError._PARTITION_EOF:
+                        return
+                    elif not is_passing(error):
+                        raise KafkaException(error)
+                if time.monotonic() > until_s:
+                    raise SourceError(
+                        f"{self.name}/{partition} at {self.bootstrap}: no record came within "
+                        f"{REQUEST_TIMEOUT_S:g} s"
+                    )
         except KafkaException as error:
-            raise SourceError(f"{name} at {self.bootstrap}: {text_of(error)}") from None
+            raise self._wrong(partition, error) from None
         finally:
             self._single.unassign()
+
+    def record_at(self, partition: int, offset: int) -> TopicRecord:
+        """Return one record with all that the topic keeps of it. Raises SourceError."""
+        low, high = self.kept(partition)
+        if low <= offset < high:
+            for _, record in self.records(partition, offset, offset + 1):
+                return record
         raise SourceError(
-            f"{name} has no record at offset {offset}: it has offsets {low} to {high - 1}, "
-            "without what compaction or an aborted transaction has removed"
+            f"{self.name}/{partition} has no record at offset {offset}: it has offsets {low} to "
+            f"{high - 1}, without what compaction or an aborted transaction has removed"
         )
+
+    def _wrong(self, partition: int, error: KafkaException) -> SourceError:
+        return SourceError(f"{self.name}/{partition} at {self.bootstrap}: {text_of(error)}")
 
     def _asked(self) -> AdminClient:
         """Return the client for questions. The consumer is asked none: its answers would wait
@@ -247,6 +267,16 @@ class KafkaTopic:
                 # Another client: what this one knows of leaders may be what stands in the way.
                 self._admin = None
                 time.sleep(0.1)
+
+
+def _record_of(message: Message) -> TopicRecord:
+    _, appended_ms = message.timestamp()
+    return TopicRecord(
+        message.value() or b"",
+        message.key(),
+        tuple(message.headers() or ()),
+        None if appended_ms == UNKNOWN_MS else appended_ms,
+    )
 
 
 def _topic_id(admin: AdminClient, name: str) -> str:

@@ -16,6 +16,9 @@ from types import FrameType
 STOP_WITHIN_S = 8.0
 """From a signal to the end, whatever a sink does. Whoever ends a worker gives it a little more."""
 
+NATIVE_BYTES_MAX = 2_000_000
+LOOK_EVERY_S = 1.0
+"""How often a log is looked at whether it has grown too long."""
 DESCRIPTORS_WANTED = 65_536
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -63,13 +66,36 @@ def resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def bound_log(path: Path, bytes_max: int) -> None:
+    """Empty a file that has grown longer, and keep what was in it beside it.
+
+    Whoever writes to it appends, so that it can be cut under them.
+    """
+    try:
+        if path.stat().st_size > bytes_max:
+            path.with_suffix(".log.1").write_bytes(path.read_bytes())
+            os.truncate(path, 0)
+    except OSError:
+        # A log is a help, not a result: the work goes on without.
+        return
+
+
 @contextmanager
-def native_messages_in(path: Path) -> Iterator[None]:
+def native_messages_in(path: Path, look_every_s: float = LOOK_EVERY_S) -> Iterator[None]:
     """Put aside what native code writes to standard error, where Python's own goes on as it was.
 
-    The engine tells of every exception by a panic of several lines before it hands it on.
+    The engine tells of every exception by a panic of several lines before it hands it on. The
+    file and the one before it have NATIVE_BYTES_MAX each, and what comes between two looks.
     """
+    done = threading.Event()
+
+    def keep_bounded() -> None:
+        while not done.wait(look_every_s):
+            bound_log(path, NATIVE_BYTES_MAX)
+
     path.parent.mkdir(parents=True, exist_ok=True)
+    bound_log(path, NATIVE_BYTES_MAX)
+    threading.Thread(target=keep_bounded, name="native log", daemon=True).start()
     sys.stderr.flush()
     kept = os.dup(2)
     before = sys.stderr
@@ -79,6 +105,7 @@ def native_messages_in(path: Path) -> Iterator[None]:
         sys.stderr = os.fdopen(kept, "w", buffering=1, closefd=False)
         yield
     finally:
+        done.set()
         sys.stderr.flush()
         sys.stderr = before
         os.dup2(kept, 2)

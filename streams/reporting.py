@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
-import sys
 import threading
 import time
 from collections import deque
@@ -14,11 +14,14 @@ from pathlib import Path
 
 import msgspec
 
-from schemas.status import WorkerStatus, status_folder, status_path
+from schemas.status import LOG_EVERY_S, WorkerStatus, status_folder, status_path
 from schemas.targets import scrape_target
+from streams.log_lines import Since, next_offsets, note_offsets, offsets_fields, offsets_text
 from streams.monitor import WorkerCollector, serving
 from streams.process import resident_bytes
 from streams.run import Run
+
+log = logging.getLogger(__name__)
 
 STATUS_EVERY_S = 1.0
 RATE_OVER = 10
@@ -34,7 +37,7 @@ class Reporter:
         self._run = run
         self.path = status_path(home, flow, run.share.index)
         before = read_status(self.path)
-        self._starts = before.starts + 1 if before is not None else 1
+        self.starts = before.starts + 1 if before is not None else 1
         self._error = (before.error, before.error_ms) if before is not None else ("", 0)
         self._started_ms = _now_ms()
         self._points: deque[tuple[int, int, int]] = deque(maxlen=RATE_OVER)
@@ -59,7 +62,7 @@ class Reporter:
             partitions=partitions,
             workers=run.share.count,
             started_ms=self._started_ms,
-            starts=self._starts,
+            starts=self.starts,
             read_per_s=round((read - first_read) / seconds, 1),
             rows_per_s=round((rows_written - first_rows) / seconds, 1),
             error=self._error[0],
@@ -76,7 +79,7 @@ class Reporter:
             partial.write_bytes(msgspec.json.encode(status))
             partial.replace(self.path)
         except OSError as error:
-            print(f"cannot write {self.path}: {error}", file=sys.stderr)
+            log.warning("cannot write %s: %s", self.path, error)
 
     def failed(self, error: BaseException) -> None:
         """Keep why the worker ends. No message of ours holds a password."""
@@ -100,11 +103,15 @@ def reporting(flow: str, home: Path, run: Run) -> Iterator[None]:
     status_folder(home).mkdir(parents=True, exist_ok=True)
     _remove_other_layouts(home, flow, run.share.count)
     reporter = Reporter(flow, home, run)
+    if reporter.starts > 1:
+        log.info("start %d of this worker", reporter.starts, extra={"starts": reporter.starts})
     done = threading.Event()
 
     def keep_reporting() -> None:
+        since = Since(run.progress, LOG_EVERY_S)
         while not done.wait(STATUS_EVERY_S):
             reporter.report()
+            since.tick()
 
     thread = threading.Thread(target=keep_reporting, name="status", daemon=True)
     ended = False
@@ -114,7 +121,15 @@ def reporting(flow: str, home: Path, run: Run) -> Iterator[None]:
             thread.start()
             yield
         ended = True
+        offsets = next_offsets(run.progress)
+        log.info(
+            "stopped: %s; read to %s",
+            "it was told to" if run.stop.is_set() else "all there was is read",
+            offsets_text(offsets) or "nothing yet",
+            extra=offsets_fields(offsets),
+        )
     except BaseException as error:
+        note_offsets(error, run.progress)
         reporter.failed(error)
         raise
     finally:

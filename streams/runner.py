@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import re
 import shutil
 import threading
@@ -36,6 +37,8 @@ from streams.run import Monitoring, Run, WorkerError, say_on_stderr
 from streams.source import WHOLE, Share, SourceError
 
 __all__ = ["Monitoring", "Run", "WorkerError", "run_worker", "tune_process"]
+
+log = logging.getLogger(__name__)
 
 SNAPSHOT_EVERY_S = 2.0
 POLLS_A_SNAPSHOT = 2
@@ -94,6 +97,8 @@ def run_worker(
         held_store(home, flow, share, steps=steps) as store,
         stopped_by_signals(run.stop, name, stop_within_s=stop_within_s),
         reporting(flow, home, run),
+        # What is reported is the cause, too.
+        _causes_alone(recovery_folder(home, flow)),
     ):
         config = RecoveryConfig(str(store), timedelta(0))
         while True:
@@ -111,6 +116,7 @@ def run_worker(
                     _wait_for_parts(run)
             if run.stop.is_set() or not run.grown.is_set():
                 return
+            log.info("a topic has more partitions: all of them are read from now on")
             run.grown.clear()
             run.sources.clear()
             run.settling.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple, Protocol
@@ -14,6 +14,8 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from schemas.records import TopicRecord
 from streams.batch import Poll
+from streams.log_lines import log_begin
+from streams.progress import Place
 
 POLL_BYTES_MAX = 4_194_304
 POLL_EVERY_S = 0.25
@@ -174,6 +176,15 @@ class Topic(Protocol):
 class KeptTopic(Topic, Protocol):
     """A topic whose records can be looked at one by one."""
 
+    def kept(self, partition: int) -> tuple[int, int]:
+        """Return the oldest offset left, and the end. Raises SourceError."""
+
+    def records(self, partition: int, start: int, end: int) -> Iterator[tuple[int, TopicRecord]]:
+        """Give the records from one offset to before another that are there by now.
+
+        Each comes with its offset and all that the topic keeps of it. Raises SourceError.
+        """
+
     def record_at(self, partition: int, offset: int) -> TopicRecord:
         """Return one record with all that the topic keeps of it. Raises SourceError."""
 
@@ -207,6 +218,8 @@ class TopicSource(FixedPartitionedSource[Poll, Any]):
         self.poll_every = timedelta(seconds=poll_every_s)
         self._round = _Round()
         self._partitions: int | None = None
+        self._begins: tuple[dict[Place, int], dict[Place, int]] | None = ({}, {})
+        """Where the parts resume, and where those begin that have no state, until it is logged."""
         self.mark_at_ms: defaultdict[int, int] = defaultdict(int)
         """By partition, the wall clock before which its step has no use for a mark."""
 
@@ -234,7 +247,16 @@ class TopicSource(FixedPartitionedSource[Poll, Any]):
         self, step_id: str, for_part: str, resume_state: Any | None
     ) -> StatefulSourcePartition[Poll, Any]:
         reader = self.topic.open(int(for_part), resume_state)
+        if self._begins is not None:
+            is_new = resume_state is None
+            self._begins[is_new][self.topic.name, int(for_part)] = reader.bounds()[0]
         return _Partition(self, reader, for_part, self._round)
+
+    def log_begin(self) -> None:
+        """Log once where the parts begin; the engine makes all before it asks one."""
+        if self._begins is not None:
+            log_begin(*self._begins)
+            self._begins = None
 
 
 class _Round:
@@ -286,6 +308,7 @@ class _Partition(StatefulSourcePartition[Poll, Any]):
         if not self._round.may_give(self._part):
             self._awake = datetime.now(UTC)
             return []
+        self._source.log_begin()
         now_ms = self._source.clock_ms()
         poll = self._reader.poll(now_ms)
         self._round.gave(self._part, len(poll.data))

@@ -87,18 +87,28 @@ class FileTopic:
         with _as_source_error():
             return FileReader(self, partition, state, start or self.start)
 
+    def kept(self, partition: int) -> tuple[int, int]:
+        """Return the oldest offset left, and the end. Raises SourceError."""
+        place = self.folder, self.name, partition
+        with _as_source_error():
+            return first_offset(*place), end_offset(*place)
+
+    def records(self, partition: int, start: int, end: int) -> Iterator[tuple[int, TopicRecord]]:
+        """Give the records from one offset to before another that are there by now."""
+        with _as_source_error():
+            for one in segments(self.folder, self.name, partition):
+                if one.first < end:
+                    with closing(OpenSegment(one)) as segment:
+                        if segment.seek(max(start, one.first)):
+                            yield from segment.records(end)
+
     def record_at(self, partition: int, offset: int) -> TopicRecord:
         """Return one record with all that the topic keeps of it. Raises SourceError."""
-        low, *_ = listed = segments(self.folder, self.name, partition)
-        at = bisect_right([one.first for one in listed], offset) - 1
-        with _as_source_error(), closing(OpenSegment(listed[max(at, 0)])) as segment:
-            found = segment.record() if at >= 0 and segment.seek(offset) else None
-        if found is None:
-            raise SourceError(
-                f"{self.name}/{partition} has no record at offset {offset}: its oldest is "
-                f"{low.first}"
-            )
-        return found
+        for at, found in self.records(partition, offset, offset + 1):
+            if at == offset:
+                return found
+        name, (low, _) = f"{self.name}/{partition}", self.kept(partition)
+        raise SourceError(f"{name} has no record at offset {offset}: its oldest is {low}")
 
 
 class FileReader:

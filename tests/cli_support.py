@@ -149,8 +149,8 @@ def processes_of(home: Path) -> dict[int, str]:
 
 
 def one_line(result: subprocess.CompletedProcess[str]) -> str:
-    """The one line that a command which failed has said."""
-    lines = result.stderr.strip().splitlines()
+    """The one line that a command which failed has said, beside its log."""
+    lines = [line for line in result.stderr.strip().splitlines() if not line.startswith("{")]
     assert len(lines) == 1, result.stderr
     assert lines[0].startswith("footfall: "), lines
     assert "Traceback" not in result.stderr

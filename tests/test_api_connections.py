@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
 
-from infra.connections import HEAD_BYTES_MAX, Limits
+from infra._clickhouse_metrics import ClickHouseMetrics
+from infra.connections import HEAD_BYTES_MAX, Limits, config
+from schemas.metrics import CLICKHOUSE_CONNECTIONS_REFUSED
 from tests.api_process_support import WAIT_S, eventually
 from tests.api_support import Client, MemoryProfiles, Shop, encoded, serving, tag
 
@@ -310,6 +315,40 @@ def test_the_first_to_give_way_is_the_oldest_and_is_told_so(sent: bytes) -> None
             one.settimeout(0.05)
             with pytest.raises(TimeoutError):
                 one.recv(1)
+
+
+def test_those_who_are_refused_are_counted() -> None:
+    metrics = ClickHouseMetrics()
+    limits = Limits(connections=2, look_every_s=0.05)
+    server = uvicorn.Server(config(_endless, limits, refused=metrics.refused))
+
+    def refused() -> float:
+        return next(
+            sample.value
+            for family in metrics.collect()
+            for sample in family.samples
+            if sample.name == CLICKHOUSE_CONNECTIONS_REFUSED.exposed
+        )
+
+    with socket.create_server(("127.0.0.1", 0)) as listening, ExitStack() as stack:
+        port = listening.getsockname()[1]
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            held = [stack.enter_context(opened(port, HEAD)) for _ in range(2)]
+            time.sleep(0.5)
+            assert refused() == 0
+            held += [stack.enter_context(opened(port, HEAD)) for _ in range(3)]
+            eventually(lambda: refused() == 3)
+        finally:
+            server.should_exit = server.force_exit = True
+            thread.join(WAIT_S)
+
+
+async def _endless(scope: Scope, receive: Receive, send: Send) -> None:
+    """Wait for a body that never comes."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def test_requests_under_way_do_not_give_way() -> None:

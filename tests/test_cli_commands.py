@@ -65,7 +65,7 @@ def test_flows_lists_the_catalogue(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["gnerate"], "no such command: gnerate; did you mean generate?"),
-        (["zzz"], "no such command: zzz; there are api, clickhouse, dead-letters"),
+        (["zzz"], "no such command: zzz; there are api, clickhouse, completion, dead-letters"),
         (["run", "minute_bucket"], "no such flow: minute_bucket; did you mean minute_buckets?"),
         (["run"], "required: FLOW"),
         (["query"], "required: SQL"),

@@ -14,7 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.clickhouse_support import ENDLESS, ROOT, refusal, serving
+from schemas import metrics
+from tests.cli_support import free_port, running
+from tests.clickhouse_support import ENDLESS, ROOT, refusal, request, serving
+from tests.metrics_support import expected, get, names_and_labels, scrape, targets, total
+from tests.runner_support import wait_until
 
 
 def test_a_kill_loses_no_acknowledged_insert(tmp_path: Path) -> None:
@@ -110,3 +114,35 @@ def test_the_memory_limit_is_the_one_given(tmp_path: Path) -> None:
     with serving(tmp_path / "data", "--memory-mb", "700") as running:
         asked = "SELECT value FROM system.server_settings WHERE name = 'max_server_memory_usage'"
         assert running.rows(asked) == ["700000000"]
+
+
+def test_it_tells_prometheus_of_queries_by_how_they_end(tmp_path: Path) -> None:
+    home, port = tmp_path / "home", free_port()
+    with running(home, "clickhouse", "--port", str(port)) as server:
+        server.wait_for_text("ClickHouse at http://127.0.0.1")
+        wait_until(lambda: "clickhouse" in targets(home), "its target is written")
+        address = targets(home)["clickhouse"]
+        key = (home / "clickhouse" / "password").read_text().strip()
+
+        def ask(sql: str, password: str = key) -> int:
+            headers = {"X-ClickHouse-User": "default", "X-ClickHouse-Key": password}
+            url = f"http://127.0.0.1:{port}"
+            return request(url, "POST", "/", sql.encode(), headers).status
+
+        assert names_and_labels(get(address, "/metrics")[1]) == expected(metrics.CLICKHOUSE)
+        assert ask("CREATE TABLE t (n Int32) ENGINE = MergeTree ORDER BY n") == 200
+        assert ask("INSERT INTO t SELECT number FROM numbers(7)") == 200
+        assert ask("INSERT INTO t VALUES (1), (2)") == 200
+        assert ask("SELECT nothing FROM t") == 404
+        assert ask("SELECT 1", "wrong") == 403
+        found = scrape(address)
+        outcomes = {
+            outcome: total(found, metrics.CLICKHOUSE_QUERIES, outcome=outcome)
+            for outcome in metrics.QUERY_OUTCOMES
+        }
+        assert outcomes == {"ok": 3, "failed": 1, "refused": 1, "gone": 0}
+        assert total(found, metrics.CLICKHOUSE_ROWS_INSERTED) == 9
+        count = f"{metrics.CLICKHOUSE_QUERY_SECONDS.name}_count"
+        assert found[count, frozenset()] == 4, "what was refused took no time"
+        assert server.end(signal.SIGTERM) == 0
+    assert targets(home) == {}

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from api.metrics import ApiMetrics
+from generator.counted import CountedWriter
+from generator.sources import Record
+from infra._clickhouse_metrics import ClickHouseMetrics
 from schemas import metrics
 
-ALL = (*metrics.WORKER, *metrics.OBSERVER, *metrics.API)
+ALL = (
+    *metrics.WORKER, *metrics.OBSERVER, *metrics.API, *metrics.CLICKHOUSE, *metrics.GENERATOR
+)  # fmt: skip
 PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
 
 
@@ -40,6 +46,33 @@ def test_names_keep_to_the_rules_of_prometheus(metric: metrics.Metric) -> None:
 def test_the_api_builds_its_metrics_from_the_list() -> None:
     names = {family.name for family in ApiMetrics().registry.collect()}
     assert names == {metric.name for metric in metrics.API}
+
+
+def test_the_embedded_clickhouse_builds_its_metrics_from_the_list() -> None:
+    names = {family.name for family in ClickHouseMetrics().collect()}
+    assert names == {metric.name for metric in metrics.CLICKHOUSE}
+
+
+def test_the_generator_builds_its_metrics_from_the_list_and_counts() -> None:
+    class Writer:
+        def write(self, topic: str, records: Sequence[Record]) -> None:
+            if topic == "full":
+                raise OSError("no room")
+
+    counted = CountedWriter(Writer())
+    counted.write("user_tags", [(b"k", b"{}")] * 3)
+    with pytest.raises(OSError, match="no room"):
+        counted.write("full", [(b"k", b"{}")])
+    families = {family.name: family.samples for family in counted.collect()}
+    assert families.keys() == {metric.name for metric in metrics.GENERATOR}
+    found = {
+        (one.name, one.labels["topic"]): one.value for all_ in families.values() for one in all_
+    }
+    assert found == {
+        (metrics.GENERATOR_RECORDS.exposed, "user_tags"): 3,
+        (metrics.GENERATOR_ERRORS.exposed, "user_tags"): 0,
+        (metrics.GENERATOR_ERRORS.exposed, "full"): 1,
+    }
 
 
 def test_a_metric_can_be_filled_when_it_is_scraped() -> None:

@@ -38,6 +38,8 @@ NONSENSE = {
     "ALLOWED_ORIGINS": "shop.example",
     "METRICS_PORT": "65001",
     "LOGIN_ALERTS_PORT": "66000",
+    "LOG_FORMAT": "xml",
+    "LOG_LEVEL": "LOUD",
     "USE_LOGGER": "2",
     "LOG_HEADERS": "x",
     "LOG_BODY": "x",
@@ -107,8 +109,10 @@ ARGUMENTS = {
     "replay": ["minute_buckets", "--from", "2022-03-22"],
     "verify": ["minute_buckets"],
     "dead-letters": ["ls"],
+    "topics": ["ls"],
+    "completion": ["bash"],
 }
-NEEDS_NO_SETTINGS = {"flows"}
+NEEDS_NO_SETTINGS = {"flows", "completion"}
 
 
 @pytest.mark.parametrize("command", command_names(build_parser()))

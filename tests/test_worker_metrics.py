@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import socket
 from pathlib import Path
@@ -10,7 +11,10 @@ import pytest
 
 from schemas import metrics
 from schemas.status import PartitionStatus, WorkerStatus
+from sinks import SinkRefusedError, SinkUnavailableError
 from sinks.attempts import Attempts, code_of, server_of
+from sinks.kafka import KafkaTopics
+from sinks.topic_files import FileTopics
 from streams.batch import Poll
 from streams.engine import StatelessStep
 from streams.monitor import PortTakenError, serving
@@ -27,6 +31,7 @@ from tests.metrics_support import (
     targets,
     total,
 )
+from tests.ports_support import free_port
 from tests.runner_support import fill, finish, partitions, statuses, wait_until, worker
 
 NAME = "minute_buckets.0"
@@ -217,3 +222,36 @@ def test_codes_and_servers_are_bounded() -> None:
 
 def test_a_status_of_before_is_still_read() -> None:
     assert WorkerStatus("f", 0, 1, 2, 0.0, 0, 0, False, []).starts == 1
+
+
+def test_writes_to_topics_that_fail_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = Attempts()
+    monkeypatch.setattr("sinks.topic_files.ATTEMPTS", attempts)
+    monkeypatch.setattr("sinks.kafka.ATTEMPTS", attempts)
+    files = FileTopics(tmp_path)
+    files.write("user_tags", [(b"k", b"{}")])
+    assert attempts.read() == ({}, {})
+    with pytest.raises(SinkRefusedError):
+        files.write("nobody_knows", [(b"k", b"{}")])
+    with pytest.raises(SinkRefusedError):
+        files.write_each([("user_tags", 99, [b"{}"])])
+    monkeypatch.setattr("sinks.topic_files.PartitionFile.append", fail_on_a_full_disk)
+    with pytest.raises(SinkUnavailableError):
+        files.write("user_tags", [(b"k", b"{}")])
+    failed, again = attempts.read()
+    assert (failed, again) == ({("files", "refused"): 2, ("files", "server"): 1}, {})
+
+    kafka = KafkaTopics(f"127.0.0.1:{free_port()}", give_up_after_s=1.5)
+    with pytest.raises(SinkUnavailableError):
+        kafka.write("user_tags", [(b"k", b"{}")])
+    kafka.close()
+    failed, again = attempts.read()
+    of_kafka = {code: number for (server, code), number in failed.items() if server == "kafka"}
+    assert of_kafka["connection"] >= 1, "what the client tried by itself"
+    assert sum(of_kafka.values()) == again["kafka"] + 1, "the last one was not made again"
+
+
+def fail_on_a_full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")

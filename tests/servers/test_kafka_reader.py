@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from operations.topic_records import ends, last_records, listing
 from schemas.records import TopicRecord
+from schemas.settings import read_settings
 from schemas.topics import RECORD_BYTES_MAX, RECORD_BYTES_TAKEN_MAX
 from streams.batch import Poll
 from streams.kafka import KafkaTopic
@@ -217,12 +219,20 @@ def test_one_record_is_given_with_all_that_the_topic_keeps_of_it(kafka: Server) 
     )
     assert topic.record_at(0, 4).value == b"last"
     assert topic.record_at(0, 0).key is None
+    assert topic.kept(0) == (0, 5)
+    assert [offset for offset, _ in topic.records(0, 0, 5)] == [0, 3, 4]
+    assert [offset for offset, _ in topic.records(0, 1, 4)] == [3]
+    newest = [seen.offset for seen in last_records(topic, ends(topic), 2)]
+    assert newest == [3, 4], "the ones that a transaction left out do not count"
     for offset in (1, 2, 5, 99):
         with pytest.raises(SourceError, match=f"no record at offset {offset}: it has .* 0 to 4"):
             topic.record_at(0, offset)
     kafka.delete_records(name, {0: 4})
     with pytest.raises(SourceError, match="no record at offset 3: it has offsets 4 to 4"):
         topic.record_at(0, 3)
+    (facts,) = listing(read_settings({"TOPICS_URL": f"kafka://{kafka.bootstrap}"}))[name]
+    assert (facts.oldest, facts.end, facts.size_bytes) == (4, 5, None)
+    assert facts.newest_ms == topic.record_at(0, 4).timestamp_ms
     # And the topic is read beside it.
     assert all_of(kafka, name) == [(4, b"last")]
 
