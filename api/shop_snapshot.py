@@ -16,6 +16,8 @@ class Online(Struct, frozen=True):
     start_ms: list[int] = []
     active: list[int] = []
     online: list[int] = []
+    whole_ms: int = 0
+    """Minutes that end by then are over."""
 
 
 class Logins(Struct, frozen=True):
@@ -24,6 +26,8 @@ class Logins(Struct, frozen=True):
     start_ms: list[int] = []
     logins: list[int] = []
     failures: list[int] = []
+    whole_ms: int = 0
+    """Minutes that end by then are over."""
 
 
 class Alert(Struct, frozen=True):

@@ -41,6 +41,17 @@ def shown_newest_ms(newest_ms: int, watermark_ms: int | None) -> int:
     return newest_ms
 
 
+def whole_until_ms(newest_minute_ms: int, *watermarks_ms: int | None) -> int:
+    """Return until when minutes are over, by the watermarks of the flows that write them.
+
+    Without a watermark all but the newest one are.
+    """
+    known = [mark for mark in watermarks_ms if mark is not None]
+    if not known:
+        return newest_minute_ms
+    return min(min(known) // MINUTE_MS * MINUTE_MS, newest_minute_ms + MINUTE_MS)
+
+
 class MinutesSource:
     """Minutes up to the newest one. Whole ranges are read seldom, the newest minutes often."""
 
@@ -77,10 +88,11 @@ class MinutesSource:
         }
         self._known = kept | found
         starts = sorted(self._known)
-        return Minutes(
-            starts,
-            *([self._known[start][column] for start in starts] for column in range(3)),
+        views, buys, revenue = (
+            [self._known[start][column] for start in starts] for column in range(3)
         )
+        whole_ms = whole_until_ms(newest_ms, self._watermark_ms())
+        return Minutes(starts, views, buys, revenue, whole_ms)
 
     async def top(self) -> Top:
         """The best of the last minutes of event time, by revenue. Raises SinkError."""
@@ -129,9 +141,10 @@ class MinutesSource:
 class WindowsSource:
     """The newest rows of the table ``events``. Blocking: call it in a thread."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, watermark_ms: Callable[[], int | None] = lambda: None) -> None:
         """Raises SinkRefusedError for what is not the URL of a store."""
         self._url = url
+        self._watermark_ms = watermark_ms
         self._store: Store | None = None
         self._file = path_of(url, STORE_TAKES) if scheme_of(url) == "sqlite" else None
 
@@ -146,6 +159,7 @@ class WindowsSource:
                 read_only=True,
                 statement_s_max=ANSWER_WITHIN_S,
             )
+        mark = self._watermark_ms()
         rows = self._store.read(_newest)
         return Windows(
             start_ms=[_ms(row.start_event_time) for row in rows],
@@ -155,6 +169,8 @@ class WindowsSource:
             put_in_cart=[row.nr_items_put_in_cart for row in rows],
             sold=[row.nr_items_sold for row in rows],
             revenue_cents=[row.value_items_sold_in_cent for row in rows],
+            # A row that is written later than the watermark was asked for is the newest.
+            whole_ms=_ms(rows[-1].start_event_time) if mark is None and rows else mark or 0,
         )
 
     def close(self) -> None:

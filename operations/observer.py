@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from prometheus_client.registry import Collector
@@ -20,6 +21,7 @@ from operations.topic_ends import AppendTimes, standing_topics
 from schemas import metrics
 from schemas.metrics import Metric
 from schemas.settings import Settings
+from schemas.status import WorkerStatus
 from schemas.topics import DEAD_LETTERS, LATE_EVENTS
 
 LOOK_EVERY_S = 5.0
@@ -34,6 +36,7 @@ class Look:
     at_ms: int
     flows: list[FlowFacts] = field(default_factory=list)
     ends: Ends = field(default_factory=dict)
+    statuses: Sequence[WorkerStatus] = ()
 
     def letters(self, topic: str) -> int:
         """Return the number of records that stand in a topic."""
@@ -54,8 +57,10 @@ def topics_read(settings: Settings) -> dict[str, Collection[str]]:
 class Observer:
     """Looks at topics and flows; remembers what need not be asked twice."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, asks_groups: bool = True) -> None:
+        """Without ``asks_groups`` a flow is known by the workers of this home alone."""
         self._settings = settings
+        self._asks_groups = asks_groups
         self._times = AppendTimes(settings)
         self._reads: Mapping[str, Collection[str]] | None = None
 
@@ -68,7 +73,7 @@ class Observer:
             self._reads = topics_read(settings)
         groups = (
             of_groups(settings, flows.catalogue(), GROUPS_WITHIN_S)
-            if settings.kafka_bootstrap
+            if settings.kafka_bootstrap and self._asks_groups
             else {}
         )
         # In this order: what was read by then was appended before.
@@ -85,7 +90,20 @@ class Observer:
             is_alive=is_alive,
             appended_ms=self._times,
         )
-        return Look(now_ms, found, ends)
+        return Look(now_ms, found, ends, statuses)
+
+
+def problem_of(error: Exception) -> str:
+    """Return why a look failed, on one line."""
+    return str(error).strip().split("\n")[0][:300] or type(error).__name__
+
+
+def look_at_statuses(home: Path) -> Look:
+    """Return what the workers say of themselves, where the topics cannot be asked."""
+    statuses = read_statuses(home)
+    now_ms = time.time_ns() // 1_000_000
+    found = flows_now(statuses, {}, {}, {}, now_ms, is_alive=is_alive)
+    return Look(now_ms, found, {}, statuses)
 
 
 class ObserverCollector(Collector):
@@ -118,7 +136,7 @@ class ObserverCollector(Collector):
         except Exception as error:
             # Whatever a server does, the observer stays, and says that it sees nothing.
             self._errors += 1
-            self.problem = str(error).strip().split("\n")[0][:300] or type(error).__name__
+            self.problem = problem_of(error)
 
     def _keep_looking(self) -> None:
         while True:

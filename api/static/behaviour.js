@@ -16,6 +16,8 @@ const HOUR_MS = 3_600_000;
 
 export const sessions = {
   id: "sessions",
+  flow: "time_online",
+  topics: ["platform_logs", "shop_events"],
   title: "Sessions",
   about: "begun in the last 6 hours, by length and how they ended",
   size: "half",
@@ -82,6 +84,8 @@ export const sessions = {
 
 export const funnel = {
   id: "funnel",
+  flow: "shop_events_hot",
+  topics: ["shop_events"],
   title: "Funnel",
   about: "users an hour who came so far",
   size: "half",
@@ -127,6 +131,8 @@ export const funnel = {
 
 export const products = {
   id: "products",
+  flow: "product_views",
+  topics: ["platform_logs", "store_events", "user_tags"],
   title: "Top products",
   about: "by views of the last 15 minutes",
   size: "half",

@@ -10,6 +10,12 @@ const ANSWER_WITHIN_MS = 8000;
 export const last = (list) => (list.length ? list[list.length - 1] : null);
 export const sum = (list, of = (one) => one) => list.reduce((total, one) => total + of(one), 0);
 
+/** How many of the minutes are over: those that end by then. */
+export const wholeOf = (starts, untilMs) => starts.filter((start) => start + MINUTE_MS <= untilMs).length;
+/** The value of the last minute that is over; of the newest one where none is. */
+export const lastWhole = (list, starts, untilMs) =>
+  list[wholeOf(starts, untilMs) - 1] ?? last(list);
+
 /** The minutes shown: some room from the first one on, so that bars are wide, then all. */
 export const span = (starts, most) => {
   const end = last(starts) + MINUTE_MS;

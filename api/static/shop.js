@@ -4,23 +4,21 @@ import { chart } from "./charts.js";
 import { el, keep, say, sentence } from "./elements.js";
 import * as format from "./format.js";
 import { lead, link } from "./links.js";
-import { last, middles, ranking, span, sum, tile } from "./parts.js";
+import { last, lastWhole, middles, ranking, span, sum, tile, wholeOf } from "./parts.js";
 
 const MINUTES_SHOWN = 60;
 const ERRORS_BAD = 0.1;
 const START = "`footfall demo` sends events and runs all flows";
 const alone = (flow, does) => `${START}; with events of your own, \`footfall run ${flow}\` ${does}.`;
 
-/** Of the last whole minute: the newest one is still being filled. */
-const lastWhole = (list) => list[list.length - 2] ?? last(list);
-
 export const shopNow = {
   id: "shop",
+  topics: ["platform_logs"],
   title: "The shop now",
   size: "strip",
   parts: ["moment"],
   make(body) {
-    const moment = tile(body, "Event time shown");
+    const moment = tile(body, "Newest minute");
     const online = tile(body, "Users online");
     const logins = tile(body, "Logins a minute");
     const requests = tile(body, "Requests a minute");
@@ -32,10 +30,14 @@ export const shopNow = {
         nothing ? format.NOTHING : format.clock(shop.now_ms).slice(0, 5),
         nothing ? "no events yet" : format.date(shop.now_ms),
       );
+      const whole = (list, of) => lastWhole(list, of.start_ms, of.whole_ms);
       const users = shop.online;
-      online(format.count(last(users.online)), withText(lastWhole(users.active), "active in a minute"));
+      online(
+        format.count(whole(users.online, users)),
+        withText(whole(users.active, users), "active in a minute"),
+      );
       const { logins: good, failures: bad } = shop.logins;
-      logins(format.count(lastWhole(good)), withText(lastWhole(bad), "more failed"));
+      logins(format.count(whole(good, shop.logins)), withText(whole(bad, shop.logins), "more failed"));
       const { services, operations, minute_requests: aMinute } = shop.health;
       const all = sum(services, (one) => one.requests);
       const failed = sum(services, (one) => one.errors);
@@ -62,6 +64,8 @@ const withText = (value, text) => (value == null ? " " : `${format.count(value)}
 
 export const online = {
   id: "online",
+  flow: "online_users",
+  topics: ["platform_logs"],
   title: "Users online",
   about: "by minute of event time",
   size: "half",
@@ -82,6 +86,7 @@ export const online = {
         [known.online, known.active],
         span(starts, MINUTES_SHOWN),
         format.date(last(starts)),
+        wholeOf(starts, known.whole_ms),
       );
     };
   },
@@ -89,6 +94,8 @@ export const online = {
 
 export const logins = {
   id: "logins",
+  flow: "failed_logins",
+  topics: ["platform_logs"],
   title: "Logins and failures",
   about: "by minute of event time",
   size: "half",
@@ -109,6 +116,7 @@ export const logins = {
         [known.logins, known.failures],
         span(starts, MINUTES_SHOWN),
         format.date(last(starts)),
+        wholeOf(starts, known.whole_ms),
       );
     };
   },
@@ -149,6 +157,8 @@ function unusual(body, measure, tellValue) {
 
 export const services = {
   id: "services",
+  flow: "service_health",
+  topics: ["platform_logs"],
   title: "Errors by service",
   about: "share of requests, last 15 minutes",
   size: "half",
@@ -174,6 +184,8 @@ export const services = {
 
 export const slowest = {
   id: "slowest",
+  flow: "service_health",
+  topics: ["platform_logs"],
   title: "Slowest operations",
   about: "95 of 100 took no longer, last 15 minutes",
   size: "half",
@@ -198,6 +210,8 @@ export const slowest = {
 
 export const failures = {
   id: "failures",
+  flow: "request_trace",
+  topics: ["platform_logs"],
   title: "Newest failed requests",
   about: "some of each operation; click one to see its steps",
   size: "half",
@@ -238,6 +252,8 @@ export const failures = {
 
 export const alerts = {
   id: "alerts",
+  flow: "login_alerts",
+  topics: ["platform_logs"],
   title: "Newest login alerts",
   about: "more than 3 failures within 30 s",
   size: "half",
