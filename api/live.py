@@ -25,7 +25,7 @@ from api.refreshed import Refreshed
 from api.shop_live import ShopPanels
 from api.shop_snapshot import ShopNow
 from api.shop_tables import ShopTables
-from api.snapshot import Letter, Minutes, Snapshot, Top, Windows
+from api.snapshot import Counts, Flow, Letter, Minutes, Snapshot, Top, Windows
 from api.workers import WorkerMeter
 from operations.observer import Look, problem_of
 from operations.sent import Sent
@@ -35,6 +35,9 @@ from schemas.dead_letters import DeadLetter
 SNAPSHOT_EVERY_S = 1.0
 FIRST_LOOK_S = 0.5
 """How long the first viewer waits for the tables; all others see the last values at once."""
+FLOWS_EVERY_S = 5.0
+"""How often the numbers of all flows are sent: they are half of what changes. What is wrong with
+a flow is told at once."""
 LOOK_OLD_MS = 6_000
 """A look that takes longer than this is told: nothing is known of the flows meanwhile."""
 CHECKED_WITHIN_S = 3.0
@@ -106,6 +109,7 @@ class Live:
             self._check_servers, [], SNAPSHOT_EVERY_S, clock, cost_share_max=1.0
         )
         self._sent: Refreshed[list[Sent]] = Refreshed(self._ask_sent, [], 5.0, clock)
+        self._flows = _Flows([], Counts(), {}, None)
         self._looked_ms: int | None = None
         self._look_problem = ""
         self._made_s: float | None = None
@@ -142,13 +146,15 @@ class Live:
             if asking:
                 await asyncio.wait(asking, timeout=FIRST_LOOK_S)
         meter = self._sources.meter
+        if not self._flows.is_right(meter.flows(), self._clock()):
+            self._flows = _Flows(meter.flows(), meter.counts(), meter.topics(), self._clock())
         self._answers.keep(
             Snapshot(
                 now_ms=self._now_ms(),
                 rates=meter.rates(),
-                flows=meter.flows(),
-                counts=meter.counts(),
-                topics=meter.topics(),
+                flows=self._flows.flows,
+                counts=self._flows.counts,
+                topics=self._flows.topics,
                 sent=self._sent.value,
                 minutes=self._minutes.value,
                 top=self._top.value,
@@ -216,6 +222,27 @@ class Live:
             self._sources.newest, topics.DEAD_LETTERS.name, LETTERS_SHOWN
         )
         return shown_letters(records)
+
+
+@dataclass(frozen=True, slots=True)
+class _Flows:
+    """The flows as they were sent."""
+
+    flows: list[Flow]
+    counts: Counts
+    topics: dict[str, int]
+    at_s: float | None
+
+    def is_right(self, now: list[Flow], now_s: float) -> bool:
+        """Whether all states are the same, and the numbers are not old."""
+        is_new = self.at_s is not None and now_s - self.at_s < FLOWS_EVERY_S
+        return is_new and _states(now) == _states(self.flows)
+
+
+def _states(flows: list[Flow]) -> list[object]:
+    return [
+        (one.flow, one.state, one.trouble, [worker.pid for worker in one.workers]) for one in flows
+    ]
 
 
 class _Cookie(msgspec.Struct):

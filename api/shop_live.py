@@ -30,7 +30,7 @@ from schemas.topics import LOGIN_ALERTS
 ALERTS_SHOWN = 8
 ALERTS_LOOKED_AT = 50
 """Of each partition: the newest by event time may have been written a little earlier."""
-TIMES_SHOWN = 20
+TIMES_TOLD = 20
 
 _decode_alert = msgspec.json.Decoder(LoginAlert).decode
 
@@ -95,8 +95,8 @@ def shown_alerts(records: Sequence[bytes]) -> list[Alert]:
         ):
             found = _decode_alert(record)
             time_ms = parse_time_ms(found.time)
-            times_ms = [parse_time_ms(one) for one in found.times[-TIMES_SHOWN:]]
-            alert = Alert(found.user_id, time_ms, found.failures, times_ms)
+            times_ms = [parse_time_ms(one) for one in found.times[-TIMES_TOLD:]] or [time_ms]
+            alert = Alert(found.user_id, time_ms, found.failures, times_ms[0], times_ms[-1])
             alerts.setdefault((found.user_id, time_ms), alert)
     newest = sorted(alerts.values(), key=lambda one: (-one.time_ms, one.user_id))
     return newest[:ALERTS_SHOWN]

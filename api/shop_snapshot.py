@@ -31,12 +31,13 @@ class Logins(Struct, frozen=True):
 
 
 class Alert(Struct, frozen=True):
-    """One burst of failed logins; ``times_ms`` of each failure, oldest first."""
+    """One burst of failed logins, from the first failure that is told of to the last."""
 
     user_id: str
     time_ms: int
     failures: int
-    times_ms: list[int]
+    first_ms: int
+    last_ms: int
 
 
 class Service(Struct, frozen=True):
@@ -138,7 +139,7 @@ class Products(Struct, frozen=True):
 
 
 class Funnel(Struct, frozen=True):
-    """How many users came as far as each step, by hour, oldest first."""
+    """How many users came as far as each step, one after another, by hour, oldest first."""
 
     hour_ms: list[int] = []
     steps: dict[str, list[int]] = {}

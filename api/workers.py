@@ -16,6 +16,7 @@ from operations.flow_facts import FlowFacts, WorkerFacts
 from operations.observer import Look
 from operations.troubles import Movement, records_waiting, sentences, trouble_of
 from schemas.status import PartitionStatus, WorkerStatus
+from schemas.topics import TOPICS
 
 RATE_OVER_MS = 5_000
 HISTORY_MAX = 180
@@ -91,8 +92,11 @@ class WorkerMeter:
         return Counts(read, late, dead, lag)
 
     def topics(self) -> dict[str, int]:
-        """How many records stand in each topic."""
-        return {topic: self._look.letters(topic) for topic in sorted(self._look.ends)}
+        """How many records stand in each topic of the catalogue."""
+        return {
+            topic: self._look.letters(topic)
+            for topic in sorted(TOPICS.keys() & self._look.ends.keys())
+        }
 
     def watermark_ms(self, flow: str) -> int | None:
         """The middle one of the partitions' watermarks: one stray event does not move it."""

@@ -440,7 +440,7 @@ def test_an_alert_is_shown_once_and_the_newest_first() -> None:
     shown = shown_alerts([*records, records[-1], b"{}", b"\xff", b'{"user_id": "x"}'])
     assert [one.user_id for one in shown] == [f"u{number}" for number in range(19, 11, -1)]
     assert shown[0].time_ms == NEWEST_MS + 22_000
-    assert shown[0].times_ms == [NEWEST_MS + 19_000, NEWEST_MS + 22_000]
+    assert (shown[0].first_ms, shown[0].last_ms) == (NEWEST_MS + 19_000, NEWEST_MS + 22_000)
 
 
 def step(server: str, log: str) -> TraceStep:

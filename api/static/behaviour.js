@@ -8,9 +8,9 @@ const LENGTHS = ["under 1 min", "1 to 5 min", "5 to 15 min", "15 to 30 min", "30
 const REASONS = { logout: "views", relogin: "cart", timeout: "buys", inactivity: "buys" };
 const STEPS = {
   visited: "visited a page",
-  searched: "searched",
-  added_to_cart: "put in the cart",
-  ordered: "ordered",
+  searched: "then searched",
+  added_to_cart: "then put in the cart",
+  ordered: "then ordered",
 };
 const HOUR_MS = 3_600_000;
 
@@ -87,7 +87,7 @@ export const funnel = {
   flow: "shop_events_hot",
   topics: ["shop_events"],
   title: "Funnel",
-  about: "users an hour who came so far",
+  about: "users of an hour who did these in this order",
   size: "half",
   parts: ["funnel"],
   make(body) {

@@ -96,8 +96,11 @@ function whyEmpty({ flow: name, topics = [] }, { flows, topics: records }) {
 }
 
 /** A panel of topics that hold nothing is left out where others hold something. */
-function tellUnshown({ topics: records }) {
-  const holds = (panel) => !panel.topics || panel.topics.some((topic) => records[topic] > 0);
+function tellUnshown({ topics: records, flows }) {
+  // A flow may read another topic than its own (KAFKA_TOPIC).
+  const reads = new Set(flows.filter((one) => one.read).map((one) => one.flow));
+  const holds = (panel) =>
+    !panel.topics || reads.has(panel.flow) || panel.topics.some((topic) => records[topic] > 0);
   const isAny = shown.some(({ panel }) => panel.topics && holds(panel));
   for (const { panel, section } of shown) section.hidden = isAny && !holds(panel);
   for (const { siblings } of shown) {

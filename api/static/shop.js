@@ -13,6 +13,7 @@ const alone = (flow, does) => `${START}; with events of your own, \`footfall run
 
 export const shopNow = {
   id: "shop",
+  flow: "service_health",
   topics: ["platform_logs"],
   title: "The shop now",
   size: "strip",
@@ -279,7 +280,7 @@ export const alerts = {
       keep(list, known.length, row).forEach((item, place) => {
         const one = known[place];
         const [at, user, what] = item.children;
-        const seconds = Math.ceil((last(one.times_ms) - one.times_ms[0]) / 1000) || 0;
+        const seconds = Math.ceil((one.last_ms - one.first_ms) / 1000);
         say(at, format.clock(one.time_ms));
         at.title = format.dateAndTime(one.time_ms);
         lead(user, one.user_id, `user ${one.user_id}`);
