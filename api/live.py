@@ -13,7 +13,9 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -35,10 +37,12 @@ from schemas.dead_letters import DeadLetter
 SNAPSHOT_EVERY_S = 1.0
 FIRST_LOOK_S = 0.5
 """How long the first viewer waits for the tables; all others see the last values at once."""
-FLOWS_EVERY_S = 5.0
+FLOWS_EVERY_S = 10.0
 """How often the numbers of all flows are sent: they are half of what changes. What is wrong with
 a flow is told at once."""
-LOOK_OLD_MS = 6_000
+LOOK_EVERY_S = 2.0
+"""At the topics; at what the workers say each second."""
+LOOK_OLD_S = 6.0
 """A look that takes longer than this is told: nothing is known of the flows meanwhile."""
 CHECKED_WITHIN_S = 3.0
 COOKIES_SHOWN = 8
@@ -58,8 +62,8 @@ class LiveSources:
     meter: WorkerMeter
     look: Callable[[], Look]
     """At all flows. Blocking."""
-    look_at_statuses: Callable[[], Look]
-    """The same where the topics cannot be asked. Blocking."""
+    look_again: Callable[[Look], Look]
+    """At the workers alone, with the topics' ends of another look. Blocking."""
     sent: Callable[[], list[Sent]]
     """Blocking."""
     minutes: Callable[[], Awaitable[Minutes]]
@@ -89,7 +93,7 @@ class Live:
         self._now_ms = now_ms
         self._follower: asyncio.Task[None] | None = None
         self._minutes = Refreshed(sources.minutes, Minutes(), 2.0, clock)
-        self._top = Refreshed(sources.top, Top(), 4.0, clock)
+        self._top = Refreshed(sources.top, Top(), 10.0, clock)
         self._windows = Refreshed(self._ask_windows, Windows(), 1.0, clock)
         self._cookies: Refreshed[list[str]] = Refreshed(self._ask_cookies, [], 10.0, clock)
         self._letters: Refreshed[list[Letter]] = Refreshed(self._ask_letters, [], 2.0, clock)
@@ -110,8 +114,12 @@ class Live:
         )
         self._sent: Refreshed[list[Sent]] = Refreshed(self._ask_sent, [], 5.0, clock)
         self._flows = _Flows([], Counts(), {}, None)
-        self._looked_ms: int | None = None
+        self._look = Look(0)
+        self._look_began_s = clock()
+        self._looking: asyncio.Future[Look] | None = None
         self._look_problem = ""
+        # Their own threads: what else is asked for may hang in all others.
+        self._threads = ThreadPoolExecutor(2, "live-look")
         self._made_s: float | None = None
         self._answers = LiveAnswers()
         self._making = asyncio.Lock()
@@ -127,6 +135,7 @@ class Live:
             self._follower.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._follower
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def handle(self, scope: Scope, receive: Receive) -> Answer:
         """``GET /live.json``: the snapshot or what changed, 304 where the viewer has seen it."""
@@ -176,9 +185,9 @@ class Live:
             told.append(f"store: {self._windows.problem}")
         if self._look_problem and not any(one.startswith("topics: ") for one in told):
             told.append(f"topics: {self._look_problem}")
-        old_ms = self._now_ms() - (self._looked_ms or self._now_ms())
-        if old_ms > LOOK_OLD_MS:
-            told.append(f"nothing is known of the flows since {old_ms // 1000} s")
+        took_s = self._clock() - self._look_began_s
+        if self._looking is not None and took_s > LOOK_OLD_S:
+            told.append(f"topics: no answer to a look at them for {took_s:.0f} s")
         return told + self._sources.meter.troubles()
 
     async def _follow(self) -> None:
@@ -190,15 +199,26 @@ class Live:
             await asyncio.sleep(SNAPSHOT_EVERY_S)
 
     async def _observe(self) -> None:
-        try:
-            look = await asyncio.to_thread(self._sources.look)
-            self._look_problem = ""
-        except Exception as error:
-            # Whatever a server of topics does: who works is still told by the workers.
-            self._look_problem = problem_of(error)
-            look = await asyncio.to_thread(self._sources.look_at_statuses)
-        self._sources.meter.observe(look)
-        self._looked_ms = self._now_ms()
+        """Take in what the workers say now, and begin a look at the topics where one is due."""
+        loop = asyncio.get_running_loop()
+        if self._looking is not None and self._looking.done():
+            self._take_look(self._looking)
+            self._looking = None
+        if self._looking is None and (
+            not self._look.at_ms or self._clock() - self._look_began_s >= LOOK_EVERY_S
+        ):
+            self._look_began_s = self._clock()
+            self._looking = loop.run_in_executor(self._threads, self._sources.look)
+            if not self._look.at_ms:
+                await asyncio.wait([self._looking], timeout=FIRST_LOOK_S)
+        again = partial(self._sources.look_again, self._look)
+        self._sources.meter.observe(await loop.run_in_executor(self._threads, again))
+
+    def _take_look(self, done: asyncio.Future[Look]) -> None:
+        error = done.exception()
+        self._look_problem = "" if error is None else problem_of(error)
+        # Where topics cannot be asked, nobody knows how far behind a flow is.
+        self._look = done.result() if error is None else Look(0)
 
     async def _check_servers(self) -> list[str]:
         """What is wrong with servers, a sentence for each that does not answer."""

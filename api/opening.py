@@ -20,7 +20,7 @@ from api.tables import MinutesSource, WindowsSource
 from api.tails import FileTail, KafkaTail, Tail
 from api.workers import WorkerMeter
 from api.writing import GroupCommit, Writing
-from operations.observer import Observer, look_at_statuses
+from operations.observer import Observer
 from operations.sent import read_sent
 from schemas.addresses import OwnHosts
 from schemas.settings import Settings
@@ -97,15 +97,16 @@ def _open_live(
     opened: AsyncExitStack,
 ) -> Live:
     meter = WorkerMeter()
+    # Consumer groups would be asked every other second; flows of this home have status files.
+    observer = Observer(settings, asks_groups=False)
     minutes = MinutesSource(clickhouse, partial(meter.watermark_ms, "minute_buckets"))
     windows = WindowsSource(settings.postgres_url, partial(meter.watermark_ms, "store_metrics"))
     opened.callback(windows.close)
     return Live(
         LiveSources(
             meter=meter,
-            # Consumer groups would be asked each second; flows of this home have status files.
-            look=Observer(settings, asks_groups=False).look,
-            look_at_statuses=partial(look_at_statuses, settings.footfall_home),
+            look=observer.look,
+            look_again=observer.look_again,
             sent=partial(read_sent, settings.footfall_home),
             minutes=minutes.minutes,
             top=minutes.top,

@@ -46,12 +46,12 @@ class ShopPanels:
         self._now: Refreshed[int | None] = Refreshed(tables.now_ms, None, 1.0, clock)
         self._online = Refreshed(tables.online, Online(), 2.0, clock)
         self._logins = Refreshed(tables.logins, Logins(), 2.0, clock)
-        self._alerts: Refreshed[list[Alert]] = Refreshed(self._ask_alerts, [], 2.0, clock)
-        self._health = Refreshed(tables.health, Health(), 4.0, clock)
+        self._alerts: Refreshed[list[Alert]] = Refreshed(self._ask_alerts, [], 3.0, clock)
+        self._health = Refreshed(tables.health, Health(), 5.0, clock)
         self._anomalies: Refreshed[list[Anomaly]] = Refreshed(tables.anomalies, [], 5.0, clock)
-        self._failures: Refreshed[list[FailedRequest]] = Refreshed(tables.failures, [], 3.0, clock)
-        self._sessions: Refreshed[list[Sessions]] = Refreshed(tables.sessions, [], 5.0, clock)
-        self._products: Refreshed[list[Products]] = Refreshed(tables.products, [], 5.0, clock)
+        self._failures: Refreshed[list[FailedRequest]] = Refreshed(tables.failures, [], 5.0, clock)
+        self._sessions: Refreshed[list[Sessions]] = Refreshed(tables.sessions, [], 10.0, clock)
+        self._products: Refreshed[list[Products]] = Refreshed(tables.products, [], 10.0, clock)
         self._funnel = Refreshed(tables.funnel, Funnel(), 5.0, clock)
         self.parts: dict[str, Refreshed[Any]] = {
             "moment": self._now,

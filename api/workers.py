@@ -22,6 +22,8 @@ RATE_OVER_MS = 5_000
 HISTORY_MAX = 180
 """Points of the rate chart: three minutes."""
 MEGABYTE = 1_000_000
+SMALL = 10.0
+"""Numbers below have a fraction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class WorkerMeter:
     def rates(self) -> Rates:
         """The history of each topic's rate."""
         topics = {
-            topic: [None if rate is None else round(rate, 1) for rate in history]
+            topic: [None if rate is None else _short(rate) for rate in history]
             for topic, history in sorted(self._topics.items())
         }
         return Rates(list(self._times_ms), topics)
@@ -167,14 +169,14 @@ class WorkerMeter:
             trouble=trouble_of(facts, self._movement, self._look.at_ms),
             error=facts.error,
             workers=[self._worker(one, statuses) for one in facts.workers],
-            read_per_s=round(sum(sum(self._rates_of(one)[0].values()) for one in statuses), 1),
+            read_per_s=_short(sum(sum(self._rates_of(one)[0].values()) for one in statuses)),
             read=sum(one.read for one in partitions),
             used=sum(one.used for one in partitions),
             filtered=sum(one.filtered for one in partitions),
             late=sum(one.late for one in partitions),
             dead=sum(one.dead for one in partitions),
             lag=facts.lag if is_lag_known else None,
-            lag_s=round(facts.age_s, 1) if is_lag_known and facts.age_s is not None else None,
+            lag_s=_short(facts.age_s) if is_lag_known and facts.age_s is not None else None,
             rows_written=sum(status.rows_written for status in statuses),
             watermark_ms=median_low(marks) if marks else None,
         )
@@ -189,6 +191,11 @@ class WorkerMeter:
             cpu_share=round(self._rates_of(status)[1], 2),
             memory_bytes=status.memory_bytes // MEGABYTE * MEGABYTE,
         )
+
+
+def _short(value: float) -> float:
+    """As many digits as a person reads: they are sent again and again."""
+    return round(value, 1) if value < SMALL else round(value)
 
 
 def _begins_anew(before: _Point, now: _Point) -> bool:

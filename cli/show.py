@@ -18,12 +18,14 @@ from cli.errors import say
 from cli.live import DONE, RUNNING, WAITING, FlowLine, Picture, plain_line, terminal_view
 from cli.supervise import Child, last_line
 from cli.terminal import moves_cursor
-from operations.observer import Observer, ObserverCollector, look_at_statuses
+from operations.observer import Look, Observer, ObserverCollector
 
 if TYPE_CHECKING:
     from rich.live import Live
 
 MEASURE_EVERY_S = 1.0
+LOOK_EVERY_S = 3.0
+"""At the topics; at what the workers say each second."""
 PLAIN_EVERY_S = 5.0
 MESSAGES_MAX = 100
 _IDLE = (DONE, WAITING)
@@ -44,6 +46,7 @@ class Show:
         self._is_screen = moves_cursor(sys.stdout)
         self._show_s = 0.0 if self._is_screen else self._begun_s + plain_every_s
         self._screen: Live | None = None
+        self._flows: Observer | None = None
         self._observer: ObserverCollector | None = None
 
     def __enter__(self) -> Show:
@@ -88,14 +91,12 @@ class Show:
 
     def _measure(self, house: House) -> None:
         """Look at the flows as the live page does; what hangs there must not hold up the demo."""
-        if self._observer is None:
-            look = Observer(house.settings, asks_groups=False).look
-            self._observer = ObserverCollector(look, MEASURE_EVERY_S)
+        if self._flows is None or self._observer is None:
+            self._flows = Observer(house.settings, asks_groups=False)
+            self._observer = ObserverCollector(self._flows.look, LOOK_EVERY_S)
             self._observer.start()
-        look_now = self._observer.last
-        if look_now is None or self._observer.problem:
-            look_now = look_at_statuses(house.home.path)
-        self._meter.observe(look_now)
+        before = self._observer.last if not self._observer.problem else None
+        self._meter.observe(self._flows.look_again(before or Look(0)))
 
     def _picture(self, house: House, now_s: float) -> Picture:
         flows = {flow.flow: flow for flow in self._meter.flows()}

@@ -10,13 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from prometheus_client.registry import Collector
 
 from operations.flow_facts import Ends, FlowFacts, PlaceFacts, flows_now, is_alive
-from operations.positions import of_groups, read_statuses
+from operations.positions import Positions, of_groups, read_statuses
 from operations.topic_ends import AppendTimes, standing_topics
 from schemas import metrics
 from schemas.metrics import Metric
@@ -37,6 +36,7 @@ class Look:
     flows: list[FlowFacts] = field(default_factory=list)
     ends: Ends = field(default_factory=dict)
     statuses: Sequence[WorkerStatus] = ()
+    groups: Positions = field(default_factory=dict)
 
     def letters(self, topic: str) -> int:
         """Return the number of records that stand in a topic."""
@@ -64,6 +64,24 @@ class Observer:
         self._times = AppendTimes(settings)
         self._reads: Mapping[str, Collection[str]] | None = None
 
+    def look_again(self, before: Look) -> Look:
+        """Return what the workers say by now, set against the topics' ends of an earlier look.
+
+        It takes a few milliseconds, and asks no server.
+        """
+        statuses = read_statuses(self._settings.footfall_home)
+        now_ms = time.time_ns() // 1_000_000
+        found = flows_now(
+            statuses,
+            before.groups,
+            before.ends,
+            self._reads or {},
+            now_ms,
+            is_alive=is_alive,
+            appended_ms=self._times.known,
+        )
+        return Look(now_ms, found, before.ends, statuses, before.groups)
+
     def look(self) -> Look:
         """Return what there is now. Raises what the topics raise where they do not answer."""
         import flows
@@ -90,20 +108,12 @@ class Observer:
             is_alive=is_alive,
             appended_ms=self._times,
         )
-        return Look(now_ms, found, ends, statuses)
+        return Look(now_ms, found, ends, statuses, groups)
 
 
-def problem_of(error: Exception) -> str:
+def problem_of(error: BaseException) -> str:
     """Return why a look failed, on one line."""
     return str(error).strip().split("\n")[0][:300] or type(error).__name__
-
-
-def look_at_statuses(home: Path) -> Look:
-    """Return what the workers say of themselves, where the topics cannot be asked."""
-    statuses = read_statuses(home)
-    now_ms = time.time_ns() // 1_000_000
-    found = flows_now(statuses, {}, {}, {}, now_ms, is_alive=is_alive)
-    return Look(now_ms, found, {}, statuses)
 
 
 class ObserverCollector(Collector):

@@ -137,7 +137,7 @@ class MadeUpLive:
         return LiveSources(
             meter=WorkerMeter(),
             look=self._look,
-            look_at_statuses=self._look,
+            look_again=lambda _before: self._look(),
             sent=lambda: self.sent,
             checks=self.checks,
             minutes=self._minutes,

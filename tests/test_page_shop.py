@@ -103,14 +103,14 @@ def client(served: Served) -> Iterator[Client]:
 FIGURES = {
     "#shop": [
         "13:04", "2019-10-01 UTC",
-        "120", "15 active in a minute",
+        "119", "15 active in a minute",
         "Logins a minute\n8\n2 more failed",
         "60", "at 2 services",
         "3.0 %", "6 of 200 in 15 min",
         "300 ms", "p95 of buy at Payment",
     ],
-    "#online .legend": ["Online 120", "Active 16"],
-    "#logins .legend": ["Logins 9", "Failed 1"],
+    "#online .legend": ["Online 119", "Active 15"],
+    "#logins .legend": ["Logins 8", "Failed 2"],
     "#services": ["Payment", "4.0 %", "0 %", "13:03 buy at Payment: 60 %, usually 0.2 %"],
     "#slowest": ["buy at Payment", "300 ms", "7 ms", "13:03 buy at Payment: 500 ms, usually"],
     "#alerts": ["13:04:23", "13:04:09", "user alice", "4 failures in 8 s", "4 failures in 3 s"],
