@@ -12,16 +12,21 @@ from operations.flow_facts import FlowFacts, PlaceFacts
 
 STILL_S = 4.0
 """A partition whose oldest record waits, and from which nothing is read, for this long."""
+AGAIN_S = 10.0
+"""For this long it is told that a worker had ended: its next one may be there within seconds."""
 STARTS_WITHIN_S = 20.0
 """A worker that began less than this ago may still be loading its state."""
 NAMES_SHOWN = 3
 
 
 class Movement:
-    """Remembers since when each partition of each flow has been at its offset."""
+    """Remembers since when each partition is at its offset, and which processes worked."""
 
     def __init__(self) -> None:
         self._since_ms: dict[tuple[str, str, int], tuple[int, int]] = {}
+        self._ran: dict[tuple[str, int], int] = {}
+        """By flow and worker: the process that ran when it was last seen to."""
+        self._again_ms: dict[str, int] = {}
 
     def observe(self, flows: Iterable[FlowFacts], now_ms: int) -> None:
         """Take in what was found at this moment."""
@@ -32,7 +37,17 @@ class Movement:
                 offset, since_ms = self._since_ms.get(key, (None, now_ms))
                 is_moved = offset != place.next_offset or not place.lag
                 seen[key] = place.next_offset, now_ms if is_moved else since_ms
+            for worker in flow.workers:
+                if worker.is_running:
+                    ran = self._ran.setdefault((flow.name, worker.worker), worker.pid)
+                    if ran != worker.pid:
+                        self._again_ms[flow.name] = now_ms
+                    self._ran[flow.name, worker.worker] = worker.pid
         self._since_ms = seen
+
+    def is_again(self, flow: FlowFacts, now_ms: int) -> bool:
+        """Tell whether a worker of the flow has just taken the place of one that had ended."""
+        return now_ms - self._again_ms.get(flow.name, -1_000_000) < AGAIN_S * 1000
 
     def still_s(self, flow: FlowFacts, now_ms: int) -> float:
         """Return for how long records wait in a partition from which none is read; 0 where all
@@ -53,17 +68,19 @@ class Movement:
 
 def trouble_of(flow: FlowFacts, movement: Movement, now_ms: int) -> str:
     """Return what is wrong with a flow as a predicate, "has no worker"; "" where nothing is."""
-    if flow.state == "stopped":
-        return "has no worker"
-    if flow.state == "degraded":
-        return f"has {flow.running} of {flow.wanted} workers"
-    if flow.error:
-        return "failed"
-    if flow.lost:
-        return "lost records that were removed before they were read"
-    if flow.trouble:
-        return f"is {flow.trouble}"
-    return "is behind and does not move" if movement.still_s(flow, now_ms) else ""
+    by_state = {
+        "stopped": "has no worker",
+        "degraded": f"has {flow.running} of {flow.wanted} workers",
+    }
+    told = [
+        by_state.get(flow.state, ""),
+        "failed" if flow.error else "",
+        "lost records that were removed before they were read" if flow.lost else "",
+        f"is {flow.trouble}" if flow.trouble else "",
+        "was without a worker for a moment" if movement.is_again(flow, now_ms) else "",
+        "is behind and does not move" if movement.still_s(flow, now_ms) else "",
+    ]
+    return next(filter(None, told), "")
 
 
 def sentences(flows: Sequence[FlowFacts], movement: Movement, now_ms: int) -> list[str]:
@@ -94,7 +111,7 @@ def _sentence(kind: str, flows: Sequence[FlowFacts]) -> str:
 
 
 def _of_several(kind: str) -> str:
-    words = {"has": "have", "is": "are", "does": "do"}
+    words = {"has": "have", "is": "are", "does": "do", "was": "were"}
     return " ".join(words.get(word, word) for word in kind.split(" "))
 
 

@@ -252,7 +252,7 @@ def test_a_shop_without_data_says_what_is_missing_and_how_to_get_it(
         create_tables(empty, tables_and_views())
         watched.until("document.querySelector('#online .problem').hidden")
         for panel in NEW_PANELS:
-            assert "footfall run" in watched.text(f"#{panel} .empty"), panel
+            watched.until_text(f"#{panel} .empty", "footfall run")
         assert "no events yet" in watched.text("#shop")
         assert watched.page.evaluate(STICKING_OUT) == []
         assert watched.complaints == []

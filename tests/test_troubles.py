@@ -11,6 +11,7 @@ import pytest
 from operations.flow_facts import FlowFacts, PlaceFacts, WorkerFacts
 from operations.sent import Sent, read_sent
 from operations.troubles import (
+    AGAIN_S,
     STARTS_WITHIN_S,
     STILL_S,
     Movement,
@@ -124,6 +125,21 @@ def test_a_flow_that_moves_or_has_nothing_to_read_is_no_trouble() -> None:
 def test_what_has_just_begun_to_be_behind_is_not_still_since_it_was_idle() -> None:
     idle = [(second, flow(place(90, high=90))) for second in range(30)]
     assert still(*idle, (30, flow(place(90, age_s=5.0)))) == ""
+
+
+def test_a_worker_that_was_killed_and_is_back_at_once_is_told_for_a_while() -> None:
+    def ran(pid: int, *, is_running: bool = True) -> FlowFacts:
+        age_ms = 0 if is_running else 60_000
+        return flow(place(100), workers=[WorkerFacts(0, pid, age_ms, False, is_running)])
+
+    last_s = round(AGAIN_S)
+    again = "was without a worker for a moment"
+    assert still((0, ran(1)), (2, ran(2))) == again
+    assert still((0, ran(1)), (2, ran(2)), (1 + last_s, ran(2))) == again
+    assert still((0, ran(1)), (2, ran(2)), (2 + last_s, ran(2))) == ""
+    assert still((0, ran(1)), (4, ran(1, is_running=False)), (9, ran(2))) == again
+    # What ran before the first look is no news.
+    assert still((0, ran(1, is_running=False)), (2, ran(2))) == ""
 
 
 def test_a_worker_that_starts_may_load_its_state_first() -> None:
