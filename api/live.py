@@ -155,8 +155,7 @@ class Live:
             if asking:
                 await asyncio.wait(asking, timeout=FIRST_LOOK_S)
         meter = self._sources.meter
-        if not self._flows.is_right(meter.flows(), self._clock()):
-            self._flows = _Flows(meter.flows(), meter.counts(), meter.topics(), self._clock())
+        self._flows = self._flows.next(meter, self._clock())
         self._answers.keep(
             Snapshot(
                 now_ms=self._now_ms(),
@@ -246,23 +245,30 @@ class Live:
 
 @dataclass(frozen=True, slots=True)
 class _Flows:
-    """The flows as they were sent."""
+    """The flows as they are sent: numbers now and then, and what is wrong with one at once."""
 
     flows: list[Flow]
     counts: Counts
     topics: dict[str, int]
     at_s: float | None
 
-    def is_right(self, now: list[Flow], now_s: float) -> bool:
-        """Whether all states are the same, and the numbers are not old."""
-        is_new = self.at_s is not None and now_s - self.at_s < FLOWS_EVERY_S
-        return is_new and _states(now) == _states(self.flows)
+    def next(self, meter: WorkerMeter, now_s: float) -> _Flows:
+        """Return what is to be sent now."""
+        found = meter.flows()
+        if self.at_s is None or now_s - self.at_s >= FLOWS_EVERY_S:
+            return _Flows(found, meter.counts(), meter.topics(), now_s)
+        sent = {one.flow: one for one in self.flows}
+        flows = [sent[one.flow] if _is_as_sent(one, sent) else one for one in found]
+        return _Flows(flows, self.counts, self.topics, self.at_s)
 
 
-def _states(flows: list[Flow]) -> list[object]:
-    return [
-        (one.flow, one.state, one.trouble, [worker.pid for worker in one.workers]) for one in flows
-    ]
+def _is_as_sent(flow: Flow, sent: Mapping[str, Flow]) -> bool:
+    before = sent.get(flow.flow)
+    return before is not None and _state(before) == _state(flow)
+
+
+def _state(flow: Flow) -> object:
+    return flow.state, flow.trouble, [(one.pid, one.state) for one in flow.workers]
 
 
 class _Cookie(msgspec.Struct):

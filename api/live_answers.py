@@ -52,8 +52,7 @@ class LiveAnswers:
         is_packed = b"gzip" in headers.get(b"accept-encoding", b"")
         if (since, is_packed) not in self._made:
             if since in self._kept:
-                patch = patch_of(self._kept[since], newest) or {"~": {}, "-": []}
-                body = encode_json({"patch": patch})
+                body = encode_json({"patch": patch_of(self._kept[since], newest)})
             else:
                 since, body = "", encode_json(newest)
             self._made[since, is_packed] = _packed(body, tag, is_packed)

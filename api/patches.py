@@ -2,7 +2,8 @@
 
 A patch is one of
 
-    {"=": value}                        the new value
+    null, true, 5, "text", [...]        the new value, which is no object
+    {"=": {...}}                        the new value, which is one
     {"~": {key: patch}, "-": [key]}     an object: what changed of it, and which keys are gone
     {"#": length, ">": shift, "@": {index: patch}}
                                         a list: element i is what was element i + shift before,
@@ -11,28 +12,30 @@ A patch is one of
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 SHIFT_MAX = 12
 """Lists grow at an end: by this many elements at most between two looks, or they are sent anew."""
+SAME: Final[dict[str, Any]] = {"~": {}, "-": []}
+"""The patch of a value that did not change."""
 
-Patch = dict[str, Any]
 
-
-def patch_of(old: Any, new: Any) -> Patch | None:
-    """Return the patch that makes the new value of the old one; None where they are equal."""
-    # In Python 1 == True == 1.0, and in JSON they differ.
-    if type(old) is type(new) and old == new and not isinstance(new, dict | list):
-        return None
+def patch_of(old: Any, new: Any) -> Any:
+    """Return the patch that makes the new value of the old one; SAME where they are equal."""
     if isinstance(old, dict) and isinstance(new, dict):
         return _of_objects(old, new)
     if isinstance(old, list) and isinstance(new, list) and old and new:
         return _of_lists(old, new)
-    return None if old == new == [] else {"=": new}
+    # In Python 1 == True == 1.0, and in JSON they differ.
+    if type(old) is type(new) and old == new:
+        return SAME
+    return _whole(new)
 
 
-def patched(old: Any, patch: Patch) -> Any:
+def patched(old: Any, patch: Any) -> Any:
     """Return what the patch makes of a value: as the page does."""
+    if not isinstance(patch, dict):
+        return patch
     if "=" in patch:
         return patch["="]
     if "#" in patch:
@@ -43,34 +46,40 @@ def patched(old: Any, patch: Patch) -> Any:
             else old[place + shift]
             for place in range(patch["#"])
         ]
+    if patch == SAME:
+        return old
     kept = {key: value for key, value in old.items() if key not in patch["-"]}
     return kept | {key: patched(old.get(key), one) for key, one in patch["~"].items()}
 
 
-def _of_objects(old: dict[str, Any], new: dict[str, Any]) -> Patch | None:
+def _whole(value: Any) -> Any:
+    return {"=": value} if isinstance(value, dict) else value
+
+
+def _of_objects(old: dict[str, Any], new: dict[str, Any]) -> Any:
     changed = {}
     for key, value in new.items():
-        one = patch_of(old[key], value) if key in old else {"=": value}
-        if one is not None:
+        one = patch_of(old[key], value) if key in old else _whole(value)
+        if one is not SAME:
             changed[key] = one
     gone = [key for key in old if key not in new]
-    return {"~": changed, "-": gone} if changed or gone else None
+    return {"~": changed, "-": gone} if changed or gone else SAME
 
 
-def _of_lists(old: list[Any], new: list[Any]) -> Patch | None:
+def _of_lists(old: list[Any], new: list[Any]) -> Any:
     shift = max(
         range(-SHIFT_MAX, SHIFT_MAX + 1), key=lambda shift: (_equals(old, new, shift), -abs(shift))
     )
     changed = {}
     for place, value in enumerate(new):
         before = place + shift
-        one = patch_of(old[before], value) if 0 <= before < len(old) else {"=": value}
-        if one is not None:
+        one = patch_of(old[before], value) if 0 <= before < len(old) else _whole(value)
+        if one is not SAME:
             changed[str(place)] = one
     if not changed and not shift and len(old) == len(new):
-        return None
+        return SAME
     if 2 * len(changed) > len(new) and not isinstance(new[0], dict):
-        return {"=": new}
+        return new
     return {"#": len(new), ">": shift, "@": changed}
 
 

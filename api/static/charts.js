@@ -53,8 +53,8 @@ export function chart(box, { label, series, height = 220, empty, sync, small = f
   function tell(index) {
     series.forEach((one, place) => {
       const column = shown[place + 1];
-      const at = index ?? lastKnown(wholes ? column.slice(0, wholes) : column);
-      say(values[place], column.length ? one.format(column[at]) : NOTHING);
+      const at = index ?? lastKnown(column.slice(0, wholes));
+      say(values[place], at in column ? one.format(column[at]) : NOTHING);
     });
   }
 
@@ -158,6 +158,7 @@ export function chart(box, { label, series, height = 220, empty, sync, small = f
 }
 
 function lastKnown(column) {
+  // -1 where nothing is whole yet.
   let at = column.length - 1;
   while (at > 0 && column[at] == null) at -= 1;
   return at;

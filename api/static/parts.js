@@ -12,9 +12,8 @@ export const sum = (list, of = (one) => one) => list.reduce((total, one) => tota
 
 /** How many of the minutes are over: those that end by then. */
 export const wholeOf = (starts, untilMs) => starts.filter((start) => start + MINUTE_MS <= untilMs).length;
-/** The value of the last minute that is over; of the newest one where none is. */
-export const lastWhole = (list, starts, untilMs) =>
-  list[wholeOf(starts, untilMs) - 1] ?? last(list);
+/** The value of the last minute that is over; undefined where none is. */
+export const lastWhole = (list, starts, untilMs) => list[wholeOf(starts, untilMs) - 1];
 
 /** The minutes shown: some room from the first one on, so that bars are wide, then all. */
 export const span = (starts, most) => {

@@ -35,16 +35,16 @@ export const shopNow = {
       const users = shop.online;
       online(
         format.count(whole(users.online, users)),
-        withText(whole(users.active, users), "active in a minute"),
+        withText(whole(users.active, users), "active in a minute", users),
       );
       const { logins: good, failures: bad } = shop.logins;
-      logins(format.count(whole(good, shop.logins)), withText(whole(bad, shop.logins), "more failed"));
+      logins(format.count(whole(good, shop.logins)), withText(whole(bad, shop.logins), "more failed", shop.logins));
       const { services, operations, minute_requests: aMinute } = shop.health;
       const all = sum(services, (one) => one.requests);
       const failed = sum(services, (one) => one.errors);
       const known = services.length > 0;
       requests(
-        known ? format.count(aMinute) : format.NOTHING,
+        aMinute ? format.count(aMinute) : format.NOTHING,
         known ? `at ${services.length} service${services.length === 1 ? "" : "s"}` : " ",
       );
       errors(
@@ -61,7 +61,8 @@ export const shopNow = {
   },
 };
 
-const withText = (value, text) => (value == null ? " " : `${format.count(value)} ${text}`);
+const withText = (value, text, { start_ms: starts }) =>
+  value == null ? (starts.length ? "no minute is over yet" : " ") : `${format.count(value)} ${text}`;
 
 export const online = {
   id: "online",
