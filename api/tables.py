@@ -22,6 +22,8 @@ MINUTES_OF_TOP = 5
 TOP_ROWS = 8
 NAME_CHARS_MAX = 120
 WINDOWS_SHOWN = 120
+BEHIND_MAX = 2
+"""Minutes by which a watermark that is worth something is behind the newest one."""
 STRAY_MS = 5 * MINUTE_MS
 """Buckets further than this past the watermark come from stray events."""
 
@@ -41,15 +43,18 @@ def shown_newest_ms(newest_ms: int, watermark_ms: int | None) -> int:
     return newest_ms
 
 
-def whole_until_ms(newest_minute_ms: int, *watermarks_ms: int | None) -> int:
-    """Return until when minutes are over, by the watermarks of the flows that write them.
+def whole_until_ms(newest_ms: int, *watermarks_ms: int | None, length_ms: int = MINUTE_MS) -> int:
+    """Return until when minutes (or windows of another length) are over.
 
-    Without a watermark all but the newest one are.
+    ``newest_ms`` is the start of the newest one, and the watermarks are of the flows that write
+    them. A watermark that is several minutes behind says nothing: in a slow stream it waits for
+    records that agree. Then all but the newest one are over.
     """
     known = [mark for mark in watermarks_ms if mark is not None]
-    if not known:
-        return newest_minute_ms
-    return min(min(known) // MINUTE_MS * MINUTE_MS, newest_minute_ms + MINUTE_MS)
+    if not known or min(known) < newest_ms - BEHIND_MAX * length_ms:
+        return newest_ms
+    over = (min(known) - newest_ms) // length_ms * length_ms
+    return newest_ms + min(over, length_ms)
 
 
 class MinutesSource:
@@ -169,8 +174,7 @@ class WindowsSource:
             put_in_cart=[row.nr_items_put_in_cart for row in rows],
             sold=[row.nr_items_sold for row in rows],
             revenue_cents=[row.value_items_sold_in_cent for row in rows],
-            # A row that is written later than the watermark was asked for is the newest.
-            whole_ms=_ms(rows[-1].start_event_time) if mark is None and rows else mark or 0,
+            whole_ms=_whole_ms(rows[-1], mark) if rows else 0,
         )
 
     def close(self) -> None:
@@ -184,6 +188,11 @@ def _newest(connection: Connection) -> list[Row[Any]]:
         return []
     newest = select(EVENTS).order_by(EVENTS.c.start_event_time.desc()).limit(WINDOWS_SHOWN)
     return list(connection.execute(newest).all()[::-1])
+
+
+def _whole_ms(newest: Row[Any], watermark_ms: int | None) -> int:
+    start_ms, end_ms = _ms(newest.start_event_time), _ms(newest.end_event_time)
+    return whole_until_ms(start_ms, watermark_ms, length_ms=max(1, end_ms - start_ms))
 
 
 def _ms(moment: datetime) -> int:

@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, insert
 from api.live import Live, offered_cookies, shown_letters
 from api.refreshed import Refreshed
 from api.snapshot import Minutes
-from api.tables import WindowsSource
+from api.tables import WindowsSource, whole_until_ms
 from api.tails import FileTail
 from api.workers import WorkerMeter
 from operations.flow_facts import STALE_MS, Ends, flows_now
@@ -313,3 +313,27 @@ def test_a_source_that_fails_makes_its_panel_old_and_nothing_else() -> None:
             return client.get("/live.json").json()["problems"] == {}
 
         eventually(recovered)
+
+
+@pytest.mark.parametrize(
+    ("marks", "whole_min"),
+    [
+        ((None,), 10),
+        ((), 10),
+        # In the middle of the newest minute, of the one before, and past its end.
+        ((10.5,), 10),
+        ((9.9,), 9),
+        ((11.2,), 11),
+        ((500.0,), 11),
+        # The flow that is least far decides; one that waits for records that agree does not.
+        ((10.5, 9.5), 9),
+        ((7.9,), 10),
+    ],
+)
+def test_minutes_are_over_by_the_watermark_of_the_flow(
+    marks: tuple[float | None, ...], whole_min: int
+) -> None:
+    watermarks = [None if mark is None else round(mark * 60_000) for mark in marks]
+    assert whole_until_ms(10 * 60_000, *watermarks) == whole_min * 60_000
+    # Windows of store metrics begin anywhere, and have any length.
+    assert whole_until_ms(10_500, 10_400, length_ms=1_000) == 9_500

@@ -77,6 +77,7 @@ export const sessions = {
     }
     return ({ shop }) => {
       seen = shop.sessions;
+      chosen.offer(seen.map((one) => one.source));
       show();
     };
   },
@@ -168,6 +169,7 @@ export const products = {
     }
     return ({ shop }) => {
       seen = shop.products;
+      chosen.offer(seen.filter((one) => one.products.length).map((one) => one.source));
       show();
     };
   },

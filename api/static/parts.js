@@ -41,13 +41,24 @@ export function tile(body, label) {
 export function chooser(body, label, kinds, changed) {
   const names = Object.keys(kinds);
   const aside = el("span", { class: "aside" });
-  const chosen = { name: names[0], aside };
+  const chosen = {
+    name: names[0],
+    aside,
+    /** Choose the first of these, until somebody has pressed a button. */
+    offer(those) {
+      if (!chosen.isPressed && those.length && !those.includes(chosen.name)) press(those[0]);
+    },
+  };
+  const press = (name) => {
+    chosen.name = name;
+    buttons.forEach((one, at) => one.setAttribute("aria-pressed", String(names[at] === name)));
+  };
   const buttons = names.map((name) => {
     const pressed = String(name === chosen.name);
     const button = el("button", { type: "button", "aria-pressed": pressed, text: kinds[name] });
     button.addEventListener("click", () => {
-      chosen.name = name;
-      for (const one of buttons) one.setAttribute("aria-pressed", String(one === button));
+      chosen.isPressed = true;
+      press(name);
       changed();
     });
     return button;
