@@ -303,6 +303,23 @@ def test_an_error_is_not_an_empty_state(browser: Any) -> None:
         served.stop()
 
 
+def test_no_panel_says_that_there_were_no_events_where_some_were_read(browser: Any) -> None:
+    shop = Shop()
+    shop.live.are_ages = True
+    shop.live.statuses = [status(read=95_000, updated_ms=0)]
+    served = Served(shop.services)
+    watched = Watched(browser, served)
+    try:
+        watched.until_text("#minutes .empty", "minute_buckets has read 95,000 records, and none")
+        assert "yet" not in watched.text("#minutes .empty")
+        shop.live.statuses = [status(read=0, lag=95_000, updated_ms=60_000)]
+        watched.until_text("#minutes .empty", "Not known: minute_buckets has no worker")
+        assert watched.complaints == []
+    finally:
+        watched.close()
+        served.stop()
+
+
 def test_what_is_simulated_says_so_and_topics_without_records_are_left_out(
     moving: Moving, opened: Watched
 ) -> None:

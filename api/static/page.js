@@ -85,14 +85,16 @@ function show(snapshot) {
 }
 
 /** Why a panel without rows is empty although there are records: "" where there are none. */
-function whyEmpty({ flow: name, topics = [] }, { flows, topics: records }) {
+function whyEmpty({ flow: name, topics = [], isOften }, { flows, topics: records }) {
   const flow = flows.find((one) => one.flow === name);
   if (flow?.trouble) return `Not known: ${name} ${flow.trouble}. ${flow.error}`;
+  if (flow?.read) {
+    return isOften ? "" : `${name} has read ${count(flow.read)} records, and none of them has a row here.`;
+  }
   const standing = topics.reduce((total, topic) => total + (records[topic] ?? 0), 0);
   if (!name || !standing) return "";
-  if (!flow) return `${count(standing)} records wait: footfall run ${name} reads them.`;
-  if (!flow.read) return `${name} has not read any of ${count(standing)} records yet.`;
-  return "";
+  const waiting = `${count(standing)} records`;
+  return flow ? `${name} has not read any of ${waiting} yet.` : `${waiting} wait: footfall run ${name} reads them.`;
 }
 
 /** A panel of topics that hold nothing is left out where others hold something. */

@@ -5,6 +5,7 @@
 //   parts              names in snapshot.problems that concern it
 //   topics, flow       whose records it shows, and the flow that its rows are of: a panel of topics
 //                      that hold nothing is left out, and one without rows says why
+//   isOften            it is empty also where records were read: nobody failed, nobody asked
 //   make(body)         fills the body once and returns update(snapshot), called each second
 
 import { chart } from "./charts.js";

@@ -21,6 +21,7 @@ const timeOf = (tag) => Date.parse(/Z|[+-]\d\d:?\d\d$/.test(tag.time) ? tag.time
 
 export const profile = {
   id: "profile",
+  isOften: true,
   flow: "user_profiles",
   topics: ["user_tags"],
   title: "One user's profile",

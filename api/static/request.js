@@ -38,6 +38,7 @@ function drawable({ steps, missing }) {
 
 export const request = {
   id: "request",
+  isOften: true,
   flow: "request_trace",
   topics: ["platform_logs"],
   title: "One request",

@@ -212,6 +212,7 @@ export const slowest = {
 
 export const failures = {
   id: "failures",
+  isOften: true,
   flow: "request_trace",
   topics: ["platform_logs"],
   title: "Newest failed requests",
@@ -254,6 +255,7 @@ export const failures = {
 
 export const alerts = {
   id: "alerts",
+  isOften: true,
   flow: "login_alerts",
   topics: ["platform_logs"],
   title: "Newest login alerts",

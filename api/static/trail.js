@@ -7,6 +7,7 @@ import { lookUp, question } from "./parts.js";
 
 export const trail = {
   id: "trail",
+  isOften: true,
   flow: "user_trace",
   topics: ["platform_logs"],
   title: "One user's trail",
