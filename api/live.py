@@ -41,7 +41,8 @@ FLOWS_EVERY_S = 10.0
 """How often the numbers of all flows are sent: they are half of what changes. What is wrong with
 a flow is told at once."""
 LOOK_EVERY_S = 2.0
-"""At the topics; at what the workers say each second."""
+LOOK_UNSEEN_EVERY_S = 15.0
+"""At the topics, while somebody sees the page and else; at what the workers say each second."""
 LOOK_OLD_S = 6.0
 """A look that takes longer than this is told: nothing is known of the flows meanwhile."""
 CHECKED_WITHIN_S = 3.0
@@ -203,9 +204,10 @@ class Live:
         if self._looking is not None and self._looking.done():
             self._take_look(self._looking)
             self._looking = None
-        if self._looking is None and (
-            not self._look.at_ms or self._clock() - self._look_began_s >= LOOK_EVERY_S
-        ):
+        since_s = self._clock() - (self._made_s or 0.0)
+        every_s = LOOK_EVERY_S if since_s < LOOK_UNSEEN_EVERY_S else LOOK_UNSEEN_EVERY_S
+        is_due = not self._look.at_ms or self._clock() - self._look_began_s >= every_s
+        if self._looking is None and is_due:
             self._look_began_s = self._clock()
             self._looking = loop.run_in_executor(self._threads, self._sources.look)
             if not self._look.at_ms:
