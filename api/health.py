@@ -27,22 +27,23 @@ class Readiness:
         self._checks = checks
 
     async def handle(self, scope: Scope, receive: Receive) -> Answer:
-        found = await asyncio.gather(*map(_state, self._checks.values()))
+        found = await asyncio.gather(*map(state_of, self._checks.values()))
         parts = dict(zip(self._checks, found, strict=True))
         ready = all(state == "ok" for state in parts.values())
         return Answer(200 if ready else 503, encode_json({"ready": ready, "parts": parts}))
 
 
-async def _state(check: Check) -> str:
+async def state_of(check: Check, within_s: float = CHECK_WITHIN_S) -> str:
+    """Return "ok", or why the part does not work."""
     try:
-        async with asyncio.timeout(CHECK_WITHIN_S):
+        async with asyncio.timeout(within_s):
             await check()
     except RequestError as error:
         return error.message
     except (NotStoredError, SinkError) as error:
         return str(error)
     except TimeoutError:
-        return f"no answer within {CHECK_WITHIN_S:g} s"
+        return f"no answer within {within_s:g} s"
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return "ok"

@@ -1,8 +1,8 @@
 """The live page's data: one snapshot, made at most once a second and shared by all viewers.
 
-Status files are read each second, whether somebody looks or not, so that the rates have a
-history. Tables and topics are asked only while somebody looks, each in its own time: a slow
-or absent server makes its panel old, never the page.
+Flows are looked at each second, whether somebody looks at the page or not, so that rates have a
+history and a flow that does not move is known. Tables and servers are asked only while somebody
+looks, each in its own time: a slow or absent server makes its panel old, never the page.
 """
 
 from __future__ import annotations
@@ -10,30 +10,42 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from api.answers import PRIVATE, Answer, Receive, Scope, encode_json
-from api.files import unless_seen
+from api.answers import Answer, Receive, Scope
+from api.health import Check, state_of
+from api.live_answers import LiveAnswers
 from api.refreshed import Refreshed
 from api.shop_live import ShopPanels
 from api.shop_snapshot import ShopNow
 from api.shop_tables import ShopTables
-from api.snapshot import Letter, Minutes, Snapshot, Top, Windows
+from api.snapshot import Counts, Flow, Letter, Minutes, Snapshot, Top, Windows
 from api.workers import WorkerMeter
+from operations.observer import Look, problem_of
+from operations.sent import Sent
 from schemas import topics
 from schemas.dead_letters import DeadLetter
-from schemas.status import WorkerStatus
 
 SNAPSHOT_EVERY_S = 1.0
 FIRST_LOOK_S = 0.5
 """How long the first viewer waits for the tables; all others see the last values at once."""
+FLOWS_EVERY_S = 10.0
+"""How often the numbers of all flows are sent: they are half of what changes. What is wrong with
+a flow is told at once."""
+LOOK_EVERY_S = 2.0
+LOOK_UNSEEN_EVERY_S = 15.0
+"""At the topics, while somebody sees the page and else; at what the workers say each second."""
+LOOK_OLD_S = 6.0
+"""A look that takes longer than this is told: nothing is known of the flows meanwhile."""
+CHECKED_WITHIN_S = 3.0
 COOKIES_SHOWN = 8
 TAGS_LOOKED_AT = 50
 """Of each partition: the cookies that come most often among them are offered first."""
@@ -49,7 +61,11 @@ class LiveSources:
     """Where the page's data come from. What may block is called in a thread."""
 
     meter: WorkerMeter
-    statuses: Callable[[], Sequence[WorkerStatus]]
+    look: Callable[[], Look]
+    """At all flows. Blocking."""
+    look_again: Callable[[Look], Look]
+    """At the workers alone, with the topics' ends of another look. Blocking."""
+    sent: Callable[[], list[Sent]]
     """Blocking."""
     minutes: Callable[[], Awaitable[Minutes]]
     top: Callable[[], Awaitable[Top]]
@@ -59,6 +75,8 @@ class LiveSources:
     """Newest records of a topic, so many of each partition. Blocking."""
     shop: ShopTables | None = None
     """None where there is no ClickHouse to ask: the panels of the shop stay empty."""
+    checks: Mapping[str, Check] = field(default_factory=dict)
+    """What tells whether a server answers, by its name."""
 
 
 class Live:
@@ -76,7 +94,7 @@ class Live:
         self._now_ms = now_ms
         self._follower: asyncio.Task[None] | None = None
         self._minutes = Refreshed(sources.minutes, Minutes(), 2.0, clock)
-        self._top = Refreshed(sources.top, Top(), 4.0, clock)
+        self._top = Refreshed(sources.top, Top(), 10.0, clock)
         self._windows = Refreshed(self._ask_windows, Windows(), 1.0, clock)
         self._cookies: Refreshed[list[str]] = Refreshed(self._ask_cookies, [], 10.0, clock)
         self._letters: Refreshed[list[Letter]] = Refreshed(self._ask_letters, [], 2.0, clock)
@@ -91,14 +109,24 @@ class Live:
         if sources.shop is not None:
             self._shop = ShopPanels(sources.shop, sources.newest, clock)
             self._parts |= self._shop.parts
-        self._series = secrets.token_hex(4)
-        self._number = 0
+        # A server that hangs must not be asked less often: its return is to be seen at once.
+        self._servers: Refreshed[list[str]] = Refreshed(
+            self._check_servers, [], SNAPSHOT_EVERY_S, clock, cost_share_max=1.0
+        )
+        self._sent: Refreshed[list[Sent]] = Refreshed(self._ask_sent, [], 5.0, clock)
+        self._flows = _Flows([], Counts(), {}, None)
+        self._look = Look(0)
+        self._look_began_s = clock()
+        self._looking: asyncio.Future[Look] | None = None
+        self._look_problem = ""
+        # Their own threads: what else is asked for may hang in all others.
+        self._threads = ThreadPoolExecutor(2, "live-look")
         self._made_s: float | None = None
-        self._answer = Answer(503)
+        self._answers = LiveAnswers()
         self._making = asyncio.Lock()
 
     def start(self) -> None:
-        """Follow the workers' status files from now on. Needs a running event loop."""
+        """Follow the flows from now on. Needs a running event loop."""
         if self._follower is None:
             self._follower = asyncio.create_task(self._follow(), name="live-status")
 
@@ -108,58 +136,103 @@ class Live:
             self._follower.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._follower
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def handle(self, scope: Scope, receive: Receive) -> Answer:
-        """``GET /live.json``: the snapshot, or 304 where the viewer has seen it."""
+        """``GET /live.json``: the snapshot or what changed, 304 where the viewer has seen it."""
         async with self._making:
             if self._made_s is None or self._clock() - self._made_s >= SNAPSHOT_EVERY_S:
                 await self._make()
-        return unless_seen(self._answer, scope)
+        return self._answers.answer(scope)
 
     async def _make(self) -> None:
         first = self._made_s is None
-        asking = [task for part in self._parts.values() if (task := part.refresh())]
+        parts = self._parts
+        asked: list[Refreshed[Any]] = [self._servers, self._sent, *parts.values()]
+        asking = [task for part in asked if (task := part.refresh())]
         if first:
             if self._follower is None:
                 await self._observe()
             if asking:
                 await asyncio.wait(asking, timeout=FIRST_LOOK_S)
         meter = self._sources.meter
-        snapshot = Snapshot(
-            now_ms=self._now_ms(),
-            rates=meter.rates(),
-            flows=meter.flows(),
-            minutes=self._minutes.value,
-            top=self._top.value,
-            windows=self._windows.value,
-            cookies=self._cookies.value,
-            dead_letters=self._letters.value,
-            shop=self._shop.snapshot() if self._shop else ShopNow(),
-            problems={name: part.problem for name, part in self._parts.items() if part.problem},
-        )
-        self._number += 1
-        etag = f'"{self._series}-{self._number}"'.encode()
-        self._answer = Answer(
-            200,
-            encode_json(snapshot),
-            headers=((b"etag", etag), *PRIVATE),
+        self._flows = self._flows.next(meter, self._clock())
+        self._answers.keep(
+            Snapshot(
+                now_ms=self._now_ms(),
+                rates=meter.rates(),
+                flows=self._flows.flows,
+                counts=self._flows.counts,
+                topics=self._flows.topics,
+                sent=self._sent.value,
+                minutes=self._minutes.value,
+                top=self._top.value,
+                windows=self._windows.value,
+                cookies=self._cookies.value,
+                dead_letters=self._letters.value,
+                shop=self._shop.snapshot() if self._shop else ShopNow(),
+                problems={name: part.problem for name, part in parts.items() if part.problem},
+                waiting=[name for name, part in parts.items() if not part.is_answered],
+                troubles=self._troubles(),
+            )
         )
         self._made_s = self._clock()
+
+    def _troubles(self) -> list[str]:
+        """What the page tells in red: servers, then flows."""
+        told = list(self._servers.value)
+        if self._windows.problem:
+            told.append(f"store: {self._windows.problem}")
+        if self._look_problem and not any(one.startswith("topics: ") for one in told):
+            told.append(f"topics: {self._look_problem}")
+        took_s = self._clock() - self._look_began_s
+        if self._looking is not None and took_s > LOOK_OLD_S:
+            told.append(f"topics: no answer to a look at them for {took_s:.0f} s")
+        return told + self._sources.meter.troubles()
 
     async def _follow(self) -> None:
         while True:
             try:
                 await self._observe()
             except Exception:
-                log.exception("the workers' status files could not be read")
+                log.exception("the flows could not be looked at")
             await asyncio.sleep(SNAPSHOT_EVERY_S)
 
     async def _observe(self) -> None:
-        statuses = await asyncio.to_thread(self._sources.statuses)
-        self._sources.meter.observe(statuses, self._now_ms())
+        """Take in what the workers say now, and begin a look at the topics where one is due."""
+        loop = asyncio.get_running_loop()
+        if self._looking is not None and self._looking.done():
+            self._take_look(self._looking)
+            self._looking = None
+        since_s = self._clock() - (self._made_s or 0.0)
+        every_s = LOOK_EVERY_S if since_s < LOOK_UNSEEN_EVERY_S else LOOK_UNSEEN_EVERY_S
+        is_due = not self._look.at_ms or self._clock() - self._look_began_s >= every_s
+        if self._looking is None and is_due:
+            self._look_began_s = self._clock()
+            self._looking = loop.run_in_executor(self._threads, self._sources.look)
+            if not self._look.at_ms:
+                await asyncio.wait([self._looking], timeout=FIRST_LOOK_S)
+        again = partial(self._sources.look_again, self._look)
+        self._sources.meter.observe(await loop.run_in_executor(self._threads, again))
+
+    def _take_look(self, done: asyncio.Future[Look]) -> None:
+        error = done.exception()
+        self._look_problem = "" if error is None else problem_of(error)
+        # Where topics cannot be asked, nobody knows how far behind a flow is.
+        self._look = done.result() if error is None else Look(0)
+
+    async def _check_servers(self) -> list[str]:
+        """What is wrong with servers, a sentence for each that does not answer."""
+        checks = self._sources.checks
+        asked = (state_of(check, CHECKED_WITHIN_S) for check in checks.values())
+        states = zip(checks, await asyncio.gather(*asked), strict=True)
+        return [f"{name}: {state}" for name, state in states if state != "ok"]
 
     async def _ask_windows(self) -> Windows:
         return await asyncio.to_thread(self._sources.windows)
+
+    async def _ask_sent(self) -> list[Sent]:
+        return await asyncio.to_thread(self._sources.sent)
 
     async def _ask_cookies(self) -> list[str]:
         tags = await asyncio.to_thread(self._sources.newest, topics.USER_TAGS.name, TAGS_LOOKED_AT)
@@ -170,6 +243,34 @@ class Live:
             self._sources.newest, topics.DEAD_LETTERS.name, LETTERS_SHOWN
         )
         return shown_letters(records)
+
+
+@dataclass(frozen=True, slots=True)
+class _Flows:
+    """The flows as they are sent: numbers now and then, and what is wrong with one at once."""
+
+    flows: list[Flow]
+    counts: Counts
+    topics: dict[str, int]
+    at_s: float | None
+
+    def next(self, meter: WorkerMeter, now_s: float) -> _Flows:
+        """Return what is to be sent now."""
+        found = meter.flows()
+        if self.at_s is None or now_s - self.at_s >= FLOWS_EVERY_S:
+            return _Flows(found, meter.counts(), meter.topics(), now_s)
+        sent = {one.flow: one for one in self.flows}
+        flows = [sent[one.flow] if _is_as_sent(one, sent) else one for one in found]
+        return _Flows(flows, self.counts, self.topics, self.at_s)
+
+
+def _is_as_sent(flow: Flow, sent: Mapping[str, Flow]) -> bool:
+    before = sent.get(flow.flow)
+    return before is not None and _state(before) == _state(flow)
+
+
+def _state(flow: Flow) -> object:
+    return flow.state, flow.trouble, [(one.pid, one.state) for one in flow.workers]
 
 
 class _Cookie(msgspec.Struct):

@@ -126,7 +126,12 @@ def _paths() -> Json:
         "/events/{topic}": {"post": _events()},
         "/api/visit/v1/": {"post": _one_record("Store a visit report", ClientReport)},
         "/api/activity/v1/": {"post": _one_record("Store an activity report", ClientReport)},
-        "/live.json": {"get": _operation("What the live page shows", {"200": _json(Snapshot)})},
+        "/live.json": {
+            "get": {
+                **_operation("What the live page shows", {"200": _json(Snapshot)}),
+                "parameters": [_query("since", _SINCE, {"type": "string"})],
+            }
+        },
         "/live/requests/{request_id}": {
             "get": _lookup("The steps of one request", "request_id", RequestTrace)
         },
@@ -245,6 +250,7 @@ def _query(name: str, about: str, schema: Json, required: bool = False) -> Json:
     }
 
 
+_SINCE = "ETag of a snapshot that is at hand: what changed is sent alone, as a patch"
 _PROFILE = [
     _path("cookie", "Whose tags"),
     _query("time_range", f"{PROFILE_SHAPE}; the end is excluded", {"type": "string"}, True),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 from api.clickhouse import ClickHouse, MinuteBuckets
 from api.endpoint import RequestLog
+from api.health import Check
 from api.live import Live, LiveSources
 from api.lookups import Lookups
 from api.metrics import ApiMetrics
@@ -17,8 +18,10 @@ from api.services import Services
 from api.shop_tables import ShopTables
 from api.tables import MinutesSource, WindowsSource
 from api.tails import FileTail, KafkaTail, Tail
-from api.workers import WorkerMeter, read_statuses
+from api.workers import WorkerMeter
 from api.writing import GroupCommit, Writing
+from operations.observer import Observer
+from operations.sent import read_sent
 from schemas.addresses import OwnHosts
 from schemas.settings import Settings
 from schemas.topics import ACTIVITIES, STORE_EVENTS, USER_TAGS, VISITS
@@ -47,7 +50,12 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         opened.callback(store.close)
         profiles = Profiles(store)
         opened.callback(profiles.close)
-        live = _open_live(settings, clickhouse, tail, opened)
+        checks: dict[str, Check] = {
+            "topics": writing.check,
+            "clickhouse": buckets.check,
+            "profiles": profiles.check,
+        }
+        live = _open_live(settings, clickhouse, tail, checks, opened)
         live.start()
         opened.push_async_callback(live.close)
         yield Services(
@@ -55,11 +63,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             profiles=profiles,
             aggregates=buckets,
             live=live,
-            checks={
-                "topics": writing.check,
-                "clickhouse": buckets.check,
-                "profiles": profiles.check,
-            },
+            checks=checks,
             lookups=Lookups(clickhouse),
             hosts=OwnHosts(settings.frontend_hostname, settings.allowed_hosts),
             origins=frozenset(settings.allowed_origins),
@@ -86,21 +90,30 @@ def _open_topics(settings: Settings) -> tuple[Writing, Tail]:
 
 
 def _open_live(
-    settings: Settings, clickhouse: ClickHouse, tail: Tail, opened: AsyncExitStack
+    settings: Settings,
+    clickhouse: ClickHouse,
+    tail: Tail,
+    checks: Mapping[str, Check],
+    opened: AsyncExitStack,
 ) -> Live:
     meter = WorkerMeter()
+    # Consumer groups would be asked every other second; flows of this home have status files.
+    observer = Observer(settings, asks_groups=False)
     minutes = MinutesSource(clickhouse, partial(meter.watermark_ms, "minute_buckets"))
-    windows = WindowsSource(settings.postgres_url)
+    windows = WindowsSource(settings.postgres_url, partial(meter.watermark_ms, "store_metrics"))
     opened.callback(windows.close)
     return Live(
         LiveSources(
             meter=meter,
-            statuses=partial(read_statuses, settings.footfall_home),
+            look=observer.look,
+            look_again=observer.look_again,
+            sent=partial(read_sent, settings.footfall_home),
             minutes=minutes.minutes,
             top=minutes.top,
             windows=windows.windows,
             newest=tail.newest,
-            shop=ShopTables(clickhouse, meter.topic_watermark_ms),
+            shop=ShopTables(clickhouse, meter.topic_watermark_ms, meter.watermark_ms),
+            checks=checks,
         )
     )
 

@@ -26,9 +26,14 @@ class Refreshed(Generic[T]):
         first: T,
         every_s: float,
         clock: Callable[[], float],
+        *,
+        cost_share_max: float = COST_SHARE_MAX,
     ) -> None:
         self.value = first
         self.problem: str | None = None
+        self.is_answered = False
+        """Whether the value is an answer: before, it says nothing of what there is."""
+        self._cost_share_max = cost_share_max
         self._ask = ask
         self._every_s = every_s
         self._clock = clock
@@ -48,11 +53,12 @@ class Refreshed(Generic[T]):
         try:
             self.value = await self._ask()
             self.problem = None
+            self.is_answered = True
         except (SinkError, OSError) as error:
             self.problem = str(error).split("\n")[0][:300]
         except Exception as error:
             log.exception("the live page could not be refreshed")
             self.problem = f"{type(error).__name__}: {error}"[:300]
         ended_s = self._clock()
-        rest_s = (ended_s - started_s) * (1 / COST_SHARE_MAX - 1)
+        rest_s = (ended_s - started_s) * (1 / self._cost_share_max - 1)
         self._due_s = ended_s + max(self._every_s, rest_s)

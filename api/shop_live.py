@@ -30,7 +30,7 @@ from schemas.topics import LOGIN_ALERTS
 ALERTS_SHOWN = 8
 ALERTS_LOOKED_AT = 50
 """Of each partition: the newest by event time may have been written a little earlier."""
-TIMES_SHOWN = 20
+TIMES_TOLD = 20
 
 _decode_alert = msgspec.json.Decoder(LoginAlert).decode
 
@@ -46,12 +46,12 @@ class ShopPanels:
         self._now: Refreshed[int | None] = Refreshed(tables.now_ms, None, 1.0, clock)
         self._online = Refreshed(tables.online, Online(), 2.0, clock)
         self._logins = Refreshed(tables.logins, Logins(), 2.0, clock)
-        self._alerts: Refreshed[list[Alert]] = Refreshed(self._ask_alerts, [], 2.0, clock)
-        self._health = Refreshed(tables.health, Health(), 4.0, clock)
+        self._alerts: Refreshed[list[Alert]] = Refreshed(self._ask_alerts, [], 3.0, clock)
+        self._health = Refreshed(tables.health, Health(), 5.0, clock)
         self._anomalies: Refreshed[list[Anomaly]] = Refreshed(tables.anomalies, [], 5.0, clock)
-        self._failures: Refreshed[list[FailedRequest]] = Refreshed(tables.failures, [], 3.0, clock)
-        self._sessions: Refreshed[list[Sessions]] = Refreshed(tables.sessions, [], 5.0, clock)
-        self._products: Refreshed[list[Products]] = Refreshed(tables.products, [], 5.0, clock)
+        self._failures: Refreshed[list[FailedRequest]] = Refreshed(tables.failures, [], 5.0, clock)
+        self._sessions: Refreshed[list[Sessions]] = Refreshed(tables.sessions, [], 10.0, clock)
+        self._products: Refreshed[list[Products]] = Refreshed(tables.products, [], 10.0, clock)
         self._funnel = Refreshed(tables.funnel, Funnel(), 5.0, clock)
         self.parts: dict[str, Refreshed[Any]] = {
             "moment": self._now,
@@ -95,8 +95,8 @@ def shown_alerts(records: Sequence[bytes]) -> list[Alert]:
         ):
             found = _decode_alert(record)
             time_ms = parse_time_ms(found.time)
-            times_ms = [parse_time_ms(one) for one in found.times[-TIMES_SHOWN:]]
-            alert = Alert(found.user_id, time_ms, found.failures, times_ms)
+            times_ms = [parse_time_ms(one) for one in found.times[-TIMES_TOLD:]] or [time_ms]
+            alert = Alert(found.user_id, time_ms, found.failures, times_ms[0], times_ms[-1])
             alerts.setdefault((found.user_id, time_ms), alert)
     newest = sorted(alerts.values(), key=lambda one: (-one.time_ms, one.user_id))
     return newest[:ALERTS_SHOWN]

@@ -16,6 +16,8 @@ class Online(Struct, frozen=True):
     start_ms: list[int] = []
     active: list[int] = []
     online: list[int] = []
+    whole_ms: int = 0
+    """Minutes that end by then are over."""
 
 
 class Logins(Struct, frozen=True):
@@ -24,15 +26,18 @@ class Logins(Struct, frozen=True):
     start_ms: list[int] = []
     logins: list[int] = []
     failures: list[int] = []
+    whole_ms: int = 0
+    """Minutes that end by then are over."""
 
 
 class Alert(Struct, frozen=True):
-    """One burst of failed logins; ``times_ms`` of each failure, oldest first."""
+    """One burst of failed logins, from the first failure that is told of to the last."""
 
     user_id: str
     time_ms: int
     failures: int
-    times_ms: list[int]
+    first_ms: int
+    last_ms: int
 
 
 class Service(Struct, frozen=True):
@@ -134,7 +139,7 @@ class Products(Struct, frozen=True):
 
 
 class Funnel(Struct, frozen=True):
-    """How many users came as far as each step, by hour, oldest first."""
+    """How many users came as far as each step, one after another, by hour, oldest first."""
 
     hour_ms: list[int] = []
     steps: dict[str, list[int]] = {}

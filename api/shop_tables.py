@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Mapping
 from itertools import starmap
 
+from msgspec.structs import replace
+
 from api.clickhouse import ClickHouse
 from api.parameters import MINUTE_MS
 from api.shop_figures import (
@@ -44,7 +46,7 @@ from api.shop_snapshot import (
     Products,
     Sessions,
 )
-from api.tables import shown_newest_ms
+from api.tables import shown_newest_ms, whole_until_ms
 from schemas.operations import OUTCOME_OK
 from schemas.tables.clickhouse import DELETED, Table
 from schemas.tables.logins import FAILED_LOGIN, FAILED_LOGIN_VIEW
@@ -101,10 +103,12 @@ class ShopTables:
         self,
         clickhouse: ClickHouse,
         watermark_ms: Callable[[str], int | None],
+        flow_watermark_ms: Callable[[str], int | None] = lambda _flow: None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``watermark_ms`` of a topic, None where no flow has read it."""
+        """``watermark_ms`` of a topic and of a flow, None where nothing was read."""
+        self._flow_watermark_ms = flow_watermark_ms
         self._clickhouse = clickhouse
         self._watermark_ms = watermark_ms
         self._clock = clock
@@ -143,7 +147,7 @@ class ShopTables:
             f" ORDER BY minute DESC LIMIT {MINUTES_SHOWN * PARTITIONS_MAX}",
             last_minutes(now_ms, MINUTES_SHOWN),
         )
-        return online_of(rows, now_ms)
+        return replace(online_of(rows, now_ms), whole_ms=self._whole_ms(now_ms, "online_users"))
 
     async def logins(self) -> Logins:
         """The last MINUTES_SHOWN minutes."""
@@ -161,7 +165,8 @@ class ShopTables:
             f") GROUP BY minute ORDER BY minute DESC LIMIT {MINUTES_SHOWN}",
             last_minutes(now_ms, MINUTES_SHOWN),
         )
-        return Logins(*every_minute(rows, now_ms))
+        whole_ms = self._whole_ms(now_ms, "online_users", "failed_logins")
+        return Logins(*every_minute(rows, now_ms), whole_ms)
 
     async def health(self) -> Health:
         """The last MINUTES_OF_HEALTH minutes, the newest one included.
@@ -171,6 +176,7 @@ class ShopTables:
         now_ms = await self.now_ms()
         if now_ms is None:
             return Health()
+        last_s = max(0, self._whole_ms(now_ms, "service_health") - MINUTE_MS) // 1000
         rank = "durations[intDiv({0} * length(durations) + 99, 100)]".format
         rows = await self._ask(
             "SELECT server, operation, toString(sum(r.requests)), toString(sum(r.errors)),"
@@ -181,7 +187,7 @@ class ShopTables:
             f" WHERE {between('minute')}"
             " GROUP BY server, operation"
             f" ORDER BY sum(r.requests) DESC, server, operation LIMIT {PAIRS_MAX}",
-            last_minutes(now_ms, MINUTES_OF_HEALTH) | {"last_s": (now_ms - MINUTE_MS) // 1000},
+            last_minutes(now_ms, MINUTES_OF_HEALTH) | {"last_s": last_s},
         )
         return health_of(rows, now_ms)
 
@@ -325,6 +331,10 @@ class ShopTables:
             {"source": source},
         )
         return self._shown_ms(int(rows[0][0]) * 1000, source) if rows else None
+
+    def _whole_ms(self, now_ms: int, *flows: str) -> int:
+        """Until when the minutes of a panel are over, by the flows that write its rows."""
+        return whole_until_ms(now_ms, *map(self._flow_watermark_ms, flows))
 
     def _shown_ms(self, newest_ms: int, topic: str) -> int:
         """The minute in which the newest moment of a topic is, that of stray events left out."""

@@ -10,6 +10,7 @@ from typing import Literal
 from msgspec import Struct, field
 
 from api.shop_snapshot import ShopNow
+from operations.sent import Sent
 
 
 class Rates(Struct, frozen=True):
@@ -20,12 +21,13 @@ class Rates(Struct, frozen=True):
 
 
 class Worker(Struct, frozen=True):
-    """One worker process; gone where its status is older than 10 s."""
+    """One worker process; gone where it has not told of itself for too long."""
 
     worker: int
     pid: int
     state: Literal["running", "finished", "gone"]
     age_s: float
+    """Since it told of itself; 0 of one that runs."""
     cpu_share: float
     memory_bytes: int
 
@@ -34,6 +36,11 @@ class Flow(Struct, frozen=True):
     """A flow's workers and its counts: read = used + filtered + late + dead."""
 
     flow: str
+    state: str
+    """As ``footfall status`` has it."""
+    trouble: str
+    """What is wrong with it, "has no worker"; "" where nothing is."""
+    error: str
     workers: list[Worker]
     read_per_s: float
     read: int
@@ -41,9 +48,25 @@ class Flow(Struct, frozen=True):
     filtered: int
     late: int
     dead: int
-    lag: int
+    lag: int | None
+    """Records it has not read yet; None where the topics cannot be asked."""
+    lag_s: float | None
+    """Age of the oldest of them, where it is known."""
     rows_written: int
     watermark_ms: int | None
+
+
+class Counts(Struct, frozen=True):
+    """Counts of records, each counted once however many flows read it.
+
+    ``late`` and ``dead`` are those of the flow that has most of them, by partition.
+    """
+
+    read: int = 0
+    late: int = 0
+    dead: int = 0
+    lag: int | None = None
+    """Records that some flow has not read yet; None where the topics cannot be asked."""
 
 
 class Minutes(Struct, frozen=True):
@@ -53,6 +76,8 @@ class Minutes(Struct, frozen=True):
     views: list[int] = []
     buys: list[int] = []
     revenue: list[int] = []
+    whole_ms: int = 0
+    """Minutes that end by then are over."""
 
 
 class TopRow(Struct, frozen=True):
@@ -84,6 +109,8 @@ class Windows(Struct, frozen=True):
     put_in_cart: list[int] = []
     sold: list[int] = []
     revenue_cents: list[int] = []
+    whole_ms: int = 0
+    """Windows that end by then are over."""
 
 
 class Letter(Struct, frozen=True):
@@ -104,6 +131,11 @@ class Snapshot(Struct, frozen=True):
     now_ms: int
     rates: Rates
     flows: list[Flow]
+    counts: Counts
+    topics: dict[str, int]
+    """How many records stand in each topic."""
+    sent: list[Sent]
+    """What generators of this home have sent."""
     minutes: Minutes
     top: Top
     windows: Windows
@@ -112,3 +144,7 @@ class Snapshot(Struct, frozen=True):
     shop: ShopNow = ShopNow()
     problems: dict[str, str] = field(default_factory=dict)
     """By panel: why it shows old values or none."""
+    waiting: list[str] = []
+    """Panels whose first answer has not come yet."""
+    troubles: list[str] = []
+    """What is wrong with flows and servers, a sentence each; empty where all is well."""

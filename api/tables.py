@@ -22,6 +22,8 @@ MINUTES_OF_TOP = 5
 TOP_ROWS = 8
 NAME_CHARS_MAX = 120
 WINDOWS_SHOWN = 120
+BEHIND_MAX = 2
+"""Minutes by which a watermark that is worth something is behind the newest one."""
 STRAY_MS = 5 * MINUTE_MS
 """Buckets further than this past the watermark come from stray events."""
 
@@ -39,6 +41,20 @@ def shown_newest_ms(newest_ms: int, watermark_ms: int | None) -> int:
     if watermark_ms is not None and newest_ms > watermark_ms + STRAY_MS:
         return watermark_ms // MINUTE_MS * MINUTE_MS + MINUTE_MS
     return newest_ms
+
+
+def whole_until_ms(newest_ms: int, *watermarks_ms: int | None, length_ms: int = MINUTE_MS) -> int:
+    """Return until when minutes (or windows of another length) are over.
+
+    ``newest_ms`` is the start of the newest one, and the watermarks are of the flows that write
+    them. A watermark that is several minutes behind says nothing: in a slow stream it waits for
+    records that agree. Then all but the newest one are over.
+    """
+    known = [mark for mark in watermarks_ms if mark is not None]
+    if not known or min(known) < newest_ms - BEHIND_MAX * length_ms:
+        return newest_ms
+    over = (min(known) - newest_ms) // length_ms * length_ms
+    return newest_ms + min(over, length_ms)
 
 
 class MinutesSource:
@@ -77,10 +93,11 @@ class MinutesSource:
         }
         self._known = kept | found
         starts = sorted(self._known)
-        return Minutes(
-            starts,
-            *([self._known[start][column] for start in starts] for column in range(3)),
+        views, buys, revenue = (
+            [self._known[start][column] for start in starts] for column in range(3)
         )
+        whole_ms = whole_until_ms(newest_ms, self._watermark_ms())
+        return Minutes(starts, views, buys, revenue, whole_ms)
 
     async def top(self) -> Top:
         """The best of the last minutes of event time, by revenue. Raises SinkError."""
@@ -129,9 +146,10 @@ class MinutesSource:
 class WindowsSource:
     """The newest rows of the table ``events``. Blocking: call it in a thread."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, watermark_ms: Callable[[], int | None] = lambda: None) -> None:
         """Raises SinkRefusedError for what is not the URL of a store."""
         self._url = url
+        self._watermark_ms = watermark_ms
         self._store: Store | None = None
         self._file = path_of(url, STORE_TAKES) if scheme_of(url) == "sqlite" else None
 
@@ -146,6 +164,7 @@ class WindowsSource:
                 read_only=True,
                 statement_s_max=ANSWER_WITHIN_S,
             )
+        mark = self._watermark_ms()
         rows = self._store.read(_newest)
         return Windows(
             start_ms=[_ms(row.start_event_time) for row in rows],
@@ -155,6 +174,7 @@ class WindowsSource:
             put_in_cart=[row.nr_items_put_in_cart for row in rows],
             sold=[row.nr_items_sold for row in rows],
             revenue_cents=[row.value_items_sold_in_cent for row in rows],
+            whole_ms=_whole_ms(rows[-1], mark) if rows else 0,
         )
 
     def close(self) -> None:
@@ -168,6 +188,11 @@ def _newest(connection: Connection) -> list[Row[Any]]:
         return []
     newest = select(EVENTS).order_by(EVENTS.c.start_event_time.desc()).limit(WINDOWS_SHOWN)
     return list(connection.execute(newest).all()[::-1])
+
+
+def _whole_ms(newest: Row[Any], watermark_ms: int | None) -> int:
+    start_ms, end_ms = _ms(newest.start_event_time), _ms(newest.end_event_time)
+    return whole_until_ms(start_ms, watermark_ms, length_ms=max(1, end_ms - start_ms))
 
 
 def _ms(moment: datetime) -> int:

@@ -1,36 +1,29 @@
-"""What the workers' status files say: lines of the flows, and rates by differencing counts."""
+"""What there is to tell of the flows: their lines, their troubles, and rates by differencing.
+
+Counts, memory and CPU are the workers' own word. Who runs, and how far behind a flow is, comes
+from ``operations.flow_facts``, for the live page and the demo's terminal view alike.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median_low
 
-import msgspec
+from api.snapshot import Counts, Flow, Rates, Worker
+from operations.flow_facts import FlowFacts, WorkerFacts
+from operations.observer import Look
+from operations.troubles import Movement, records_waiting, sentences, trouble_of
+from schemas.status import PartitionStatus, WorkerStatus
+from schemas.topics import TOPICS
 
-from api.snapshot import Flow, Rates, Worker
-from schemas.status import WorkerStatus, status_folder
-
-GONE_AFTER_MS = 10_000
 RATE_OVER_MS = 5_000
 HISTORY_MAX = 180
 """Points of the rate chart: three minutes."""
-FILES_MAX = 1000
-
-_decode = msgspec.json.Decoder(WorkerStatus).decode
-
-
-def read_statuses(home: Path) -> list[WorkerStatus]:
-    """The status of every worker that ever wrote one, sorted. Unreadable files are skipped."""
-    found = []
-    for path in sorted(status_folder(home).glob("*.json"))[:FILES_MAX]:
-        try:
-            found.append(_decode(path.read_bytes()))
-        except (OSError, msgspec.DecodeError):
-            continue  # removed or replaced just now, or of another version
-    return sorted(found, key=lambda status: (status.flow, status.worker))
+MEGABYTE = 1_000_000
+SMALL = 10.0
+"""Numbers below have a fraction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +35,29 @@ class _Point:
 
 
 class WorkerMeter:
-    """Rates of the workers over the last seconds, and their history by topic."""
+    """Rates of the workers over the last seconds, their history by topic, and what is wrong."""
 
     def __init__(self) -> None:
         self._points: dict[tuple[str, int], deque[_Point]] = {}
         self._times_ms: deque[int] = deque(maxlen=HISTORY_MAX)
         self._topics: dict[str, deque[float | None]] = {}
-        self._statuses: Sequence[WorkerStatus] = ()
-        self._now_ms = 0
+        self._look = Look(0)
+        self._running: set[tuple[str, int]] = set()
+        self._movement = Movement()
 
-    def observe(self, statuses: Sequence[WorkerStatus], now_ms: int) -> None:
-        """Take in what was read of the files at this moment."""
-        self._statuses = statuses
-        self._now_ms = now_ms
-        for status in statuses:
+    def observe(self, look: Look) -> None:
+        """Take in what was found at this moment."""
+        self._look = look
+        self._running = {
+            (flow.name, one.worker)
+            for flow in look.flows
+            for one in flow.workers
+            if one.is_running
+        }
+        self._movement.observe(look.flows, look.at_ms)
+        for status in look.statuses:
             self._observe_worker(status)
-        self._times_ms.append(now_ms)
+        self._times_ms.append(look.at_ms)
         rates = self._topic_rates()
         for topic in rates.keys() - self._topics.keys():
             padding = [None] * (len(self._times_ms) - 1)
@@ -68,28 +68,50 @@ class WorkerMeter:
     def rates(self) -> Rates:
         """The history of each topic's rate."""
         topics = {
-            topic: [None if rate is None else round(rate, 1) for rate in history]
+            topic: [None if rate is None else _short(rate) for rate in history]
             for topic, history in sorted(self._topics.items())
         }
         return Rates(list(self._times_ms), topics)
 
     def flows(self) -> list[Flow]:
-        """A line for each flow, by name."""
-        names = sorted({status.flow for status in self._statuses})
-        return [self._flow(name) for name in names]
+        """A line for each flow that has workers here, by name."""
+        return [self._flow(facts) for facts in self._look.flows if facts.workers]
+
+    def troubles(self) -> list[str]:
+        """What is wrong with the flows, a sentence for each kind of trouble."""
+        return sentences(self._look.flows, self._movement, self._look.at_ms)
+
+    def counts(self) -> Counts:
+        """Counts of records: one that several flows read is one."""
+        most: dict[tuple[str, int], list[int]] = {}
+        for status in self._look.statuses:
+            for one in status.partitions:
+                counts = most.setdefault((one.topic, one.partition), [0, 0, 0])
+                for place, count in enumerate((one.read, one.late, one.dead)):
+                    counts[place] = max(counts[place], count)
+        read, late, dead = (sum(counts[place] for counts in most.values()) for place in range(3))
+        lag = records_waiting(self._look.flows) if self._look.ends else None
+        return Counts(read, late, dead, lag)
+
+    def topics(self) -> dict[str, int]:
+        """How many records stand in each topic of the catalogue."""
+        return {
+            topic: self._look.letters(topic)
+            for topic in sorted(TOPICS.keys() & self._look.ends.keys())
+        }
 
     def watermark_ms(self, flow: str) -> int | None:
         """The middle one of the partitions' watermarks: one stray event does not move it."""
-        marks = _watermarks(status for status in self._statuses if status.flow == flow)
+        marks = _watermarks(one for one in self._look.statuses if one.flow == flow)
         return median_low(marks) if marks else None
 
     def topic_watermark_ms(self, topic: str) -> int | None:
         """The same of a topic: of the flows that read it, the one that is furthest."""
         found = []
-        for name in {status.flow for status in self._statuses}:
+        for name in {status.flow for status in self._look.statuses}:
             marks = [
                 partition.watermark_ms
-                for status in self._statuses
+                for status in self._look.statuses
                 for partition in status.partitions
                 if status.flow == name and partition.topic == topic and partition.watermark_ms >= 0
             ]
@@ -116,7 +138,7 @@ class WorkerMeter:
         points = self._points[status.flow, status.worker]
         first, last = points[0], points[-1]
         seconds = (last.updated_ms - first.updated_ms) / 1000
-        if seconds <= 0 or self._state(status) == "gone" or status.finished:
+        if seconds <= 0 or (status.flow, status.worker) not in self._running:
             return dict.fromkeys(last.read, 0.0), 0.0
         rates = {
             topic: (count - first.read.get(topic, 0)) / seconds
@@ -127,7 +149,7 @@ class WorkerMeter:
     def _topic_rates(self) -> dict[str, float]:
         """Of the flows that read a topic, the fastest tells the topic's rate."""
         by_flow: dict[tuple[str, str], float] = {}
-        for status in self._statuses:
+        for status in self._look.statuses:
             for topic, rate in self._rates_of(status)[0].items():
                 key = (status.flow, topic)
                 by_flow[key] = by_flow.get(key, 0.0) + rate
@@ -136,38 +158,44 @@ class WorkerMeter:
             rates[topic] = max(rate, rates.get(topic, 0.0))
         return rates
 
-    def _state(self, status: WorkerStatus) -> str:
-        if status.finished:
-            return "finished"
-        return "gone" if self._now_ms - status.updated_ms > GONE_AFTER_MS else "running"
-
-    def _flow(self, name: str) -> Flow:
-        statuses = [status for status in self._statuses if status.flow == name]
+    def _flow(self, facts: FlowFacts) -> Flow:
+        statuses = [one for one in self._look.statuses if one.flow == facts.name]
         partitions = [partition for status in statuses for partition in status.partitions]
         marks = _watermarks(statuses)
+        is_lag_known = any(place.topic in self._look.ends for place in facts.places)
         return Flow(
-            flow=name,
-            workers=[self._worker(status) for status in statuses],
-            read_per_s=round(sum(sum(self._rates_of(one)[0].values()) for one in statuses), 1),
+            flow=facts.name,
+            state=facts.state,
+            trouble=trouble_of(facts, self._movement, self._look.at_ms),
+            error=facts.error,
+            workers=[self._worker(one, statuses) for one in facts.workers],
+            read_per_s=_short(sum(sum(self._rates_of(one)[0].values()) for one in statuses)),
             read=sum(one.read for one in partitions),
             used=sum(one.used for one in partitions),
             filtered=sum(one.filtered for one in partitions),
             late=sum(one.late for one in partitions),
             dead=sum(one.dead for one in partitions),
-            lag=sum(one.lag for one in partitions),
+            lag=facts.lag if is_lag_known else None,
+            lag_s=_short(facts.age_s) if is_lag_known and facts.age_s is not None else None,
             rows_written=sum(status.rows_written for status in statuses),
             watermark_ms=median_low(marks) if marks else None,
         )
 
-    def _worker(self, status: WorkerStatus) -> Worker:
+    def _worker(self, facts: WorkerFacts, statuses: Iterable[WorkerStatus]) -> Worker:
+        status = next(one for one in statuses if one.worker == facts.worker)
         return Worker(
-            worker=status.worker,
-            pid=status.pid,
-            state=self._state(status),  # type: ignore[arg-type]
-            age_s=round(max(0, self._now_ms - status.updated_ms) / 1000, 1),
-            cpu_share=round(self._rates_of(status)[1], 3),
-            memory_bytes=status.memory_bytes,
+            worker=facts.worker,
+            pid=facts.pid,
+            state="finished" if facts.finished else "running" if facts.is_running else "gone",
+            age_s=0 if facts.is_running else round(facts.age_ms / 1000),
+            cpu_share=round(self._rates_of(status)[1], 2),
+            memory_bytes=status.memory_bytes // MEGABYTE * MEGABYTE,
         )
+
+
+def _short(value: float) -> float:
+    """As many digits as a person reads: they are sent again and again."""
+    return round(value, 1) if value < SMALL else round(value)
 
 
 def _begins_anew(before: _Point, now: _Point) -> bool:
@@ -178,9 +206,5 @@ def _begins_anew(before: _Point, now: _Point) -> bool:
 
 
 def _watermarks(statuses: Iterable[WorkerStatus]) -> list[int]:
-    return [
-        partition.watermark_ms
-        for status in statuses
-        for partition in status.partitions
-        if partition.watermark_ms >= 0
-    ]
+    found: Iterable[PartitionStatus] = (part for one in statuses for part in one.partitions)
+    return [part.watermark_ms for part in found if part.watermark_ms >= 0]

@@ -60,7 +60,9 @@ def _add_what(demo: argparse.ArgumentParser) -> None:
         "takes --events",
     )  # fmt: skip
     demo.add_argument(
-        "--csv", metavar="FILE", help="store events from a CSV file (plain or .gz) instead"
+        "--csv",
+        metavar="FILE",
+        help="store events from a CSV file (plain or packed), and nothing that is simulated",
     )
     demo.add_argument(
         "--speed", type=speed, metavar="X",

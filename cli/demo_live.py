@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 
 from cli.demo_house import open_house
 from cli.demo_sends import check_shop, sent_live
@@ -12,6 +13,7 @@ from cli.home import Home, free_port, is_set, need_file, need_free_port
 from cli.options import need_open
 from cli.show import Show
 from cli.stop import Stopped
+from operations.sent import read_sent
 from schemas.settings import read_settings
 
 TOPIC_BYTES = 2_147_483_648
@@ -38,11 +40,16 @@ def run_live(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
     page = f"http://{_reachable(host)}:{port}/"
 
     sent = sent_live(args)
+    is_simulated = any(name != "csv" for name, _ in sent)
 
     def begin() -> None:
         need_free_port(host, port, "--port")
         check_shop(sent, Home(settings.footfall_home), is_fresh=args.fresh)
-        _print(f"starting servers, flows, page and shop; state lies in {settings.footfall_home}")
+        what = "flows and page" if not sent else "flows, page and shop"
+        what = "flows, page and replay" if sent and not is_simulated else what
+        _print(f"starting servers, {what}; state lies in {settings.footfall_home}")
+        if args.csv and not args.fresh and not is_simulated:
+            _tell_simulated(settings.footfall_home)
 
     show = Show()
     try:
@@ -62,6 +69,16 @@ def run_live(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
         pass
     _print("ended; `footfall demo` goes on from here, `footfall query` asks what there is")
     return 0
+
+
+def _tell_simulated(home: Path) -> None:
+    """Say what stands beside a file that is meant to be seen alone."""
+    worlds = [one.name for one in read_sent(home) if one.is_simulated and one.rows]
+    if worlds:
+        _print(
+            f"{home} also holds simulated records ({', '.join(worlds)}): begin with --fresh, or "
+            "set FOOTFALL_HOME to another folder, to see the file alone"
+        )
 
 
 def _listens(page: str) -> bool:

@@ -6,7 +6,6 @@ import argparse
 import time
 from collections.abc import Iterator, Mapping
 
-from api.workers import read_statuses
 from cli.demo_house import House, open_house
 from cli.demo_sends import check_shop, sent_once
 from cli.errors import INTERRUPTED_EXIT_CODE, FailureError, say
@@ -15,6 +14,7 @@ from cli.show import Show
 from cli.stop import Stopped
 from cli.summary import accounts, summary_lines
 from cli.topics import topic_view
+from operations.positions import read_statuses
 from schemas.settings import Settings, read_settings
 
 
@@ -27,7 +27,7 @@ def run_once(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
         args.csv = args.csv or read_settings(environ).input_file_name
     sent = sent_once(args)
     begun_s = time.monotonic()
-    show = Show()
+    show = Show(is_live=False)
 
     def begin() -> None:
         home = Home(read_settings(environ).footfall_home)

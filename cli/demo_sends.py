@@ -1,7 +1,7 @@
 """What a demo sends: which generators, and the options that contradict each other there.
 
-By default the simulated shop sends to all topics. A CSV takes the place of its store events,
-or, once, of all of it; a world of tags takes the place of the shop.
+By default the simulated shop sends to all topics. A CSV or a world of tags takes its place. With
+both a CSV and --shop, live, the file takes the place of the shop's store events alone.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ def sent_live(args: argparse.Namespace) -> Generators:
     if args.tags is not None:
         store: Generators = [("store", ("store", "--seed", str(args.seed)))]
         return [("tags", _tags(args)), *(csv or store)]
+    if csv and not args.shop and args.events is None:
+        return csv
     without = ("--without", STORE_EVENTS.name) if csv else ()
     return [("shop", (*_shop(args), *without)), *csv]
 

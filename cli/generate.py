@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cli.errors import FailureError, UsageError, did_you_mean, say
 from cli.home import Home, need_file
 from cli.options import add_world_options, count, moment_ms, rate, seed, share, speed
+from cli.terminal import CLEARED, moves_cursor
 from schemas.settings import Settings, read_settings
 from schemas.times import parse_time_ms
 
@@ -423,15 +424,15 @@ def _renamed_view(view: TopicView, name: Callable[[str], str]) -> TopicView:
 
 
 def _progress_line(text: str) -> None:
-    if sys.stdout.isatty():
-        print(f"\r\x1b[K{text}", end="", flush=True)
+    if moves_cursor(sys.stdout):
+        print(f"{CLEARED}{text}", end="", flush=True)
     else:
         print(text, flush=True)
 
 
 def _last_line(text: str) -> None:
-    if sys.stdout.isatty():
-        print("\r\x1b[K", end="")
+    if moves_cursor(sys.stdout):
+        print(CLEARED, end="")
     print(text, flush=True)
 
 

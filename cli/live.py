@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,11 +10,14 @@ from schemas.times import iso_ms
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.text import Text
 
     from api.snapshot import Flow
 
 MESSAGES_SHOWN = 6
-RUNNING = "running"
+RUNNING, WAITING, DONE = "running", "waiting", "done"
+WELL = (RUNNING, WAITING, DONE)
+GAP = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,8 @@ class Picture:
     generators: Mapping[str, str]
     """Last progress line of each generator."""
     messages: Sequence[str]
+    troubles: Sequence[str] = ()
+    """What is wrong with the flows, a sentence each."""
 
 
 def plain_line(picture: Picture) -> str:
@@ -56,47 +61,96 @@ def plain_line(picture: Picture) -> str:
         memory_mb, cpu_percent = sum(map(_memory_mb, told)), sum(map(_cpu_percent, told))
         parts.append(f"flows {memory_mb:,.0f} MB {cpu_percent:.0f}% cpu")
     parts += [f"{name}: {text}" for name, text in picture.generators.items() if text]
+    parts += picture.troubles
     return " | ".join(parts)
 
 
-def terminal_view(picture: Picture) -> RenderableType:
-    """A table of the flows, the generators' progress, the latest messages."""
+COLUMNS: dict[str, Callable[[Flow], str]] = {
+    "read": lambda flow: f"{flow.read:,}",
+    "per s": lambda flow: f"{flow.read_per_s:,.0f}",
+    "lag": lambda flow: "?" if flow.lag is None else f"{flow.lag:,}",
+    "lag s": lambda flow: "?" if flow.lag_s is None else f"{flow.lag_s:,.0f}",
+    "late": lambda flow: f"{flow.late:,}",
+    "dead": lambda flow: f"{flow.dead:,}",
+    "rows out": lambda flow: f"{flow.rows_written:,}",
+    "MB": lambda flow: f"{_memory_mb(flow):.0f}",
+    "cpu": lambda flow: f"{_cpu_percent(flow):.0f}%",
+    "event time": lambda flow: "" if flow.watermark_ms is None else iso_ms(flow.watermark_ms)[:19],
+}
+DROPPED_FIRST = ("MB", "cpu", "event time", "rows out", "late", "dead", "read", "lag s", "per s")
+"""A narrow terminal lacks these columns, in this order; a number is never cut."""
+
+
+def terminal_view(picture: Picture, width: int, height: int) -> RenderableType:
+    """A table of the flows, the generators' progress, the latest messages: as many as fit."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("flow", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    for name in ("read", "per s", "lag", "late", "dead", "rows out", "MB", "cpu"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("event time", no_wrap=True)
-    for line in picture.flows:
-        state = Text(line.state, "" if line.state == RUNNING else "yellow")
-        flow = line.flow
-        if flow is None:
-            table.add_row(line.name, state, *[""] * 9)
-            continue
-        table.add_row(
-            line.name,
-            state,
-            f"{flow.read:,}",
-            f"{flow.read_per_s:,.0f}",
-            f"{flow.lag:,}",
-            f"{flow.late:,}",
-            f"{flow.dead:,}",
-            f"{flow.rows_written:,}",
-            f"{_memory_mb(flow):.0f}",
-            f"{_cpu_percent(flow):.0f}%",
-            "" if flow.watermark_ms is None else iso_ms(flow.watermark_ms)[:19],
-        )
-    page = ("   page ", (picture.page, "underline")) if picture.page else ()
-    title = Text.assemble(
-        ("footfall demo", "bold"), f"  {picture.elapsed_s:.0f} s", *page, "   Ctrl-C ends it"
-    )
     generators = [Text(f"{name}: {text}") for name, text in picture.generators.items() if text]
     messages = [Text(text, "yellow") for text in picture.messages[-MESSAGES_SHOWN:]]
-    return Group(title, Text(), table, Text(), *generators, *messages)
+    head = [_title(picture, width), *(Text(text, "bold red") for text in picture.troubles)]
+    # A terminal scrolls where its last line is written to.
+    left = height - 1 - len(head) - 1
+    flows = _whole_lines(picture.flows, max(1, left - len(generators)))
+    table = _table(flows, width)
+    left -= len(flows)
+    hidden = len(picture.flows) - len(flows)
+    if hidden:
+        generators.insert(0, Text(f"and {hidden} more flows", "dim"))
+    lines = [*generators, *messages][: max(0, left)]
+    for line in (*head, *lines):
+        line.truncate(width, overflow="ellipsis")
+        line.no_wrap = True
+    return Group(*head, *table, *lines)
+
+
+def _title(picture: Picture, width: int) -> Text:
+    from rich.text import Text
+
+    page = ("  ", (picture.page, "underline")) if picture.page else ()
+    title = Text.assemble(("footfall demo", "bold"), f"  {picture.elapsed_s:.0f} s", *page)
+    end = "  Ctrl-C ends it"
+    return title.append(end) if title.cell_len + len(end) <= width else title
+
+
+def _whole_lines(flows: Sequence[FlowLine], lines_max: int) -> list[FlowLine]:
+    """Those that fit, in order; where not all do, those that are well give way."""
+    places = sorted(range(len(flows)), key=lambda place: (_is_well(flows[place]), place))
+    # A line tells how many are not shown.
+    kept = places if len(flows) <= lines_max else places[: max(1, lines_max - 1)]
+    return [flows[place] for place in sorted(kept)]
+
+
+def _is_well(line: FlowLine) -> bool:
+    return line.state in WELL and not (line.flow and line.flow.trouble)
+
+
+def _table(flows: Sequence[FlowLine], width: int) -> list[Text]:
+    """The lines of the table, with as many columns as fit."""
+    from rich.text import Text
+
+    rows = [(line, {name: of(line.flow) for name, of in COLUMNS.items()} if line.flow else {})
+            for line in flows]  # fmt: skip
+    widths = {
+        name: max([len(name), *(len(row.get(name, "")) for _, row in rows)]) for name in COLUMNS
+    }
+    first = max([len("flow"), *(len(line.name) for line in flows)])
+    second = max([len("state"), *(len(line.state) for line in flows)])
+    shown = [*COLUMNS]
+    for name in DROPPED_FIRST:
+        if first + second + GAP + sum(widths[one] + GAP for one in shown) <= width:
+            break
+        shown.remove(name)
+    space = " " * GAP
+    head = f"{'flow':<{first}}{space}{'state':<{second}}"
+    lines = [Text(head + "".join(f"{space}{name:>{widths[name]}}" for name in shown), "bold")]
+    for line, row in rows:
+        text = Text(f"{line.name:<{first}}{space}")
+        text.append(f"{line.state:<{second}}", "" if _is_well(line) else "bold red")
+        for name in shown:
+            text.append(f"{space}{row.get(name, ''):>{widths[name]}}")
+        lines.append(text)
+    return lines
 
 
 def _memory_mb(flow: Flow) -> float:

@@ -7,6 +7,8 @@ import time
 from types import TracebackType
 from typing import IO
 
+from cli.terminal import CLEARED, moves_cursor
+
 REWRITE_EVERY_S = 0.2
 LINE_EVERY_S = 5.0
 
@@ -17,7 +19,7 @@ class Told:
     def __init__(self, name: str, out: IO[str] | None = None) -> None:
         self._name = name
         self._out = out if out is not None else sys.stderr
-        self._is_terminal = self._out.isatty()
+        self._is_terminal = moves_cursor(self._out)
         self._said_s = time.monotonic()
         self._earlier = 0
         self._read = 0
@@ -39,7 +41,7 @@ class Told:
             return
         self._said_s = now_s
         line = f"{self._name}: {self._part}, {self._earlier + read:,} read, {left:,} left in it"
-        self._out.write(f"\r\x1b[K{line}" if self._is_terminal else f"{line}\n")
+        self._out.write(f"{CLEARED}{line}" if self._is_terminal else f"{line}\n")
         self._out.flush()
 
     def __exit__(
@@ -49,5 +51,5 @@ class Told:
         traceback: TracebackType | None,
     ) -> None:
         if self._is_terminal:
-            self._out.write("\r\x1b[K")
+            self._out.write(CLEARED)
             self._out.flush()

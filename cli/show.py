@@ -9,38 +9,48 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from api.snapshot import Flow
-from api.workers import WorkerMeter, read_statuses
+from api.workers import WorkerMeter
 from cli.demo_house import House
 from cli.errors import say
-from cli.live import RUNNING, FlowLine, Picture, plain_line, terminal_view
+from cli.live import DONE, RUNNING, WAITING, FlowLine, Picture, plain_line, terminal_view
 from cli.supervise import Child, last_line
+from cli.terminal import moves_cursor
+from operations.observer import Look, Observer, ObserverCollector
 
 if TYPE_CHECKING:
     from rich.live import Live
 
 MEASURE_EVERY_S = 1.0
+LOOK_EVERY_S = 3.0
+"""At the topics; at what the workers say each second."""
 PLAIN_EVERY_S = 5.0
 MESSAGES_MAX = 100
-WAITING, DONE = "waiting", "done"
 _IDLE = (DONE, WAITING)
 
 
 class Show:
     """What the user sees of a demo. A context: a terminal is its own while it is open."""
 
-    def __init__(self, *, plain_every_s: float = PLAIN_EVERY_S) -> None:
+    def __init__(self, *, is_live: bool = True, plain_every_s: float = PLAIN_EVERY_S) -> None:
+        """Of flows that are not ``is_live`` it is no trouble that they wait for their turn."""
         self.page = ""
+        self._is_live = is_live
         self._messages: list[str] = []
         self._meter = WorkerMeter()
         self._plain_every_s = plain_every_s
         self._begun_s = time.monotonic()
         self._measure_s = 0.0
-        self._show_s = 0.0 if sys.stdout.isatty() else self._begun_s + plain_every_s
+        self._is_screen = moves_cursor(sys.stdout)
+        self._show_s = 0.0 if self._is_screen else self._begun_s + plain_every_s
         self._screen: Live | None = None
+        self._flows: Observer | None = None
+        self._observer: ObserverCollector | None = None
 
     def __enter__(self) -> Show:
-        if sys.stdout.isatty():
+        if self._is_screen:
             from rich.live import Live
 
             self._screen = Live(auto_refresh=False)
@@ -50,6 +60,8 @@ class Show:
     def __exit__(
         self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None
     ) -> None:
+        if self._observer is not None:
+            self._observer.close()
         if self._screen is not None:
             self._screen.stop()
 
@@ -65,19 +77,31 @@ class Show:
         now_s = time.monotonic()
         if now_s >= self._measure_s:
             self._measure_s = now_s + MEASURE_EVERY_S
-            self._meter.observe(read_statuses(house.home.path), time.time_ns() // 1_000_000)
+            self._measure(house)
         if now_s < self._show_s:
             return
         picture = self._picture(house, now_s)
         if self._screen is not None:
             self._show_s = now_s + MEASURE_EVERY_S
-            self._screen.update(terminal_view(picture), refresh=True)
+            size = self._screen.console.size
+            self._screen.update(terminal_view(picture, size.width, size.height), refresh=True)
         else:
             self._show_s = now_s + self._plain_every_s
             print(plain_line(picture), flush=True)
 
+    def _measure(self, house: House) -> None:
+        """Look at the flows as the live page does; what hangs there must not hold up the demo."""
+        if self._flows is None or self._observer is None:
+            self._flows = Observer(house.settings, asks_groups=False)
+            self._observer = ObserverCollector(self._flows.look, LOOK_EVERY_S)
+            self._observer.start()
+        before = self._observer.last if not self._observer.problem else None
+        self._meter.observe(self._flows.look_again(before or Look(0)))
+
     def _picture(self, house: House, now_s: float) -> Picture:
         flows = {flow.flow: flow for flow in self._meter.flows()}
+        if not self._is_live:
+            flows = {name: replace(flow, trouble="") for name, flow in flows.items()}
         lines = [
             FlowLine(name, _state(house.workers.get(name, ()), flows.get(name)), flows.get(name))
             for name in house.flows
@@ -95,6 +119,7 @@ class Show:
             flows=lines,
             generators=notes,
             messages=self._messages,
+            troubles=self._meter.troubles() if self._is_live else (),
         )
 
 
@@ -106,7 +131,7 @@ def _state(children: Sequence[Child], flow: Flow | None) -> str:
         return DONE
     left = [child for child in children if not child.done]
     if any(child.pid is None for child in left):
-        return "ended, to start again"
+        return "restarting"
     said = {worker.pid for worker in flow.workers} if flow is not None else set()
     if any(child.pid not in said for child in left):
         return "starting"

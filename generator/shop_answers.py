@@ -1,7 +1,7 @@
 """What the views of ``shop_events`` must answer, counted from what the world knows.
 
     hour          of the event time that stands in the record
-    funnel        of each step by itself: users who did it in the hour, each once
+    funnel        users who did a step in the hour after the steps before it, each once
     searches      that were followed by no PageVisit of their user, from the moment of the search
                   to VISIT_WITHIN_MS later, both included; by query
     pairs         of compared items, the smaller id first
@@ -33,9 +33,10 @@ class Answers:
 
     def __init__(self) -> None:
         self._kinds: Counter[str] = Counter()
-        self._funnel: dict[int, tuple[set[int], ...]] = defaultdict(
-            lambda: tuple(set() for _ in _STEPS)
+        self._funnel: dict[int, dict[int, array[int]]] = defaultdict(
+            lambda: defaultdict(lambda: array("q"))
         )
+        """By hour and user: time_ms * len(_STEPS) + step, which sorts by time, then step."""
         self._visits: dict[int, array[int]] = defaultdict(lambda: array("q"))
         self._searches: list[tuple[int, int, str]] = []
         self._pairs: Counter[tuple[int, int, int]] = Counter()
@@ -51,7 +52,7 @@ class Answers:
         self._kinds[kind] += 1
         hour_ms = time_ms // HOUR_MS * HOUR_MS
         if kind in _STEPS:
-            self._funnel[hour_ms][_STEPS[kind]].add(user)
+            self._funnel[hour_ms][user].append(time_ms * len(_STEPS) + _STEPS[kind])
         match kind, facts:
             case "PageVisit", _:
                 self._visits[user].append(time_ms)
@@ -76,8 +77,10 @@ class Answers:
         """The rows of all views, in any order; nothing more may be counted."""
         for kind, count in self._kinds.items():
             yield "shop_events_rows", (kind, count)
-        for hour_ms, steps in self._funnel.items():
-            yield "shop_funnel_by_hour", (hour_ms, *map(len, steps))
+        for hour_ms, events_of in self._funnel.items():
+            levels = [_level(events) for events in events_of.values()]
+            counts = (sum(level > step for level in levels) for step in _STEPS.values())
+            yield "shop_funnel_by_hour", (hour_ms, *counts)
         for query, count in self._without_visit().items():
             yield "shop_searches_without_visit", (query, count)
         for (first, second, code), count in self._pairs.items():
@@ -107,3 +110,11 @@ class Answers:
             if next_visit == len(times) or times[next_visit] > time_ms + VISIT_WITHIN_MS:
                 found[query] += 1
         return found
+
+
+def _level(events: array[int]) -> int:
+    """How many of the steps a user did, each after the one before it."""
+    level = 0
+    for event in sorted(events):
+        level += event % len(_STEPS) == level
+    return level

@@ -59,6 +59,7 @@ class WorkerFacts:
     finished: bool
     alive: bool
     """A process with its id runs here."""
+    started_ms: int = 0
 
     @property
     def is_stale(self) -> bool:
@@ -189,6 +190,7 @@ def flow_now(
             age_ms=max(0, now_ms - one.updated_ms),
             finished=one.finished,
             alive=is_alive(one.pid),
+            started_ms=one.started_ms,
         )
         for one in of_now
     ]

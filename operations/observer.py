@@ -9,19 +9,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from prometheus_client.registry import Collector
 
 from operations.flow_facts import Ends, FlowFacts, PlaceFacts, flows_now, is_alive
-from operations.positions import of_groups, read_statuses
+from operations.positions import Positions, of_groups, read_statuses
 from operations.topic_ends import AppendTimes, standing_topics
 from schemas import metrics
 from schemas.metrics import Metric
 from schemas.settings import Settings
-from schemas.status import LOG_EVERY_S
+from schemas.status import LOG_EVERY_S, WorkerStatus
 from schemas.topics import DEAD_LETTERS, LATE_EVENTS
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,8 @@ class Look:
     at_ms: int
     flows: list[FlowFacts] = field(default_factory=list)
     ends: Ends = field(default_factory=dict)
+    statuses: Sequence[WorkerStatus] = ()
+    groups: Positions = field(default_factory=dict)
 
     def letters(self, topic: str) -> int:
         """Return the number of records that stand in a topic."""
@@ -58,10 +60,30 @@ def topics_read(settings: Settings) -> dict[str, Collection[str]]:
 class Observer:
     """Looks at topics and flows; remembers what need not be asked twice."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, asks_groups: bool = True) -> None:
+        """Without ``asks_groups`` a flow is known by the workers of this home alone."""
         self._settings = settings
+        self._asks_groups = asks_groups
         self._times = AppendTimes(settings)
         self._reads: Mapping[str, Collection[str]] | None = None
+
+    def look_again(self, before: Look) -> Look:
+        """Return what the workers say by now, set against the topics' ends of an earlier look.
+
+        It takes a few milliseconds, and asks no server.
+        """
+        statuses = read_statuses(self._settings.footfall_home)
+        now_ms = time.time_ns() // 1_000_000
+        found = flows_now(
+            statuses,
+            before.groups,
+            before.ends,
+            self._reads or {},
+            now_ms,
+            is_alive=is_alive,
+            appended_ms=self._times.known,
+        )
+        return Look(now_ms, found, before.ends, statuses, before.groups)
 
     def look(self) -> Look:
         """Return what there is now. Raises what the topics raise where they do not answer."""
@@ -72,7 +94,7 @@ class Observer:
             self._reads = topics_read(settings)
         groups = (
             of_groups(settings, flows.catalogue(), GROUPS_WITHIN_S)
-            if settings.kafka_bootstrap
+            if settings.kafka_bootstrap and self._asks_groups
             else {}
         )
         # In this order: what was read by then was appended before.
@@ -89,7 +111,12 @@ class Observer:
             is_alive=is_alive,
             appended_ms=self._times,
         )
-        return Look(now_ms, found, ends)
+        return Look(now_ms, found, ends, statuses, groups)
+
+
+def problem_of(error: BaseException) -> str:
+    """Return why a look failed, on one line."""
+    return str(error).strip().split("\n")[0][:300] or type(error).__name__
 
 
 class ObserverCollector(Collector):
@@ -122,7 +149,7 @@ class ObserverCollector(Collector):
         except Exception as error:
             # Whatever a server does, the observer stays, and says that it sees nothing.
             self._errors += 1
-            problem = str(error).strip().split("\n")[0][:300] or type(error).__name__
+            problem = problem_of(error)
         if problem and problem != self.problem:
             log.error("cannot look at the flows: %s", problem)
         elif self.problem and not problem and self._errors:

@@ -146,6 +146,10 @@ class AppendTimes:
             self._known[place] = found
         return found
 
+    def known(self, topic: str, partition: int, offset: int) -> int | None:
+        """Return the same of a record that was asked for before, and None of any other."""
+        return self._known.get((topic, partition, offset))
+
     def _of_kafka(self, topic: str, partition: int, offset: int) -> int | None:
         from streams.open import open_topic
         from streams.source import SourceError

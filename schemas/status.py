@@ -42,6 +42,7 @@ class WorkerStatus(Struct, frozen=True):
     cpu_s: float
     memory_bytes: int
     rows_written: int
+    """By all starts of this worker, those that were written again after a crash, too."""
     finished: bool
     """It read to the end it was given (`--once`), wrote everything, and stopped."""
     partitions: list[PartitionStatus]

@@ -14,7 +14,13 @@ from pathlib import Path
 
 import msgspec
 
-from schemas.status import LOG_EVERY_S, WorkerStatus, status_folder, status_path
+from schemas.status import (
+    LOG_EVERY_S,
+    PartitionStatus,
+    WorkerStatus,
+    status_folder,
+    status_path,
+)
 from schemas.targets import scrape_target
 from streams.log_lines import Since, next_offsets, note_offsets, offsets_fields, offsets_text
 from streams.monitor import WorkerCollector, serving
@@ -39,6 +45,8 @@ class Reporter:
         before = read_status(self.path)
         self.starts = before.starts + 1 if before is not None else 1
         self._error = (before.error, before.error_ms) if before is not None else ("", 0)
+        self._rows_before = before.rows_written if before is not None else 0
+        self._parts_before = before.partitions if before is not None else []
         self._started_ms = _now_ms()
         self._points: deque[tuple[int, int, int]] = deque(maxlen=RATE_OVER)
 
@@ -48,7 +56,8 @@ class Reporter:
         partitions, rows_written = run.progress.read()
         usage = resource.getrusage(resource.RUSAGE_SELF)
         read = sum(one.read for one in run.progress.counted().values())
-        first_ms, first_read, first_rows = next(iter(self._points), (self._started_ms, 0, 0))
+        begun = self._started_ms, 0, self._rows_before
+        first_ms, first_read, first_rows = next(iter(self._points), begun)
         seconds = max(0.001, (now_ms - first_ms) / 1000)
         return WorkerStatus(
             flow=self._flow,
@@ -57,17 +66,28 @@ class Reporter:
             updated_ms=now_ms,
             cpu_s=round(usage.ru_utime + usage.ru_stime, 3),
             memory_bytes=resident_bytes(),
-            rows_written=rows_written,
+            rows_written=self._rows_before + rows_written,
             finished=finished,
-            partitions=partitions,
+            partitions=self._with_untouched(partitions),
             workers=run.share.count,
             started_ms=self._started_ms,
             starts=self.starts,
             read_per_s=round((read - first_read) / seconds, 1),
-            rows_per_s=round((rows_written - first_rows) / seconds, 1),
+            rows_per_s=round((self._rows_before + rows_written - first_rows) / seconds, 1),
             error=self._error[0],
             error_ms=self._error[1],
         )
+
+    def _with_untouched(self, partitions: list[PartitionStatus]) -> list[PartitionStatus]:
+        """Add what an earlier start told of partitions that this one has not read yet."""
+        topics = {one.topic for one in partitions}
+        known = {
+            (one.topic, one.partition): one
+            for one in self._parts_before
+            if not topics or one.topic in topics
+        }
+        known |= {(one.topic, one.partition): one for one in partitions}
+        return [known[place] for place in sorted(known)]
 
     def report(self, *, finished: bool = False) -> None:
         """Write the status file. A full disk must not stop the flow over its own status."""

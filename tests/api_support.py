@@ -19,6 +19,7 @@ import uvicorn
 from api.aggregates import Sums
 from api.app import create_app
 from api.endpoint import RequestLog
+from api.health import Check
 from api.live import Live, LiveSources
 from api.metrics import ApiMetrics
 from api.profiles import Profiles
@@ -28,6 +29,9 @@ from api.snapshot import Minutes, Top, Windows
 from api.workers import WorkerMeter
 from api.writing import GroupCommit
 from infra.connections import LIMITS, Limits
+from operations.flow_facts import flows_now
+from operations.observer import Look
+from operations.sent import Sent
 from schemas.addresses import OwnHosts
 from schemas.status import PartitionStatus, WorkerStatus
 from sinks import Record, SinkError
@@ -125,17 +129,34 @@ class MadeUpLive:
     windows: Windows = field(default_factory=Windows)
     topics: dict[str, list[bytes]] = field(default_factory=dict)
     failure: Exception | None = None
+    sent: list[Sent] = field(default_factory=list)
+    checks: dict[str, Check] = field(default_factory=dict)
     asked: int = 0
 
     def sources(self) -> LiveSources:
         return LiveSources(
             meter=WorkerMeter(),
-            statuses=self._statuses,
+            look=self._look,
+            look_again=lambda _before: self._look(),
+            sent=lambda: self.sent,
+            checks=self.checks,
             minutes=self._minutes,
             top=self._top,
             windows=lambda: self.windows,
             newest=lambda topic, most: self.topics.get(topic, [])[:most],
         )
+
+    def _look(self) -> Look:
+        """As of workers whose processes run, and of topics that end where nobody has read yet."""
+        statuses, now_ms = self._statuses(), time.time_ns() // 1_000_000
+        parts = [part for one in statuses for part in one.partitions]
+        ends: dict[str, dict[int, tuple[int, int]]] = {}
+        for one in parts:
+            of_topic = ends.setdefault(one.topic, {})
+            before = of_topic.get(one.partition, (0, 0))[1]
+            of_topic[one.partition] = 0, max(before, one.next_offset + one.lag)
+        flows = flows_now(statuses, {}, ends, {}, now_ms, is_alive=lambda _pid: True)
+        return Look(now_ms, flows, ends, statuses)
 
     def _statuses(self) -> list[WorkerStatus]:
         if not self.are_ages:
@@ -325,6 +346,7 @@ def status(
     lag: int = 0,
     watermark_ms: int = -1,
     finished: bool = False,
+    workers: int = 1,
 ) -> WorkerStatus:
     """A worker's status with one partition."""
     partition = PartitionStatus(
@@ -348,6 +370,7 @@ def status(
         memory_bytes=120_000_000,
         rows_written=read,
         finished=finished,
+        workers=workers,
         partitions=[partition],
     )
 

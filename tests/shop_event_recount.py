@@ -25,7 +25,7 @@ def answers(events: Iterable[Event]) -> dict[str, list[Row]]:
     return {
         "shop_events_rows": grouped(found, lambda _, e: (e["event"],), len),
         "shop_funnel_by_hour": [
-            (hour_ms, *(users(e for e in of(kind) if hour(e) == hour_ms) for kind in FUNNEL))
+            (hour_ms, *(came_to(step, hour_ms, found) for step in range(len(FUNNEL))))
             for hour_ms in {hour(event) for kind in FUNNEL for event in of(kind)}
         ],
         "shop_searches_without_visit": grouped(
@@ -97,6 +97,24 @@ def users(events: Iterable[Event]) -> int:
 
 def different(events: Iterable[Event], name: str) -> int:
     return len({record[name] for _, record in events})
+
+
+def came_to(step: int, hour_ms: int, events: list[Event]) -> int:
+    """How many users did all steps up to this one in the hour, none before the one before it."""
+    of_user: dict[int, list[Event]] = {}
+    for event in events:
+        if hour(event) == hour_ms:
+            of_user.setdefault(event[1]["user_id"], []).append(event)
+
+    def did(rows: list[Event], step: int, until_ms: int) -> bool:
+        return step < 0 or any(
+            record["event"] == FUNNEL[step]
+            and time_ms <= until_ms
+            and did(rows, step - 1, time_ms)
+            for time_ms, record in rows
+        )
+
+    return sum(did(rows, step, hour_ms + HOUR_MS) for rows in of_user.values())
 
 
 def led_to_visit(search: Event, visits: list[Event]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,11 +15,14 @@ from sqlalchemy import create_engine, insert
 from api.live import Live, offered_cookies, shown_letters
 from api.refreshed import Refreshed
 from api.snapshot import Minutes
-from api.tables import WindowsSource
+from api.tables import WindowsSource, whole_until_ms
 from api.tails import FileTail
-from api.workers import GONE_AFTER_MS, WorkerMeter, read_statuses
+from api.workers import WorkerMeter
+from operations.flow_facts import STALE_MS, Ends, flows_now
+from operations.observer import Look
+from operations.positions import read_statuses
 from schemas.dead_letters import DeadLetter
-from schemas.status import status_folder
+from schemas.status import WorkerStatus, status_folder
 from schemas.tables.store_metrics import EVENTS, METADATA
 from sinks import SinkUnavailableError
 from sinks.topic_files import FileTopics
@@ -26,17 +30,36 @@ from tests.api_process_support import eventually
 from tests.api_support import Client, MadeUpLive, Shop, encoded, serving, status, tag
 
 
+def look(statuses: Sequence[WorkerStatus], now_ms: int, ends: Ends | None = None) -> Look:
+    """As if all processes ran."""
+    flows = flows_now(statuses, {}, ends or {}, {}, now_ms, is_alive=lambda _pid: True)
+    return Look(now_ms, flows, ends or {}, statuses)
+
+
 def test_rates_are_differences_of_what_was_read() -> None:
     meter = WorkerMeter()
     for second in range(10):
         meter.observe(
-            [
-                status(read=100 + 1000 * second, updated_ms=second * 1000, lag=7, late=2),
-                status(read=500 * second, updated_ms=second * 1000, worker=1, dead=1),
-                status("user_profiles", read=10 * second, updated_ms=second * 1000),
-                status("store_metrics", read=0, topic="store_events", updated_ms=second * 1000),
-            ],
-            second * 1000,
+            look(
+                [
+                    status(
+                        read=100 + 1000 * second,
+                        updated_ms=second * 1000,
+                        lag=7,
+                        late=2,
+                        workers=2,
+                    ),
+                    status(
+                        read=500 * second, updated_ms=second * 1000, worker=1, dead=1, workers=2
+                    ),
+                    status("user_profiles", read=10 * second, updated_ms=second * 1000),
+                    status(
+                        "store_metrics", read=0, topic="store_events", updated_ms=second * 1000
+                    ),
+                ],
+                second * 1000,
+                {"user_tags": {0: (0, 9107), 1: (0, 4500)}, "store_events": {0: (0, 0)}},
+            )
         )
     buckets, store, profiles = meter.flows()
     assert (buckets.flow, buckets.read_per_s, profiles.read_per_s) == ("minute_buckets", 1500, 10)
@@ -50,7 +73,7 @@ def test_rates_are_differences_of_what_was_read() -> None:
 def test_a_status_read_twice_or_late_changes_no_rate() -> None:
     meter = WorkerMeter()
     for now_ms, updated_ms in ((0, 0), (1000, 900), (2000, 900), (3000, 2700)):
-        meter.observe([status(read=updated_ms, updated_ms=updated_ms)], now_ms)
+        meter.observe(look([status(read=updated_ms, updated_ms=updated_ms)], now_ms))
         expected = 1000.0 if updated_ms else 0.0
         assert meter.flows()[0].read_per_s == expected
 
@@ -59,44 +82,42 @@ def test_a_restart_or_a_fresh_start_is_never_a_negative_rate() -> None:
     meter = WorkerMeter()
     reads = [(5000, 1), (6000, 1), (5500, 2), (6500, 2), (0, 3), (100, 3)]
     for second, (read, pid) in enumerate(reads):
-        meter.observe([status(read=read, updated_ms=second * 1000, pid=pid)], second * 1000)
+        now_ms = second * 1000
+        meter.observe(look([status(read=read, updated_ms=now_ms, pid=pid)], now_ms))
         assert meter.flows()[0].read_per_s >= 0
     assert meter.flows()[0].read_per_s == 100
+
+
+def both(second: int) -> list[WorkerStatus]:
+    """Two workers of a flow, one of which has read to its end."""
+    updated_ms = second * 1000
+    return [
+        status(read=second * 100, updated_ms=updated_ms, workers=2),
+        status(read=second, updated_ms=updated_ms, worker=1, workers=2, finished=True),
+    ]
 
 
 def test_a_silent_worker_is_gone_and_a_finished_one_is_not() -> None:
     meter = WorkerMeter()
     for second in range(3):
-        meter.observe(
-            [
-                status(read=second * 100, updated_ms=second * 1000),
-                status(read=second, updated_ms=second * 1000, worker=1, finished=True),
-            ],
-            second * 1000,
-        )
-    statuses = [
-        status(read=200, updated_ms=2000),
-        status(read=2, updated_ms=2000, worker=1, finished=True),
-    ]
-    meter.observe(statuses, 2000 + GONE_AFTER_MS)
+        meter.observe(look(both(second), second * 1000))
+    meter.observe(look(both(2), 2000 + STALE_MS))
     assert [worker.state for worker in meter.flows()[0].workers] == ["running", "finished"]
-    meter.observe(statuses, 2001 + GONE_AFTER_MS)
+    meter.observe(look(both(2), 2001 + STALE_MS))
     flow = meter.flows()[0]
     assert [worker.state for worker in flow.workers] == ["gone", "finished"]
     assert flow.read_per_s == 0
-    assert flow.workers[0].age_s == 10.0
+    assert flow.workers[0].age_s == 15.0
 
 
 def test_the_middle_watermark_is_not_moved_by_one_stray_event() -> None:
     meter = WorkerMeter()
     marks = [-1, 1000, 1100, 9_999_999_999]
-    meter.observe(
-        [
-            status(read=1, updated_ms=0, worker=worker, watermark_ms=mark)
-            for worker, mark in enumerate(marks)
-        ],
-        0,
-    )
+    statuses = [
+        status(read=1, updated_ms=0, worker=worker, watermark_ms=mark)
+        for worker, mark in enumerate(marks)
+    ]
+    meter.observe(look(statuses, 0))
     assert meter.watermark_ms("minute_buckets") == 1100
     assert meter.watermark_ms("other") is None
 
@@ -292,3 +313,27 @@ def test_a_source_that_fails_makes_its_panel_old_and_nothing_else() -> None:
             return client.get("/live.json").json()["problems"] == {}
 
         eventually(recovered)
+
+
+@pytest.mark.parametrize(
+    ("marks", "whole_min"),
+    [
+        ((None,), 10),
+        ((), 10),
+        # In the middle of the newest minute, of the one before, and past its end.
+        ((10.5,), 10),
+        ((9.9,), 9),
+        ((11.2,), 11),
+        ((500.0,), 11),
+        # The flow that is least far decides; one that waits for records that agree does not.
+        ((10.5, 9.5), 9),
+        ((7.9,), 10),
+    ],
+)
+def test_minutes_are_over_by_the_watermark_of_the_flow(
+    marks: tuple[float | None, ...], whole_min: int
+) -> None:
+    watermarks = [None if mark is None else round(mark * 60_000) for mark in marks]
+    assert whole_until_ms(10 * 60_000, *watermarks) == whole_min * 60_000
+    # Windows of store metrics begin anywhere, and have any length.
+    assert whole_until_ms(10_500, 10_400, length_ms=1_000) == 9_500

@@ -1,23 +1,19 @@
-"""Children are started again, given up on, and ended; what is shown is what they say."""
+"""Children are started again, given up on, and ended; what they did adds up."""
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import msgspec
 import pytest
 
 import flows
-from api.snapshot import Flow, Worker
 from cli.errors import FailureError, UsageError
 from cli.home import (
     ClickHouseNote,
@@ -28,7 +24,6 @@ from cli.home import (
     running_clickhouse,
     write_note,
 )
-from cli.live import FlowLine, Picture, plain_line, terminal_view
 from cli.servers import start_clickhouse
 from cli.summary import accounts
 from cli.supervise import LOG_BYTES_MAX, Child, Supervisor, last_line
@@ -220,59 +215,6 @@ def test_fresh_is_refused_where_a_store_is_elsewhere() -> None:
         refusal = clear_refusal(read_settings({**here, variable: url}), embedded=True)
         assert refusal is not None
         assert f"{variable} points elsewhere" in refusal
-
-
-FLOW = Flow(
-    flow="minute_buckets",
-    workers=[Worker(0, 42, "running", 0.5, 0.25, 120_000_000)],
-    read_per_s=998.7,
-    read=1_234_567,
-    used=1_234_000,
-    filtered=0,
-    late=500,
-    dead=67,
-    lag=12,
-    rows_written=9_876,
-    watermark_ms=1_647_951_300_000,
-)
-PICTURE = Picture(
-    page="http://127.0.0.1:8080/",
-    elapsed_s=61.2,
-    flows=[
-        FlowLine("minute_buckets", "running", FLOW),
-        FlowLine("user_profiles", "starting", None),
-    ],
-    generators={"tags": "5 rows, 5 sent", "csv": ""},
-    messages=["user_profiles ended (killed by SIGKILL); starting it again in 0.5 s"],
-)
-
-
-def test_a_plain_line_has_everything() -> None:
-    assert plain_line(PICTURE) == (
-        "61 s | minute_buckets 1,234,567 at 999/s lag 12 late 500 dead 67"
-        " | user_profiles starting | flows 120 MB 25% cpu | tags: 5 rows, 5 sent"
-    )
-
-
-def test_a_plain_line_does_not_tell_of_what_is_not_there() -> None:
-    calm = replace(
-        PICTURE,
-        flows=[FlowLine("f", "ending", msgspec.structs.replace(FLOW, lag=0, late=0, dead=0))],
-    )
-    assert "| f (ending) 1,234,567 at 999/s | flows" in plain_line(calm)
-
-
-def test_the_terminal_view_has_everything() -> None:
-    from rich.console import Console
-
-    out = io.StringIO()
-    Console(file=out, width=130).print(terminal_view(PICTURE))
-    text = out.getvalue()
-    for part in (
-        "http://127.0.0.1:8080/", "1,234,567", "999", "12", "500", "67", "9,876", "120", "25%",
-        "2022-03-22T12:15:00", "starting", "tags: 5 rows", "killed by SIGKILL",
-    ):  # fmt: skip
-        assert part in text
 
 
 def status(**changes: int | bool) -> WorkerStatus:

@@ -258,7 +258,8 @@ def test_what_a_demo_sends() -> None:
         return [(name, *sent) for name, sent in sent_live(arguments("demo", *words))]
 
     assert [name for name, *_ in live()] == ["shop"]
-    ((*_, without, topic), csv) = live("--csv", "f")
+    assert live("--csv", "f") == [("csv", "csv", "f")]
+    ((*_, without, topic), csv) = live("--shop", "--csv", "f")
     assert (without, topic, csv) == ("--without", "store_events", ("csv", "csv", "f"))
     assert [name for name, *_ in live("--tags", "5")] == ["tags", "store"]
     assert [name for name, *_ in live("--tags", "5", "--csv", "f")] == ["tags", "csv"]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from api.snapshot import Minutes, Top, TopRow, Windows
+from operations.sent import Sent
 from schemas.times import datetime_of
 from sinks import SinkUnavailableError
 from tests.api_process_support import WAIT_S, eventually
@@ -34,25 +35,27 @@ class Moving:
     shop: Shop
     name: str = "BRAND_7"
     seconds: int = 0
+    is_gone: bool = False
+    """Whether a worker has not told of itself for a minute."""
 
     def step(self) -> None:
         self.seconds += 1
         live, at = self.shop.live, self.seconds
         minutes = [START_MS + 60_000 * minute for minute in range(10)]
         growing = [1000 + 10 * at] * 10
-        live.minutes = Minutes(minutes, growing, [at] * 10, [100 * at] * 10)
+        live.minutes = Minutes(minutes, growing, [at] * 10, [100 * at] * 10, minutes[-1])
         rows = [TopRow(self.name, 100 + at, at, 5000 + at), TopRow("other", 9, 1, 10)]
         live.top = Top(START_MS, START_MS + 300_000, rows, rows[::-1], rows)
         starts = [START_MS + 1000 * (at + second) for second in range(60)]
         ends = [start + 1000 for start in starts]
         live.windows = Windows(
-            starts, ends, growing * 6, growing * 6, [at] * 60, [at] * 60, [at] * 60
+            starts, ends, growing * 6, growing * 6, [at] * 60, [at] * 60, [at] * 60, starts[-1]
         )
         live.are_ages = True
         live.statuses = [
             status(read=1000 * at, updated_ms=0, late=at, dead=3, lag=at, watermark_ms=START_MS),
             status("store_metrics", read=50 * at, topic="store_events", updated_ms=0),
-            status("user_profiles", read=900 * at, updated_ms=60_000, pid=7),
+            status("user_profiles", read=900 * at, updated_ms=60_000 * self.is_gone, pid=7),
         ]
         letter: dict[str, Any] = {
             "flow": "minute_buckets",
@@ -132,7 +135,7 @@ def test_charts_are_drawn_and_move_with_the_numbers(moving: Moving, opened: Watc
     before, picture = opened.text("#numbers"), opened.page.evaluate(PICTURE)
     views = opened.text("#minutes .legend")
     moving.step()
-    opened.until("/Late events\\s+4/i.test(document.querySelector('#numbers').innerText)")
+    opened.until("/Late records\\s+4/i.test(document.querySelector('#numbers').innerText)")
     opened.until("/1,040/.test(document.querySelector('#minutes .legend').innerText)")
     assert opened.text("#numbers") != before
     assert opened.text("#minutes .legend") != views
@@ -143,6 +146,9 @@ def test_charts_are_drawn_and_move_with_the_numbers(moving: Moving, opened: Watc
 
 
 def test_the_numbers_are_those_of_the_snapshot(moving: Moving, opened: Watched) -> None:
+    moving.is_gone = True
+    moving.step()
+    opened.until_text("#numbers", "1 gone")
     opened.until(
         "document.querySelector('#numbers .number').textContent !== NOTHING".replace(
             "NOTHING", repr(NOTHING)
@@ -151,7 +157,7 @@ def test_the_numbers_are_those_of_the_snapshot(moving: Moving, opened: Watched) 
     numbers = opened.text("#numbers")
     assert "2 of 3" in numbers
     assert "1 gone" in numbers
-    assert "1,030" in opened.text("#minutes .legend")
+    opened.until_text("#minutes .legend", "1,040")
     assert re.search(r"gone, last seen \d+ s ago", opened.text("#flows"))
     assert "2022-03-22 UTC" in opened.text("#minutes")
     assert "BRAND_7" in opened.text("#top .ranking li:first-child")
@@ -236,6 +242,99 @@ def test_a_silent_server_is_told_and_its_return_is_seen(
     opened.until("document.querySelector('#notice').hidden")
     opened.until("document.querySelector('#state').dataset.state === 'live'")
     opened.until("/1,040/.test(document.querySelector('#minutes .legend').innerText)")
+
+
+BANNER_WITHIN_S = 5.0
+IS_RED = """() => {
+  const [red, green, blue] = getComputedStyle(document.querySelector("#notice"))
+    .backgroundColor.match(/\\d+/g).map(Number);
+  return red > 150 && green < 80 && blue < 80;
+}"""
+
+
+async def refuse() -> None:
+    raise SinkUnavailableError("ClickHouse at http://x does not answer")
+
+
+def test_a_flow_without_a_worker_is_told_in_red(moving: Moving, opened: Watched) -> None:
+    opened.until("document.querySelector('#state').dataset.state === 'live'")
+    assert not opened.page.is_visible("#notice")
+    moving.is_gone = True
+    moving.step()
+    begun_s = time.monotonic()
+    opened.until("!document.querySelector('#notice').hidden")
+    assert time.monotonic() - begun_s < BANNER_WITHIN_S
+    assert opened.text("#notice").startswith("user_profiles has no worker")
+    assert opened.page.evaluate(IS_RED)
+    assert opened.page.evaluate("document.querySelector('#state').dataset.state") == "trouble"
+    assert "has no worker" in opened.text("#flows")
+    moving.is_gone = False
+    moving.step()
+    opened.until("document.querySelector('#notice').hidden")
+    assert opened.complaints == []
+
+
+def test_a_server_that_does_not_answer_is_told_in_red(moving: Moving, opened: Watched) -> None:
+    opened.until("document.querySelector('#state').dataset.state === 'live'")
+    moving.shop.live.checks["clickhouse"] = refuse
+    begun_s = time.monotonic()
+    opened.until("!document.querySelector('#notice').hidden")
+    assert time.monotonic() - begun_s < BANNER_WITHIN_S
+    assert opened.text("#notice") == "clickhouse: ClickHouse at http://x does not answer"
+    assert opened.page.evaluate(IS_RED)
+    del moving.shop.live.checks["clickhouse"]
+    opened.until("document.querySelector('#notice').hidden")
+
+
+def test_an_error_is_not_an_empty_state(browser: Any) -> None:
+    shop = Shop()
+    shop.live.failure = SinkUnavailableError("ClickHouse at http://x does not answer")
+    served = Served(shop.services)
+    watched = Watched(browser, served)
+    try:
+        watched.until_text("#minutes .empty", "Not known: ClickHouse at http://x does not answer")
+        assert "No minutes yet" not in watched.text("#minutes")
+        assert "No windows yet" in watched.text("#store")
+        shop.live.failure = None
+        watched.until_text("#minutes .empty", "No minutes yet")
+        assert "Not known" not in watched.text("#minutes")
+    finally:
+        watched.close()
+        served.stop()
+
+
+def test_no_panel_says_that_there_were_no_events_where_some_were_read(browser: Any) -> None:
+    shop = Shop()
+    shop.live.are_ages = True
+    shop.live.statuses = [status(read=95_000, updated_ms=0)]
+    served = Served(shop.services)
+    watched = Watched(browser, served)
+    try:
+        watched.until_text("#minutes .empty", "minute_buckets has read 95,000 records, and none")
+        assert "yet" not in watched.text("#minutes .empty")
+        shop.live.statuses = [status(read=0, lag=95_000, updated_ms=60_000)]
+        watched.until_text("#minutes .empty", "Not known: minute_buckets has no worker")
+        assert watched.complaints == []
+    finally:
+        watched.close()
+        served.stop()
+
+
+def test_what_is_simulated_says_so_and_topics_without_records_are_left_out(
+    moving: Moving, opened: Watched
+) -> None:
+    opened.until("document.querySelector('#state').dataset.state === 'live'")
+    assert not opened.page.is_visible("#online")
+    assert "Users online" in opened.text("#unshown")
+    assert not opened.page.is_visible("#store .mark")
+    moving.shop.live.sent = [
+        Sent("2019-Oct.csv", False, 9, ["store_events"]),
+        Sent("tags-0", True, 5, ["user_tags"]),
+    ]
+    opened.until("!document.querySelector('#minutes .mark').hidden")
+    assert opened.text("#minutes .mark") == "simulated"
+    assert not opened.page.is_visible("#store .mark")
+    opened.until_text("#origin", "2019-Oct.csv \u00b7 simulated: tags-0")
 
 
 def test_an_old_panel_says_why(moving: Moving, opened: Watched) -> None:

@@ -96,18 +96,24 @@ def test_an_event_is_there_once_however_often_it_was_written(shop: Shop) -> None
     assert shop.all_of("shop_events_rows", "kind", "rows") == [("CartAdd", 2), ("ProfileEdit", 1)]
 
 
-def test_the_funnel_counts_each_user_once_a_step_and_hour(shop: Shop) -> None:
+def test_the_funnel_counts_who_did_a_step_after_those_before_it(shop: Shop) -> None:
     shop.take([
         at("PageVisit", 0, user=1), at("PageVisit", 59.99, user=1), at("PageVisit", 5, user=2),
         at("Searching", 1, user=2), at("CartAdd", 2, user=2), at("Ordering", 3, user=2),
         at("Ordering", 4, user=2), at("Ordering", 4, user=4),
-        # The next hour begins; who did not visit in it may order all the same.
+        # All steps, and the last ones first.
+        at("Ordering", 1, user=5), at("CartAdd", 2, user=5), at("Searching", 3, user=5),
+        at("PageVisit", 4, user=5),
+        # At one moment they are in order, and what comes again later counts, too.
+        at("CartAdd", 9, user=6), at("Searching", 9, user=6), at("PageVisit", 9, user=6),
+        at("Ordering", 8, user=6), at("Ordering", 30, user=6),
+        # The next hour begins: who only orders in it came through no funnel of that hour.
         at("Ordering", 60, user=2), at("CategoryView", 121),
     ])  # fmt: skip
     columns = ("hour_ms", "visited", "searched", "added_to_cart", "ordered")
     assert shop.all_of("shop_funnel_by_hour", *columns) == [
-        (hour_ms(0), 2, 1, 1, 2),
-        (hour_ms(1), 0, 0, 0, 1),
+        (hour_ms(0), 4, 1, 1, 1),
+        (hour_ms(1), 0, 0, 0, 0),
     ]
 
 

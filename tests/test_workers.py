@@ -17,9 +17,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from api.workers import WorkerMeter, read_statuses
+from api.workers import WorkerMeter
 from cli.summary import accounts, flow_line
 from cli.supervise import TERM_WAIT_S
+from operations.observer import Look, Observer
+from operations.positions import read_statuses
+from schemas.settings import read_settings
 from schemas.status import WorkerStatus, status_folder, status_path
 from sinks.topic_files import FileTopics
 from streams.process import STOP_WITHIN_S
@@ -311,7 +314,7 @@ def test_the_command_runs_many_keeps_them_running_and_ends_them_together(tmp_pat
     assert accounts(found, ["store_metrics"]) == []
     assert flow_line("store_metrics", found).split(None, 1)[1] == "9,000 events read: 9,000 used"
     meter = WorkerMeter()
-    meter.observe(found, time.time_ns() // 1_000_000)
+    meter.observe(Observer(read_settings({"FOOTFALL_HOME": str(home)})).look_again(Look(0)))
     (flow,) = meter.flows()
     assert (flow.read, flow.used, len(flow.workers)) == (9_000, 9_000, 2)
 

@@ -8,14 +8,16 @@ const LENGTHS = ["under 1 min", "1 to 5 min", "5 to 15 min", "15 to 30 min", "30
 const REASONS = { logout: "views", relogin: "cart", timeout: "buys", inactivity: "buys" };
 const STEPS = {
   visited: "visited a page",
-  searched: "searched",
-  added_to_cart: "put in the cart",
-  ordered: "ordered",
+  searched: "then searched",
+  added_to_cart: "then put in the cart",
+  ordered: "then ordered",
 };
 const HOUR_MS = 3_600_000;
 
 export const sessions = {
   id: "sessions",
+  flow: "time_online",
+  topics: ["platform_logs", "shop_events"],
   title: "Sessions",
   about: "begun in the last 6 hours, by length and how they ended",
   size: "half",
@@ -75,6 +77,7 @@ export const sessions = {
     }
     return ({ shop }) => {
       seen = shop.sessions;
+      chosen.offer(seen.map((one) => one.source));
       show();
     };
   },
@@ -82,8 +85,10 @@ export const sessions = {
 
 export const funnel = {
   id: "funnel",
+  flow: "shop_events_hot",
+  topics: ["shop_events"],
   title: "Funnel",
-  about: "users an hour who came so far",
+  about: "users of an hour who did these in this order",
   size: "half",
   parts: ["funnel"],
   make(body) {
@@ -127,6 +132,8 @@ export const funnel = {
 
 export const products = {
   id: "products",
+  flow: "product_views",
+  topics: ["platform_logs", "store_events", "user_tags"],
   title: "Top products",
   about: "by views of the last 15 minutes",
   size: "half",
@@ -162,6 +169,7 @@ export const products = {
     }
     return ({ shop }) => {
       seen = shop.products;
+      chosen.offer(seen.filter((one) => one.products.length).map((one) => one.source));
       show();
     };
   },

@@ -6,6 +6,7 @@ import { NOTHING } from "./format.js";
 const AXIS_FONT = "12px system-ui, sans-serif";
 /** What is counted has no fractions: an axis of a few goes 0, 1, 2. */
 const WHOLE_STEPS = Array.from({ length: 16 }, (_, power) => [1, 2, 5].map((one) => one * 10 ** power)).flat();
+const DASHES = [4, 3];
 const made = new Set();
 
 function colour(name) {
@@ -24,7 +25,9 @@ const inUtc = (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC");
  *   small    fewer marks on the axes
  *   marks    { milliseconds before the end of the range: text } in place of times of day
  *
- * draw(xs, columns, range, caption) takes times in ms and a list of numbers for each series.
+ * draw(xs, columns, range, caption, whole) takes times in ms and a list of numbers for each series.
+ * Of these the first `whole` are final: those after are dashed, and the legend tells the last
+ * that is whole.
  */
 export function chart(box, { label, series, height = 220, empty, sync, small = false, marks }) {
   const legend = el("ul", { class: "legend" });
@@ -43,14 +46,15 @@ export function chart(box, { label, series, height = 220, empty, sync, small = f
   box.append(legend, canvasBox);
 
   let plot = null;
+  let wholes = 0;
   let shown = [[], ...series.map(() => [])];
   let limits = [0, 1];
 
   function tell(index) {
     series.forEach((one, place) => {
       const column = shown[place + 1];
-      const at = index ?? lastKnown(column);
-      say(values[place], column.length ? one.format(column[at]) : NOTHING);
+      const at = index ?? lastKnown(column.slice(0, wholes));
+      say(values[place], at in column ? one.format(column[at]) : NOTHING);
     });
   }
 
@@ -86,27 +90,26 @@ export function chart(box, { label, series, height = 220, empty, sync, small = f
           values: (_plot, splits) => splits.map((value) => series[0].axis(value)),
         },
       ],
-      series: [{}, ...series.map(look)],
+      series: [{}, ...series.map((one) => look(one, false)), ...series.map((one) => look(one, true))],
       hooks: { setCursor: [(plotted) => tell(plotted.cursor.idx)] },
     };
   }
 
-  function look(one) {
+  function look(one, isOpen) {
     const stroke = colour(one.colour);
     const bars = { "left bar": -1, "right bar": 1, bar: 0 };
     if (one.kind in bars) {
       const align = bars[one.kind];
       return {
         stroke,
-        fill: stroke,
-        width: 0,
+        ...(isOpen ? { width: 1.5, dash: DASHES } : { fill: stroke, width: 0 }),
         points: { show: false },
         paths: uPlot.paths.bars({ size: [align ? 0.38 : 0.7, 28], align, radius: 0.15 }),
       };
     }
     return {
       stroke,
-      fill: `${stroke}22`,
+      ...(isOpen ? { dash: DASHES } : { fill: `${stroke}22` }),
       width: 2,
       // A line of one point would not be seen.
       points: { show: (plotted) => plotted.data[0].length < 2 },
@@ -116,18 +119,29 @@ export function chart(box, { label, series, height = 220, empty, sync, small = f
 
   function build() {
     plot?.destroy();
-    plot = new uPlot(options(), shown, canvasBox);
+    plot = new uPlot(options(), drawn(), canvasBox);
+  }
+
+  /** What is whole, and after it what is not: a line goes on from the last whole point. */
+  function drawn() {
+    const [xs, ...columns] = shown;
+    const open = columns.map((column, place) => {
+      const first = series[place].kind === "line" ? wholes - 1 : wholes;
+      return wholes < xs.length ? column.map((value, at) => (at < first ? null : value)) : xs.map(() => null);
+    });
+    return [xs, ...columns.map((column) => column.map((value, at) => (at < wholes ? value : null))), ...open];
   }
 
   const self = {
-    draw(xs, columns, range, caption = "") {
+    draw(xs, columns, range, caption = "", whole = xs.length) {
+      wholes = whole;
       say(captionBox, caption);
       shown = [xs.map((ms) => ms / 1000), ...columns];
       nothing.hidden = xs.length > 0;
       limits = xs.length ? range.map((ms) => ms / 1000) : [0, 1];
       canvasBox.classList.toggle("blank", xs.length === 0);
       if (plot === null) build();
-      else plot.setData(shown);
+      else plot.setData(drawn());
       tell(plot.cursor.idx ?? null);
     },
     rebuild() {
@@ -144,6 +158,7 @@ export function chart(box, { label, series, height = 220, empty, sync, small = f
 }
 
 function lastKnown(column) {
+  // -1 where nothing is whole yet.
   let at = column.length - 1;
   while (at > 0 && column[at] == null) at -= 1;
   return at;

@@ -11,10 +11,10 @@ export function el(tag, attributes = {}, ...children) {
   return made;
 }
 
-/** A sentence in which `words in backticks` are commands. */
+/** A sentence in which `words in backticks` are commands, and room for what is said instead. */
 export function sentence(attributes, text) {
   const parts = text.split("`").map((part, at) => (at % 2 ? el("code", { text: part }) : part));
-  return el("p", attributes, el("span", {}, ...parts));
+  return el("p", attributes, el("span", {}, ...parts), el("span", { class: "instead" }));
 }
 
 /** Set text without touching the page where nothing changed. */

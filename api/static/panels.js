@@ -3,13 +3,16 @@
 //   id, title, about   what it is called, and a few words beside
 //   size               "full", "half" or "strip" of the page's width
 //   parts              names in snapshot.problems that concern it
+//   topics, flow       whose records it shows, and the flow that its rows are of: a panel of topics
+//                      that hold nothing is left out, and one without rows says why
+//   isOften            it is empty also where records were read: nobody failed, nobody asked
 //   make(body)         fills the body once and returns update(snapshot), called each second
 
 import { chart } from "./charts.js";
 import { el, keep, say, sentence } from "./elements.js";
 import * as format from "./format.js";
 import { funnel, products, sessions } from "./behaviour.js";
-import { chooser, last, middles, ranking, span, sum, tile } from "./parts.js";
+import { chooser, last, middles, ranking, span, sum, tile, wholeOf } from "./parts.js";
 import { profile } from "./profile.js";
 import { request } from "./request.js";
 import { alerts, failures, logins, online, services, shopNow, slowest } from "./shop.js";
@@ -20,10 +23,11 @@ const RATES_SHOWN_MS = 180_000;
 const TOP_ROWS = 8;
 const START = "start the generator, for example `footfall generate tags`";
 
-const eventTime = (snapshot, topic) => {
-  const reading = { user_tags: ["minute_buckets", "user_profiles"], store_events: ["store_metrics"] };
-  const flow = snapshot.flows.find((one) => reading[topic].includes(one.flow));
-  return flow?.watermark_ms == null ? "no events yet" : `event time ${format.clock(flow.watermark_ms)}`;
+const TOPICS = {
+  platform_logs: ["Service logs", "views"],
+  shop_events: ["Shop events", "buys"],
+  store_events: ["Store events", "cart"],
+  user_tags: ["Tags", "revenue"],
 };
 
 const numbers = {
@@ -31,30 +35,31 @@ const numbers = {
   title: "Flows now",
   size: "strip",
   make(body) {
-    const tags = tile(body, "Tags a second");
-    const events = tile(body, "Store events a second");
+    const perSecond = tile(body, "Records a second");
+    const read = tile(body, "Records read");
     const lag = tile(body, "Lag");
-    const late = tile(body, "Late events");
+    const late = tile(body, "Late records");
     const dead = tile(body, "Dead letters");
     const workers = tile(body, "Workers");
-    return (snapshot) => {
-      const { flows, rates } = snapshot;
-      const rate = (topic) => format.rate(last(rates.topics[topic] ?? []));
-      tags(rate("user_tags"), eventTime(snapshot, "user_tags"));
-      events(rate("store_events"), eventTime(snapshot, "store_events"));
-      const read = sum(flows, (flow) => flow.read);
+    return ({ flows, rates, counts, topics }) => {
+      const none = flows.length === 0;
+      const known = (value) => (none ? format.NOTHING : format.count(value));
+      const now = Object.values(rates.topics).map((one) => last(one) ?? 0);
+      perSecond(none ? format.NOTHING : format.rate(sum(now)), "of all topics, each once");
+      const standing = sum(Object.keys(TOPICS), (topic) => topics[topic] ?? 0);
+      read(known(counts.read), standing ? `${format.short(standing)} stand in the topics` : " ");
+      const ages = flows.map((flow) => flow.lag_s).filter((age) => age != null);
+      const oldest = ages.length ? Math.max(...ages) : 0;
+      lag(known(counts.lag), oldest ? `the oldest waits for ${format.ago(oldest)}` : "records not read yet");
+      late(known(counts.late), `of ${format.short(counts.read)} read`);
+      dead(known(counts.dead), `of ${format.short(counts.read)} read`, counts.dead ? "warn" : "");
       const all = flows.flatMap((flow) => flow.workers);
       const gone = all.filter((worker) => worker.state === "gone").length;
-      const none = flows.length === 0;
-      const total = (of) => (none ? format.NOTHING : format.count(sum(flows, of)));
-      lag(total((flow) => flow.lag), "records not read yet");
-      const deads = sum(flows, (flow) => flow.dead);
-      late(total((flow) => flow.late), `of ${format.short(read)} read`);
-      dead(total((flow) => flow.dead), `of ${format.short(read)} read`, deads ? "warn" : "");
+      const troubled = flows.filter((flow) => flow.trouble).length;
       workers(
         none ? format.NOTHING : `${all.length - gone} of ${all.length}`,
-        none ? "none started yet" : gone ? `${gone} gone` : "all well",
-        gone ? "bad" : "",
+        none ? "none started yet" : gone ? `${gone} gone` : troubled ? "see above" : "all well",
+        gone || troubled ? "bad" : "",
       );
     };
   },
@@ -66,13 +71,13 @@ const rates = {
   about: "last three minutes",
   size: "full",
   make(body) {
-    const topics = ["user_tags", "store_events"];
+    const topics = Object.keys(TOPICS);
     const drawn = chart(body, {
       label: "Records read a second, by topic",
-      series: [
-        { label: "Tags", colour: "views", kind: "line", format: format.rate, axis: format.short },
-        { label: "Store events", colour: "cart", kind: "line", format: format.rate },
-      ],
+      series: topics.map((topic) => {
+        const [label, colour] = TOPICS[topic];
+        return { label, colour, kind: "line", format: format.rate, axis: format.short };
+      }),
       empty: `No events yet: ${START}.`,
       marks: { 180000: "−3 min", 120000: "−2 min", 60000: "−1 min", 0: "now" },
     });
@@ -90,6 +95,8 @@ const rates = {
 
 const minutes = {
   id: "minutes",
+  flow: "minute_buckets",
+  topics: ["user_tags"],
   title: "Views against buys",
   about: "by minute of event time",
   size: "half",
@@ -103,13 +110,21 @@ const minutes = {
       ],
       empty: `No minutes yet: ${START}.`,
     });
-    return ({ minutes: { start_ms: starts, views, buys } }) =>
-      drawn.draw(middles(starts), [views, buys], span(starts, MINUTES_SHOWN), format.date(last(starts)));
+    return ({ minutes: { start_ms: starts, views, buys, whole_ms: until } }) =>
+      drawn.draw(
+        middles(starts),
+        [views, buys],
+        span(starts, MINUTES_SHOWN),
+        format.date(last(starts)),
+        wholeOf(starts, until),
+      );
   },
 };
 
 const revenue = {
   id: "revenue",
+  flow: "minute_buckets",
+  topics: ["user_tags"],
   title: "Revenue",
   about: "by minute of event time",
   size: "half",
@@ -122,13 +137,21 @@ const revenue = {
       ],
       empty: `No revenue yet: ${START}.`,
     });
-    return ({ minutes: { start_ms: starts, revenue: sums } }) =>
-      drawn.draw(middles(starts), [sums], span(starts, MINUTES_SHOWN), format.date(last(starts)));
+    return ({ minutes: { start_ms: starts, revenue: sums, whole_ms: until } }) =>
+      drawn.draw(
+        middles(starts),
+        [sums],
+        span(starts, MINUTES_SHOWN),
+        format.date(last(starts)),
+        wholeOf(starts, until),
+      );
   },
 };
 
 const top = {
   id: "top",
+  flow: "minute_buckets",
+  topics: ["user_tags"],
   title: "Top",
   about: "by revenue of the last five minutes",
   size: "half",
@@ -163,6 +186,8 @@ const top = {
 
 const store = {
   id: "store",
+  flow: "store_metrics",
+  topics: ["store_events"],
   title: "Shop windows",
   about: "each window of store metrics, newest at the right",
   size: "full",
@@ -192,8 +217,9 @@ const store = {
       const starts = windows.start_ms;
       const range = [starts[0], Math.max(last(starts), starts[0] + 1000)];
       const date = format.date(last(starts));
+      const whole = windows.end_ms.filter((end) => end <= windows.whole_ms).length;
       charts.forEach((one, place) =>
-        one.draw(starts, [windows[measures[place][0]]], range, date),
+        one.draw(starts, [windows[measures[place][0]]], range, date, whole),
       );
     };
   },
@@ -223,7 +249,7 @@ const workers = {
       el(
         "tr",
         {},
-        el("th", { scope: "row" }, el("span", { class: "name" }), el("ul", { class: "workers" })),
+        el("th", { scope: "row" }, el("span", { class: "name" }), el("ul", { class: "workers" }), el("span", { class: "why" })),
         ...columns.slice(1).map(() => el("td", {})),
       );
 
@@ -255,6 +281,8 @@ const workers = {
         ];
         cells.forEach((cell, at) => say(cell, values[at]));
         cells[3].dataset.tone = flow.dead ? "warn" : "";
+        head.dataset.tone = flow.trouble ? "bad" : "";
+        say(head.children[2], [flow.trouble, flow.error].filter(Boolean).join(". "));
       });
     };
   },

@@ -10,6 +10,11 @@ const ANSWER_WITHIN_MS = 8000;
 export const last = (list) => (list.length ? list[list.length - 1] : null);
 export const sum = (list, of = (one) => one) => list.reduce((total, one) => total + of(one), 0);
 
+/** How many of the minutes are over: those that end by then. */
+export const wholeOf = (starts, untilMs) => starts.filter((start) => start + MINUTE_MS <= untilMs).length;
+/** The value of the last minute that is over; undefined where none is. */
+export const lastWhole = (list, starts, untilMs) => list[wholeOf(starts, untilMs) - 1];
+
 /** The minutes shown: some room from the first one on, so that bars are wide, then all. */
 export const span = (starts, most) => {
   const end = last(starts) + MINUTE_MS;
@@ -36,13 +41,24 @@ export function tile(body, label) {
 export function chooser(body, label, kinds, changed) {
   const names = Object.keys(kinds);
   const aside = el("span", { class: "aside" });
-  const chosen = { name: names[0], aside };
+  const chosen = {
+    name: names[0],
+    aside,
+    /** Choose the first of these, until somebody has pressed a button. */
+    offer(those) {
+      if (!chosen.isPressed && those.length && !those.includes(chosen.name)) press(those[0]);
+    },
+  };
+  const press = (name) => {
+    chosen.name = name;
+    buttons.forEach((one, at) => one.setAttribute("aria-pressed", String(names[at] === name)));
+  };
   const buttons = names.map((name) => {
     const pressed = String(name === chosen.name);
     const button = el("button", { type: "button", "aria-pressed": pressed, text: kinds[name] });
     button.addEventListener("click", () => {
-      chosen.name = name;
-      for (const one of buttons) one.setAttribute("aria-pressed", String(one === button));
+      chosen.isPressed = true;
+      press(name);
       changed();
     });
     return button;

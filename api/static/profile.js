@@ -1,6 +1,6 @@
 // One user's profile: type a cookie, or take one that was just seen; it is asked again while open.
 
-import { el, keep, say } from "./elements.js";
+import { el, keep, say, sentence } from "./elements.js";
 import * as format from "./format.js";
 
 const AGAIN_MS = 2000;
@@ -21,6 +21,9 @@ const timeOf = (tag) => Date.parse(/Z|[+-]\d\d:?\d\d$/.test(tag.time) ? tag.time
 
 export const profile = {
   id: "profile",
+  isOften: true,
+  flow: "user_profiles",
+  topics: ["user_tags"],
   title: "One user's profile",
   about: "the newest views and buys of a cookie",
   size: "half",
@@ -43,7 +46,7 @@ export const profile = {
     );
     const offers = el("div", { class: "offers", role: "group", "aria-label": "Cookies just seen" });
     const summary = el("p", { class: "summary", text: " " });
-    const nothing = el("p", { class: "empty", text: "No cookie yet: send a tag, or type one." });
+    const nothing = sentence({ class: "empty" }, "No cookie yet: send a tag, or type one.");
     const rows = el("tbody", {});
     const table = el(
       "table",

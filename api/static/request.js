@@ -38,6 +38,9 @@ function drawable({ steps, missing }) {
 
 export const request = {
   id: "request",
+  isOften: true,
+  flow: "request_trace",
+  topics: ["platform_logs"],
   title: "One request",
   about: "its steps on a time axis, by server",
   size: "full",

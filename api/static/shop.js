@@ -4,23 +4,22 @@ import { chart } from "./charts.js";
 import { el, keep, say, sentence } from "./elements.js";
 import * as format from "./format.js";
 import { lead, link } from "./links.js";
-import { last, middles, ranking, span, sum, tile } from "./parts.js";
+import { last, lastWhole, middles, ranking, span, sum, tile, wholeOf } from "./parts.js";
 
 const MINUTES_SHOWN = 60;
 const ERRORS_BAD = 0.1;
 const START = "`footfall demo` sends events and runs all flows";
 const alone = (flow, does) => `${START}; with events of your own, \`footfall run ${flow}\` ${does}.`;
 
-/** Of the last whole minute: the newest one is still being filled. */
-const lastWhole = (list) => list[list.length - 2] ?? last(list);
-
 export const shopNow = {
   id: "shop",
+  flow: "service_health",
+  topics: ["platform_logs"],
   title: "The shop now",
   size: "strip",
   parts: ["moment"],
   make(body) {
-    const moment = tile(body, "Event time shown");
+    const moment = tile(body, "Newest minute");
     const online = tile(body, "Users online");
     const logins = tile(body, "Logins a minute");
     const requests = tile(body, "Requests a minute");
@@ -32,16 +31,20 @@ export const shopNow = {
         nothing ? format.NOTHING : format.clock(shop.now_ms).slice(0, 5),
         nothing ? "no events yet" : format.date(shop.now_ms),
       );
+      const whole = (list, of) => lastWhole(list, of.start_ms, of.whole_ms);
       const users = shop.online;
-      online(format.count(last(users.online)), withText(lastWhole(users.active), "active in a minute"));
+      online(
+        format.count(whole(users.online, users)),
+        withText(whole(users.active, users), "active in a minute", users),
+      );
       const { logins: good, failures: bad } = shop.logins;
-      logins(format.count(lastWhole(good)), withText(lastWhole(bad), "more failed"));
+      logins(format.count(whole(good, shop.logins)), withText(whole(bad, shop.logins), "more failed", shop.logins));
       const { services, operations, minute_requests: aMinute } = shop.health;
       const all = sum(services, (one) => one.requests);
       const failed = sum(services, (one) => one.errors);
       const known = services.length > 0;
       requests(
-        known ? format.count(aMinute) : format.NOTHING,
+        aMinute ? format.count(aMinute) : format.NOTHING,
         known ? `at ${services.length} service${services.length === 1 ? "" : "s"}` : " ",
       );
       errors(
@@ -58,10 +61,13 @@ export const shopNow = {
   },
 };
 
-const withText = (value, text) => (value == null ? " " : `${format.count(value)} ${text}`);
+const withText = (value, text, { start_ms: starts }) =>
+  value == null ? (starts.length ? "no minute is over yet" : " ") : `${format.count(value)} ${text}`;
 
 export const online = {
   id: "online",
+  flow: "online_users",
+  topics: ["platform_logs"],
   title: "Users online",
   about: "by minute of event time",
   size: "half",
@@ -82,6 +88,7 @@ export const online = {
         [known.online, known.active],
         span(starts, MINUTES_SHOWN),
         format.date(last(starts)),
+        wholeOf(starts, known.whole_ms),
       );
     };
   },
@@ -89,6 +96,8 @@ export const online = {
 
 export const logins = {
   id: "logins",
+  flow: "failed_logins",
+  topics: ["platform_logs"],
   title: "Logins and failures",
   about: "by minute of event time",
   size: "half",
@@ -109,6 +118,7 @@ export const logins = {
         [known.logins, known.failures],
         span(starts, MINUTES_SHOWN),
         format.date(last(starts)),
+        wholeOf(starts, known.whole_ms),
       );
     };
   },
@@ -149,6 +159,8 @@ function unusual(body, measure, tellValue) {
 
 export const services = {
   id: "services",
+  flow: "service_health",
+  topics: ["platform_logs"],
   title: "Errors by service",
   about: "share of requests, last 15 minutes",
   size: "half",
@@ -174,6 +186,8 @@ export const services = {
 
 export const slowest = {
   id: "slowest",
+  flow: "service_health",
+  topics: ["platform_logs"],
   title: "Slowest operations",
   about: "95 of 100 took no longer, last 15 minutes",
   size: "half",
@@ -198,6 +212,9 @@ export const slowest = {
 
 export const failures = {
   id: "failures",
+  isOften: true,
+  flow: "request_trace",
+  topics: ["platform_logs"],
   title: "Newest failed requests",
   about: "some of each operation; click one to see its steps",
   size: "half",
@@ -238,6 +255,9 @@ export const failures = {
 
 export const alerts = {
   id: "alerts",
+  isOften: true,
+  flow: "login_alerts",
+  topics: ["platform_logs"],
   title: "Newest login alerts",
   about: "more than 3 failures within 30 s",
   size: "half",
@@ -263,7 +283,7 @@ export const alerts = {
       keep(list, known.length, row).forEach((item, place) => {
         const one = known[place];
         const [at, user, what] = item.children;
-        const seconds = Math.ceil((last(one.times_ms) - one.times_ms[0]) / 1000) || 0;
+        const seconds = Math.ceil((one.last_ms - one.first_ms) / 1000);
         say(at, format.clock(one.time_ms));
         at.title = format.dateAndTime(one.time_ms);
         lead(user, one.user_id, `user ${one.user_id}`);

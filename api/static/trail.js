@@ -7,6 +7,9 @@ import { lookUp, question } from "./parts.js";
 
 export const trail = {
   id: "trail",
+  isOften: true,
+  flow: "user_trace",
+  topics: ["platform_logs"],
   title: "One user's trail",
   about: "newest records at the services",
   size: "half",

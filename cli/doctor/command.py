@@ -13,6 +13,7 @@ from typing import Any
 
 from cli.doctor.findings import Finding, fail, ok
 from cli.errors import line_and_code
+from cli.terminal import has_colour
 from schemas.settings import SettingError, Settings
 
 WITHIN_S = 9.0
@@ -40,7 +41,7 @@ def run_doctor(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([finding._asdict() for finding in findings], indent=1))
     else:
-        for line in lines(findings, coloured=sys.stdout.isatty()):
+        for line in lines(findings, coloured=has_colour(sys.stdout)):
             print(line)
     return int(any(finding.level == "fail" for finding in findings))
 

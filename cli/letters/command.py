@@ -26,6 +26,7 @@ from cli.letters.read import (
 from cli.options import count
 from cli.ranges import has_ranges
 from cli.table import print_table
+from cli.terminal import CLEARED, moves_cursor
 from schemas.settings import Settings, read_settings
 from schemas.topics import DEAD_LETTERS, LATE_EVENTS
 
@@ -234,9 +235,9 @@ class _Sending:
 
     def __call__(self, count: int) -> None:
         self._sent += count
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\r\033[Ksent {self._sent:,} of {self._total:,}")
-            sys.stderr.write("\r\033[K" if self._sent >= self._total else "")
+        if moves_cursor(sys.stderr):
+            sys.stderr.write(f"{CLEARED}sent {self._sent:,} of {self._total:,}")
+            sys.stderr.write(CLEARED if self._sent >= self._total else "")
             sys.stderr.flush()
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from cli.letters.read import Letter, Place, Read
 from cli.letters.retry import TopicError
+from cli.terminal import CLEARED, moves_cursor
 from cli.topics import GROUP, end_of, polls, records
 from schemas.settings import Settings
 from schemas.topics import DEAD_LETTERS
@@ -28,7 +29,7 @@ def read_topic(
 
     Ends early at ``until_s`` of the monotonic clock. Raises SourceError without such a topic.
     """
-    shown = progress and sys.stderr.isatty()
+    shown = progress and moves_cursor(sys.stderr)
     next_s, count, said = time.monotonic() + SHOW_EVERY_S, 0, False
     try:
         for poll in polls(settings, topic):
@@ -41,11 +42,11 @@ def read_topic(
             if shown and now_s >= next_s:
                 next_s, said = now_s + SHOW_EVERY_S, True
                 left = f", {poll.lag:,} left in its partition {poll.partition}"
-                sys.stderr.write(f"\r\033[Kreading {topic}: {count:,} records{left}")
+                sys.stderr.write(f"{CLEARED}reading {topic}: {count:,} records{left}")
                 sys.stderr.flush()
     finally:
         if said:
-            sys.stderr.write("\r\033[K")
+            sys.stderr.write(CLEARED)
             sys.stderr.flush()
 
 

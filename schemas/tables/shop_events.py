@@ -3,10 +3,10 @@
 ``shop_page_visit``, ``shop_searching``, ...   each event of a kind once: ``time``, ``user_id``,
                                                then the fields of the kind
 ``shop_events_rows``              how many events there are of each kind that there is
-``shop_funnel_by_hour``           how many users visited a page (PageVisit), searched, added to
-                                  the cart and ordered in an hour of event time: each step by
-                                  itself, whatever the user did before; a user counts once a
-                                  step and hour
+``shop_funnel_by_hour``           how many users visited a page (PageVisit), then searched, then
+                                  added to the cart, then ordered in an hour of event time: a
+                                  user counts for a step who did it after the steps before it,
+                                  in the same hour, and once per step and hour
 ``shop_searches_without_visit``   by query: searches after which their user visited no page from
                                   the search itself to VISIT_WITHIN_S later, both included
 ``shop_compared_pairs``           by pair of items, the smaller id first, and comparison type
@@ -95,14 +95,29 @@ _STEPS = {
     "added_to_cart": "CartAdd",
     "ordered": "Ordering",
 }
-_STEP_COUNTS = ", ".join(f"uniqExactIf(user_id, step = '{step}') AS {step}" for step in _STEPS)
+_HOUR_MS = 3_600_000
+_STEP_COUNTS = ", ".join(
+    f"countIf(level >= {level}) AS {step}" for level, step in enumerate(_STEPS, 1)
+)
 _STEP_ROWS = " UNION ALL ".join(
-    f"SELECT toStartOfHour(time) AS hour, user_id, '{step}' AS step FROM {view_name(kind)}"
+    f"SELECT time, user_id, '{step}' AS step FROM {view_name(kind)}"
     for step, kind in _STEPS.items()
 )
+_IN_ORDER = ", ".join(f"step = '{step}'" for step in _STEPS)
 FUNNEL_VIEW = View(
     name="shop_funnel_by_hour",
-    select=f"SELECT hour, {_STEP_COUNTS} FROM ({_STEP_ROWS}) GROUP BY hour",
+    # Events of the same time are taken in the order of the steps.
+    select=f"""
+        SELECT hour, {_STEP_COUNTS}
+        FROM (
+            SELECT toStartOfHour(time) AS hour, user_id,
+                   windowFunnel({_HOUR_MS})(
+                       toUInt64(toUnixTimestamp64Milli(time)), {_IN_ORDER}) AS level
+            FROM ({_STEP_ROWS})
+            GROUP BY hour, user_id
+        )
+        GROUP BY hour
+    """,
 )
 
 SEARCHES_VIEW = View(
