@@ -26,10 +26,10 @@ from statistics import median, quantiles
 
 from benchmarks.measure import ROOT, BenchmarkError
 from cli.databases import ask_clickhouse, ask_store
+from cli.home import free_port
 from cli.servers import settings_for_clients
 from schemas.settings import Settings
 from schemas.times import iso_ms
-from tests.ports_support import free_port
 
 PROBE_EVERY_S = 0.5
 ASK_EVERY_S = 0.05
