@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from api.metrics import ApiMetrics
 from schemas import metrics
 
-ALL = (*metrics.WORKER, *metrics.OBSERVER, *metrics.API)
+ALL = (*metrics.WORKER, *metrics.OBSERVER, *metrics.SHOP, *metrics.API)
 PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
 
 
