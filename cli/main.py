@@ -25,6 +25,7 @@ FAMILIES = (
     "letters.command",
     "doctor.command",
     "observe",
+    "watch",
 )
 """Modules of ``cli``; each has ``add_commands(commands)``. They import what they need late."""
 

@@ -127,3 +127,30 @@ def _exprs(node: Any) -> Iterator[str]:
     elif isinstance(node, list):
         for one in node:
             yield from _exprs(one)
+
+
+_DURATION = re.compile(r"(?<=for: )\d+[smh]\b|(?<=\[)\d+[smh](?=\])|(?<=offset )\d+[smh]\b")
+_SECONDS = {"s": 1, "m": 60, "h": 3_600}
+SCRAPE_EVERY_S = 2
+
+
+def faster_config(folder: Path, factor: float) -> None:
+    """Copy ``infra``'s configuration with all durations of rules shorter by the factor."""
+
+    def shorter(found: re.Match[str]) -> str:
+        seconds = int(found[0][:-1]) * _SECONDS[found[0][-1]]
+        return f"{max(3 * SCRAPE_EVERY_S, round(seconds / factor))}s"
+
+    (folder / "prometheus" / "rules").mkdir(parents=True)
+    (folder / "alertmanager").mkdir()
+    for path in (PROMETHEUS / "rules").glob("*.yml"):
+        text = _DURATION.sub(shorter, path.read_text())
+        (folder / "prometheus" / "rules" / path.name).write_text(text)
+    config = re.sub(
+        r"(scrape_interval|scrape_timeout|evaluation_interval|refresh_interval): \d+s",
+        rf"\1: {SCRAPE_EVERY_S}s",
+        (PROMETHEUS / "prometheus.yml").read_text(),
+    )
+    (folder / "prometheus" / "prometheus.yml").write_text(config)
+    routes = re.sub(r"(group_wait|group_interval): \d+\w", r"\1: 2s", ALERTMANAGER.read_text())
+    (folder / "alertmanager" / "alertmanager.yml").write_text(routes)

@@ -1,0 +1,181 @@
+"""Alerts provoked against a real demo with real Prometheus and Alertmanager: those that should
+fire and end, and no other. All durations of rules are shorter by FACTOR."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import flows
+from operations.positions import read_statuses
+from schemas.status import WorkerStatus
+from schemas.times import iso_ms
+from schemas.topics import PLATFORM_LOGS, USER_TAGS
+from sinks.topic_files import FileTopics
+from tests.cli_support import Running, free_port, processes_of, running
+from tests.prometheus_support import faster_config
+from tests.runner_support import wait_until
+from tests.side_by_side_support import CALM
+
+pytestmark = [pytest.mark.slow, getattr(pytest.mark, CALM)]
+
+FLOWS = len(flows.catalogue())
+FACTOR = 6
+RATE = 200
+UNDISTURBED_S = 60.0
+FIRES_WITHIN_S, ENDS_WITHIN_S = 300.0, 600.0
+HISTORY_S = 35 * 60 / FACTOR + 20
+"""What LoginAttack compares with."""
+
+
+@dataclass
+class Watch:
+    """What the receiver of Alertmanager's messages has said."""
+
+    running: Running
+
+    def told(self) -> list[tuple[str, str]]:
+        """(alert, "fires" or "has ended") in order."""
+        return re.findall(r"alert (\w+) (fires|has ended)", self.running.output())
+
+    @contextmanager
+    def expecting(self, *names: str, end: Callable[[], None]) -> Iterator[None]:
+        """A fault that raises these alerts and no other; ``end`` ends it, and so the alerts."""
+        before = len(self.told())
+
+        def fired() -> set[str]:
+            return {name for name, state in self.told()[before:] if state == "fires"}
+
+        yield
+        wait_until(lambda: fired() >= {*names}, f"{names} fire", FIRES_WITHIN_S)
+        end()
+
+        def all_ended() -> bool:
+            # An alert is told once per flow.
+            open_alerts = [1 if state == "fires" else -1 for _, state in self.told()[before:]]
+            return sum(open_alerts) == 0
+
+        wait_until(all_ended, f"{names} end", ENDS_WITHIN_S)
+        assert fired() == {*names}, self.running.output()
+
+    def ask(self, expr: str) -> list[float]:
+        """The values of a query."""
+        found = re.search(r"Prometheus: (\S+)", self.running.output())
+        assert found
+        url = f"{found[1]}api/v1/query?{urllib.parse.urlencode({'query': expr})}"
+        with urllib.request.urlopen(url, timeout=30) as reply:
+            result = json.loads(reply.read())["data"]["result"]
+        return [float(one["value"][1]) for one in result]
+
+
+def status_of(home: Path, flow: str) -> WorkerStatus:
+    return next(one for one in read_statuses(home) if one.flow == flow)
+
+
+def append(home: Path, topic: str, records: list[tuple[bytes, bytes]]) -> None:
+    topics = FileTopics(home / "topics")
+    topics.write(topic, records)
+    topics.close()
+
+
+def requests(
+    home: Path, steps: list[tuple[str, str, dict[str, str]]], count: int, users: int
+) -> None:
+    """Append requests that begin now, as the shop's clock has it: (server, action, data)."""
+    newest_ms = max(part.watermark_ms for part in status_of(home, "service_health").partitions)
+    records = []
+    for number in range(count):
+        user = f"bad-{number % users}"
+        for place, (server, action, data) in enumerate(steps):
+            common = {
+                "time": iso_ms(newest_ms + 5_000 + 20 * place + number // users),
+                "userId": user, "requestId": f"{steps[0][1]}-{number}-{newest_ms}",
+                "serverName": server,
+            }  # fmt: skip
+            record = {"action": action, "commonData": common, "data": data}
+            records.append((user.encode(), json.dumps(record).encode()))
+    append(home, PLATFORM_LOGS.name, records)
+
+
+LOGIN_FAILS = [
+    ("Login", "LoginReq", {}), ("Login", "LoginDbReq", {}),
+    ("Login", "LoginRep", {"status": "Invalid"}),
+]  # fmt: skip
+PAYMENT_FAILS = [
+    ("Payment", "BuyReq", {"productId": "5"}),
+    ("Payment", "PaymentProviderReq", {"provider": "payfast"}),
+    ("Payment", "PaymentProviderRep", {"provider": "payfast", "status": "Overloaded"}),
+    ("Payment", "BuyRep", {"status": "Overloaded", "error": "payment: Overloaded"}),
+]
+
+
+def nothing() -> None:
+    """Some faults are over by themselves."""
+
+
+def test_what_is_wrong_is_told_and_nothing_else(tmp_path: Path) -> None:
+    home, config = tmp_path / "home", tmp_path / "infra"
+    faster_config(config, FACTOR)
+    options = ("--no-watch", "--rate", str(RATE), "--port", str(free_port()))
+    with running(home, "demo", *options) as demo:
+        demo.wait_for_text("page: ", 180)
+        wait_until(lambda: len({one.flow for one in read_statuses(home)}) == FLOWS, "all run", 180)
+        with running(home, "watch", "--config", str(config)) as run:
+            watch = Watch(run)
+            run.wait_for_text("Prometheus: ")
+            begun_s = time.monotonic()
+            time.sleep(UNDISTURBED_S)
+            assert watch.told() == []
+
+            stopped = status_of(home, "user_trace").pid
+            # It does not run, and is not started again: as one that was killed for good.
+            with watch.expecting(
+                "FlowWithoutWorker", end=lambda: os.kill(stopped, signal.SIGKILL)
+            ):
+                os.kill(stopped, signal.SIGSTOP)
+
+            with watch.expecting("DeadLetters", end=nothing):
+                append(home, USER_TAGS.name, [(b"%d" % key, b"{bad") for key in range(400)])
+
+            (clickhouse,) = (
+                pid for pid, command in processes_of(home).items() if " clickhouse " in command
+            )
+            go_on = partial(os.kill, clickhouse, signal.SIGCONT)
+            with watch.expecting("ServerNotAnswering", end=go_on):
+                os.kill(clickhouse, signal.SIGSTOP)
+
+            time.sleep(max(0.0, begun_s + HISTORY_S - time.monotonic()))
+            with watch.expecting("LoginAttack", "PaymentDegraded", end=nothing):
+                requests(home, LOGIN_FAILS, 1_500, users=300)
+                requests(home, PAYMENT_FAILS, 400, users=400)
+
+            before = {one.flow: one.pid for one in read_statuses(home)}
+            for pid in before.values():
+                os.kill(pid, signal.SIGKILL)
+            wait_until(
+                lambda: all(before[one.flow] != one.pid for one in read_statuses(home)),
+                "all workers run again", 180,
+            )  # fmt: skip
+            told = len(watch.told())
+            time.sleep(UNDISTURBED_S)
+            assert watch.told()[told:] == []
+            over = "max_over_time(abs(place:footfall_records_unaccounted:diff)[1h:2s])"
+            found = watch.ask(over)
+            assert len(found) > 100
+            assert set(found) == {0.0}
+            assert watch.ask(f"sum(changes(footfall_worker_starts_total[1h])) >= {FLOWS}")
+            assert run.end() == 0
+        assert demo.end() == 0
+    assert processes_of(home) == {}
