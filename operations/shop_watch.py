@@ -6,6 +6,7 @@ is in neither, whatever the clocks of a few users say.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ from sinks.clickhouse import ClickHouseReader
 
 ASK_EVERY_S = 30.0
 ANSWER_WITHIN_S = 10
+KEPT_S = 120.0
+"""What was answered last is told so long where a server that is busy does not answer in time."""
 LAST_S, BEFORE_S = 300, 3_600
 MINUTE_S = 60
 _BOUNDS = """
@@ -71,13 +74,14 @@ def figures(
 
 
 class ShopWatch(Collector):
-    """Tells a scrape what ClickHouse said last; nothing where it did not answer."""
+    """Tells a scrape what ClickHouse said last; nothing where it has not answered for long."""
 
     def __init__(self, settings: Settings) -> None:
         self._home = settings.footfall_home
         self._reader = ClickHouseReader(
             settings.clickhouse_url, home=self._home, answer_timeout_s=ANSWER_WITHIN_S
         )
+        self._answered_s = 0.0
         self.looking = Looking("shop", self._ask, ASK_EVERY_S)
 
     def _ask(self) -> Figures:
@@ -87,10 +91,13 @@ class ShopWatch(Collector):
             of_flow += [part.watermark_ms for part in status.partitions if part.watermark_ms >= 0]
         lowest = {flow: min(of_flow) for flow, of_flow in marks.items() if of_flow}
         try:
-            return figures(lowest, lambda query, bounds: self._reader.rows(query, bounds)[1])
+            found = figures(lowest, lambda query, bounds: self._reader.rows(query, bounds)[1])
         except SinkError:
-            # The workers tell of a server that is away; what it said before is no news.
-            return {}
+            # The workers tell of a server that is away.
+            is_news = time.monotonic() - self._answered_s < KEPT_S
+            return self.looking.last or {} if is_news else {}
+        self._answered_s = time.monotonic()
+        return found
 
     def collect(self) -> Iterator[Any]:
         told = self.looking.last or {}

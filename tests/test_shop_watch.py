@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
-from operations.shop_watch import Rows, figures
+from operations import shop_watch
+from operations.shop_watch import Rows, ShopWatch, figures
 from schemas import metrics
+from schemas.settings import read_settings
+from schemas.status import PartitionStatus, WorkerStatus
 from schemas.tables import minute_buckets, service_health
 from sinks.clickhouse import ClickHouseReader, create_tables
 from tests.clickhouse_support import Server, any_server
 from tests.page_shop_support import put
+from tests.ports_support import free_port
 
 NOON = datetime(2019, 10, 1, 12, tzinfo=UTC)
 
@@ -73,6 +78,27 @@ def test_the_last_minutes_and_the_hour_before_them_end_at_the_watermark(server: 
         ],
     }  # fmt: skip
     assert found.keys() == set(metrics.SHOP)
+
+
+def test_what_was_answered_is_told_for_a_while_and_then_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    watch = ShopWatch(read_settings({"FOOTFALL_HOME": str(tmp_path), "CLICKHOUSE_URL": url}))
+    # No flow has a watermark, so that nobody is asked.
+    watch.looking.look_once()
+    assert watch.looking.problem == ""
+    told = {metrics.SHOP_BUYS: [(("last",), 5.0)]}
+    watch.looking.last = told
+    minute = PartitionStatus("t", 0, 0, 0, 0, 0, 0, 0, 0, 60_000)
+    status = WorkerStatus("service_health", 0, 1, 2, 0.0, 0, 0, False, [minute])
+    monkeypatch.setattr(shop_watch, "read_statuses", lambda _home: [status])
+    watch.looking.look_once()
+    assert watch.looking.last == told
+    monkeypatch.setattr(shop_watch, "KEPT_S", 0.0)
+    watch.looking.look_once()
+    assert watch.looking.last == {}
+    assert watch.looking.problem == ""
 
 
 def test_a_flow_without_a_watermark_is_not_asked_for() -> None:
