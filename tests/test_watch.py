@@ -62,6 +62,9 @@ def test_an_alert_begins_and_ends_as_lines_and_nothing_is_left(tmp_path: Path) -
         assert again.returncode == 2
         assert "already running on" in one_line(again)
         assert "Prometheus: http://" in one_line(again)
+        anew = footfall(home, "demo", "--fresh", "--once", "--tags", "10")
+        assert anew.returncode == 2
+        assert one_line(anew).endswith("`footfall watch` runs on this home: stop it first")
         with running(home, "observe") as observe:
             observe.wait_for_text("observing every flow")
             watch.wait_for_text("alert ObserverGone has ended", 180)
