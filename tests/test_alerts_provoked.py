@@ -48,7 +48,7 @@ class Watch:
     running: Running
 
     def told(self) -> list[tuple[str, str]]:
-        """(alert, "fires" or "has ended") in order, without what tells how busy this machine is."""
+        """(alert, "fires" or "has ended") but for what tells how busy this machine is."""
         found = re.findall(r"alert (\w+) (fires|has ended)", self.running.output())
         return [(name, state) for name, state in found if name != "WritesSlow"]
 
