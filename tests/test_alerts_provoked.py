@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 import flows
+from flows._requests import DELAY_MS
 from operations.positions import read_statuses
 from schemas.status import WorkerStatus
 from schemas.times import iso_ms
@@ -35,6 +36,7 @@ FLOWS = len(flows.catalogue())
 FACTOR = 6
 RATE = 100
 UNDISTURBED_S = 60.0
+AT_ONCE = 100
 STARTS_WITHIN_S = 400.0
 FIRES_WITHIN_S, ENDS_WITHIN_S = 300.0, 900.0
 
@@ -90,23 +92,27 @@ def append(home: Path, topic: str, records: list[tuple[bytes, bytes]]) -> None:
     topics.close()
 
 
-def requests(
-    home: Path, steps: list[tuple[str, str, dict[str, str]]], count: int, users: int
-) -> None:
-    """Append requests that begin now, as the shop's clock has it: (server, action, data)."""
-    newest_ms = max(part.watermark_ms for part in status_of(home, "service_health").partitions)
-    records = []
-    for number in range(count):
-        user = f"bad-{number % users}"
-        for place, (server, action, data) in enumerate(steps):
-            common = {
-                "time": iso_ms(newest_ms + 5_000 + 20 * place + number // users),
-                "userId": user, "requestId": f"{steps[0][1]}-{number}-{newest_ms}",
-                "serverName": server,
-            }  # fmt: skip
-            record = {"action": action, "commonData": common, "data": data}
-            records.append((user.encode(), json.dumps(record).encode()))
-    append(home, PLATFORM_LOGS.name, records)
+Step = tuple[str, str, dict[str, str]]
+"""(server, action, data)"""
+
+
+def requests(home: Path, steps: list[Step], count: int, users: int) -> None:
+    """Append requests that begin now, as the shop's clock has it."""
+    for first in range(0, count, AT_ONCE):
+        # A few at once: later ones would be late by then.
+        partitions = status_of(home, "service_health").partitions
+        now_ms = max(part.watermark_ms for part in partitions) + DELAY_MS + 1_000
+        records = []
+        for number in range(first, first + AT_ONCE):
+            user = f"bad-{number % users}"
+            for place, (server, action, data) in enumerate(steps):
+                common = {
+                    "time": iso_ms(now_ms + 20 * place), "userId": user,
+                    "requestId": f"{steps[0][1]}-{number}", "serverName": server,
+                }  # fmt: skip
+                record = {"action": action, "commonData": common, "data": data}
+                records.append((user.encode(), json.dumps(record).encode()))
+        append(home, PLATFORM_LOGS.name, records)
 
 
 LOGIN_FAILS = [
