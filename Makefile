@@ -1,4 +1,5 @@
 # make demo [ARGS="..."]   set up .venv and run the main job on this machine
+# make watch               Prometheus and Alertmanager beside a running demo, alerts as lines
 # make kafka [ARGS="..."]  a real Kafka on this machine, until Ctrl-C (needs Java 17 and Maven)
 # make test                set up .venv, check, and test everything but what is slow
 # make test-all            test everything
@@ -14,7 +15,7 @@ LOCK := $(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --no-em
 JOBS := 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo kafka test test-all check bench dashboard-pictures lock clean
+.PHONY: help demo watch kafka test test-all check bench dashboard-pictures lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -22,6 +23,9 @@ help:
 
 demo: $(VENV)/runtime.lock
 	@exec $(VENV)/bin/footfall demo $(ARGS)
+
+watch: $(VENV)/runtime.lock
+	@exec $(VENV)/bin/footfall watch $(ARGS)
 
 kafka: $(VENV)/runtime.lock
 	@exec $(VENV)/bin/python -m infra.kafka $(ARGS)

@@ -29,7 +29,8 @@ from api.shop_snapshot import ShopNow
 from api.shop_tables import ShopTables
 from api.snapshot import Counts, Flow, Letter, Minutes, Snapshot, Top, Windows
 from api.workers import WorkerMeter
-from operations.observer import Look, problem_of
+from operations.looking import problem_of
+from operations.observer import Look
 from operations.sent import Sent
 from schemas import topics
 from schemas.dead_letters import DeadLetter

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 
 import uvicorn
 import uvloop
@@ -75,9 +75,9 @@ def serve(
         with (
             listening,
             scrape_target(settings.footfall_home, "api", settings.frontend_hostname, served_port),
-            _observing(settings, is_observing) as observer,
+            _observing(settings, is_observing) as observers,
         ):
-            uvloop.run(_serve(settings, listening, last_resort.start, observer))
+            uvloop.run(_serve(settings, listening, last_resort.start, observers))
     except SinkError as error:
         # Only what opens the services raises these here: an address that is none.
         print(error, file=sys.stderr, flush=True)
@@ -140,26 +140,31 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def _observing(settings: Settings, is_observing: bool) -> Generator[Collector | None, None, None]:
+def _observing(
+    settings: Settings, is_observing: bool
+) -> Generator[Sequence[Collector], None, None]:
     """Look at every flow in a thread, where that is asked for."""
     if not is_observing:
-        yield None
+        yield ()
         return
     from operations.observer import Observer, ObserverCollector
+    from operations.shop_watch import ShopWatch
 
-    observer = ObserverCollector(Observer(settings).look)
-    observer.start()
+    observers = ObserverCollector(Observer(settings).look), ShopWatch(settings)
+    for observer in observers:
+        observer.looking.start()
     try:
-        yield observer
+        yield observers
     finally:
-        observer.close()
+        for observer in observers:
+            observer.looking.close()
 
 
 async def _serve(
     settings: Settings,
     listening: socket.socket,
     stopping: Callable[[], None],
-    observer: Collector | None,
+    observers: Sequence[Collector],
 ) -> None:
     def started() -> None:
         home = {"FOOTFALL_HOME": str(settings.footfall_home)}
@@ -168,7 +173,7 @@ async def _serve(
 
     limits = Limits(connections=allow_connections())
     async with open_services(settings) as services:
-        if observer is not None:
+        for observer in observers:
             services.metrics.registry.register(observer)
         server = _Server(config(create_app(services), limits), started)
 

@@ -36,6 +36,11 @@ def add_commands(commands: Any) -> None:
     )
     demo.add_argument("--no-generator", action="store_true", help="start everything, send nothing")
     demo.add_argument(
+        "--no-watch",
+        action="store_true",
+        help="start no Prometheus and Alertmanager, though they are installed",
+    )
+    demo.add_argument(
         "--rate", type=rate, metavar="R", default=None,
         help=f"records of the shop, or tags, a second ({SHOP_RECORDS_PER_S:,}; --once: as fast "
         "as it goes)",

@@ -162,6 +162,9 @@ def _clear(home: Home, settings: Settings, *, embedded: bool) -> None:
     for lock in sorted((home.path / "recovery").glob("*/lock")):
         if _is_locked(lock):
             raise UsageError(f"--fresh: a worker of {lock.parent.name} runs on this home: stop it")
+    watched = home.path / "prometheus" / "lock"
+    if watched.exists() and _is_locked(watched):
+        raise UsageError("--fresh: `footfall watch` runs on this home: stop it first")
     with engine_held(home):
         home.clear()
 

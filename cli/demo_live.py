@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import socket
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
-from cli.demo_house import open_house
+from cli.demo_house import House, open_house
 from cli.demo_sends import check_shop, sent_live
+from cli.errors import UsageError
 from cli.home import Home, free_port, is_set, need_file, need_free_port
 from cli.options import need_open
 from cli.show import Show
 from cli.stop import Stopped
+from cli.watch import CONFIGURED, HOW_TO_GET, programs, watching
 from operations.sent import read_sent
 from schemas.settings import read_settings
 
@@ -53,7 +56,7 @@ def run_live(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
     show = Show()
     try:
-        with open_house(args, environ, show.tell, begin) as house:
+        with open_house(args, environ, show.tell, begin) as house, ExitStack() as stack:
             house.start_flows(args.workers)
             options = ["--open"] if args.open else []
             api = ("api", "--observe", "--port", str(port), *options)
@@ -62,6 +65,8 @@ def run_live(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
                 house.generate(name, *arguments)
             house.run_until(lambda: _listens(page), lambda: None)
             _print(f"page: {page}")
+            if not args.no_watch:
+                _print(_watched(house, show, stack))
             show.page = page
             with show:
                 house.run_until(lambda: False, lambda: show.tick(house))
@@ -79,6 +84,18 @@ def _tell_simulated(home: Path) -> None:
             f"{home} also holds simulated records ({', '.join(worlds)}): begin with --fresh, or "
             "set FOOTFALL_HOME to another folder, to see the file alone"
         )
+
+
+def _watched(house: House, show: Show, stack: ExitStack) -> str:
+    """Start what watches the demo; gives where it is, or why it is not: the demo runs without."""
+    found = programs()
+    if found is None:
+        return HOW_TO_GET
+    beside = watching(house.home, house.supervisor, found, CONFIGURED, show.tell)
+    try:
+        return stack.enter_context(beside)
+    except (UsageError, OSError) as error:
+        return f"no alerts: {error}"
 
 
 def _listens(page: str) -> bool:

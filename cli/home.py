@@ -19,6 +19,7 @@ from schemas.settings import Settings
 
 STATE_FOLDERS = (
     "topics", "clickhouse", "recovery", "generator", "status", "metrics", "logs", "run",
+    "prometheus", "alertmanager",
 )  # fmt: skip
 STATE_FILES = ("store.sqlite", "profiles.sqlite")
 _SQLITE_SUFFIXES = ("", "-wal", "-shm", "-journal")

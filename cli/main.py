@@ -27,6 +27,7 @@ FAMILIES = (
     "topics_command",
     "observe",
     "completion",
+    "watch",
 )
 """Modules of ``cli``; each has ``add_commands(commands)``. They import what they need late."""
 

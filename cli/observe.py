@@ -40,31 +40,36 @@ def add_commands(commands: Any) -> None:
 def observe(_args: argparse.Namespace) -> int:
     """Watch every flow until stopped."""
     from cli.home import Home
+    from cli.servers import settings_for_clients
     from cli.stop import Stop
     from infra.logs import log_start, set_up_logs
     from operations.observer import Observer, ObserverCollector
+    from operations.shop_watch import ShopWatch
     from schemas.settings import read_settings
     from schemas.targets import scrape_target
     from streams.monitor import serving
 
-    settings = read_settings(os.environ)
+    settings = settings_for_clients(os.environ)
     Home(settings.footfall_home).make()
     set_up_logs(settings, NAME)
     log_start(log, settings, read_settings({"FOOTFALL_HOME": str(settings.footfall_home)}))
-    collector = ObserverCollector(Observer(settings).look)
+    collectors = ObserverCollector(Observer(settings).look), ShopWatch(settings)
+    observed = collectors[0].looking
     stop, host = Stop(), settings.metrics_hostname
     with (
         stop.on_signals(),
         serving(
-            host, settings.metrics_port, [collector], why_not_ready=lambda: collector.problem
+            host, settings.metrics_port, collectors, why_not_ready=lambda: observed.problem
         ) as port,
         scrape_target(settings.footfall_home, NAME, host, port),
     ):
-        collector.start()
+        for collector in collectors:
+            collector.looking.start()
         print(f"observing every flow: http://{host}:{port}/metrics", flush=True)
         while not stop.asked:
             time.sleep(_WAIT_S)
-        collector.close()
+        for collector in collectors:
+            collector.looking.close()
     log.info("stopped: it was told to")
     return 0
 

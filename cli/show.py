@@ -18,7 +18,8 @@ from cli.errors import say
 from cli.live import DONE, RUNNING, WAITING, FlowLine, Picture, plain_line, terminal_view
 from cli.supervise import Child, last_line
 from cli.terminal import moves_cursor
-from operations.observer import Look, Observer, ObserverCollector
+from operations.looking import Looking
+from operations.observer import Look, Observer
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -47,7 +48,7 @@ class Show:
         self._show_s = 0.0 if self._is_screen else self._begun_s + plain_every_s
         self._screen: Live | None = None
         self._flows: Observer | None = None
-        self._observer: ObserverCollector | None = None
+        self._observer: Looking[Look] | None = None
 
     def __enter__(self) -> Show:
         if self._is_screen:
@@ -93,7 +94,7 @@ class Show:
         """Look at the flows as the live page does; what hangs there must not hold up the demo."""
         if self._flows is None or self._observer is None:
             self._flows = Observer(house.settings, asks_groups=False)
-            self._observer = ObserverCollector(self._flows.look, LOOK_EVERY_S)
+            self._observer = Looking("flows", self._flows.look, LOOK_EVERY_S)
             self._observer.start()
         before = self._observer.last if not self._observer.problem else None
         self._meter.observe(self._flows.look_again(before or Look(0)))

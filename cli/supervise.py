@@ -44,6 +44,8 @@ class Child:
     """A service must not end by itself; a task ends when its work is done."""
     last: bool
     """Ends after the others: they write to it."""
+    program: bool
+    """Is no command of ours, and a help: the others go on without it."""
     log: Path
     environ: dict[str, str]
     process: subprocess.Popen[bytes] | None = None
@@ -70,15 +72,25 @@ class Supervisor:
     children: dict[str, Child] = field(default_factory=dict)
 
     def start(
-        self, name: str, arguments: Sequence[str], *, service: bool, last: bool = False
+        self,
+        name: str,
+        arguments: Sequence[str],
+        *,
+        service: bool,
+        last: bool = False,
+        program: bool = False,
     ) -> Child:
-        """Start ``footfall <arguments>``; what it prints goes to ``<logs>/<name>.log``."""
+        """Start ``footfall <arguments>``; what it prints goes to ``<logs>/<name>.log``.
+
+        Of a ``program`` the first argument is its path.
+        """
         path = os.pathsep.join(filter(None, (str(PROJECT), self.environ.get("PYTHONPATH"))))
         child = Child(
             name=name,
             arguments=tuple(arguments),
             service=service,
             last=last,
+            program=program,
             log=self.logs / f"{name}.log",
             environ={**self.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
         )
@@ -118,7 +130,8 @@ class Supervisor:
         self._stop([self.children.pop(name)], TERM_WAIT_S)
 
     def _launch(self, child: Child) -> None:
-        command = [sys.executable, "-P", "-m", "cli.main", "--tied", *child.arguments]
+        module = ("cli.tied",) if child.program else ("cli.main", "--tied")
+        command = [sys.executable, "-P", "-m", *module, *child.arguments]
         with child.log.open("ab") as log:
             child.process = subprocess.Popen(
                 command,
@@ -146,10 +159,14 @@ class Supervisor:
             child.quick_deaths = 0
         child.quick_deaths += 1
         if child.quick_deaths >= QUICK_DEATHS_MAX:
-            raise FailureError(
+            given_up = (
                 f"{child.name} ended {child.quick_deaths} times in a row ({how}); its last line "
                 f"in {child.log}: {why or '(nothing)'}"
             )
+            if not child.program:
+                raise FailureError(given_up)
+            self.say(f"{given_up}; it is left out")
+            return
         wait_s = min(BACKOFF_FIRST_S * 2 ** (child.quick_deaths - 1), BACKOFF_MAX_S)
         child.restarts += 1
         child.start_again_s = now_s + wait_s

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import sys
 import threading
@@ -19,8 +20,7 @@ _PR_SET_PDEATHSIG = 1
 
 def tie_to_parent() -> None:
     """Must be called early, by a process whose standard input is the parent's pipe."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    _die_with_parent()
     threading.Thread(target=_end_with_input, name="parent-watch", daemon=True).start()
 
 
@@ -28,3 +28,22 @@ def _end_with_input() -> None:
     while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def main() -> None:
+    """Become a program that is not ours and ends with its parent: ``-m cli.tied PATH ...``."""
+    _die_with_parent()
+    parent = select.poll()
+    parent.register(0, select.POLLHUP)
+    # Where the parent was gone before that call, nobody holds the other end of its pipe.
+    if not parent.poll(0):
+        os.execv(sys.argv[1], sys.argv[1:])
+
+
+if __name__ == "__main__":
+    main()

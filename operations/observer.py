@@ -7,7 +7,7 @@ and, on Kafka, the offsets of its consumer group, also where no worker runs here
 from __future__ import annotations
 
 import logging
-import threading
+import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,19 +16,19 @@ from typing import Any
 from prometheus_client.registry import Collector
 
 from operations.flow_facts import Ends, FlowFacts, PlaceFacts, flows_now, is_alive
+from operations.looking import Looking
 from operations.positions import Positions, of_groups, read_statuses
 from operations.topic_ends import AppendTimes, standing_topics
 from schemas import metrics
 from schemas.metrics import Metric
 from schemas.settings import Settings
-from schemas.status import LOG_EVERY_S, WorkerStatus
+from schemas.status import WorkerStatus
 from schemas.topics import DEAD_LETTERS, LATE_EVENTS
 
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 5.0
 GROUPS_WITHIN_S = 4.0
-ENDED_WITHIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,8 @@ class Look:
     ends: Ends = field(default_factory=dict)
     statuses: Sequence[WorkerStatus] = ()
     groups: Positions = field(default_factory=dict)
+    disk_bytes: tuple[int, int] | None = None
+    """(free, size) of the home's disk."""
 
     def letters(self, topic: str) -> int:
         """Return the number of records that stand in a topic."""
@@ -111,75 +113,30 @@ class Observer:
             is_alive=is_alive,
             appended_ms=self._times,
         )
-        return Look(now_ms, found, ends, statuses, groups)
+        disk = shutil.disk_usage(settings.footfall_home)
+        return Look(now_ms, found, ends, statuses, groups, (disk.free, disk.total))
 
 
-def problem_of(error: BaseException) -> str:
-    """Return why a look failed, on one line."""
-    return str(error).strip().split("\n")[0][:300] or type(error).__name__
+def log_look(look: Look) -> None:
+    """Log how the flows are."""
+    trouble = {flow.name: flow.trouble for flow in look.flows if flow.trouble}
+    log.info(
+        "%d flows, %d in trouble%s",
+        len(look.flows),
+        len(trouble),
+        "".join(f"; {name}: {what}" for name, what in trouble.items()),
+        extra={"flows": len(look.flows), "trouble": trouble},
+    )
 
 
 class ObserverCollector(Collector):
-    """Looks from time to time in a thread of its own; a scrape is told the last look."""
+    """Tells a scrape of the last look."""
 
     def __init__(self, look: Callable[[], Look], every_s: float = LOOK_EVERY_S) -> None:
-        self._look = look
-        self._every_s = every_s
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._keep_looking, name="observe", daemon=True)
-        self._errors = 0
-        self.last: Look | None = None
-        self.problem = "nothing was looked at yet"
-        """Why the last look failed; "" where it did not."""
-
-    def start(self) -> None:
-        """Look from now on."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """End it; a look under way is left behind."""
-        self._done.set()
-        self._thread.join(ENDED_WITHIN_S)
-
-    def look_once(self) -> None:
-        """Look, and keep what is found."""
-        try:
-            self.last = self._look()
-            problem = ""
-        except Exception as error:
-            # Whatever a server does, the observer stays, and says that it sees nothing.
-            self._errors += 1
-            problem = problem_of(error)
-        if problem and problem != self.problem:
-            log.error("cannot look at the flows: %s", problem)
-        elif self.problem and not problem and self._errors:
-            log.info("can look at the flows again")
-        self.problem = problem
-
-    def _log(self) -> None:
-        """Log how the flows are."""
-        flows = self.last.flows if self.last is not None else []
-        trouble = {flow.name: flow.trouble for flow in flows if flow.trouble}
-        log.info(
-            "%d flows, %d in trouble%s",
-            len(flows),
-            len(trouble),
-            "".join(f"; {name}: {what}" for name, what in trouble.items()),
-            extra={"flows": len(flows), "trouble": trouble},
-        )
-
-    def _keep_looking(self) -> None:
-        log_at_s = time.monotonic() + LOG_EVERY_S
-        while True:
-            self.look_once()
-            if time.monotonic() >= log_at_s:
-                log_at_s += LOG_EVERY_S
-                self._log()
-            if self._done.wait(self._every_s):
-                return
+        self.looking = Looking("flows", look, every_s, log_look)
 
     def collect(self) -> Iterator[Any]:
-        look = self.last
+        look = self.looking.last
         flows = look.flows if look is not None else []
         for metric, value_of in _OF_PLACES.items():
             family = metric.family()
@@ -199,7 +156,7 @@ class ObserverCollector(Collector):
             yield family
         yield from self._topics(look)
         errors = metrics.OBSERVER_ERRORS.family()
-        errors.add_metric((), self._errors)
+        errors.add_metric((), self.looking.errors)
         yield errors
 
     def _topics(self, look: Look | None) -> Iterator[Any]:
@@ -216,6 +173,11 @@ class ObserverCollector(Collector):
                 if topic in look.ends:
                     letters.add_metric((topic,), look.letters(topic))
         yield from (letters, observed)
+        for metric, side in ((metrics.HOME_FREE, 0), (metrics.HOME_SIZE, 1)):
+            family = metric.family()
+            if look is not None and look.disk_bytes is not None:
+                family.add_metric((), look.disk_bytes[side])
+            yield family
 
 
 _OF_PLACES: dict[Metric, Callable[[PlaceFacts], float | None]] = {

@@ -252,12 +252,44 @@ OBSERVED = Metric(
 OBSERVER_ERRORS = Metric(
     "footfall_observer_errors", "counter", "Looks that failed: topics or home did not answer"
 )
+HOME_FREE = Metric(
+    "footfall_home_free_bytes", "gauge", "Free space of the disk on which FOOTFALL_HOME lies"
+)
+HOME_SIZE = Metric(
+    "footfall_home_size_bytes", "gauge", "Size of the disk on which FOOTFALL_HOME lies"
+)
 
 OBSERVER = (
     LAG_RECORDS, LAG_SECONDS, LOST_RECORDS, RETENTION_MARGIN, WORKERS, WORKERS_WANTED,
-    END_OFFSET, OLDEST_OFFSET, LETTERS, OBSERVED, OBSERVER_ERRORS,
+    END_OFFSET, OLDEST_OFFSET, LETTERS, OBSERVED, OBSERVER_ERRORS, HOME_FREE, HOME_SIZE,
 )  # fmt: skip
 """Of `footfall observe`, and of the api beside its own."""
+
+_RANGE = ("range",)
+SERVICE_REQUESTS = Metric(
+    "footfall_service_requests",
+    "gauge",
+    "Requests that a service of the shop was asked, of service_health",
+    ("server", *_RANGE),
+)
+SERVICE_ERRORS = Metric(
+    "footfall_service_errors", "gauge", "Those of them that failed", ("server", *_RANGE)
+)
+SHOP_MINUTES = Metric(
+    "footfall_shop_minutes", "gauge", "Whole minutes in which the shop had tags", _RANGE
+)
+SHOP_VIEWS = Metric("footfall_shop_views", "gauge", "VIEW tags, of minute_buckets", _RANGE)
+SHOP_BUYS = Metric("footfall_shop_buys", "gauge", "BUY tags, of minute_buckets", _RANGE)
+SHOP_REVENUE = Metric(
+    "footfall_shop_revenue_cents", "gauge", "Prices of the BUY tags, of minute_buckets", _RANGE
+)
+
+SHOP = (
+    SERVICE_REQUESTS, SERVICE_ERRORS, SHOP_MINUTES, SHOP_VIEWS, SHOP_BUYS, SHOP_REVENUE,
+)  # fmt: skip
+"""Of the observer, as ClickHouse tells once a minute, in event time."""
+RANGES = ("last", "before")
+"""The last minutes that the watermark has passed, and the hour before them."""
 
 API_REQUESTS = Metric("footfall_api_requests", "counter", "Requests answered", ("route", "status"))
 API_REQUEST_SECONDS = Metric(
@@ -324,6 +356,7 @@ _VALUES = {
     "`server`": SINK_SERVERS,
     "`outcome`": QUERY_OUTCOMES,
     "`kind`": HELD_KINDS,
+    "`range`": RANGES,
 }
 _HEAD = """# Metrics
 
@@ -341,6 +374,7 @@ def page() -> str:
     for title, metrics in (
         ("A worker", WORKER),
         ("The observer (`footfall observe`, and the api)", OBSERVER),
+        ("The shop, asked of ClickHouse by the observer", SHOP),
         ("The api", API),
         ("The embedded ClickHouse", CLICKHOUSE),
         ("The generator (`footfall generate` into topics)", GENERATOR),

@@ -159,12 +159,13 @@ def exposed(collector: ObserverCollector) -> str:
 def test_the_observer_exposes_what_is_listed_and_nothing_else() -> None:
     ends = {"t": {0: (0, 100)}, "dead_letters": {0: (2, 5)}, "late_events": {0: (0, 0)}}
     flows = facts_of(status(part(0, 90)), ends=ends)
-    collector = ObserverCollector(lambda: Look(NOW_MS, flows, ends))
-    collector.look_once()
+    collector = ObserverCollector(lambda: Look(NOW_MS, flows, ends, (30, 100)))
+    collector.looking.look_once()
     text = exposed(collector)
     assert names_and_labels(text) == expected(metrics.OBSERVER)
     assert 'footfall_lag_seconds{flow="f",partition="0",topic="t"} 910.0' in text
     assert 'footfall_letters_records{topic="dead_letters"} 3.0' in text
+    assert "footfall_home_free_bytes 30.0" in text
 
 
 def test_an_observer_that_sees_nothing_says_so_and_stays() -> None:
@@ -172,9 +173,9 @@ def test_an_observer_that_sees_nothing_says_so_and_stays() -> None:
         raise OSError("the folder went away")
 
     collector = ObserverCollector(fails)
-    assert collector.problem
-    collector.look_once()
-    assert collector.problem == "the folder went away"
+    assert collector.looking.problem
+    collector.looking.look_once()
+    assert collector.looking.problem == "the folder went away"
     assert "footfall_observer_errors_total 1.0" in exposed(collector)
 
 
@@ -235,7 +236,9 @@ def test_a_killed_worker_shows_its_lag_in_observe_and_status(tmp_path: Path) -> 
             lambda: total(scrape(address), metrics.LAG_RECORDS) == flow.lag, "tells of the lag"
         )
         found = names_and_labels(get(address, "/metrics")[1])
-        assert found.keys() == {one.name for one in (*metrics.API, *metrics.OBSERVER)}
+        assert found.keys() == {
+            one.name for one in (*metrics.API, *metrics.OBSERVER, *metrics.SHOP)
+        }
         assert served.end(signal.SIGTERM) == 0
     assert "api" not in targets(tmp_path)
     told = footfall(tmp_path, "status", "--json")

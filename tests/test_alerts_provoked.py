@@ -1,0 +1,200 @@
+"""Alerts provoked against a real demo with real Prometheus and Alertmanager: those that should
+fire and end, and no other. All durations of rules are shorter by FACTOR."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import flows
+from flows._requests import DELAY_MS
+from operations.positions import read_statuses
+from schemas.status import WorkerStatus
+from schemas.times import iso_ms
+from schemas.topics import PLATFORM_LOGS, USER_TAGS
+from sinks.topic_files import FileTopics
+from tests.cli_support import Running, free_port, processes_of, running
+from tests.prometheus_support import faster_config
+from tests.runner_support import wait_until
+from tests.side_by_side_support import CALM
+
+pytestmark = [pytest.mark.slow, getattr(pytest.mark, CALM)]
+
+FLOWS = len(flows.catalogue())
+FACTOR = 6
+RATE = 100
+UNDISTURBED_S = 60.0
+AT_ONCE = 100
+STARTS_WITHIN_S = 400.0
+FIRES_WITHIN_S, ENDS_WITHIN_S = 300.0, 900.0
+
+
+@dataclass
+class Watch:
+    """What the receiver of Alertmanager's messages has said."""
+
+    running: Running
+
+    def told(self) -> list[tuple[str, str]]:
+        """(alert, "fires" or "has ended") but for what tells how busy this machine is."""
+        found = re.findall(r"alert (\w+) (fires|has ended)", self.running.output())
+        return [(name, state) for name, state in found if name != "WritesSlow"]
+
+    @contextmanager
+    def expecting(self, *names: str, end: Callable[[], None]) -> Iterator[None]:
+        """A fault that raises these alerts and no other; ``end`` ends it, and so the alerts."""
+        before = len(self.told())
+
+        def fired() -> set[str]:
+            return {name for name, state in self.told()[before:] if state == "fires"}
+
+        yield
+        wait_until(lambda: fired() >= {*names}, f"{names} fire", FIRES_WITHIN_S)
+        end()
+
+        def all_ended() -> bool:
+            # An alert is told once per flow.
+            open_alerts = [1 if state == "fires" else -1 for _, state in self.told()[before:]]
+            return sum(open_alerts) == 0
+
+        wait_until(all_ended, f"{names} end", ENDS_WITHIN_S)
+        assert fired() == {*names}, self.running.output()
+
+    def ask(self, expr: str) -> list[float]:
+        """The values of a query."""
+        found = re.search(r"Prometheus: (\S+)", self.running.output())
+        assert found
+        url = f"{found[1]}api/v1/query?{urllib.parse.urlencode({'query': expr})}"
+        with urllib.request.urlopen(url, timeout=30) as reply:
+            result = json.loads(reply.read())["data"]["result"]
+        return [float(one["value"][1]) for one in result]
+
+
+def status_of(home: Path, flow: str) -> WorkerStatus:
+    return next(one for one in read_statuses(home) if one.flow == flow)
+
+
+def append(home: Path, topic: str, records: list[tuple[bytes, bytes]]) -> None:
+    topics = FileTopics(home / "topics")
+    topics.write(topic, records)
+    topics.close()
+
+
+Step = tuple[str, str, dict[str, str]]
+"""(server, action, data)"""
+
+
+def requests(home: Path, steps: list[Step], count: int, users: int) -> None:
+    """Append requests that begin now, as the shop's clock has it."""
+    for first in range(0, count, AT_ONCE):
+        # A few at once: later ones would be late by then.
+        partitions = status_of(home, "service_health").partitions
+        now_ms = max(part.watermark_ms for part in partitions) + DELAY_MS + 1_000
+        records = []
+        for number in range(first, first + AT_ONCE):
+            user = f"bad-{number % users}"
+            for place, (server, action, data) in enumerate(steps):
+                common = {
+                    "time": iso_ms(now_ms + 20 * place), "userId": user,
+                    "requestId": f"{steps[0][1]}-{number}", "serverName": server,
+                }  # fmt: skip
+                record = {"action": action, "commonData": common, "data": data}
+                records.append((user.encode(), json.dumps(record).encode()))
+        append(home, PLATFORM_LOGS.name, records)
+
+
+LOGIN_FAILS = [
+    ("Login", "LoginReq", {}), ("Login", "LoginDbReq", {}),
+    ("Login", "LoginRep", {"status": "Invalid"}),
+]  # fmt: skip
+PAYMENT_FAILS = [
+    ("Payment", "BuyReq", {"productId": "5"}),
+    ("Payment", "PaymentProviderReq", {"provider": "payfast"}),
+    ("Payment", "PaymentProviderRep", {"provider": "payfast", "status": "Overloaded"}),
+    ("Payment", "BuyRep", {"status": "Overloaded", "error": "payment: Overloaded"}),
+]
+
+
+def nothing() -> None:
+    """Some faults are over by themselves."""
+
+
+@contextmanager
+def watched_demo(tmp_path: Path) -> Iterator[tuple[Path, Watch]]:
+    """A demo of the shop whose event time is the wall's, and what watches it; all ends well."""
+    home, config = tmp_path / "home", tmp_path / "infra"
+    faster_config(config, FACTOR)
+    pace = ("--rate", str(RATE), "--density", str(RATE))
+    with running(home, "demo", "--no-watch", *pace, "--port", str(free_port())) as demo:
+        demo.wait_for_text("page: ", STARTS_WITHIN_S)
+
+        def all_run() -> bool:
+            return len({one.flow for one in read_statuses(home)}) == FLOWS
+
+        wait_until(all_run, "every flow runs", STARTS_WITHIN_S)
+        with running(home, "watch", "--config", str(config)) as run:
+            run.wait_for_text("Prometheus: ")
+            yield home, Watch(run)
+            assert run.end() == 0
+        assert demo.end() == 0
+    assert processes_of(home) == {}
+
+
+def test_workers_records_and_servers_that_fail_are_told_and_nothing_else(tmp_path: Path) -> None:
+    with watched_demo(tmp_path) as (home, watch):
+        time.sleep(UNDISTURBED_S)
+        assert watch.told() == []
+
+        stopped = status_of(home, "user_trace").pid
+        # It does not run, and is not started again: as one that was killed for good.
+        kill = partial(os.kill, stopped, signal.SIGKILL)
+        with watch.expecting("FlowWithoutWorker", end=kill):
+            os.kill(stopped, signal.SIGSTOP)
+
+        with watch.expecting("DeadLetters", end=nothing):
+            append(home, USER_TAGS.name, [(b"%d" % key, b"{bad") for key in range(400)])
+
+        (clickhouse,) = (
+            pid for pid, command in processes_of(home).items() if " clickhouse " in command
+        )
+        go_on = partial(os.kill, clickhouse, signal.SIGCONT)
+        with watch.expecting("ServerNotAnswering", end=go_on):
+            os.kill(clickhouse, signal.SIGSTOP)
+
+        before = {one.flow: one.pid for one in read_statuses(home)}
+        for pid in before.values():
+            os.kill(pid, signal.SIGKILL)
+
+        def all_run_again() -> bool:
+            return all(before[one.flow] != one.pid for one in read_statuses(home))
+
+        wait_until(all_run_again, "all workers run again", STARTS_WITHIN_S)
+        told = len(watch.told())
+        time.sleep(UNDISTURBED_S)
+        # A restart takes as long as ever, and the rule is six times less patient.
+        assert {name for name, _ in watch.told()[told:]} <= {"FlowWithoutWorker"}
+        found = watch.ask("max_over_time(abs(place:footfall_records_unaccounted:diff)[1h:2s])")
+        assert len(found) > 100
+        assert set(found) == {0.0}
+        assert watch.ask(f"sum(changes(footfall_worker_starts_total[1h])) >= {FLOWS}")
+
+
+def test_an_attack_and_payments_that_fail_are_told_and_nothing_else(tmp_path: Path) -> None:
+    with (
+        watched_demo(tmp_path) as (home, watch),
+        watch.expecting("LoginAttack", "PaymentDegraded", end=nothing),
+    ):
+        requests(home, LOGIN_FAILS, 1_500, users=300)
+        requests(home, PAYMENT_FAILS, 400, users=400)
