@@ -19,11 +19,12 @@ from generator.shop_records import Disturbances
 from generator.shop_world import ShopWorld
 from grafana.__main__ import FOLDER
 from grafana.ask import Asker, Frame, QueryError, Range, Sources, panels_of
-from grafana.scraped import PROMETHEUS, answers, prometheus, wait_until
+from grafana.scraped import answers, prometheus, wait_until
 from schemas.settings import read_settings
 from schemas.status import status_folder
 from tests.cli_support import free_port, running
 from tests.clickhouse_support import any_server
+from tests.prometheus_support import program
 from tests.truth_support import WAYS, run_all, settings_of, topics_of
 
 WORLD = ShopWorld(
@@ -37,9 +38,10 @@ MAY_BE_EMPTY = {"requests: Anomalies"}
 """Nothing stands out in a shop that is well."""
 FLOWS = ("store_metrics", "login_alerts", "user_profiles")
 """They need no ClickHouse, and have states of every kind."""
+BESIDE = ("api", "generator")
 RATE_S = 20
 WATCHED = (
-    f"sum(up) == {len(FLOWS) + 1}",
+    f"sum(up) == {len(FLOWS) + len(BESIDE)}",
     f"sum(rate(footfall_api_requests_total[{RATE_S}s])) > 0",
     f"sum(rate(footfall_topic_end_offset[{RATE_S}s])) > 0",
     f"min(sum by (flow) (rate(footfall_records_read_total[{RATE_S}s]))) > 0",
@@ -130,8 +132,7 @@ def test_a_query_that_is_refused_is_told_with_its_reason(tables: tuple[Sources, 
 
 @pytest.fixture(scope="module")
 def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sources, Range]]:
-    if PROMETHEUS is None:
-        pytest.skip("Prometheus is not installed")
+    program("prometheus")
     folder = tmp_path_factory.mktemp("scraped")
     home, port = folder / "home", free_port()
     settings = read_settings({"FOOTFALL_HOME": str(home)})

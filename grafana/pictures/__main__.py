@@ -44,7 +44,7 @@ CHROMIUM = next(
 )
 DEMO = (
     "--rate", "300", "--density", "10", "--disorder", "0.05", "--late", "0.002",
-    "--malformed", "0.003",
+    "--malformed", "0.003", "--no-watch",
 )  # fmt: skip
 """Thirty seconds of event time in one."""
 BUNDLE = (
