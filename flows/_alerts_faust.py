@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from faust.types import TP
 from faust.web.base import BlueprintManager
 from mode import CrashingSupervisor
 
+from flows._alerts_place import Stretch
 from schemas.addresses import OwnHosts, shown_host
 from schemas.settings import Settings
 from streams.run import WorkerError
@@ -33,6 +35,10 @@ SESSION_S = 10.0
 """A worker that is gone for longer loses its partitions to the others."""
 BATCH_WITHIN_S = 20.0
 """Longest that a rebalance waits for the batch in hand; the group waits longer."""
+
+RESTORED_WITHIN_S = 15.0
+"""Faust clears its queues once more when they have begun to fill after an assignment: what was in
+them of the changelog never comes, and it waits for it for ever."""
 
 _TABLE = "users"
 
@@ -54,6 +60,10 @@ def group_of(settings: Settings, name: str) -> str:
 def instance_of(group: str, worker: int) -> str:
     """The name under which a worker is a member of the group, also after a restart."""
     return f"{group}-{worker}"
+
+
+class NotRestoredError(WorkerError):
+    """A table that cannot be restored where it is, and can be by another app."""
 
 
 class FaustTable:
@@ -78,6 +88,7 @@ class FaustTable:
         self._records: asyncio.Queue[Any] = asyncio.Queue(QUEUE_RECORDS_MAX)
         self._assigned: Callable[[Mapping[bytes, bytes], Iterable[int]], None] | None = None
         self._revoked: Callable[[], None] = lambda: None
+        self._restored = Stretch(RESTORED_WITHIN_S)
         self.busy = asyncio.Lock()
         """Held while records are in hand: partitions are not given away meanwhile."""
         self.app = _app(group_of(settings, name), settings, worker)
@@ -136,9 +147,17 @@ class FaustTable:
         return not self.app.rebalancing
 
     def check(self) -> None:
-        """Raise what Faust has crashed of."""
+        """Raise what Faust has crashed of, and NotRestoredError."""
         if self.app.crashed:
             raise self.app.crash_reason or RuntimeError("Faust crashed and does not say why")
+        recovery = self.app.tables.recovery
+        is_waiting = recovery.in_recovery and recovery.need_recovery()
+        at = dict(recovery.active_offsets) if is_waiting else None
+        if self._restored.is_stuck(at, time.monotonic()):
+            raise NotRestoredError(
+                f"nothing more came of the changelog of {self.app.conf.id} for "
+                f"{RESTORED_WITHIN_S:.0f} s, and some of it is missing"
+            )
 
     async def stop(self) -> None:
         """Leave the group; what was acknowledged is committed."""

@@ -68,3 +68,18 @@ class Place:
             return True
         in_vain = self._patience_s > QUIET_S and not (self.is_missing or self._is_asked)
         return in_vain and now_s - self._quiet_since_s >= QUIET_S
+
+
+class Stretch:
+    """Tells when something has been the same for too long."""
+
+    def __init__(self, most_s: float) -> None:
+        self._most_s = most_s
+        self._value: object = None
+        self._since_s = 0.0
+
+    def is_stuck(self, value: object, now_s: float) -> bool:
+        """Take its value, None where it may stand still; true from ``most_s`` on."""
+        if value is None or value != self._value:
+            self._value, self._since_s = value, now_s
+        return value is not None and now_s - self._since_s >= self._most_s

@@ -25,7 +25,14 @@ from aiokafka.errors import KafkaError
 from aiokafka.partitioner import murmur2
 
 from flows._alerts import AlertLetters
-from flows._alerts_faust import SESSION_S, FaustTable, changelog_of, group_of, instance_of
+from flows._alerts_faust import (
+    SESSION_S,
+    FaustTable,
+    NotRestoredError,
+    changelog_of,
+    group_of,
+    instance_of,
+)
 from flows._alerts_place import Place
 from flows._alerts_topics import Others, check_changelog, check_same, ends_of, make_changelog
 from flows._alerts_watch import Taken, Watch, partition_of
@@ -48,6 +55,8 @@ from streams.wire_format import lines_of
 
 LOOK_EVERY_S = 5.0
 """How often a worker looks whether its topic has more partitions."""
+TRIES = 3
+"""To restore the table, before the process ends."""
 LOG_BYTES_MAX = 2_000_000
 _LOGGERS = ("faust", "mode", "aiokafka", "aiohttp")
 
@@ -73,8 +82,15 @@ def run_on_kafka(flow: str, settings: Settings, run: Run) -> None:
         stopped_by_signals(run.stop, flow),
         reporting(flow, settings.footfall_home, replace(run, progress=own)),
     ):
-        worker = AlertsWorker(flow, settings, run, topic=topic, ends=ends, progress=own)
-        asyncio.run(worker.work())
+        for tries_left in reversed(range(TRIES)):
+            worker = AlertsWorker(flow, settings, run, topic=topic, ends=ends, progress=own)
+            try:
+                asyncio.run(worker.work())
+                break
+            except NotRestoredError as error:
+                if not tries_left:
+                    raise
+                run.say(f"{error}: begins anew")
 
 
 class OwnProgress(Progress):

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows import login_alerts
-from flows._alerts_place import QUIET_S, Place
+from flows._alerts_place import QUIET_S, Place, Stretch
 from flows._alerts_watch import Taken, Watch, partition_of
 from generator.shop_sessions import Alerts
 from schemas.login_alerts import LoginAlert
@@ -417,3 +417,14 @@ def test_faust_s_page_is_called_by_its_own_names_and_by_no_foreign_page(
         return int(response.status)
 
     assert asyncio.run(status_of()) == status
+
+
+def test_what_stands_still_for_too_long_is_stuck_unless_it_may() -> None:
+    stretch = Stretch(10.0)
+    told = [stretch.is_stuck(value, now) for value, now in [({}, 0.0), ({}, 9.9), ({}, 10.0)]]
+    assert told == [False, False, True]
+    assert not stretch.is_stuck({"p": 1}, 20.0)
+    assert not stretch.is_stuck(None, 40.0)
+    assert not stretch.is_stuck(None, 60.0)
+    assert not stretch.is_stuck({"p": 1}, 61.0)
+    assert stretch.is_stuck({"p": 1}, 71.0)

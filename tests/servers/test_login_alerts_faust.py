@@ -25,13 +25,16 @@ from schemas.settings import read_settings
 from schemas.status import WorkerStatus, status_folder, status_path
 from schemas.times import iso_ms, parse_time_ms
 from schemas.topics import DEAD_LETTERS, LATE_EVENTS, LOGIN_ALERTS
-from streams.run import WorkerError
+from streams.run import Run, WorkerError
 from tests.cli_support import Running, footfall, free_port, one_line, running
 from tests.kafka_support import Server
 from tests.metrics_support import expected, get, names_and_labels, scrape, targets, total
 from tests.runner_support import wait_until
 
 pytest.importorskip("faust", reason="faust-streaming is not installed")
+from faust.tables.recovery import Recovery
+
+from flows._alerts_worker import run_on_kafka
 
 FLOW = "login_alerts"
 PARTITIONS = 3
@@ -340,6 +343,28 @@ def test_a_run_to_the_end_ends_when_no_other_worker_has_a_partition(shop: Shop) 
     assert status is not None and status.finished
     assert [one.partition for one in status.partitions] == list(range(PARTITIONS))
     assert sum(one.read for one in status.partitions) == 200
+
+
+def test_a_worker_whose_table_is_never_restored_begins_anew(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.send(failure(shop.user(n), BASE_MS + n) for n in range(30))
+    assert footfall(shop.home, "run", FLOW, "--once", **shop.settings).returncode == 0
+    shop.send(failure(shop.user(n), BASE_MS + 100 + n) for n in range(30))
+    seen: set[Recovery] = set()
+    need = Recovery.need_recovery
+
+    def first_needs_more(recovery: Recovery) -> bool:
+        seen.add(recovery)
+        return need(recovery) or len(seen) == 1
+
+    monkeypatch.setattr(Recovery, "need_recovery", first_needs_more)
+    monkeypatch.setattr("flows._alerts_faust.RESTORED_WITHIN_S", 2.0)
+    said: list[str] = []
+    settings = read_settings({**shop.settings, "FOOTFALL_HOME": str(shop.home)})
+    run_on_kafka(FLOW, settings, Run(once=True, say=said.append))
+    assert [line.endswith(": begins anew") for line in said] == [True]
+    assert shop.counts() == (60, 60, 0, 0, 0)
 
 
 def test_a_worker_that_stays_and_is_not_of_the_run_is_named(kafka: Server) -> None:
