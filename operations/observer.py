@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from prometheus_client.registry import Collector
@@ -113,8 +114,16 @@ class Observer:
             is_alive=is_alive,
             appended_ms=self._times,
         )
-        disk = shutil.disk_usage(settings.footfall_home)
-        return Look(now_ms, found, ends, statuses, groups, (disk.free, disk.total))
+        return Look(now_ms, found, ends, statuses, groups, _disk_of(settings.footfall_home))
+
+
+def _disk_of(home: Path) -> tuple[int, int] | None:
+    """(free, size) of a home's disk in bytes; None where no home stands."""
+    try:
+        disk = shutil.disk_usage(home)
+    except OSError:
+        return None
+    return disk.free, disk.total
 
 
 def log_look(look: Look) -> None:

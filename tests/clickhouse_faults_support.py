@@ -220,7 +220,13 @@ class Worker:
 
     def lines(self) -> list[str]:
         """Of all workers of this home, in order."""
-        return self.log.read_text().splitlines()
+        said = []
+        for line in self.log.read_text().splitlines():
+            logged = json.loads(line) if line.startswith("{") else {"level": "", "message": line}
+            # How it lives, and an error that is said as its last line as well, count as logs.
+            if logged["level"] not in ("info", "error"):
+                said.append(logged["message"])
+        return said
 
     def waits(self) -> bool:
         """True once it has said that it waits for its server."""

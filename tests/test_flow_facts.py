@@ -159,7 +159,7 @@ def exposed(collector: ObserverCollector) -> str:
 def test_the_observer_exposes_what_is_listed_and_nothing_else() -> None:
     ends = {"t": {0: (0, 100)}, "dead_letters": {0: (2, 5)}, "late_events": {0: (0, 0)}}
     flows = facts_of(status(part(0, 90)), ends=ends)
-    collector = ObserverCollector(lambda: Look(NOW_MS, flows, ends, (30, 100)))
+    collector = ObserverCollector(lambda: Look(NOW_MS, flows, ends, disk_bytes=(30, 100)))
     collector.looking.look_once()
     text = exposed(collector)
     assert names_and_labels(text) == expected(metrics.OBSERVER)

@@ -9,11 +9,11 @@ from functools import partial
 from typing import Any
 
 import pytest
-from cli.positions import _committed
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from hypothesis import event, given
 from hypothesis import strategies as st
 
+from operations.positions import _committed
 from streams.kafka_consumer import NO_END, UNKNOWN_EPOCH, Buffer, Chunk, SharedConsumer
 from streams.wire_format import PLAIN, lines_of
 

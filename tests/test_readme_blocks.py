@@ -114,7 +114,7 @@ def test_every_line_left_out_is_there() -> None:
     for table in (LEFT_OUT, UNTIL, BESIDE, NEEDS, EXIT_CODES, BEFORE):
         for begin in table:
             assert any(line.startswith(begin) for line in written), begin
-    assert [language for language, _ in blocks() if language != "sh"] == ["yaml", "python"]
+    assert [language for language, _ in blocks() if language != "sh"] == ["python"]
     assert len(lines()) > 30
 
 
