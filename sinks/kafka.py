@@ -40,6 +40,8 @@ _ADMIN_WITHIN_S_MAX = 20.0
 _ADMIN_ROUND_S = 5.0
 _ASK_AGAIN_S = 0.1
 _UNKNOWN_TOPIC_S = 3.0
+_SEEN_WITHIN_S = 60.0
+"""Of a topic that was made: hundreds of partitions need leaders first."""
 _ANY_PARTITION = -1
 _SERVER = "kafka"
 """As attempts are counted."""
@@ -170,14 +172,17 @@ class KafkaTopics:
 
     def _wait_until_seen(self, topic: str, partitions: int) -> None:
         """Return when clients see a topic as it was made, a moment after the broker said so."""
-        deadline = time.monotonic() + self._answer_within_s
+        deadline = time.monotonic() + _SEEN_WITHIN_S
         while True:
             found = self._standing(topic)
             about = found[topic].partitions.values() if topic in found else ()
             if sum(one.leader >= 0 for one in about) >= partitions:
                 return
             if time.monotonic() > deadline:
-                raise self._no_answer(topic, None)
+                raise SinkUnavailableError(
+                    f"topic {topic} of Kafka at {self._bootstrap} was made, and not all of its "
+                    f"{partitions} partitions have a leader after {_SEEN_WITHIN_S:g} s"
+                )
             time.sleep(_ASK_AGAIN_S)
 
     def partitions(self, topic: str) -> int | None:
