@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -50,7 +51,8 @@ class Process:
         **environ: str,
     ) -> None:
         self.port = port
-
+        # A pipe that nobody reads is full one day, and its writer waits.
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         limited = ["-c", f"{LIMITED}({file_bytes_max})"]
         plain = {name: value for name, value in os.environ.items() if "_URL" not in name}
         self.process = subprocess.Popen(
@@ -62,7 +64,7 @@ class Process:
             cwd=project_root(),
             env=plain | {"FOOTFALL_HOME": str(home), "FRONTEND_PORT": str(port)} | environ,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._log,
             text=True,
         )
         if wait:
@@ -73,7 +75,7 @@ class Process:
                 raise
 
     def _answers(self) -> bool:
-        assert self.process.poll() is None, self.process.communicate()
+        assert self.process.poll() is None, self.ended()
         try:
             socket.create_connection(("127.0.0.1", self.port), WAIT_S).close()
         except OSError:
@@ -87,8 +89,9 @@ class Process:
 
     def ended(self) -> tuple[int, str, str]:
         """The same once it ends by itself."""
-        out, err = self.process.communicate(timeout=WAIT_S)
-        return self.process.returncode, out, err
+        out, _ = self.process.communicate(timeout=WAIT_S)
+        self._log.seek(0)
+        return self.process.returncode, out, self._log.read()
 
     def kill(self) -> None:
         self.process.kill()
