@@ -39,7 +39,7 @@ SNAPSHOT_EVERY_S = 1.0
 FIRST_LOOK_S = 0.5
 """How long the first viewer waits for the tables; all others see the last values at once."""
 FLOWS_EVERY_S = 10.0
-"""How often the numbers of all flows are sent: they are half of what changes. What is wrong with
+"""Seconds between the numbers of all flows: they are half of what changes. What is wrong with
 a flow is told at once."""
 LOOK_EVERY_S = 2.0
 LOOK_UNSEEN_EVERY_S = 15.0
@@ -77,7 +77,7 @@ class LiveSources:
     shop: ShopTables | None = None
     """None where there is no ClickHouse to ask: the panels of the shop stay empty."""
     checks: Mapping[str, Check] = field(default_factory=dict)
-    """What tells whether a server answers, by its name."""
+    """By the name of a server, its check."""
 
 
 class Live:
@@ -180,7 +180,7 @@ class Live:
         self._made_s = self._clock()
 
     def _troubles(self) -> list[str]:
-        """What the page tells in red: servers, then flows."""
+        """Return the sentences that the page shows in red: servers, then flows."""
         told = list(self._servers.value)
         if self._windows.problem:
             told.append(f"store: {self._windows.problem}")
@@ -223,7 +223,7 @@ class Live:
         self._look = done.result() if error is None else Look(0)
 
     async def _check_servers(self) -> list[str]:
-        """What is wrong with servers, a sentence for each that does not answer."""
+        """Return a sentence for each server that does not answer."""
         checks = self._sources.checks
         asked = (state_of(check, CHECKED_WITHIN_S) for check in checks.values())
         states = zip(checks, await asyncio.gather(*asked), strict=True)

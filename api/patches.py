@@ -1,4 +1,4 @@
-"""What changed between two values of JSON, as a value of JSON: the rest is not sent again.
+"""Describe a change between two values of JSON, as a value of JSON: the rest is not sent again.
 
 A patch is one of
 

@@ -32,7 +32,7 @@ class Refreshed(Generic[T]):
         self.value = first
         self.problem: str | None = None
         self.is_answered = False
-        """Whether the value is an answer: before, it says nothing of what there is."""
+        """Return true where the value is an answer: before, it says nothing of what there is."""
         self._cost_share_max = cost_share_max
         self._ask = ask
         self._every_s = every_s

@@ -139,7 +139,7 @@ class Products(Struct, frozen=True):
 
 
 class Funnel(Struct, frozen=True):
-    """How many users came as far as each step, one after another, by hour, oldest first."""
+    """Return how many users came as far as each step, in order, by hour, oldest first."""
 
     hour_ms: list[int] = []
     steps: dict[str, list[int]] = {}

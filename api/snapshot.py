@@ -39,7 +39,7 @@ class Flow(Struct, frozen=True):
     state: str
     """As ``footfall status`` has it."""
     trouble: str
-    """What is wrong with it, "has no worker"; "" where nothing is."""
+    """Its fault as a predicate, "has no worker"; "" where there is none."""
     error: str
     workers: list[Worker]
     read_per_s: float
