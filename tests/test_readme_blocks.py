@@ -42,7 +42,7 @@ NEEDS = {"unzip": "unzip", "curl": "curl"}
 UNTIL = {
     "make demo": "http://",
     'make demo ARGS="--csv 2019-Oct.csv.gz --speed': "http://",
-    "footfall generate tags --http": r"\d sent",
+    "footfall generate tags --http": r"\d tags sent",
     "footfall generate csv 2019-Oct.csv.gz": r"\d rows",
     "footfall run store_metrics --workers": r"(?s)((begins|resumed) at.*){3}",
     "footfall run store_metrics --worker 0/3": "begins at|resumed at",
