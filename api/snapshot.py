@@ -133,9 +133,9 @@ class Snapshot(Struct, frozen=True):
     flows: list[Flow]
     counts: Counts
     topics: dict[str, int]
-    """How many records stand in each topic."""
+    """Records that stand in each topic."""
     sent: list[Sent]
-    """What generators of this home have sent."""
+    """Sources that generators of this home have sent."""
     minutes: Minutes
     top: Top
     windows: Windows
@@ -147,4 +147,4 @@ class Snapshot(Struct, frozen=True):
     waiting: list[str] = []
     """Panels whose first answer has not come yet."""
     troubles: list[str] = []
-    """What is wrong with flows and servers, a sentence each; empty where all is well."""
+    """A sentence for each fault of flows and servers; empty where all is well."""

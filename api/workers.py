@@ -1,4 +1,4 @@
-"""What there is to tell of the flows: their lines, their troubles, and rates by differencing.
+"""Measures the flows for those who look: their lines, their troubles, and rates by differencing.
 
 Counts, memory and CPU are the workers' own word. Who runs, and how far behind a flow is, comes
 from ``operations.flow_facts``, for the live page and the demo's terminal view alike.
@@ -78,7 +78,7 @@ class WorkerMeter:
         return [self._flow(facts) for facts in self._look.flows if facts.workers]
 
     def troubles(self) -> list[str]:
-        """What is wrong with the flows, a sentence for each kind of trouble."""
+        """Return a sentence for each kind of trouble that flows have."""
         return sentences(self._look.flows, self._movement, self._look.at_ms)
 
     def counts(self) -> Counts:
@@ -94,7 +94,7 @@ class WorkerMeter:
         return Counts(read, late, dead, lag)
 
     def topics(self) -> dict[str, int]:
-        """How many records stand in each topic of the catalogue."""
+        """Return the number of records that stand in each topic of the catalogue."""
         return {
             topic: self._look.letters(topic)
             for topic in sorted(TOPICS.keys() & self._look.ends.keys())

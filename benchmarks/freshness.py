@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -45,7 +45,7 @@ See = Callable[[Collection[int]], Collection[int]]
 
 @dataclass(slots=True)
 class Store:
-    """What is read of one store, and when each probe was there."""
+    """Asks one store, and keeps when each probe was there."""
 
     name: str
     see: See
@@ -84,7 +84,7 @@ def main() -> int:
 
 
 @contextmanager
-def _demo(environ: dict[str, str], port: int, rate: int):  # type: ignore[no-untyped-def]
+def _demo(environ: dict[str, str], port: int, rate: int) -> Iterator[None]:
     command = [
         *(sys.executable, "-m", "cli.main", "demo"),
         *("--fresh", "--port", str(port), "--rate", str(rate)),

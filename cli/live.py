@@ -41,7 +41,7 @@ class Picture:
     """Last progress line of each generator."""
     messages: Sequence[str]
     troubles: Sequence[str] = ()
-    """What is wrong with the flows, a sentence each."""
+    """A sentence for each trouble of the flows."""
 
 
 def plain_line(picture: Picture) -> str:
