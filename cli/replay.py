@@ -289,6 +289,9 @@ def _print_differences(target: ReplayTarget, spans: list[Span], label: str, flow
     from cli.table import print_table
     from sinks.replay import DIFFERENCES_MAX
 
+    if not spans:
+        print(f"{label}: no window was certain, so the shadow holds none to compare or exchange")
+        return
     found = target.differences(spans)
     if not found:
         print(f"{label}: the shadow is equal to the table")

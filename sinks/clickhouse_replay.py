@@ -65,7 +65,7 @@ class ClickHouseReplay:
     def make_shadow(self, ours: Collection[str]) -> None:
         """See ReplayTarget."""
         if self._has_shadow():
-            check_others(self._shadow.name, self._waiting(), ours)
+            check_others(self._shadow.name, waiting(*self._newest()), ours)
         self._ask(f"DROP TABLE IF EXISTS {self._shadow.name} SYNC")
         self._create([self._shadow])
 
@@ -214,7 +214,7 @@ class ClickHouseReplay:
             raise SinkRefusedError(
                 f"there is no table {shadow} to exchange: make it with --into shadow"
             )
-        check_ours(table, shadow, self._waiting(), ours)
+        check_ours(table, shadow, self._newest(), ours)
 
     def _pages(self, table: str, where: str) -> Iterator[pl.DataFrame]:
         start = f"`{self._table.start}`"
@@ -279,8 +279,8 @@ class ClickHouseReplay:
         )
         return {topic: int(newest) for topic, newest in rows}
 
-    def _waiting(self) -> set[str]:
-        return waiting(*map(self._generations, (self._table.name, self._shadow.name)))
+    def _newest(self) -> tuple[Generations, Generations]:
+        return self._generations(self._table.name), self._generations(self._shadow.name)
 
     def _has_shadow(self) -> bool:
         return bool(

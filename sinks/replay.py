@@ -157,9 +157,21 @@ def check_others(shadow: str, waits: Collection[str], ours: Collection[str]) -> 
         )
 
 
-def check_ours(table: str, shadow: str, waits: Collection[str], ours: Collection[str]) -> None:
-    """Raise SinkRefusedError where the shadow has nothing to exchange, or more than that."""
+def check_ours(
+    table: str, shadow: str, newest: tuple[Generations, Generations], ours: Collection[str]
+) -> None:
+    """Raise SinkRefusedError where the shadow has nothing to exchange, or more than that.
+
+    ``newest``: the generations of the table, and those of its shadow.
+    """
+    waits = waiting(*newest)
     check_others(shadow, waits, ours)
+    if not newest[1]:
+        raise SinkRefusedError(
+            f"table {shadow} has no row, so there is nothing to exchange: no window of its replay "
+            "was certain, or none had an event (or it was exchanged for a table that was empty); "
+            "replay again --into shadow, later or with --complete if nothing will follow"
+        )
     if not waits:
         raise SinkRefusedError(
             f"table {shadow} is no newer than {table}: it was exchanged already, or another "

@@ -37,6 +37,7 @@ from sinks._sql_engine import Store
 from sinks.replay import (
     DIFFERENCES_MAX,
     Difference,
+    Generations,
     Span,
     Windows,
     check_others,
@@ -95,7 +96,8 @@ class SqlReplay:
 
         def make(connection: Connection) -> None:
             if self._has_shadow(connection):
-                check_others(self._shadow.partial.name, self._waiting(connection), ours)
+                waits = waiting(*self._newest(connection))
+                check_others(self._shadow.partial.name, waits, ours)
             for table in (self._shadow.partial, self._shadow.total):
                 table.drop(connection, checkfirst=True)
                 table.create(connection)
@@ -196,7 +198,7 @@ class SqlReplay:
                 raise SinkRefusedError(
                     f"there is no table {copy.name} to exchange: make it with --into shadow"
                 )
-            check_ours(partial.name, copy.name, self._waiting(connection), ours)
+            check_ours(partial.name, copy.name, self._newest(connection), ours)
             start, changed = self._key[0], []
             moments = list(connection.execute(select(copy.c[start]).distinct()).scalars())
             moments.sort()
@@ -263,9 +265,9 @@ class SqlReplay:
     def _has_shadow(self, connection: Connection) -> bool:
         return inspect(connection).has_table(self._shadow.partial.name)
 
-    def _waiting(self, connection: Connection) -> set[str]:
-        tables = (self._live.partial, self._shadow.partial)
-        return waiting(*(_generations(connection, table) for table in tables))
+    def _newest(self, connection: Connection) -> tuple[Generations, Generations]:
+        live, shadow = self._live.partial, self._shadow.partial
+        return _generations(connection, live), _generations(connection, shadow)
 
     def _place_of(self, table: Table) -> list[Any]:
         return [table.c[name] for name in (*self._key, TOPIC, PARTITION)]

@@ -313,6 +313,14 @@ def test_without_a_shadow_there_is_nothing_to_exchange(side: Side) -> None:
         side.target.swap([TOPIC])
 
 
+def test_a_shadow_without_a_row_was_not_exchanged(side: Side) -> None:
+    side.write({(0, 0): 5})
+    side.target.make_shadow([TOPIC])
+    with pytest.raises(SinkRefusedError, match="has no row"):
+        side.target.swap([TOPIC])
+    assert side.seen() == {0: 5}
+
+
 def test_readers_see_all_of_an_exchange_or_nothing(side: Side) -> None:
     before = dict.fromkeys(((minute, 0) for minute in range(30)), 5)
     side.write(before)
