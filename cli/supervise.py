@@ -187,7 +187,9 @@ class Supervisor:
                 _signal(process, signal.SIGKILL)
             process.wait()
             _close(process)
-        return [name for name, process in running if process.returncode != 0]
+        # One that still starts, and takes no signals yet, dies by the one that told it to end.
+        well = (0, -signal.SIGTERM)
+        return [name for name, process in running if process.returncode not in well]
 
 
 def last_line(log: Path) -> str:

@@ -71,6 +71,15 @@ def test_a_killed_service_is_started_again_and_said_so(
     assert child.pid in processes_of(home)
 
 
+def test_a_child_that_still_starts_ends_well_when_it_is_told_to(
+    house: tuple[Supervisor, list[str], Path],
+) -> None:
+    supervisor, said, _ = house
+    supervisor.start("store", ("clickhouse", "--port", str(free_port())), service=True)
+    assert supervisor.stop() == []
+    assert said == []
+
+
 class Ping(BaseHTTPRequestHandler):
     """Answers as a ClickHouse does that is asked whether it is there."""
 

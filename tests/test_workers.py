@@ -340,6 +340,18 @@ def test_processes_that_a_sink_holds_up_end_within_10_s_and_lose_nothing(tmp_pat
     assert sold(home) == [100, 1_000, 1_000 * 150]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_processes_that_still_start_end_well_when_they_are_told_to(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    home = tmp_path / "home"
+    with running(home, "run", "store_metrics", "--workers", "2") as command:
+        command.wait_for_text("store_metrics runs as 2 processes")
+        assert command.end(number) == 0, command.output()
+        assert len(command.output().splitlines()) == 1
+        assert processes_of(home) == {}
+
+
 def store_read(home: Path) -> int:
     return sum(part.read for status in read_statuses(home) for part in status.partitions)
 
