@@ -26,8 +26,8 @@ from statistics import median, quantiles
 
 from benchmarks.measure import ROOT, BenchmarkError
 from cli.databases import ask_clickhouse, ask_store
-from cli.home import free_port
 from cli.servers import settings_for_clients
+from infra.ports import free_port
 from schemas.settings import Settings
 from schemas.times import iso_ms
 

@@ -11,11 +11,13 @@ from pathlib import Path
 from cli.demo_house import House, open_house
 from cli.demo_sends import check_shop, sent_live
 from cli.errors import UsageError
-from cli.home import Home, free_port, is_set, need_file, need_free_port
+from cli.home import Home, is_set, need_file, need_free_port
 from cli.options import need_open
 from cli.show import Show
 from cli.stop import Stopped
-from cli.watch import CONFIGURED, HOW_TO_GET, programs, watching
+from cli.watch import CONFIGURED, HOW_TO_GET, watching
+from infra.ports import free_port
+from infra.programs import programs
 from operations.sent import read_sent
 from schemas.settings import read_settings
 

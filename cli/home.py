@@ -201,11 +201,3 @@ def need_free_port(host: str, port: int, option: str) -> None:
             raise UsageError(
                 f"cannot listen on {host}:{port} ({error.strerror}): {remedy}"
             ) from None
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port that is free now."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port

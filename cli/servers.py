@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cli.errors import FailureError, UsageError
-from cli.home import Home, answers, free_port, is_set, running_clickhouse
+from cli.home import Home, answers, is_set, running_clickhouse
 from cli.supervise import Child, Supervisor, last_line
+from infra.ports import free_port
 from schemas.settings import Settings, read_settings
 
 START_WAIT_S = 60.0

@@ -10,24 +10,22 @@ import fcntl
 import json
 import os
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cli.errors import UsageError
-from cli.home import Home, free_port
+from cli.home import Home
 from cli.notices import receiving
 from cli.stop import Stop
 from cli.supervise import PROJECT, Supervisor
+from infra.ports import port_or_free
+from infra.programs import Programs, alertmanager_command, programs, prometheus_command
 from schemas.targets import targets_folder
 
 CONFIGURED = PROJECT / "infra"
-RETENTION = ("--storage.tsdb.retention.time=15d", "--storage.tsdb.retention.size=512MB")
-"""What is older goes first; said in infra/prometheus/prometheus.yml, too."""
 PORTS = (9090, 9093, 9095)
 """Of Prometheus, Alertmanager and its webhook, as they are known; others where these are taken."""
 WEBHOOK = "http://127.0.0.1:9095/alerts"
@@ -37,14 +35,6 @@ HOW_TO_GET = (
     "prometheus prometheus-alertmanager (Debian, Ubuntu), or brew install prometheus alertmanager"
 )
 _POLL_S = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Programs:
-    """Where they are installed."""
-
-    prometheus: str
-    alertmanager: str
 
 
 def add_commands(commands: Any) -> None:
@@ -88,14 +78,6 @@ def watch(args: argparse.Namespace) -> int:
     return 0
 
 
-def programs() -> Programs | None:
-    """Return the installed programs, None where one of them is missing."""
-    prometheus = shutil.which("prometheus")
-    # Debian's has another name.
-    alertmanager = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
-    return Programs(prometheus, alertmanager) if prometheus and alertmanager else None
-
-
 @contextmanager
 def watching(
     home: Home,
@@ -117,7 +99,7 @@ def watching(
         except BlockingIOError:
             lock.seek(0)
             raise UsageError(f"already running on {home.path}: {lock.read().strip()}") from None
-        ports = [_port(port) for port in PORTS]
+        ports = [port_or_free(port) for port in PORTS]
         local = [f"127.0.0.1:{port}" for port in ports]
         where = f"Prometheus: http://{local[0]}/ Alertmanager: http://{local[1]}/"
         lock.truncate(0)
@@ -127,16 +109,6 @@ def watching(
         with receiving(say, ports[2]):
             _start(home, supervisor, found, local)
             yield where
-
-
-def _port(usual: int) -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", usual))
-        except OSError:
-            return free_port()
-    return usual
 
 
 def _configure(home: Home, config: Path, *, alertmanager: str, webhook: str) -> None:
@@ -162,23 +134,8 @@ def _configure(home: Home, config: Path, *, alertmanager: str, webhook: str) -> 
 def _start(home: Home, supervisor: Supervisor, found: Programs, local: list[str]) -> None:
     prometheus, alertmanager = home.path / "prometheus", home.path / "alertmanager"
     commands = {
-        "prometheus": (
-            found.prometheus,
-            f"--config.file={prometheus / 'prometheus.yml'}",
-            f"--storage.tsdb.path={prometheus / 'data'}",
-            *RETENTION,
-            f"--web.listen-address={local[0]}",
-            "--log.level=warn",
-        ),
-        "alertmanager": (
-            found.alertmanager,
-            f"--config.file={alertmanager / 'alertmanager.yml'}",
-            f"--storage.path={alertmanager / 'data'}",
-            f"--web.listen-address={local[1]}",
-            # One alone: it would listen on all addresses for others.
-            "--cluster.listen-address=",
-            "--log.level=warn",
-        ),
+        "prometheus": prometheus_command(found.prometheus, prometheus, local[0]),
+        "alertmanager": alertmanager_command(found.alertmanager, alertmanager, local[1]),
     }
     for name, command in commands.items():
         supervisor.start(name, command, service=True, program=True)

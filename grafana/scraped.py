@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import socket
 import subprocess
 import time
 import urllib.request
@@ -11,9 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from infra.ports import free_port
+from infra.programs import prometheus_command
+from schemas.targets import targets_folder
+
 SCRAPE_S = 1
-PROMETHEUS = shutil.which("prometheus")
-"""None where it is not installed."""
 _START_S_MAX = 240.0
 _END_S_MAX = 60.0
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -31,13 +31,10 @@ def prometheus(folder: Path, home: Path) -> Iterator[str]:
 
     Raises RuntimeError where it does not start.
     """
-    config, address = folder / "prometheus.yml", f"127.0.0.1:{free_port()}"
-    config.write_text(_CONFIG.format(scrape_s=SCRAPE_S, targets=home.absolute() / "metrics"))
-    command = [
-        PROMETHEUS or "prometheus", f"--config.file={config}",
-        f"--storage.tsdb.path={folder / 'tsdb'}", f"--web.listen-address={address}",
-    ]  # fmt: skip
-    with running(command, folder / "prometheus.log"):
+    address = f"127.0.0.1:{free_port()}"
+    config = _CONFIG.format(scrape_s=SCRAPE_S, targets=targets_folder(home.absolute()))
+    (folder / "prometheus.yml").write_text(config)
+    with running(prometheus_command("prometheus", folder, address), folder / "prometheus.log"):
         ready = f"http://{address}/-/ready"
         wait_until(lambda: answers(ready), f"{ready} answers: see {folder}/prometheus.log")
         yield f"http://{address}"
@@ -75,10 +72,3 @@ def answers(address: str) -> bool:
             return bool(reply.status == 200)
     except OSError:
         return False
-
-
-def free_port() -> int:
-    """Return a port that is free on loopback."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])

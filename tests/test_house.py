@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "infra": {"schemas", "infra"},
     "flows": {"schemas", "streams", "sinks", "flows"},
     "operations": {"schemas", "streams", "sinks", "flows", "operations"},
-    "grafana": {"schemas", "grafana"},
+    "grafana": {"schemas", "infra", "grafana"},
     "api": {"schemas", "sinks", "infra", "operations", "api"},
     "cli": set(ROOMS) - {"benchmarks", "grafana"},
     "benchmarks": set(ROOMS),

@@ -21,7 +21,8 @@ from urllib.parse import quote
 
 from grafana.__main__ import FOLDER
 from grafana.ask import Asker, Range, Sources, panels_of
-from grafana.scraped import answers, free_port, prometheus, running, wait_until
+from grafana.scraped import answers, prometheus, running, wait_until
+from infra.ports import free_port
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
