@@ -191,4 +191,13 @@ def _processes() -> list[Panel]:
             steps={"Up": {0: RED, 1: PLAIN}},
             width=24,
         ),
+        lines(
+            "Free disk of the home",
+            "Share of the disk on which FOOTFALL_HOME lies that is free.",
+            PromQL("min(footfall_home_free_bytes / footfall_home_size_bytes)", "free"),
+            unit="percentunit",
+            maximum=1,
+            runbook="HomeDiskNearlyFull",
+            width=24,
+        ),
     ]

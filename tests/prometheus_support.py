@@ -108,6 +108,20 @@ def queries_of_dashboards() -> list[Query]:
     ]
 
 
+def titles_of_panels() -> dict[str, set[str]]:
+    """The titles of the panels of each dashboard, by its own title."""
+    found = {}
+    for path in sorted((ROOT / "grafana" / "dashboards").glob("*.json")):
+        board = json.loads(path.read_text())
+        found[board["title"]] = {
+            panel["title"]
+            for outer in board["panels"]
+            for panel in [outer, *outer.get("panels", [])]
+            if panel["type"] != "row"
+        }
+    return found
+
+
 def queries_of_runbooks() -> list[Query]:
     """Each line of code of a page that names a metric of ours."""
     return [

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
+from cli.main import build_parser
 from schemas import metrics
 from tests.cli_support import free_port, running
 from tests.metrics_support import get, names_and_labels, targets
@@ -23,6 +25,7 @@ from tests.prometheus_support import (
     queries_of_runbooks,
     records,
     run,
+    titles_of_panels,
 )
 from tests.runner_support import fill, read_count, wait_until, worker
 
@@ -79,6 +82,39 @@ def test_each_page_has_its_alert() -> None:
     assert {path.stem for path in RUNBOOKS.glob("*.md")} - {"README"} == alerts().keys()
     listed = re.findall(r"\]\((\w+)\.md\)", (RUNBOOKS / "README.md").read_text())
     assert sorted(listed) == sorted(alerts())
+
+
+PANELS = re.compile(r"Dashboard \*([^*]+)\*: panels? (\*[^*]+\*(?:(?:, | and )\*[^*]+\*)*)")
+"""The form in which a page names panels."""
+
+
+@pytest.mark.parametrize("name", alerts())
+def test_each_page_names_panels_that_are_on_their_dashboards(name: str) -> None:
+    text = re.sub("`[^`]*`", "", (RUNBOOKS / f"{name}.md").read_text())
+    page = " ".join(text.split())
+    named = PANELS.findall(page)
+    assert named, "a page says where to look"
+    rest = PANELS.sub("", page)
+    assert not re.search(r"(?i)dashboard|panel|\*", rest), "named in another form"
+    titles = titles_of_panels()
+    for board, panels in named:
+        assert set(re.findall(r"\*([^*]+)\*", panels)) <= titles[board]
+
+
+FILLED_IN = {
+    "TOPIC/P:OFFSET": "user_tags/0:1", "TOPIC": "user_tags", "FLOW": "minute_buckets",
+    "I/N": "0/2", "N": "2", "T": "2022-03-22",
+}  # fmt: skip
+"""What stands in the place of names that a page leaves to its reader."""
+
+
+def test_commands_of_pages_are_those_of_the_command_line() -> None:
+    pages = "\n".join(path.read_text() for path in RUNBOOKS.glob("*.md"))
+    commands = re.findall(r"`footfall ([^`]+)`", pages)
+    assert len(commands) > 30
+    for command in commands:
+        words = [FILLED_IN.get(word, word) for word in shlex.split(command)]
+        assert build_parser().parse_args(words).command == words[0], command
 
 
 def test_what_an_alert_inhibits_is_an_alert() -> None:
