@@ -1,4 +1,7 @@
-"""``/healthz``: the process serves. ``/readyz``: what it needs works, each part by name."""
+"""``/healthz``: the process serves. ``/readyz``: what it needs works, each part by name.
+
+Flows are no part of it: a load balancer must not take the door away because a worker is dead.
+"""
 
 from __future__ import annotations
 

@@ -141,7 +141,8 @@ def _paths() -> Json:
         "/healthz": {"get": _operation("Does the process serve?", {"200": _plain("It does")})},
         "/readyz": {
             "get": _operation(
-                "Does all it needs work?", {"200": _json(Ready), "503": _json(Ready)}
+                "Does all that the api needs work? It says nothing of the flows",
+                {"200": _json(Ready), "503": _json(Ready)},
             )
         },
         "/metrics": {"get": _operation("For Prometheus", {"200": _plain("Metrics as text")})},

@@ -9,18 +9,27 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from api.app import create_app
 from api.endpoint import RequestLog
 from api.openapi import openapi
 from api.server import PortError, listen
+from schemas.status import status_folder
+from schemas.tables import minute_buckets
 from sinks import SinkRefusedError, SinkUnavailableError
+from sinks.clickhouse import create_tables
 from tests.api_process_support import Process, eventually, free_port, project_root
-from tests.api_support import Client, Shop, encoded, serving, tag
+from tests.api_support import Client, Shop, encoded, serving, status, tag
+from tests.clickhouse_support import any_server
+
+PID_MAX = 2**22
+"""Of no process: Linux gives lower numbers."""
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +75,33 @@ def test_readiness_names_what_does_not_answer(tmp_path: Path) -> None:
         eventually(lambda: "minutes" in client.get("/live.json").json()["problems"])
         client.close()
         assert server.stop()[0] == 0
+
+
+def test_a_flow_without_a_worker_leaves_the_api_ready_and_is_told_on_the_page(
+    tmp_path: Path,
+) -> None:
+    """A load balancer must not take the door away because a worker behind it is dead."""
+    pytest.importorskip("chdb", reason="chdb is not installed")
+    gone = status(read=0, updated_ms=time.time_ns() // 1_000_000 - 60_000, pid=PID_MAX)
+    status_folder(tmp_path).mkdir(parents=True)
+    (status_folder(tmp_path) / "minute_buckets.0.json").write_bytes(msgspec.json.encode(gone))
+    with any_server(tmp_path / "engine") as clickhouse:
+        create_tables(clickhouse.url, [minute_buckets.ROWS, minute_buckets.VIEW])
+        with Process(tmp_path, free_port(), CLICKHOUSE_URL=clickhouse.url) as server:
+            client = Client(server.port)
+            assert client.post("/user_tags", encoded(tag())).status == 204
+
+            def is_told() -> bool:
+                told = client.get("/live.json").json()["troubles"]
+                return any(text.startswith("minute_buckets has no worker") for text in told)
+
+            eventually(is_told)
+            ready = client.get("/readyz")
+            assert (ready.status, ready.json()["parts"]) == (
+                200, {"topics": "ok", "clickhouse": "ok", "profiles": "ok"},
+            )  # fmt: skip
+            client.close()
+            assert server.stop()[0] == 0
 
 
 def test_a_taken_port_is_one_line_and_an_exit_code(tmp_path: Path) -> None:
