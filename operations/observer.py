@@ -102,7 +102,8 @@ class Observer:
         )
         # In this order: what was read by then was appended before.
         statuses = read_statuses(settings.footfall_home)
-        ends = {name: facts.ends for name, facts in standing_topics(settings).items()}
+        read = {part.topic for one in statuses for part in one.partitions}
+        ends = {name: facts.ends for name, facts in standing_topics(settings, read).items()}
         now_ms = time.time_ns() // 1_000_000
         self._times.begin()
         found = flows_now(

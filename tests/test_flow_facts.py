@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -18,7 +19,7 @@ from operations.observer import Look, Observer, ObserverCollector
 from operations.topic_ends import file_appended_ms
 from schemas import metrics
 from schemas.settings import read_settings
-from schemas.status import PartitionStatus, WorkerStatus
+from schemas.status import PartitionStatus, WorkerStatus, status_folder
 from sinks.topic_files import FileTopics
 from tests.cli_support import ROOT, footfall, free_port, running
 from tests.metrics_support import expected, get, names_and_labels, scrape, targets, total
@@ -177,6 +178,22 @@ def test_an_observer_that_sees_nothing_says_so_and_stays() -> None:
     collector.looking.look_once()
     assert collector.looking.problem == "the folder went away"
     assert "footfall_observer_errors_total 1.0" in exposed(collector)
+
+
+def test_topics_that_nobody_asks_for_are_not_looked_at(tmp_path: Path) -> None:
+    """Each look costs by the partition, and `split_topics` alone makes 21 topics."""
+    settings = read_settings({"FOOTFALL_HOME": str(tmp_path), "KAFKA_TOPIC": "tags_of_eu"})
+    assert settings.topics_folder is not None
+    topics = FileTopics(settings.topics_folder)
+    for name in ("user_tags", "dead_letters", "tags_of_eu", "shop_events.PageVisit", "read_by_f"):
+        topics.create(name, 1)
+    topics.close()
+    folder = status_folder(tmp_path)
+    folder.mkdir()
+    reads = status(part(0, 0, topic="read_by_f"))
+    (folder / "f.0.json").write_bytes(msgspec.json.encode(reads))
+    look = Observer(settings).look()
+    assert look.ends.keys() == {"user_tags", "dead_letters", "tags_of_eu", "read_by_f"}
 
 
 def test_when_a_record_of_an_embedded_topic_was_appended(tmp_path: Path) -> None:
