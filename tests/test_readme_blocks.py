@@ -51,6 +51,9 @@ UNTIL = {
     "footfall topics tail": "cookie",
 }
 """Lines that go on until Ctrl-C, which comes once they have said this."""
+ENDS = {"make demo": (-signal.SIGINT, "ended; ")}
+"""Lines of UNTIL that do not end with 0: make waits for its command, and then ends by Ctrl-C, too.
+That the command has ended in good order is in what it said last."""
 BESIDE = {"footfall generate tags --http": "demo", "curl": "demo"}
 """Lines that talk to something that runs."""
 EXIT_CODES = {
@@ -111,7 +114,7 @@ def lines() -> list[str]:
 
 def test_every_line_left_out_is_there() -> None:
     written = [line for language, block in blocks() if language == "sh" for line in block]
-    for table in (LEFT_OUT, UNTIL, BESIDE, NEEDS, EXIT_CODES, BEFORE):
+    for table in (LEFT_OUT, UNTIL, ENDS, BESIDE, NEEDS, EXIT_CODES, BEFORE):
         for begin in table:
             assert any(line.startswith(begin) for line in written), begin
     assert [language for language, _ in blocks() if language != "sh"] == ["python"]
@@ -187,8 +190,10 @@ class Checkout:
             if not re.search(text, said.read_text()):
                 return f"never said {text}: {said.read_text()[-1_000:]}"
             os.killpg(process.pid, signal.SIGINT)
+            wanted, last = ENDS[end] if (end := longest(ENDS, line)) else (0, "")
             code = process.wait(60)
-            return "" if code == 0 else f"exit code {code}: {said.read_text()[-1_000:]}"
+            is_well = code == wanted and last in said.read_text()
+            return "" if is_well else f"exit code {code}: {said.read_text()[-1_000:]}"
 
     @contextmanager
     def demo(self) -> Iterator[None]:
@@ -220,7 +225,16 @@ class Checkout:
                     process.wait()
 
 
+@pytest.fixture
+def heeding_ctrl_c() -> Iterator[None]:
+    """Heed Ctrl-C, also in the background of a shell, where this process and make ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("heeding_ctrl_c")
 def test_the_blocks_run_as_written(tmp_path: Path) -> None:
     checkout = Checkout(tmp_path)
     wrong = {}
