@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from cli.errors import FailureError, UsageError, did_you_mean, say
-from cli.home import Home, need_file
+from cli.generate_send import last_line, push_over_http, push_source
+from cli.home import need_file
 from cli.options import add_world_options, count, moment_ms, rate, seed, share, speed
-from cli.terminal import CLEARED, moves_cursor
-from schemas.settings import Settings, read_settings
+from schemas.settings import read_settings
 from schemas.times import parse_time_ms
 
 if TYPE_CHECKING:
-    from generator.http_lane import RequestCounts
     from generator.shop_records import Disturbances
     from generator.shop_world import ShopWorld
-    from generator.sources import Record, Source, TopicView, TopicWriter
-    from generator.tags import TagWorld
 
 TAGS_PER_S = 1_000
 STORE_EVENTS_PER_S = 200
@@ -109,8 +103,8 @@ def generate_tags(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from None
     if args.http:
-        return _over_http(world, args)
-    return _push(world, args, rate_per_s=_rate(args, TAGS_PER_S))
+        return push_over_http(world, args, _rate(args, TAGS_PER_S))
+    return push_source(world, args, rate_per_s=_rate(args, TAGS_PER_S))
 
 
 def generate_store(args: argparse.Namespace) -> int:
@@ -121,7 +115,7 @@ def generate_store(args: argparse.Namespace) -> int:
         world = StoreWorld(seed=args.seed, events_per_s=args.density)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    return _push(world, args, rate_per_s=_rate(args, STORE_EVENTS_PER_S))
+    return push_source(world, args, rate_per_s=_rate(args, STORE_EVENTS_PER_S))
 
 
 def generate_shop(args: argparse.Namespace) -> int:
@@ -139,7 +133,7 @@ def generate_shop(args: argparse.Namespace) -> int:
     # The world ends by itself, with all that was still under way.
     args.total = None
     rate_per_s = _rate(args, SHOP_RECORDS_PER_S)
-    return _push(world, args, rate_per_s=rate_per_s, without=args.without)
+    return push_source(world, args, rate_per_s=rate_per_s, without=args.without)
 
 
 def shop_world(args: argparse.Namespace) -> ShopWorld:
@@ -187,7 +181,7 @@ def _write_truth(world: ShopWorld, folder: str, *, without: str | None) -> None:
         raise FailureError(
             f"cannot write the truth to {folder}: {error.strerror or error}"
         ) from None
-    _last_line(f"truth: {len(rows)} tables, {sum(rows.values()):,} rows in {folder}")
+    last_line(f"truth: {len(rows)} tables, {sum(rows.values()):,} rows in {folder}")
 
 
 def generate_csv(args: argparse.Namespace) -> int:
@@ -205,7 +199,7 @@ def generate_csv(args: argparse.Namespace) -> int:
     if args.fast or args.rate is not None:
         factor = None
     source = CsvReplay(_csv_path(name))
-    return _push(
+    return push_source(
         source,
         args,
         rate_per_s=_rate(args, None),
@@ -225,92 +219,6 @@ def _csv_path(name: str) -> Path:
         raise UsageError("generate csv -: nothing is piped in")
     say("what comes out of a pipe is sent once: a push that is broken off cannot go on")
     return path
-
-
-def _push(
-    source: Source,
-    args: argparse.Namespace,
-    *,
-    rate_per_s: float | None = None,
-    speed: float | None = None,
-    without: str | None = None,
-    can_resume: bool = True,
-) -> int:
-    from cli.topics import topic_view
-    from generator.counted import CountedWriter
-    from generator.drive import push
-    from generator.progress import ProgressFile
-    from schemas.targets import scrape_target
-    from sinks.open import open_topics
-    from streams.monitor import serving
-
-    settings = read_settings(os.environ)
-    home = Home(settings.footfall_home)
-    home.make()
-    name = _rename(settings, source.topics)
-    progress = None
-    if can_resume:
-        progress = ProgressFile(
-            home.generator / f"{source.name}.json",
-            _renamed_view(topic_view(settings), name),
-            target=settings.topics_url,
-            fresh=args.fresh,
-        )
-    writer = open_topics(settings)
-    counted, host = CountedWriter(writer), settings.metrics_hostname
-    try:
-        with (
-            serving(host, 0, [counted]) as port,
-            scrape_target(home.path, f"generate.{source.name}", host, port),
-        ):
-            result = push(
-                source,
-                _RenamedWriter(counted, name, without),
-                rate_per_s=rate_per_s,
-                speed=speed,
-                total=args.total,
-                progress=progress,
-                startup_delay_s=settings.producer_startup_delay_s,
-                # A pipe that gives nothing would not let a flag be seen: a signal ends it at once.
-                stop=_stop_on_signals() if can_resume else None,
-                report=lambda report: _progress_line(report.line()),
-                log=_log if settings.print_producer_logs else None,
-            )
-    finally:
-        writer.close()
-    _last_line(result.line())
-    return 0
-
-
-def _over_http(world: TagWorld, args: argparse.Namespace) -> int:
-    from generator.http_load import push_http
-
-    result = push_http(
-        world,
-        args.http,
-        rate_per_s=_rate(args, TAGS_PER_S),
-        clients=args.clients,
-        total=args.total,
-        profile_rate_per_s=args.queries_per_s,
-        stop=_stop_on_signals(),
-        report=lambda report: _progress_line(report.line()),
-    )
-    for name, counts in (("tags", result.tags), ("profiles", result.profiles)):
-        if counts.sent:
-            _last_line(f"{name}: {_counts_text(counts)}")
-    if result.ended_by == "no_server":
-        raise FailureError(f"the server at {args.http} went away")
-    return 0
-
-
-def _counts_text(counts: RequestCounts) -> str:
-    answers = ", ".join(f"{count:,} x {code}" for code, count in sorted(counts.by_status.items()))
-    latency = counts.latency
-    return (
-        f"{counts.sent:,} sent, {counts.rate_per_s:,.0f}/s, answers {answers or 'none'}, "
-        f"{counts.unanswered:,} without an answer; half within {latency.p50_ms:.1f} ms, "
-        f"99% within {latency.p99_ms:.1f} ms, slowest {latency.max_ms:.1f} ms"
-    )
 
 
 def _add_pace(parser: argparse.ArgumentParser, default_per_s: int) -> None:
@@ -385,56 +293,3 @@ def _clients(text: str) -> int:
 
 def _queries(text: str) -> float:
     return 0.0 if text.strip() == "0" else rate(text)
-
-
-def _stop_on_signals() -> Event:
-    stop = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
-
-
-def _rename(settings: Settings, topics: Sequence[str]) -> Callable[[str], str]:
-    """KAFKA_TOPIC takes the place of the topic that a source is about."""
-    about = topics[0]
-    return lambda topic: (settings.kafka_topic or topic) if topic == about else topic
-
-
-class _RenamedWriter:
-    def __init__(
-        self, writer: TopicWriter, name: Callable[[str], str], without: str | None
-    ) -> None:
-        self._writer = writer
-        self._name = name
-        self._without = without
-
-    def write(self, topic: str, records: Sequence[Record]) -> None:
-        if topic != self._without:
-            self._writer.write(self._name(topic), records)
-
-
-def _renamed_view(view: TopicView, name: Callable[[str], str]) -> TopicView:
-    from generator.sources import TopicView
-
-    return TopicView(
-        end_offsets=lambda topic: view.end_offsets(name(topic)),
-        read_tail=lambda topic, partition, offset: view.read_tail(name(topic), partition, offset),
-        partition_of=lambda topic, key: view.partition_of(name(topic), key),
-    )
-
-
-def _progress_line(text: str) -> None:
-    if moves_cursor(sys.stdout):
-        print(f"{CLEARED}{text}", end="", flush=True)
-    else:
-        print(text, flush=True)
-
-
-def _last_line(text: str) -> None:
-    if moves_cursor(sys.stdout):
-        print(CLEARED, end="")
-    print(text, flush=True)
-
-
-def _log(text: str) -> None:
-    _last_line(text)
