@@ -147,17 +147,10 @@ def _observing(
     if not is_observing:
         yield ()
         return
-    from operations.observer import Observer, ObserverCollector
-    from operations.shop_watch import ShopWatch
+    from operations.observer import observing
 
-    observers = ObserverCollector(Observer(settings).look), ShopWatch(settings)
-    for observer in observers:
-        observer.looking.start()
-    try:
+    with observing(settings) as observers:
         yield observers
-    finally:
-        for observer in observers:
-            observer.looking.close()
 
 
 async def _serve(

@@ -43,8 +43,7 @@ def observe(_args: argparse.Namespace) -> int:
     from cli.servers import settings_for_clients
     from cli.stop import Stop
     from infra.logs import log_start, set_up_logs
-    from operations.observer import Observer, ObserverCollector
-    from operations.shop_watch import ShopWatch
+    from operations.observer import observing
     from schemas.settings import read_settings
     from schemas.targets import scrape_target
     from streams.monitor import serving
@@ -53,23 +52,21 @@ def observe(_args: argparse.Namespace) -> int:
     Home(settings.footfall_home).make()
     set_up_logs(settings, NAME)
     log_start(log, settings, read_settings({"FOOTFALL_HOME": str(settings.footfall_home)}))
-    collectors = ObserverCollector(Observer(settings).look), ShopWatch(settings)
-    observed = collectors[0].looking
     stop, host = Stop(), settings.metrics_hostname
     with (
         stop.on_signals(),
+        observing(settings) as collectors,
         serving(
-            host, settings.metrics_port, collectors, why_not_ready=lambda: observed.problem
+            host,
+            settings.metrics_port,
+            collectors,
+            why_not_ready=lambda: collectors[0].looking.problem,
         ) as port,
         scrape_target(settings.footfall_home, NAME, host, port),
     ):
-        for collector in collectors:
-            collector.looking.start()
         print(f"observing every flow: http://{host}:{port}/metrics", flush=True)
         while not stop.asked:
             time.sleep(_WAIT_S)
-        for collector in collectors:
-            collector.looking.close()
     log.info("stopped: it was told to")
     return 0
 

@@ -39,6 +39,7 @@ CONTRACT = FlowContract(
     writes=("ClickHouse minute_buckets",),
     tables=(ROWS,),
     sink_keeps_state=True,
+    snapshot_every_s=1.0,
 )
 
 TAGS = Records(

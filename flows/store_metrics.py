@@ -70,7 +70,6 @@ def windows_of(size_s: float) -> Tumbling:
         lateness_ms=max(600_000, 10 * size_ms),
         by=(),
         sums=_SUMS,
-        write_every_ms=1_000,
     )
 
 

@@ -35,7 +35,7 @@ CONTRACT = FlowContract(
     about="the newest views and the newest buys of every cookie",
     reads=(USER_TAGS.name,),
     writes=("profiles user_profiles",),
-    snapshot_every_s=1.0,
+    snapshot_every_s=0.75,
     sink_keeps_state=True,
 )
 

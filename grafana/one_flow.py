@@ -254,6 +254,18 @@ def _costs() -> list[Panel]:
             stacked=True,
         ),
         lines(
+            "Freshness",
+            "Age of the newest record when a reader first sees it in the store, over an hour; "
+            "it is measured about twice a minute while records come.",
+            *[
+                PromQL(_freshness(share), name)
+                for share, name in ((0.5, "median"), (0.95, "95 %"))
+            ],
+            unit="s",
+            steps={3: ORANGE, 5: RED},
+            runbook="RowsStale",
+        ),
+        lines(
             "CPU",
             "Cores that each worker uses.",
             PromQL(
@@ -261,16 +273,19 @@ def _costs() -> list[Panel]:
                 "{{worker}}",
             ),
             unit="none",
-            width=6,
         ),
         lines(
             "Memory",
             "Resident memory of each worker.",
             PromQL(summed(of("footfall_worker_memory_bytes"), "worker"), "{{worker}}"),
             unit="bytes",
-            width=6,
         ),
     ]
+
+
+def _freshness(share: float) -> str:
+    buckets = of("footfall_freshness_seconds_bucket")
+    return f"histogram_quantile({share}, sum by (le) (increase({buckets}[1h])))"
 
 
 def at(metric: str) -> str:

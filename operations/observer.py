@@ -10,6 +10,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from typing import Any
 from prometheus_client.registry import Collector
 
 from operations.flow_facts import Ends, FlowFacts, PlaceFacts, flows_now, is_alive
+from operations.freshness import Freshness
 from operations.looking import Looking
 from operations.positions import Positions, of_groups, read_statuses
+from operations.shop_watch import ShopWatch
 from operations.topic_ends import AppendTimes, standing_topics
 from schemas import metrics
 from schemas.metrics import Metric
@@ -200,3 +203,20 @@ _OF_FLOWS: dict[Metric, Callable[[FlowFacts], float]] = {
     metrics.WORKERS: lambda flow: flow.running,
     metrics.WORKERS_WANTED: lambda flow: flow.wanted,
 }
+
+
+@contextmanager
+def observing(settings: Settings) -> Iterator[tuple[ObserverCollector, ShopWatch, Freshness]]:
+    """Look at the flows, the shop and the stores, in threads of their own, until it is left."""
+    collectors = (
+        ObserverCollector(Observer(settings).look),
+        ShopWatch(settings),
+        Freshness(settings),
+    )
+    for collector in collectors:
+        collector.looking.start()
+    try:
+        yield collectors
+    finally:
+        for collector in collectors:
+            collector.looking.close()

@@ -265,6 +265,19 @@ OBSERVER = (
 )  # fmt: skip
 """Of `footfall observe`, and of the api beside its own."""
 
+FRESHNESS_ENDS_S = (0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
+FRESHNESS = Metric(
+    "footfall_freshness_seconds",
+    "histogram",
+    "Age of the newest record in a store when a reader first sees it there, by its append time; "
+    "each flow is measured every half a minute or so while it has records",
+    ("flow", "server"),
+    FRESHNESS_ENDS_S,
+)
+
+STORES = (FRESHNESS,)
+"""Of the observer, as it reads the stores."""
+
 _RANGE = ("range",)
 SERVICE_REQUESTS = Metric(
     "footfall_service_requests",
@@ -374,6 +387,7 @@ def page() -> str:
     for title, metrics in (
         ("A worker", WORKER),
         ("The observer (`footfall observe`, and the api)", OBSERVER),
+        ("The stores, as the observer reads them", STORES),
         ("The shop, asked of ClickHouse by the observer", SHOP),
         ("The api", API),
         ("The embedded ClickHouse", CLICKHOUSE),
@@ -387,8 +401,9 @@ def page() -> str:
     parts.append("## Values of labels\n")
     for label, values in _VALUES.items():
         parts.append(f"- {label}: {', '.join(f'`{value}`' for value in values)}")
-    ends = ", ".join(f"{end:g}" for end in SECONDS)
-    parts.append(f"- `le` of all histograms: {ends}, +Inf (seconds)")
+    for of, ends in (("other histograms", SECONDS), (f"`{FRESHNESS.name}`", FRESHNESS_ENDS_S)):
+        told = ", ".join(f"{end:g}" for end in ends)
+        parts.append(f"- `le` of {of}: {told}, +Inf (seconds)")
     return "\n".join(parts) + "\n"
 
 

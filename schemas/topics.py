@@ -7,6 +7,9 @@ from dataclasses import dataclass
 PARTITIONS_DEFAULT = 10
 TOPIC, PARTITION, OFFSET = "topic", "topic_partition", "offset"
 """Columns of rows and tables that say of which partition a row is, and of which record."""
+APPENDED = "appended_ms"
+"""The column that says when the newest record was appended that was read before a row was made:
+milliseconds since 1970 UTC, 0 where the topic does not say."""
 RETENTION_H = 168
 RETENTION_BYTES = 34_359_738_368
 """Kept of an embedded topic: 32 GiB, more than a hundred million store events."""

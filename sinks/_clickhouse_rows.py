@@ -8,6 +8,7 @@ from typing import Literal
 import polars as pl
 
 from schemas.tables.clickhouse import Table
+from schemas.topics import APPENDED
 
 _WRAPPED = re.compile(r"(LowCardinality|Nullable)\((.*)\)")
 _DATETIME64 = re.compile(r"DateTime64\((\d)(?:,\s*'[^']*')?\)")
@@ -32,12 +33,12 @@ class RowsError(ValueError):
 
 
 def rows_for(table: Table, frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with the table's columns, in its order and types.
+    """The frame with the table's columns, in its order and types; without APPENDED.
 
     Nothing is guessed: an unknown or missing column, another kind of value, a number that does
     not fit or a null where none may be raises RowsError.
     """
-    if unknown := [name for name in frame.columns if name not in table.columns]:
+    if unknown := [x for x in frame.columns if x not in table.columns and x != APPENDED]:
         raise RowsError(f"it has no column {', '.join(unknown)}")
     if missing := [name for name in table.columns if name not in frame.columns]:
         raise RowsError(f"the rows lack the column {', '.join(missing)}")

@@ -26,6 +26,7 @@ from urllib3.exceptions import HTTPError
 from schemas.addresses import AddressError
 from schemas.database_addresses import clickhouse_address
 from schemas.tables.clickhouse import DELETED, Table, View
+from schemas.topics import APPENDED
 from sinks import SinkRefusedError
 from sinks._clickhouse_errors import (
     error_in_body,
@@ -85,7 +86,7 @@ class ClickHouseTable:
         """
         target = f"{self._link.where}, table {self._table.name}"
         try:
-            fitted = [rows_for(self._table, frame) for frame in frames if frame.height]
+            fitted = [_fitted(self._table, frame) for frame in frames if frame.height]
         except RowsError as error:
             raise SinkRefusedError(f"{target}: {error}") from None
         if not fitted:
@@ -96,7 +97,7 @@ class ClickHouseTable:
             self._link.call(partial(self._insert, block), target)
 
     def _insert(self, block: bytes, client: Any) -> None:
-        columns = list(self._table.columns)
+        columns = [*self._table.columns, APPENDED]
         client.raw_insert(self._table.name, columns, block, _INSERT_SETTINGS, "ArrowStream")
 
     def close(self) -> None:
@@ -224,6 +225,7 @@ def create_tables(
             link.call(methodcaller("command", item.create()), target)
             if isinstance(item, Table):
                 _check_columns(link, item, target)
+                link.call(methodcaller("command", item.add_appended()), target)
     finally:
         link.close()
 
@@ -242,6 +244,12 @@ def _check_columns(link: _Link, table: Table, target: str) -> None:
     wanted = {**table.columns, DELETED: "UInt8"}
     move = f"RENAME TABLE {table.name} TO {table.name}_old"
     check_columns(target, wanted, dict(found), move)
+
+
+def _fitted(table: Table, frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame as the table takes it, with APPENDED, which is 0 where the rows do not say."""
+    given = frame[APPENDED] if APPENDED in frame.columns else pl.lit(0, pl.Int64).alias(APPENDED)
+    return rows_for(table, frame).with_columns(given)
 
 
 def _arrow(rows: pl.DataFrame) -> bytes:

@@ -38,6 +38,7 @@ from sqlalchemy.types import TypeEngine
 
 from schemas.tables.rollup import Rollup
 from schemas.tables.sql_types import sql_time
+from schemas.topics import APPENDED, PARTITION, TOPIC
 from schemas.versions import GENERATION_SHIFT
 from sinks import SinkRefusedError
 from sinks._sql_engine import GIVE_UP_AFTER_S, Store
@@ -84,6 +85,11 @@ class SqlRollup:
             if self._to_announce is not None
             else None
         )
+        self._put_newest = (
+            _Upsert(self._store, rollup.newest, newer_only=False)
+            if rollup.newest is not None
+            else None
+        )
         self._sum_up = self._sum_up_statement(self._put_partial.staged)
 
     def write(self, frames: Sequence[pl.DataFrame]) -> None:
@@ -96,12 +102,15 @@ class SqlRollup:
         rows = _newest(frames, self._partial)
         if rows.is_empty():
             return
+        appended = _appended(frames)
         write_id = secrets.randbits(63)
         attempts = 0
 
         def merge(connection: Connection) -> list[TotalRow]:
             nonlocal attempts
             attempts += 1
+            if self._put_newest is not None and not appended.is_empty():
+                self._put_newest.put(self._store, connection, appended)
             return self.merge(connection, rows, write_id)
 
         changed = self._store.transaction(self._total.name, merge)
@@ -299,7 +308,7 @@ def _newest(frames: Sequence[pl.DataFrame], table: Table) -> pl.DataFrame:
     names = table.columns.keys()
     for frame in frames:
         missing = [name for name in names if name not in frame.columns]
-        unknown = [name for name in frame.columns if name not in names]
+        unknown = [name for name in frame.columns if name not in names and name != APPENDED]
         if missing or unknown:
             raise SinkRefusedError(
                 f"rows for {table.name} lack {missing}, and have the unknown {unknown}"
@@ -312,6 +321,12 @@ def _newest(frames: Sequence[pl.DataFrame], table: Table) -> pl.DataFrame:
     rows = pl.concat([frame.select(names) for frame in frames], how="vertical_relaxed")
     key = [column.name for column in table.primary_key]
     return rows.sort([*key, "version"]).unique(key, keep="last", maintain_order=True)
+
+
+def _appended(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """By topic and partition the newest APPENDED of the rows that have one."""
+    given = [frame.select(TOPIC, PARTITION, APPENDED) for frame in frames if APPENDED in frame]
+    return pl.concat(given).group_by(TOPIC, PARTITION).max() if given else pl.DataFrame()
 
 
 def _insert(store: Store, table: Table) -> Any:

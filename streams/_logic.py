@@ -12,7 +12,7 @@ from bytewax.operators import StatefulBatchLogic
 
 from schemas.dead_letters import DeadLetter, LateEvent
 from schemas.metrics import BATCH_SECONDS, COMPUTE_SECONDS, SNAPSHOT_SECONDS
-from streams.batch import Batch, Rows, of_topic
+from streams.batch import UNKNOWN_MS, Batch, Rows, of_topic
 from streams.clock import Clock
 from streams.log_lines import note_poll
 from streams.progress import Counted, Counts, Progress, StateSize
@@ -48,6 +48,7 @@ class Logic(StatefulBatchLogic[tuple[Batch, float], Output, "_State | None"]):
         self._clock = Clock(state[2] if state else None)
         self._step: Step | None = None
         self._place = "", 0
+        self._appended_ms = UNKNOWN_MS
 
     def on_batch(self, values: list[tuple[Batch, float]]) -> tuple[Iterable[Output], bool]:
         return [self._take(*value) for value in values], StatefulBatchLogic.RETAIN
@@ -85,7 +86,10 @@ class Logic(StatefulBatchLogic[tuple[Batch, float], Output, "_State | None"]):
             ended_s = perf_counter()
             self._progress.took(COMPUTE_SECONDS, poll.topic, ended_s - began_s)
             self._progress.took(BATCH_SECONDS, poll.topic, ended_s - decoded_s)
-        rows = None if result.rows is None else of_topic(result.rows, poll.topic)
+        self._appended_ms = max(self._appended_ms, poll.newest_appended_ms)
+        rows = result.rows
+        if rows is not None:
+            rows = of_topic(rows, poll.topic, self._appended_ms)
         return Output(rows, batch.dead or None, result.late or None)
 
     def snapshot(self) -> _State | None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from schemas.dead_letters import DeadLetter
-from schemas.topics import PARTITION, TOPIC
+from schemas.topics import APPENDED, PARTITION, TOPIC
 from streams.frames import where
 
 Int64s = npt.NDArray[np.int64]
@@ -58,6 +58,13 @@ class Poll:
     """Places in the poll of records without a value (their lines are empty); skip them."""
     agreeing: int = AGREEING
     """See streams.clock. With 1, for tests, every clock is believed at once."""
+
+    @property
+    def newest_appended_ms(self) -> int:
+        """When the newest of its records was appended; UNKNOWN_MS where none says."""
+        if self.appended_ms is None or not self.count:
+            return UNKNOWN_MS
+        return int(self.appended_ms.max())
 
     @property
     def next_offset(self) -> int:
@@ -177,12 +184,13 @@ def changed(rows: Rows, change: Callable[[pl.DataFrame], pl.DataFrame]) -> Rows:
     return TableRows({name: change(of_table) for name, of_table in rows.frames.items()})
 
 
-def of_topic(rows: Rows, topic: str) -> Rows:
-    """Return the rows with the topic named in those that are known by a partition of it."""
+def of_topic(rows: Rows, topic: str, appended_ms: int | None = None) -> Rows:
+    """Return the rows with TOPIC, and APPENDED if given, in those known by a partition."""
+    added = [pl.lit(topic, dtype=pl.String).alias(TOPIC)]
+    if appended_ms is not None:
+        added.append(pl.lit(max(0, appended_ms), dtype=pl.Int64).alias(APPENDED))
 
     def named(of_table: pl.DataFrame) -> pl.DataFrame:
-        if PARTITION not in of_table.columns:
-            return of_table
-        return of_table.with_columns(pl.lit(topic, dtype=pl.String).alias(TOPIC))
+        return of_table.with_columns(added) if PARTITION in of_table.columns else of_table
 
     return changed(rows, named)

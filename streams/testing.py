@@ -27,6 +27,7 @@ from bytewax.testing import run_main
 from schemas.dead_letters import DeadLetter, LateEvent
 from schemas.status import PartitionStatus
 from schemas.tables.clickhouse import Table
+from schemas.topics import APPENDED
 from streams.batch import Batch, Poll, Rows, TableRows, of_topic
 from streams.clock import Clock
 from streams.engine import MakeStep, Outputs, Step, StepResult
@@ -136,18 +137,16 @@ class Result:
 
     @property
     def rows(self) -> pl.DataFrame:
-        """All rows, in order of writing; no columns where there were none."""
-        frames = [item for item in self.items if isinstance(item, pl.DataFrame)]
-        return pl.concat(frames) if frames else pl.DataFrame()
+        """All rows, in order of writing, without APPENDED; no columns where there were none."""
+        return _together(item for item in self.items if isinstance(item, pl.DataFrame))
 
     def rows_of(self, table: str) -> pl.DataFrame:
         """The same of one of several tables."""
-        frames = [
+        return _together(
             item.frames[table]
             for item in self.items
             if isinstance(item, TableRows) and table in item.frames
-        ]
-        return pl.concat(frames) if frames else pl.DataFrame()
+        )
 
     def upserts(self, *key: str) -> list[dict[str, Any]]:
         """The rows as a table holds them in the end, ordered by key: of each the newest."""
@@ -157,6 +156,12 @@ class Result:
         """One of several tables as it is in the end, without versions, ordered by its key."""
         found = newest(self.rows_of(table.name), table.order_by)
         return found.drop(table.version, strict=False)
+
+
+def _together(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """Return the frames as one; when records were appended says nothing of a result."""
+    given = [frame.drop(APPENDED, strict=False) for frame in frames]
+    return pl.concat(given) if given else pl.DataFrame()
 
 
 def newest(rows: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:

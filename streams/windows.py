@@ -55,8 +55,9 @@ class Tumbling:
     """Columns that name the group within the window; none for one row a window."""
     sums: Mapping[str, pl.Expr]
     """Name of each sum, and its summand as an expression over a batch's frame."""
-    write_every_ms: int = 5_000
-    """Provisional rows are written at most this often, by the wall clock of the polls."""
+    write_every_ms: int = 900
+    """Provisional rows are written at most this often, by the wall clock of the polls: less than
+    a second, so that of polls half a second apart each second one writes them."""
     generation: int = 0
 
     @property

@@ -254,7 +254,7 @@ def test_a_killed_worker_shows_its_lag_in_observe_and_status(tmp_path: Path) -> 
         )
         found = names_and_labels(get(address, "/metrics")[1])
         assert found.keys() == {
-            one.name for one in (*metrics.API, *metrics.OBSERVER, *metrics.SHOP)
+            one.name for one in (*metrics.API, *metrics.OBSERVER, *metrics.STORES, *metrics.SHOP)
         }
         assert served.end(signal.SIGTERM) == 0
     assert "api" not in targets(tmp_path)

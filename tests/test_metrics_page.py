@@ -15,8 +15,8 @@ from infra._clickhouse_metrics import ClickHouseMetrics
 from schemas import metrics
 
 ALL = (
-    *metrics.WORKER, *metrics.OBSERVER, *metrics.SHOP, *metrics.API, *metrics.CLICKHOUSE,
-    *metrics.GENERATOR,
+    *metrics.WORKER, *metrics.OBSERVER, *metrics.STORES, *metrics.SHOP, *metrics.API,
+    *metrics.CLICKHOUSE, *metrics.GENERATOR,
 )  # fmt: skip
 PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
 

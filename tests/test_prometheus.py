@@ -159,7 +159,7 @@ def _names(name: str, kind: str) -> list[str]:
     return [name + end for end in ends]
 
 
-ALL = (*metrics.WORKER, *metrics.OBSERVER, *metrics.SHOP, *metrics.API)
+ALL = (*metrics.WORKER, *metrics.OBSERVER, *metrics.STORES, *metrics.SHOP, *metrics.API)
 LISTED = {name: frozenset(one.labels) for one in ALL for name in _names(one.name, one.kind)}
 """Labels of series that these processes do not have: of errors, say; other tests hold them."""
 

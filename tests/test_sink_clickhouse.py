@@ -166,7 +166,7 @@ def test_every_kind_of_column(server: Server) -> None:
     writer = ClickHouseTable(server.url, EVERY_KIND)
     writer.write([frame, shuffled])
     writer.close()
-    sql = "SELECT * EXCEPT (yes, is_deleted), yes FROM every_kind FINAL"
+    sql = "SELECT * EXCEPT (yes, is_deleted, appended_ms), yes FROM every_kind FINAL"
     assert query_rows(server.url, sql)[1] == [
         [-7, 255, 2**64 - 1, "a\x00b", "w", 2, "2019-10-01", "2019-10-01 00:00:01",
          "2019-10-01 00:00:01.123", "2019-10-01 00:00:01.123000", None, None, ["x", "y"], 1, True]
@@ -266,7 +266,7 @@ def test_the_view_gives_each_row_once_in_its_highest_version(
 def test_a_few_minutes_are_found_without_reading_all(server: Server, made: str) -> None:
     for version in (4, 8):
         reply = server.ask(
-            "INSERT INTO minute_buckets_rows (* EXCEPT (is_deleted)) SELECT"
+            "INSERT INTO minute_buckets_rows (* EXCEPT (is_deleted, appended_ms)) SELECT"
             " toDateTime('2022-03-22 12:00:00', 'UTC') + 60 * intDiv(number, 10000),"
             " if(number % 10 = 0, 'BUY', 'VIEW'), toString(number % 1000), toString(number % 250),"
             f" toString(number % 67), 'tags', number % 10, 1, 100, {version} FROM numbers(1000000)"

@@ -54,7 +54,7 @@ def _not_told(check: str, error: SinkError, otherwise: str) -> Finding:
 
 def _asked_clickhouse(reader: Any, where: str) -> list[Finding]:
     from cli.init import described
-    from schemas.tables.clickhouse import DELETED, Table, View
+    from schemas.tables.clickhouse import BESIDE, Table, View
 
     ((text,),) = reader.rows("SELECT version()")[1]
     findings = [
@@ -69,7 +69,7 @@ def _asked_clickhouse(reader: Any, where: str) -> list[Finding]:
         )
     )
     wanted: dict[str, Mapping[str, str]] = {
-        table.name: {**table.columns, DELETED: "UInt8"} for table in described(Table)
+        table.name: {**table.columns, **BESIDE} for table in described(Table)
     }
     wanted |= {view.name: {} for view in described(View)}
     standing: dict[str, dict[str, str]] = {}

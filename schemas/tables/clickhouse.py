@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from schemas.topics import OFFSET, PARTITION, TOPIC
+from schemas.topics import APPENDED, OFFSET, PARTITION, TOPIC
 
 DELETED = "is_deleted"
+BESIDE = {DELETED: "UInt8", APPENDED: "Int64"}
+"""Columns that stand in each table beside its own; what writes no value there writes 0."""
 PLACE = {TOPIC: "LowCardinality(String)", PARTITION: "UInt16"}
 """The columns that say of which partition a row is. The topic comes first: a partition's number
 alone would let rows of two topics overwrite each other."""
@@ -19,8 +21,8 @@ class Table:
     """A ReplacingMergeTree whose sorting key is the row's whole identity.
 
     ``partition_by`` must derive from ``order_by``: FINAL finds no duplicate in another
-    partition. The column DELETED is there beside ``columns``: a row in which it is 1 takes back
-    the row of its key, and FINAL gives neither.
+    partition. The columns of BESIDE are there beside ``columns``: a row in which DELETED is 1
+    takes back the row of its key, and FINAL gives neither.
     """
 
     name: str
@@ -48,12 +50,20 @@ class Table:
     def create(self) -> str:
         """The statement that makes the table, harmless where it stands."""
         columns = "".join(f"    `{name}` {kind},\n" for name, kind in self.columns.items())
+        beside = ",\n".join(f"    `{name}` {kind} DEFAULT 0" for name, kind in BESIDE.items())
         return (
             f"CREATE TABLE IF NOT EXISTS {self.name} (\n{columns}"
-            f"    `{DELETED}` UInt8 DEFAULT 0{self._constraint()}\n)\n"
+            f"{beside}{self._constraint()}\n)\n"
             f"ENGINE = ReplacingMergeTree({self.version}, {DELETED})\n"
             f"PARTITION BY {self.partition_by}\n"
             f"ORDER BY ({', '.join(self.order_by)})"
+        )
+
+    def add_appended(self) -> str:
+        """The statement that adds APPENDED to a table of before, harmless where it has it."""
+        return (
+            f"ALTER TABLE {self.name} "
+            f"ADD COLUMN IF NOT EXISTS `{APPENDED}` {BESIDE[APPENDED]} DEFAULT 0"
         )
 
     def _constraint(self) -> str:

@@ -23,3 +23,5 @@ class Rollup:
     """The number of events first."""
     to_announce: Table | None = None
     """``key`` and ``write_id`` of the totals whose notice was not sent yet."""
+    newest: Table | None = None
+    """By topic and partition the newest APPENDED of all rows that were written."""

@@ -4,6 +4,7 @@
 ``events`` (one row a window, corrected in place) within the transaction that wrote it.
 ``events_to_announce`` names the rows of ``events`` whose notice was not sent yet: it is written
 in that transaction too, so that a crash between the row and its notice loses neither.
+``events_newest`` says by topic partition how new the records are that stand in these tables.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from sqlalchemy import BigInteger, Column, Integer, MetaData, String, Table
 
 from schemas.tables.rollup import Rollup
 from schemas.tables.sql_types import UtcTime
-from schemas.topics import PARTITION, TOPIC
+from schemas.topics import APPENDED, PARTITION, TOPIC
 
 METADATA = MetaData()
 
@@ -58,4 +59,12 @@ EVENTS_TO_ANNOUNCE = Table(
     Column("write_id", BigInteger, nullable=False),
 )
 
-ROLLUP = Rollup(EVENTS_BY_PARTITION, EVENTS, KEY, SUMS, EVENTS_TO_ANNOUNCE)
+EVENTS_NEWEST = Table(
+    "events_newest",
+    METADATA,
+    Column(TOPIC, String, primary_key=True),
+    Column(PARTITION, Integer, primary_key=True, autoincrement=False),
+    Column(APPENDED, BigInteger, nullable=False),
+)
+
+ROLLUP = Rollup(EVENTS_BY_PARTITION, EVENTS, KEY, SUMS, EVENTS_TO_ANNOUNCE, EVENTS_NEWEST)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from schemas.profiles import COLUMNS, ORDER
+from schemas.topics import APPENDED
 from sinks import SinkRefusedError
 
 ACTIONS = ("VIEW", "BUY")
@@ -14,7 +15,7 @@ _KINDS = (pl.String, pl.String, pl.Int64, pl.String, pl.Int64, pl.Int64, pl.Bina
 
 def checked(tags: pl.DataFrame) -> pl.DataFrame:
     """The tags by cookie, action and ORDER. Raises SinkRefusedError for another shape."""
-    if set(tags.columns) != set(COLUMNS):
+    if set(tags.columns) - {APPENDED} != set(COLUMNS):
         raise SinkRefusedError(f"profiles take the columns {COLUMNS}, not {tuple(tags.columns)}")
     for name, kind in zip(COLUMNS, _KINDS, strict=True):
         if tags.schema[name] != kind:
