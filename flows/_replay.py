@@ -24,7 +24,7 @@ from streams.batch import Batch, Rows, changed
 from streams.decode import Records
 from streams.engine import MakeStep, StatelessStep, Step, StepResult, WindowStep
 from streams.replay import Rules, settled
-from streams.windows import EVENTS, WINDOW, Tumbling
+from streams.tumbling import EVENTS, WINDOW, Tumbling
 
 ROWS_MAX, RAW_ROWS_MAX = 50_000, 500_000
 """Rows gathered before they are written, of one table and of all."""

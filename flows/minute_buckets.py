@@ -30,7 +30,7 @@ from streams.engine import Outputs, WindowStep, dataflow
 from streams.open import open_source
 from streams.progress import Progress
 from streams.runner import Run
-from streams.windows import EVENTS, VERSION, WINDOW, Tumbling
+from streams.tumbling import EVENTS, VERSION, WINDOW, Tumbling
 
 CONTRACT = FlowContract(
     name="minute_buckets",

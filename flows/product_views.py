@@ -33,7 +33,7 @@ from streams.decode import Records
 from streams.engine import Choose, MakeStep, WindowStep
 from streams.parts import Parts
 from streams.runner import Run
-from streams.windows import VERSION, WINDOW, Tumbling
+from streams.tumbling import VERSION, WINDOW, Tumbling
 
 CONTRACT = FlowContract(
     name="product_views",

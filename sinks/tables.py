@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Protocol
 
 import polars as pl
@@ -41,12 +42,17 @@ class ByTable(Protocol):
         """By the table's name."""
 
 
+AT_ONCE = 4
+"""Tables that are written at the same time: most of a small insert is waiting."""
+
+
 class TablesWriter:
-    """Gives each table's writer its rows."""
+    """Gives each table's writer its rows; several tables are written at the same time."""
 
     def __init__(self, writers: Mapping[str, RowWriter]) -> None:
         """``writers`` by the table's name."""
         self._writers = writers
+        self._threads = ThreadPoolExecutor(min(AT_ONCE, len(writers)), "tables")
 
     def write(self, items: Sequence[ByTable]) -> None:
         """Return when the rows are durable in all tables; after an error some may have them.
@@ -57,10 +63,17 @@ class TablesWriter:
         for item in items:
             for name, frame in item.frames.items():
                 frames[name].append(frame)
-        for name, of_table in frames.items():
-            self._writers[name].write(of_table)
+        writing = [
+            self._threads.submit(self._writers[name].write, of_table)
+            for name, of_table in frames.items()
+        ]
+        # Each has ended before an error is raised: no late write meets the next one.
+        wait(writing)
+        for one in writing:
+            one.result()
 
     def close(self) -> None:
         """Release connections. Never raises."""
+        self._threads.shutdown()
         for writer in self._writers.values():
             writer.close()

@@ -32,7 +32,8 @@ from streams.batch import NEVER, ROW, TIME_MS, Batch, Int64s, Poll, Rows
 from streams.decode import Records
 from streams.log_lines import note_poll
 from streams.progress import Progress
-from streams.windows import NO_END_MS, NO_ROWS, Tumbling, WindowState
+from streams.tumbling import Tumbling
+from streams.windows import NO_END_MS, NO_ROWS, WindowState
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from streams.clock import Clock
 from streams.decode import Records
 from streams.engine import MakeStep, Step
 from streams.source import EARLIEST, Position, Reader, SourceError, Topic, wall_clock_ms
-from streams.windows import Tumbling
+from streams.tumbling import Tumbling
 
 BEGIN_MS, END_MS = 0, 2**62
 """A range without a beginning, without an end."""

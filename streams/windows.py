@@ -17,53 +17,22 @@ they are counted, and the fuller row wins.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
 
-from schemas.versions import EVENTS_SHIFT, FINAL, GENERATION_SHIFT, PROVISIONAL, REVISED
+from schemas.versions import FINAL, PROVISIONAL, REVISED
 from streams.batch import NEVER, TIME_MS, Int64s, Seen
 from streams.frames import where
+from streams.tumbling import FRESH, WINDOW, Tumbling
 from streams.window_chunks import Chunk, packed, unpacked
-
-WINDOW = "window_ms"
-"""Start of the row's window, milliseconds since 1970 UTC."""
-EVENTS = "events"
-VERSION = "version"
-FRESH = "fresh"
-"""The group has changed since it was last written."""
 
 OPEN_ROWS_MAX = 65_536
 """Unmerged rows are merged when there are more, and twice as many as there are groups."""
 CLOSED_CHUNKS_MAX = 32
 NO_END_MS = 2**62
-
-
-@dataclass(frozen=True, slots=True)
-class Tumbling:
-    """Fixed, adjacent windows, and what is summed in each group of each of them.
-
-    Every aggregate must be a sum of whole numbers, so that partial ones can be merged.
-    """
-
-    size_ms: int
-    delay_ms: int
-    lateness_ms: int
-    by: tuple[str, ...]
-    """Columns that name the group within the window; none for one row a window."""
-    sums: Mapping[str, pl.Expr]
-    """Name of each sum, and its summand as an expression over a batch's frame."""
-    write_every_ms: int = 900
-    """Provisional rows are written at most this often, by the wall clock of the polls: less than
-    a second, so that of polls half a second apart each second one writes them."""
-    generation: int = 0
-
-    @property
-    def key(self) -> tuple[str, ...]:
-        """What identifies a row within a partition."""
-        return (WINDOW, *self.by)
 
 
 class WindowSizeError(Exception):
@@ -168,7 +137,7 @@ class WindowState:
         self._append(on_time, earliest_end_ms)
         rows = self._close(self.watermark_ms)
         if corrections is not None:
-            rows.append(self._correct(self._summands(corrections)))
+            rows.append(self._correct(self.spec.summands(corrections)))
         self._expire()
         if self.written_at_ms == NEVER:
             self.written_at_ms = polled_at_ms
@@ -191,7 +160,7 @@ class WindowState:
         due = groups.filter((ends <= passed_ms) & (pl.col(FRESH) | (ends > self.quiet_to_ms)))
         self.open = [groups.with_columns(pl.col(FRESH) & (ends > passed_ms))]
         self.quiet_to_ms = max(self.quiet_to_ms, min(passed_ms, self._last_end_ms()))
-        rows = [self._versioned(due, FINAL)] if len(due) else []
+        rows = [self.spec.versioned(due, FINAL)] if len(due) else []
         return _concat(rows + self._write_early(polled_at_ms))
 
     def snapshot(self) -> bytes:
@@ -254,25 +223,10 @@ class WindowState:
             state.closed.append(Chunk.of_packed(first, last, rows, reader.read(size)))
         return state
 
-    def _summands(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """One row an event: its window and group, 1, and the summands; all fresh."""
-        spec = self.spec
-        starts = frame[TIME_MS].to_numpy() // spec.size_ms * spec.size_ms
-        ones = np.ones(len(frame), dtype=np.int64)
-        return pl.DataFrame(
-            [
-                pl.Series(WINDOW, starts),
-                *(frame[name] for name in spec.by),
-                pl.Series(EVENTS, ones),
-                *_evaluated(frame, spec.sums),
-                pl.Series(FRESH, ones.astype(np.bool_)),
-            ]
-        )
-
     def _append(self, frame: pl.DataFrame, earliest_end_ms: int) -> None:
         if frame.is_empty():
             return
-        self.open.append(self._summands(frame))
+        self.open.append(self.spec.summands(frame))
         self.open_rows += len(frame)
         self.merged = False
         self.earliest_end_ms = min(self.earliest_end_ms, earliest_end_ms)
@@ -282,15 +236,10 @@ class WindowState:
     def _merge(self) -> pl.DataFrame:
         """The open windows, with one row a group from here on. There must be some."""
         if not self.merged:
-            self.open = [self._grouped(pl.concat(self.open, rechunk=True))]
+            self.open = [self.spec.grouped(pl.concat(self.open, rechunk=True))]
             self.open_rows = self.group_rows = len(self.open[0])
             self.merged = True
         return self.open[0]
-
-    def _grouped(self, frame: pl.DataFrame, *, fresh: bool = True) -> pl.DataFrame:
-        """One row a group. The frame must be in one chunk: more take twice as long."""
-        is_fresh = [pl.col(FRESH).any()] if fresh else []
-        return frame.group_by(self.spec.key).agg(pl.col(EVENTS, *self.spec.sums).sum(), *is_fresh)
 
     def _close(self, watermark_ms: int) -> list[pl.DataFrame]:
         """Move the windows that the watermark has passed to the closed ones; their rows."""
@@ -299,7 +248,7 @@ class WindowState:
         last_start_ms = watermark_ms - self.spec.size_ms
         passed, opened = zip(*(_split(frame, last_start_ms) for frame in self.open), strict=True)
         closing = pl.concat(passed, rechunk=True)
-        closing = closing.drop(FRESH) if self.merged else self._grouped(closing, fresh=False)
+        closing = closing.drop(FRESH) if self.merged else self.spec.grouped(closing, fresh=False)
         # There is none where the newest event is of those that are not counted.
         self.open = [frame for frame in opened if len(frame)]
         self.open_rows = sum(map(len, self.open))
@@ -309,7 +258,7 @@ class WindowState:
             self.closed.append(_chunk(closing))
             if len(self.closed) > CLOSED_CHUNKS_MAX:
                 self._compact()
-        return [self._versioned(closing, FINAL)]
+        return [self.spec.versioned(closing, FINAL)]
 
     def _compact(self) -> None:
         """Put the smaller chunks together; windows never span chunks, so nothing is merged."""
@@ -322,7 +271,7 @@ class WindowState:
 
     def _correct(self, events: pl.DataFrame) -> pl.DataFrame:
         """Count events of closed windows, and give the rows that they change."""
-        groups = self._grouped(events)
+        groups = self.spec.grouped(events)
         revised: list[pl.DataFrame] = []
         for index, chunk in enumerate(self.closed):
             if groups.is_empty():
@@ -338,7 +287,7 @@ class WindowState:
                 [kept.with_columns(pl.lit(False).alias(FRESH)), groups.filter(of_chunk)],
                 rechunk=True,
             )
-            merged = self._grouped(both)
+            merged = self.spec.grouped(both)
             revised.append(merged.filter(FRESH))
             self.closed[index] = _chunk(merged.drop(FRESH))
             groups = groups.filter(~of_chunk)
@@ -346,7 +295,7 @@ class WindowState:
             # Windows that had no event before they closed.
             self.closed.append(_chunk(groups.drop(FRESH)))
             revised.append(groups)
-        return self._versioned(pl.concat(revised), REVISED)
+        return self.spec.versioned(pl.concat(revised), REVISED)
 
     def _expire(self) -> None:
         """Forget the windows that can no longer be corrected."""
@@ -366,33 +315,14 @@ class WindowState:
         if changed.is_empty():
             return []
         self.open = [groups.with_columns(pl.lit(False).alias(FRESH))]
-        return [self._versioned(changed, PROVISIONAL)]
+        return [self.spec.versioned(changed, PROVISIONAL)]
 
     def _last_end_ms(self) -> int:
         return self.highest_ms // self.spec.size_ms * self.spec.size_ms + self.spec.size_ms
 
-    def _versioned(self, groups: pl.DataFrame, phase: int) -> pl.DataFrame:
-        generation = self.spec.generation << GENERATION_SHIFT
-        version = groups[EVENTS] * (1 << EVENTS_SHIFT) + (generation + phase)
-        kept = (*self.spec.key, EVENTS, *self.spec.sums)
-        return pl.DataFrame([*(groups[name] for name in kept), version.alias(VERSION)])
-
 
 def _chunk(frame: pl.DataFrame) -> Chunk:
     return Chunk.of(frame, frame[WINDOW])
-
-
-def _evaluated(frame: pl.DataFrame, sums: Mapping[str, pl.Expr]) -> list[pl.Series]:
-    """The summands of each row as whole numbers."""
-    if all(summand.meta.is_column() for summand in sums.values()):
-        # A query, however short, takes as long as a thousand rows.
-        return [
-            frame[summand.meta.output_name()].cast(pl.Int64).alias(name)
-            for name, summand in sums.items()
-        ]
-    return frame.select(
-        summand.cast(pl.Int64).alias(name) for name, summand in sums.items()
-    ).get_columns()
 
 
 def _split(frame: pl.DataFrame, last_start_ms: int) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -179,7 +179,7 @@ def test_an_earlier_and_a_later_replay(tmp_path: Path, database: str) -> None:
     assert footfall(home, *everything, "--into", "shadow", **servers).returncode == 0
     swapped = footfall(home, "replay", "minute_buckets", "--swap", **servers)
     assert swapped.returncode == 1
-    assert "minute_buckets_shadow has no row" in one_line(swapped)
+    assert "minute_buckets_rows_shadow has no row" in one_line(swapped)
     late = footfall(home, *everything, "--complete", **servers)
     assert late.returncode == 0, late.stderr
     # Nothing but how far it is, where it takes long.

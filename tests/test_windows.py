@@ -6,7 +6,8 @@ import polars as pl
 import pytest
 
 from schemas.versions import FINAL, PROVISIONAL, REVISED, events_of, phase_of, version_of
-from streams.windows import EVENTS, VERSION, WINDOW, Tumbling, WindowSizeError, WindowState
+from streams.tumbling import EVENTS, VERSION, WINDOW, Tumbling
+from streams.windows import WindowSizeError, WindowState
 
 SPEC = Tumbling(
     size_ms=60_000,
