@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -24,6 +24,8 @@ from schemas.versions import FINAL, PROVISIONAL, version_of
 from sinks import SinkRefusedError, SinkUnavailableError
 from sinks._clickhouse_rows import RowsError, rows_for
 from sinks.clickhouse import ClickHouseReader, ClickHouseTable, create_tables, query_rows
+from sinks.tables import AT_ONCE, TablesWriter
+from streams.batch import TableRows
 from tests.clickhouse_faults import answer, close_after_body, exception, hang, reset_in_body
 from tests.clickhouse_support import Server, any_server, serving
 from tests.fault_proxy import Fault, FaultProxy
@@ -472,3 +474,38 @@ def test_a_query_that_cannot_be_answered_says_why(server: Server, sql: str, reas
     with pytest.raises(SinkRefusedError, match=re.escape(reason)) as raised:
         query_rows(server.url, sql)
     assert "\n" not in str(raised.value)
+
+
+# Several tables
+
+
+class Meeting:
+    """A writer of one table that returns when as many others write as it waits for."""
+
+    def __init__(self, others: threading.Barrier, error: Exception | None = None) -> None:
+        self._others = others
+        self._error = error
+        self.written = 0
+
+    def write(self, frames: Sequence[pl.DataFrame]) -> None:
+        self._others.wait(10)
+        if self._error is not None:
+            raise self._error
+        self.written += sum(map(len, frames))
+
+    def close(self) -> None:
+        pass
+
+
+def test_tables_are_written_at_the_same_time_and_an_error_waits_for_the_others() -> None:
+    barrier = threading.Barrier(AT_ONCE)
+    writers = {str(number): Meeting(barrier) for number in range(2 * AT_ONCE)}
+    rows = TableRows({name: frame_of(bucket_row()) for name in writers})
+    writer = TablesWriter(writers)
+    writer.write([rows, rows])
+    assert [one.written for one in writers.values()] == [2] * len(writers)
+    writers["0"] = Meeting(barrier, SinkRefusedError("the server will not"))
+    with pytest.raises(SinkRefusedError, match="will not"):
+        writer.write([rows])
+    assert [one.written for one in writers.values()] == [0] + [3] * (len(writers) - 1)
+    writer.close()
