@@ -75,7 +75,7 @@ class AlertLetters:
     """Writer of alerts, dead letters and late events to their topics."""
 
     def __init__(self, settings: Settings) -> None:
-        """Connects at the first write."""
+        """Make the writers; the first write connects."""
         from sinks.open import open_topics
 
         self._topics = open_topics(settings)

@@ -91,7 +91,7 @@ def make_changelog(bootstrap: str, name: str, partitions: int) -> None:
 class Others:
     """Members of a consumer group that are not processes of one run.
 
-    A process that ended remains a member until its session expires, and nobody reads its
+    A process that ended remains a member until its session expires, and no worker reads its
     partitions.
     """
 

@@ -223,8 +223,11 @@ def hashes(ids: pl.Series) -> npt.NDArray[np.uint64]:
 def _rows(
     ids: pl.Series, numbers: npt.NDArray[Any], users: Users, events: pl.DataFrame
 ) -> tuple[Rows, Bools]:
-    """Return the rows, and which users have events. ``ids``, and ``numbers`` that stand for them,
-    are of the users and then of the events."""
+    """Return (the rows, which users have events).
+
+    ``ids``, and the ``numbers`` by which they are told apart, are of the users and then of the
+    events.
+    """
     user = _dense(numbers)
     known = len(users)
     has_event = np.zeros(len(user), dtype=np.bool_)

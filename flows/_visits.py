@@ -293,7 +293,7 @@ class Minutes:
         )
 
     def _forget_names(self) -> None:
-        """Number the names again, and only those that visits have."""
+        """Keep only the names that visits have, and renumber them."""
         fresh = together(NO_VISITS, *self._fresh)
         cells = np.concatenate([self._held.cells, fresh.cells])
         used, places = np.unique(cells & _NAME_MASK, return_inverse=True)

@@ -1,4 +1,4 @@
-"""Who came online, how many users were active in each minute, and how many online at its end.
+"""Users who came online, and the numbers of users active in each minute and online at its end.
 
 Reads    platform_logs        JSON PlatformLog, keyed by user
 Writes   online_user          ClickHouse, one row per LoginRep whose status is Valid

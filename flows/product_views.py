@@ -1,4 +1,4 @@
-"""How often each product was looked at in each minute, by whom, and how often it was listed.
+"""Views and impressions of each product in each minute, by user.
 
 Reads    platform_logs        CatalogProductReq is a view, what a CatalogDbRep lists impressions
          store_events         event_type view is a view

@@ -1,4 +1,4 @@
-"""Every step of each request, and what became of the request: where it went, what is missing.
+"""Steps of each request, and its summary: outcome, servers, missing step.
 
 Reads    platform_logs        JSON PlatformLog, keyed by user
 Writes   request_trace        ClickHouse, one row per record, late ones too;

@@ -1,4 +1,4 @@
-"""The newest views and, apart, the newest buys of every cookie.
+"""The newest views and, separately, the newest buys of every cookie.
 
 Reads    user_tags            JSON UserTag, keyed by cookie
 Writes   profiles             Aerospike (or SQLite): NUM_TAGS_TO_KEEP of each kind per cookie

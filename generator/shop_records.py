@@ -145,7 +145,7 @@ class Disturbances:
     """Shares from 0 to 1: of records, and, for the clocks, of users.
 
     ``disorder_ms`` bounds how far on-time records are behind the newest before them: a flow
-    with a watermark that trails by it loses none.
+    with a watermark that trails by it loses no record.
     """
 
     out_of_order: float = 0.0

@@ -201,7 +201,7 @@ def decoded(text: str, takes: str) -> str:
 
 
 def hosts_in(text: str, port: int, takes: str) -> tuple[Host, ...]:
-    """Return the hosts of a list, with a port for those that name none."""
+    """Return the hosts of a list, with ``port`` for those without a port."""
     found = []
     for item in filter(None, map(str.strip, text.split(","))):
         match = _HOST.fullmatch(item)

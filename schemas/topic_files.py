@@ -173,7 +173,7 @@ def segments(folder: Path, topic: str, partition: int) -> list[Segment]:
 
 
 class Appends:
-    """The entries of a segment, read in place. A file that is missing has none."""
+    """The entries of a segment, read in place. A missing file has no entries."""
 
     def __init__(self, path: Path, *, flags: int = os.O_RDONLY) -> None:
         """Open the file, if it is there. Raises DamagedError for any other file."""

@@ -90,7 +90,7 @@ class ClickHouseReplay:
     def not_replaced(
         self, spans: Sequence[Span], generation: int, *, shadow: bool
     ) -> Windows | None:
-        """Return the windows that earlier generations have rows of, and this one has none of."""
+        """Return the windows of which only earlier generations have rows."""
         start = f"`{self._table.start}`"
         at = f"toUnixTimestamp64Milli(toDateTime64({start}, 3, 'UTC'))"
         ((count, first_ms, last_ms),) = self._ask(

@@ -94,8 +94,7 @@ class ReplayTarget(Protocol):
         """Exchange table and shadow in one moment; rows of other topics stay.
 
         ``ours`` are the flow's topics. Raises SinkRefusedError where there is no shadow, where it
-        holds no replay of ours that was not exchanged yet, and where it holds one of another
-        topic.
+        holds no replay of these topics that waits, and where it holds one of another topic.
         """
 
     def totals(self, from_ms: int, to_ms: int) -> pl.DataFrame:

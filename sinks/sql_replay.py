@@ -126,7 +126,7 @@ class SqlReplay:
     def not_replaced(
         self, spans: Sequence[Span], generation: int, *, shadow: bool
     ) -> Windows | None:
-        """Return the windows that earlier generations have rows of, and this one has none of."""
+        """Return the windows of which only earlier generations have rows."""
         start = self._live.partial.c[self._key[0]]
         wanted = select(func.count(distinct(start)), func.min(start), func.max(start)).where(
             self._older(spans, generation), ~self._is_replaced(generation, shadow=shadow)

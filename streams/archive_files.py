@@ -150,7 +150,7 @@ class FileLines:
     """The lines of a file, block by block, once."""
 
     def __init__(self, path: Path) -> None:
-        """Raises SourceError where the file cannot be opened."""
+        """Open the file. Raises SourceError where it cannot be opened."""
         self.path = path
         self.count = 0
         """Number of lines that were given."""

@@ -19,7 +19,7 @@ Bools = npt.NDArray[np.bool_]
 TIME_MS = "time_ms"
 """Column of a batch's frame with the event time, in milliseconds since 1970 UTC."""
 NEVER = -1
-"""Event time while none is known."""
+"""Event time while it is not known."""
 UNKNOWN_MS = -1
 """Append time of a record whose topic does not keep it."""
 AGREEING = 64
@@ -52,8 +52,8 @@ class Poll:
     sent_again: tuple[int, ...] = ()
     """Indexes in the poll of superseded records, which were sent again later; skip them."""
     appended_ms: Int64s | None = None
-    """When the topic says that each record was appended; UNKNOWN_MS where it does not say, None
-    where it says so of no record."""
+    """Append time of each record, as the topic has it; UNKNOWN_MS where the topic does not say,
+    None where it says so of no record."""
     tombstones: tuple[int, ...] = ()
     """Indexes in the poll of records without a value (their lines are empty); skip them."""
     agreeing: int = AGREEING
@@ -62,7 +62,8 @@ class Poll:
 
     @property
     def newest_appended_ms(self) -> int:
-        """Return when the newest of its records was appended; UNKNOWN_MS where none says."""
+        """Return when the newest of its records was appended; UNKNOWN_MS where that is not
+        known."""
         if self.appended_ms is None or not self.count:
             return UNKNOWN_MS
         return int(self.appended_ms.max())

@@ -6,7 +6,7 @@
     recovery/<flow>/draft/          a move that is not finished; worthless after a crash
 
 Process i of N reads the partitions p with p % N == i. When N changes, the states are moved
-once, by the first process that starts with the new N, while none of the old one runs. The
+once, by the first process that starts with the new N, while no process of the old one runs. The
 file ``layout`` is the switch: before it names the new layout the old stores are untouched and
 valid, afterwards the new ones are; a crash at any moment leaves one of the two.
 """

@@ -33,7 +33,7 @@ WARM_UP_RECORDS = 4_096
 """Records read before the first one that counts, so that the last records agree on the time as
 they did for the live worker."""
 SILENT_MAX_S = 60.0
-"""Seconds after which a partition that has records and gives none is given up."""
+"""Seconds without a record after which a partition that has more is given up."""
 
 
 class RangeError(ValueError):

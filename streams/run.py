@@ -58,7 +58,7 @@ class Run:
     """Settings of a run: how far a flow reads, how it is stopped, what it reports."""
 
     once: bool = False
-    """Read to the end of the topic as it stands at the start, write all as final, and end."""
+    """Read to the end that the topic has at the start, write all as final, and end."""
     stop: threading.Event = field(default_factory=threading.Event)
     progress: Progress = field(default_factory=Progress)
     share: Share = WHOLE
