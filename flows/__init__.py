@@ -1,4 +1,4 @@
-"""What is computed: one file per analytic, named for its result."""
+"""The analytics: one file per analytic, named for its result."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from schemas.tables.clickhouse import Table
 
 @dataclass(frozen=True, slots=True)
 class FlowContract:
-    """What a flow promises: where it reads and writes, and how fresh its rows are."""
+    """The contract of a flow: what it reads and writes, and how fresh its rows are."""
 
     name: str
     about: str
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     snapshot_every_s: float = 2.0
-    """Rows are durable at least this often."""
+    """Seconds between snapshots: rows are durable at least this often."""
     tables: tuple[Table, ...] = ()
-    """Of ClickHouse, where the flow's rows go."""
+    """ClickHouse tables that the flow's rows go to."""
     sink_keeps_state: bool = False
-    """The sink of the rows has a state a partition, which moves with the others."""
+    """True where the sink of the rows keeps a state per partition, which moves with the step's
+    state."""
 
 
 def catalogue() -> dict[str, FlowContract]:
-    """Every flow by name: the modules of this package."""
+    """Return the contract of every flow by name. A flow is a public module of this package."""
     names = sorted(module.name for module in pkgutil.iter_modules(__path__))
     return {
         name: importlib.import_module(f"flows.{name}").CONTRACT

@@ -1,4 +1,4 @@
-"""What the alerts have in common on either engine: which records count, and where alerts go."""
+"""Parts of the alerts that both engines share: which records count, and where alerts go."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from streams.columns import text
 from streams.decode import Records
 
 DELAY_MS: Final = 5_000
-"""How far the watermark trails: a failure further behind the newest record is late."""
+"""Milliseconds that the watermark trails: a failure further behind the newest record is late."""
 
 USER_ID = "user_id"
 TIMES_MS = "times_ms"
@@ -29,7 +29,7 @@ ALERT_COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     TIMES_MS: pl.List(pl.Int64),
     "version": pl.UInt64,
 }
-"""Of an alert as a row: whose, when it was raised, and the failures that raised it."""
+"""Columns of an alert as a row: the user, when it was raised, and the failures that raised it."""
 
 
 def _users_who_failed(logs: Sequence[PlatformLog]) -> list[str | None]:
@@ -42,16 +42,16 @@ def _users_who_failed(logs: Sequence[PlatformLog]) -> list[str | None]:
 
 
 LOGS = Records(PlatformLog, time="commonData.time", columns={USER_ID: text(_users_who_failed)})
-"""The records of platform_logs; ``user_id`` is null where they are no failed login."""
+"""Reader of platform_logs; ``user_id`` is null where a record is not a failed login."""
 
 
 def failed_logins(logs: pl.DataFrame) -> pl.DataFrame:
-    """The failed logins of a batch's frame; see streams.engine.Choose."""
+    """Return the failed logins of a batch's frame; see streams.engine.Choose."""
     return logs.with_row_index(ROW).filter(pl.col(USER_ID).is_not_null())
 
 
 class AlertRows:
-    """Writes rows of ALERT_COLUMNS to the topic of the alerts."""
+    """Writer of rows of ALERT_COLUMNS to the topic of the alerts."""
 
     def __init__(self, settings: Settings) -> None:
         self._letters = AlertLetters(settings)
@@ -72,10 +72,10 @@ class AlertRows:
 
 
 class AlertLetters:
-    """The topics that the alerts, and what was kept aside, are written to."""
+    """Writer of alerts, dead letters and late events to their topics."""
 
     def __init__(self, settings: Settings) -> None:
-        """Connects at the first write."""
+        """Make the writers; the first write connects."""
         from sinks.open import open_topics
 
         self._topics = open_topics(settings)

@@ -25,45 +25,48 @@ from schemas.settings import Settings
 from streams.run import WorkerError
 
 QUEUE_RECORDS_MAX = 8_192
-"""Records that were fetched and not taken; when there are as many, the client reads no more."""
+"""Most records that were fetched and not yet taken: at that many, the client reads no more."""
 BATCH_RECORDS_MAX = 2_000
 GATHER_S = 0.05
-"""Records that come within this are taken together."""
+"""Seconds within which records that come are taken together."""
 WAIT_S = 0.1
 ACKNOWLEDGED_WITHIN_S = 60.0
 SESSION_S = 10.0
-"""A worker that is gone for longer loses its partitions to the others."""
+"""Seconds after which a worker that is gone loses its partitions to the others."""
 BATCH_WITHIN_S = 20.0
-"""Longest that a rebalance waits for the batch in hand; the group waits longer."""
+"""Longest time in seconds that a rebalance waits for the batch in hand; the group waits longer."""
 
 RESTORED_WITHIN_S = 15.0
-"""Faust clears its queues once more when they have begun to fill after an assignment: what was in
-them of the changelog never comes, and it waits for it for ever."""
+"""Seconds without progress after which the table counts as not restored.
+
+Faust clears its queues once more when they have begun to fill after an assignment. Records of the
+changelog that were in them never come, and Faust waits for them for ever.
+"""
 
 _TABLE = "users"
 
 Row = tuple[bytes, bytes | None]
 Show = Callable[[str], tuple[int, Any]]
-"""user id -> (HTTP status, what is answered as JSON)"""
+"""Answer for a user id: (HTTP status, body to be sent as JSON)."""
 
 
 def changelog_of(settings: Settings, name: str) -> str:
-    """The topic of the table's changelog, as Faust names it."""
+    """Return the name of the table's changelog topic, as Faust names it."""
     return f"{group_of(settings, name)}-{_TABLE}-changelog"
 
 
 def group_of(settings: Settings, name: str) -> str:
-    """The consumer group, which is named as those of the other flows are."""
+    """Return the name of the consumer group, formed as for the other flows."""
     return f"{settings.kafka_group}-{name}"
 
 
 def instance_of(group: str, worker: int) -> str:
-    """The name under which a worker is a member of the group, also after a restart."""
+    """Return the name under which a worker is a member of the group, also after a restart."""
     return f"{group}-{worker}"
 
 
 class NotRestoredError(WorkerError):
-    """A table that cannot be restored where it is, and can be by another app."""
+    """A table that this app cannot restore; a new app can."""
 
 
 class FaustTable:
@@ -80,8 +83,8 @@ class FaustTable:
         partition_of: Callable[[bytes], int],
         show: Show,
     ) -> None:
-        """``worker``: its number; ``partition_of`` a row's key; ``show`` answers
-        GET /``name``/{user_id}."""
+        """Make the app. ``worker`` is its number, ``partition_of`` gives the partition of a row's
+        key, and ``show`` answers GET /``name``/{user_id}."""
         self._topic = topic
         self._partition_of = partition_of
         self._stream: Any = None
@@ -90,7 +93,7 @@ class FaustTable:
         self._revoked: Callable[[], None] = lambda: None
         self._restored = Stretch(RESTORED_WITHIN_S)
         self.busy = asyncio.Lock()
-        """Held while records are in hand: partitions are not given away meanwhile."""
+        """Lock held while records are in hand: a rebalance waits for it, up to BATCH_WITHIN_S."""
         self.app = _app(group_of(settings, name), settings, worker)
         self._table = self.app.Table(
             _TABLE, key_type=bytes, value_type=bytes, partitions=partitions
@@ -102,7 +105,7 @@ class FaustTable:
             topic, key_serializer="raw", value_serializer="raw", allow_empty=True
         )
         self.app.agent(channel, name=name)(self._collect)
-        # Faust's own pages tell of tables, topics and workers: none of them is served.
+        # Faust's own pages show tables, topics and workers: they are not served.
         self.app.web.blueprints = BlueprintManager()
 
         async def answer(view: Any, _request: Any, user_id: str) -> Any:
@@ -116,12 +119,15 @@ class FaustTable:
         assigned: Callable[[Mapping[bytes, bytes], Iterable[int]], None],
         revoked: Callable[[], None],
     ) -> None:
-        """``assigned`` is given the table's rows and our partitions, after each rebalance;
-        before that ``revoked`` is called, and records that were not acknowledged come again."""
+        """Set what is called around a rebalance.
+
+        ``revoked`` is called before it. ``assigned`` is given the table's rows and our partitions
+        after it. Records that were not acknowledged come again.
+        """
         self._assigned, self._revoked = assigned, revoked
 
     async def start(self, stopped: Callable[[], bool]) -> None:
-        """Return when it has started or was stopped. Raises what went wrong."""
+        """Return when the app has started or was stopped. Raises what went wrong."""
         self.app.conf.datadir.parent.mkdir(parents=True, exist_ok=True)
         self.app.finalize()
         starting = asyncio.ensure_future(self.app.start())
@@ -143,11 +149,11 @@ class FaustTable:
 
     @property
     def is_settled(self) -> bool:
-        """False until Faust has done all that follows on an assignment."""
+        """Return False until Faust has finished all that follows an assignment."""
         return not self.app.rebalancing
 
     def check(self) -> None:
-        """Raise what Faust has crashed of, and NotRestoredError."""
+        """Raise what Faust crashed with, or NotRestoredError."""
         if self.app.crashed:
             raise self.app.crash_reason or RuntimeError("Faust crashed and does not say why")
         recovery = self.app.tables.recovery
@@ -164,7 +170,8 @@ class FaustTable:
         await self.app.stop()
 
     async def take(self) -> list[Any]:
-        """The records that have come, each with ``message``; none after a short wait."""
+        """Return the records that have come, each with ``message``; an empty list after a short
+        wait."""
         try:
             found = [await asyncio.wait_for(self._records.get(), WAIT_S)]
         except TimeoutError:
@@ -175,39 +182,39 @@ class FaustTable:
         return found
 
     async def acknowledge(self, records: Iterable[Any]) -> None:
-        """They need not come again."""
+        """Mark records as done: they need not come again."""
         for record in records:
             await self._stream.ack(record)
 
     async def write(self, rows: Iterable[tuple[int, Row]]) -> None:
-        """Set rows, or delete them, of the partitions named. Returns when all are acknowledged."""
+        """Set or delete rows of the given partitions. Returns when all are acknowledged."""
         sent: list[Awaitable[Any]] = []
         for partition, (key, value) in rows:
             if value is None:
                 self._table.data.pop(key, None)
             else:
                 self._table.data[key] = value
-            # The table's own way takes the partition of the last record that came.
+            # Setting an item of the table would use the partition of the last record that came.
             sent.append(self._table.send_changelog(partition, key, value, value_serializer="raw"))
         if sent:
             await asyncio.wait_for(asyncio.gather(*sent), ACKNOWLEDGED_WITHIN_S)
 
     async def bounds(self) -> tuple[dict[int, int], dict[int, int]]:
-        """(the oldest offset left, the end) by partition of ours, asked of the broker."""
+        """Ask the broker for (the oldest offset left, the end) of each of our partitions."""
         places = self._places()
         oldest = await self.app.consumer.earliest_offsets(*places)
         ends = await self.app.consumer.highwaters(*places)
         return _by_partition(oldest), _by_partition(ends)
 
     async def seek(self, offsets: Mapping[int, int]) -> None:
-        """Have the records from these offsets on come next, behind those that are on their way."""
+        """Read on from these offsets; records that are on their way come first."""
         if offsets:
             await self.app.consumer.seek_wait(
                 {TP(self._topic, partition): offset for partition, offset in offsets.items()}
             )
 
     def end_seen(self, partition: int) -> int:
-        """The end of a partition as the client last heard of it."""
+        """Return the end of a partition as the client last heard of it."""
         return int(self.app.consumer.highwater(TP(self._topic, partition)) or 0)
 
     def _places(self) -> list[Any]:
@@ -223,7 +230,7 @@ class FaustTable:
         try:
             await asyncio.wait_for(self.busy.acquire(), BATCH_WITHIN_S)
         except TimeoutError:
-            # The group goes on without us; what we still write, who follows writes as well.
+            # The group goes on without us; what we still write, the next owner writes as well.
             self._revoked()
             return
         self._revoked()
@@ -250,7 +257,8 @@ def _by_partition(offsets: Mapping[TP, int | None]) -> dict[int, int]:
 
 
 def door(settings: Settings) -> Any:
-    """Refuse requests that call the page by a foreign name, or that a page of the web sends."""
+    """Return middleware that refuses requests with a foreign host name or from another site's
+    page."""
     hosts = OwnHosts(settings.login_alerts_hostname, settings.allowed_hosts)
 
     @web.middleware
@@ -270,7 +278,7 @@ def _app(name: str, settings: Settings, worker: int) -> Any:
         name,
         broker=";".join(f"kafka://{shown_host(host)}" for host in settings.kafka_hosts),
         broker_client_id=settings.kafka_consumer_id,
-        # A worker that is started again takes its place at once, and nobody waits for the old one.
+        # A worker that restarts takes its place at once: the group does not wait for the old one.
         consumer_group_instance_id=instance_of(name, worker),
         broker_session_timeout=SESSION_S,
         broker_heartbeat_interval=1.0,
@@ -281,14 +289,14 @@ def _app(name: str, settings: Settings, worker: int) -> Any:
         processing_guarantee="at_least_once",
         key_serializer="raw",
         value_serializer="raw",
-        # A stream that fails is not to be begun anew behind what it lost.
+        # A stream that fails must not start again behind the records that it lost.
         agent_supervisor=CrashingSupervisor,
         store="memory://",
         table_standby_replicas=0,
         # Topics are made before it starts, with settings of their own.
         topic_allow_declare=False,
         topic_disable_leader=True,
-        # We give away partitions ourselves, with what is in hand done.
+        # We give partitions away ourselves, once the records in hand are done.
         stream_wait_empty=False,
         autodiscover=False,
         datadir=str(settings.footfall_home / "faust" / f"{name}-{worker}"),

@@ -1,19 +1,19 @@
-"""Where a partition stands, and whether what Faust gives comes next there. Knows no engine.
+"""The next offset of a partition, and whether a record from Faust is that one. Knows no engine.
 
 Faust 0.15 can lose the first records that come after partitions were assigned: it clears its
-queues once more when they have begun to fill. So a record that does not follow on the one before
-is asked for again, from the one that is missing; only where it then comes without it, none is
-there (retention, compaction and the marks of transactions leave such gaps).
+queues once more when they have begun to fill. So where a record does not follow the one before,
+the missing ones are asked for again. Only where the records then come without them is it a gap of
+the topic (retention, compaction and transaction markers leave such gaps).
 """
 
 from __future__ import annotations
 
 TRUST_GAPS_S = 60.0
-"""After a gap in which nothing was: a topic of transactions has one at each of them."""
+"""Seconds for which gaps are believed after one was confirmed: each transaction leaves one."""
 QUIET_S = 2.0
-"""A partition that has more and gives nothing for so long is asked again."""
+"""Seconds of silence after which a partition that has more is asked again."""
 QUIET_MAX_S = 64.0
-"""Asked in vain, it is left alone for twice as long, up to this."""
+"""Longest such wait in seconds: it doubles, up to this, each time that asking was in vain."""
 
 
 class Place:
@@ -22,18 +22,18 @@ class Place:
     def __init__(self, next_offset: int, now_s: float) -> None:
         self.next_offset = next_offset
         self.is_missing = False
-        """Records from ``next_offset`` on are to be asked for again."""
+        """True where records from ``next_offset`` on are to be asked for again."""
         self._last = -1
-        """The offset that was given last, taken or not."""
+        """Offset that was given last, taken or not."""
         self._is_asked = False
         self._came_again = False
-        """What was asked for comes now: behind what was on its way, the offsets went back."""
+        """True once the offsets went back: the records that were asked for come now."""
         self._trusted_until_s = now_s
         self._quiet_since_s = now_s
         self._patience_s = QUIET_S
 
     def take(self, offset: int, now_s: float) -> bool:
-        """Whether the record of that offset is the next."""
+        """Take the record of that offset if it is the next, and return whether it is."""
         self._quiet_since_s = now_s
         self._came_again |= self._is_asked and offset <= self._last
         self._last = offset
@@ -50,12 +50,13 @@ class Place:
         return True
 
     def asked(self) -> None:
-        """They were asked for again."""
+        """Note that the missing records were asked for again."""
         self._is_asked = self._last >= self.next_offset
         self._came_again = self.is_missing = False
 
     def is_quiet(self, end: int, now_s: float) -> bool:
-        """True, from time to time, if nothing comes though the partition goes on to ``end``."""
+        """Return True, from time to time, if nothing comes though the partition goes on to
+        ``end``."""
         if end <= self.next_offset or now_s - self._quiet_since_s < self._patience_s:
             return False
         self._quiet_since_s = now_s
@@ -63,7 +64,7 @@ class Place:
         return True
 
     def is_at_end(self, end: int, now_s: float) -> bool:
-        """True if all before ``end`` was taken, or nothing came when it was asked for again."""
+        """Return True if all before ``end`` was taken, or nothing came when asked again."""
         if self.next_offset >= end:
             return True
         in_vain = self._patience_s > QUIET_S and not (self.is_missing or self._is_asked)
@@ -71,7 +72,7 @@ class Place:
 
 
 class Stretch:
-    """Tells when something has been the same for too long."""
+    """A check whether a value has been the same for too long."""
 
     def __init__(self, most_s: float) -> None:
         self._most_s = most_s
@@ -79,7 +80,8 @@ class Stretch:
         self._since_s = 0.0
 
     def is_stuck(self, value: object, now_s: float) -> bool:
-        """Take its value, None where it may stand still; true from ``most_s`` on."""
+        """Take the value, None where it may rest; return whether it was the same for ``most_s``
+        seconds."""
         if value is None or value != self._value:
             self._value, self._since_s = value, now_s
         return value is not None and now_s - self._since_s >= self._most_s

@@ -1,4 +1,4 @@
-"""The topics around the Faust worker, looked at and made before it starts."""
+"""Topics around the Faust worker, checked and made before it starts."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from streams.source import LATEST, ReadState, SourceError, other_topic
 ANSWER_S = 15.0
 CHANGELOG_CONFIG = {
     "cleanup.policy": "compact",
-    # A changelog is read to its end at each start: what is over should not stay for long.
+    # A changelog is read to its end at each start: deleted rows should not stay for long.
     "segment.ms": "3600000",
     "min.cleanable.dirty.ratio": "0.1",
 }
 
 
 def ends_of(topic: KafkaTopic) -> list[int]:
-    """The next offset of each partition. Raises SourceError."""
+    """Return the next offset of each partition. Raises SourceError."""
     places = [TopicPartition(topic.name, one) for one in range(topic.partitions())]
     consumer = topic.consumer()
     try:
@@ -39,9 +39,9 @@ def ends_of(topic: KafkaTopic) -> list[int]:
 
 
 def check_changelog(topic: KafkaTopic, changelog: str) -> None:
-    """Raise WorkerError where the changelog is of another topic, and SourceError.
+    """Raise WorkerError where the changelog is of another topic. Raises SourceError as well.
 
-    Faust itself does not end where its group has read another.
+    Faust itself does not stop where its group has read another topic.
     """
     kept = KafkaTopic(topic.bootstrap, changelog, group=changelog, end=LATEST)
     for partition in range(kept.partitions()):
@@ -57,7 +57,7 @@ def check_changelog(topic: KafkaTopic, changelog: str) -> None:
 
 
 def check_same(topic: KafkaTopic, changelog: str, read: tuple[str, str]) -> None:
-    """Raise WorkerError where the topic is not the one that was read, with that name and id."""
+    """Raise WorkerError unless the topic is the one that was read: ``read`` is its (name, id)."""
     state = ReadState(*read, 0, UNKNOWN_EPOCH)
     what = other_topic(state, topic.name, topic.seen_id, topic.flow)
     if what:
@@ -69,10 +69,10 @@ def check_same(topic: KafkaTopic, changelog: str, read: tuple[str, str]) -> None
 
 
 def make_changelog(bootstrap: str, name: str, partitions: int) -> None:
-    """Make a compacted topic with so many partitions, or grow it; that of the alerts must stand.
+    """Make a compacted topic with this many partitions, or grow it.
 
-    Faust itself makes none: of a topic that it asks for by name a broker may make one of its own.
-    Raises WorkerError and SinkError.
+    Faust does not make it: a broker may create a topic with settings of its own as soon as Faust
+    asks for it by name. The topic of the alerts must exist. Raises WorkerError and SinkError.
     """
     topics = KafkaTopics(bootstrap)
     if topics.partitions(LOGIN_ALERTS.name) is None:
@@ -89,9 +89,10 @@ def make_changelog(bootstrap: str, name: str, partitions: int) -> None:
 
 
 class Others:
-    """The members of a consumer group that are none of one run's processes.
+    """Members of a consumer group that are not processes of one run.
 
-    A process that ended is a member until its session is over, and nobody reads its partitions.
+    A process that ended remains a member until its session expires, and no worker reads its
+    partitions.
     """
 
     def __init__(
@@ -102,7 +103,8 @@ class Others:
         *,
         wait_s: float,
     ) -> None:
-        """``instances`` are those of the run; who is there after ``wait_s`` has not ended."""
+        """Take the ``instances`` of the run. A member that is still there after ``wait_s`` has not
+        ended."""
         self._bootstrap = bootstrap
         self._group = group
         self._instances = instances
@@ -128,7 +130,7 @@ class Others:
         try:
             found = asked[self._group].result()
         except KafkaException as error:
-            # Also where its coordinator is just being replaced.
+            # This also happens while the group's coordinator is being replaced.
             return f"the group {self._group} cannot be looked at: {error.args[0].name()}"
         names = [
             f"{one.group_instance_id or one.client_id} at {one.host.lstrip('/')}"

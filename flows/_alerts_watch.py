@@ -1,13 +1,13 @@
-"""The alerts of one partition, each failure answered when it comes. Knows no engine.
+"""The alerts of one partition: each failure is answered when it comes. Knows no engine.
 
-Its state is rows of a changelog, so that who takes the partition over goes on where it was:
+Its state is rows of a changelog, so that the next owner of the partition resumes there:
 
-    "3"        where to go on in partition 3, and what was counted
+    "3"        where to resume in partition 3, and what was counted
     "3:anna"   the failures of a user, and the offset of the last that is in them
 
-A user's rows are written before the partition's, and the partition's last of all: where it says
-"go on at N", all before N is in the users' rows. What stands from N on may be in some of them
-already, which their offsets tell, and so each failure counts once, whenever a worker ends.
+The users' rows are written before the partition's row. So where that row says "resume at N", all
+before N is in the users' rows. Records from N on may be in some of them already, which their
+offsets tell. So each failure counts once, whenever a worker ends.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from streams.clock import Clock
 from streams.engine import late_events
 
 SWEEP_EVERY_MS = 1_000
-"""Of event time: how often users are looked through for those who can be forgotten."""
+"""Milliseconds of event time between two searches for users who can be forgotten."""
 
 Row = tuple[bytes, bytes | None]
 """(key, value) of the changelog; None deletes the key."""
 
 
 class UserRow(Struct, frozen=True):
-    """What is known of a user."""
+    """The known failures of a user."""
 
     offset: int
-    """Of the last failure that is in it."""
+    """Offset of the last failure that is in it."""
     failures_ms: Failures
 
 
 class PartitionRow(Struct, frozen=True):
-    """How far a partition was read, and what became of its records."""
+    """The progress in a partition: how far it was read, and what became of its records."""
 
     topic: str = ""
     topic_id: str = ""
     next_offset: int = 0
     clock: bytes | None = None
-    """See streams.clock."""
+    """Snapshot of the partition's clock; see streams.clock."""
     read: int = 0
     used: int = 0
     filtered: int = 0
@@ -60,8 +60,8 @@ class PartitionRow(Struct, frozen=True):
 
 @dataclass(slots=True)
 class Taken:
-    """What came of a poll. Alerts must be written before the users' rows, and those before the
-    partition's."""
+    """Results of a poll. Write the alerts before the users' rows, and those before the partition's
+    row."""
 
     alerts: list[LoginAlert] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
@@ -71,12 +71,14 @@ class Taken:
 
 
 class Watch:
-    """One partition. Its state is bounded by the failures of LOGIN_WINDOW_S and the delay."""
+    """The alerts of one partition. The state is bounded by the failures of LOGIN_WINDOW_S and the
+    delay."""
 
     def __init__(
         self, flow: str, partition: int, rows: Mapping[bytes, bytes], topic_id: str = ""
     ) -> None:
-        """``rows``: the changelog's, by key; those of other partitions are passed over."""
+        """Restore the state from the changelog's ``rows`` by key; other partitions' rows are
+        ignored."""
         self._flow = flow
         self._topic_id = topic_id
         self.partition = partition
@@ -93,7 +95,7 @@ class Watch:
         self._swept_ms = self.watermark_ms
 
     def known(self, user_id: str) -> Failures:
-        """The failures of a user."""
+        """Return the failures of a user."""
         row = self._users.get(user_id)
         return row.failures_ms if row else NONE
 
@@ -101,7 +103,7 @@ class Watch:
         return len(self._users)
 
     def take(self, poll: Poll) -> Taken:
-        """Take records that follow those taken before; ``poll`` has some."""
+        """Take a poll of at least one record that follows those taken before."""
         batch = self._clock.see(LOGS.decode(self._flow, poll))
         taken = Taken(dead=batch.dead)
         used = self._take_failures(batch, taken) if len(batch.frame) else 0
@@ -122,7 +124,7 @@ class Watch:
         return taken
 
     def status(self, topic: str, lag: int) -> PartitionStatus:
-        """For the worker's status file."""
+        """Return the partition's status, for the worker's status file."""
         at = self.at
         return PartitionStatus(
             topic=topic,
@@ -139,11 +141,11 @@ class Watch:
 
     @property
     def watermark_ms(self) -> int:
-        """An earlier failure is late; NEVER while no time is agreed on."""
+        """Return the watermark: an earlier failure is late. NEVER while no time is agreed on."""
         return self._clock.watermark_ms(DELAY_MS)
 
     def _take_failures(self, batch: Batch, taken: Taken) -> int:
-        """How many counted."""
+        """Take the failures of a batch; return the number that were on time."""
         failures = failed_logins(batch.frame)
         places = failures[ROW].to_numpy().astype(np.int64)
         offsets = batch.offsets()[places]
@@ -172,10 +174,10 @@ class Watch:
         return True
 
     def _forget(self) -> Iterable[Row]:
-        """Forget users whose failures no later one finds.
+        """Forget users whose failures no later one can join; return the rows that delete them.
 
-        A row with failures that the partition's row does not have yet stays: a worker may go on
-        from there, and must not count them again.
+        A user's row stays while it has failures that the partition's row does not cover yet: a
+        worker may resume before them, and must not count them again.
         """
         over = [
             user_id
@@ -196,7 +198,7 @@ def is_partition_row(value: bytes) -> bool:
 
 
 def partition_of(key: bytes) -> int:
-    """The partition that a row of the changelog belongs to."""
+    """Return the partition that a row of the changelog belongs to."""
     return int(key.partition(b":")[0])
 
 

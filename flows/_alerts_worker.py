@@ -1,8 +1,8 @@
 """``login_alerts`` as a worker on Kafka: each failure is answered when it comes.
 
-Delivery    at least once: an alert is acknowledged before any state has its failures, so that
+Delivery    at-least-once: an alert is acknowledged before any state has its failures, so that
             after a crash it is written again, with the same identity (user_id, time)
-State       the table's changelog, which says itself where to go on; the group's offsets follow
+State       the table's changelog, which also says where to resume; the group's offsets follow it
 Time        a failure is late as in the other engine; one that comes out of order within the
             delay counts as ``streams.bursts`` says, and never makes an answer wait
 """
@@ -54,9 +54,9 @@ from streams.source import SourceError, wall_clock_ms
 from streams.wire_format import lines_of
 
 LOOK_EVERY_S = 5.0
-"""How often a worker looks whether its topic has more partitions."""
+"""Seconds between checks whether the topic has more partitions."""
 TRIES = 3
-"""To restore the table, before the process ends."""
+"""Attempts to restore the table before the process ends."""
 LOG_BYTES_MAX = 2_000_000
 _LOGGERS = ("faust", "mode", "aiokafka", "aiohttp")
 
@@ -94,20 +94,21 @@ def run_on_kafka(flow: str, settings: Settings, run: Run) -> None:
 
 
 class OwnProgress(Progress):
-    """The progress of those partitions alone that this worker has now."""
+    """The progress of only those partitions that this worker has now."""
 
     def __init__(self) -> None:
         super().__init__()
         self.partitions: Collection[int] = ()
 
     def read(self) -> tuple[list[PartitionStatus], int]:
-        """(our partitions in order, rows written by this process)."""
+        """Return (our partitions in order, rows written by this process)."""
         found, rows_written = super().read()
         return [one for one in found if one.partition in self.partitions], rows_written
 
 
 class AlertsWorker:
-    """Brings records to the watches of this worker's partitions, and what they say to Kafka."""
+    """A worker that gives records to the watches of its partitions, and writes the results to
+    Kafka."""
 
     def __init__(
         self,
@@ -119,7 +120,7 @@ class AlertsWorker:
         ends: Sequence[int],
         progress: OwnProgress,
     ) -> None:
-        """``ends``: the next offset of each partition, to which ``run.once`` reads."""
+        """Take ``ends``, the next offset of each partition, to which ``run.once`` reads."""
         self._flow = flow
         self._run = run
         self._topic = topic
@@ -132,7 +133,7 @@ class AlertsWorker:
         ours = [instance_of(group, worker) for worker in range(run.share.count)]
         self._others = Others(topic.bootstrap, group, ours, wait_s=3 * SESSION_S)
         self._watches: dict[int, Watch] | None = None
-        """By partition; None while the group is assigning them."""
+        """Watches by partition; None while the group assigns partitions."""
         self._is_placed = False
         self._places: dict[int, Place] = {}
         self._faust = FaustTable(
@@ -147,7 +148,7 @@ class AlertsWorker:
         self._faust.on_change(self._assigned, self._revoked)
 
     async def work(self) -> None:
-        """Until it is stopped or, with ``once``, at the end."""
+        """Work until stopped or, with ``once``, until the end."""
         growth = asyncio.ensure_future(self._look_for_growth())
         try:
             await self._faust.start(self._run.stop.is_set)
@@ -168,7 +169,7 @@ class AlertsWorker:
             self._letters.close()
 
     async def _take_some(self) -> bool:
-        """Take what has come; True where ``once`` is done."""
+        """Take what has come; return True where ``once`` is done."""
         if self._watches is None or not self._faust.is_settled:
             await asyncio.sleep(0.1)
             return False
@@ -183,7 +184,7 @@ class AlertsWorker:
             await self._ask_again()
             if not (self._run.once and self._is_done()):
                 return False
-            # Meanwhile no partition is given away, for a rebalance waits until we are not busy.
+            # No partition is given away meanwhile: a rebalance waits until we are not busy.
             return await asyncio.to_thread(self._others.are_gone)
 
     async def _take(self, records: Sequence[Any]) -> None:
@@ -237,7 +238,7 @@ class AlertsWorker:
         return place is not None and offset < place.next_offset
 
     async def _poll(self, place: Place, messages: Iterable[Any]) -> Poll | None:
-        """Those of the messages that come next, as a poll; None where none does."""
+        """Return the messages that come next as a poll; None where there are none."""
         now_s = time.monotonic()
         taken = [one for one in messages if place.take(one.offset, now_s)]
         if not taken:
@@ -261,7 +262,7 @@ class AlertsWorker:
         )
 
     async def _find_places(self, watches: Collection[Watch]) -> None:
-        """Go on where the states of the partitions that were just assigned say."""
+        """Seek to where the states of the newly assigned partitions say."""
         oldest, ends = await self._faust.bounds()
         await asyncio.to_thread(self._sent_again)
         now_s = time.monotonic()
@@ -288,7 +289,7 @@ class AlertsWorker:
         self._is_placed = True
 
     async def _ask_again(self) -> None:
-        """Have Faust give what it has left out."""
+        """Have Faust give the records that it left out."""
         now_s = time.monotonic()
         missing = [
             partition
@@ -320,7 +321,7 @@ class AlertsWorker:
         )
 
     def _is_done(self) -> bool:
-        """Whether all of our partitions were read to where they ended at the start."""
+        """Return whether all our partitions were read to where they ended at the start."""
         now_s = time.monotonic()
         return all(
             place.is_at_end(self._ends[partition], now_s)
@@ -331,7 +332,7 @@ class AlertsWorker:
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             count = 0
-            # Whether the topic can be read at all is for the client to say.
+            # An unreadable topic is reported by the client.
             with suppress(SourceError):
                 count = await asyncio.to_thread(self._topic.partitions)
             check_same(self._topic, self._changelog, (self._topic.name, self._topic.topic_id))
@@ -356,7 +357,7 @@ class AlertsWorker:
         self._progress.update(watch.status(self._topic.name, lag), counted)
 
     def _show(self, user_id: str) -> tuple[int, Any]:
-        """The state of a user, in each of our partitions that has some."""
+        """Return the HTTP answer with a user's state in each of our partitions that has some."""
         watches = self._watches
         if watches is None:
             return 503, {"error": "partitions are being assigned: ask again in a moment"}
@@ -378,7 +379,8 @@ class AlertsWorker:
 
 @contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
-    """What Faust and its clients tell goes to a file: the terminal is for what a person needs."""
+    """Send the logs of Faust and its clients to a file: the terminal is for what a person
+    needs."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = RotatingFileHandler(path, maxBytes=LOG_BYTES_MAX, backupCount=1)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

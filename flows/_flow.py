@@ -1,4 +1,4 @@
-"""How a flow is put together: for each topic that it reads, what it decodes and its step."""
+"""The wiring of a flow: for each topic that it reads, what it decodes and its step."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from streams.runner import Run
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a flow does with a topic."""
+    """Decoding and step of a flow for one topic."""
 
     records: Records
     make_step: MakeStep
 
 
 Readings = Mapping[str, Reading]
-"""By topic, in the order of the contract."""
+"""Readings by topic, in the order of the contract."""
 
 
 def build(
@@ -41,7 +41,7 @@ def build(
 ) -> Dataflow:
     """Wire a flow between its source, or its sources by topic, and its sinks.
 
-    Topics that no source is given for are left out.
+    Topics without a source are left out.
     """
     if not isinstance(source, Mapping):
         (reading,) = readings.values()
@@ -62,7 +62,7 @@ def build(
 
 
 def topics(contract: FlowContract, settings: Settings) -> dict[str, str]:
-    """By the contract's name of each topic, the one that is read.
+    """Return the name of the topic that is read for each topic of the contract.
 
     Raises SettingError where KAFKA_TOPIC names one topic for a flow of several.
     """
@@ -84,10 +84,10 @@ def wire(
     *,
     rows_max: int = ROWS_MAX_DEFAULT,
 ) -> Dataflow:
-    """A flow of ClickHouse tables on the servers that the settings name.
+    """Return a flow of ClickHouse tables on the servers that the settings name.
 
-    ``rows_max``: gathered before they are written, of all tables together. Raises SettingError
-    where KAFKA_TOPIC names one topic for a flow of several.
+    ``rows_max``: rows of several tables together that are gathered before they are written. Raises
+    SettingError where KAFKA_TOPIC names one topic for a flow of several.
     """
     rows = (
         table(settings, contract.tables[0], run.progress)
@@ -102,7 +102,7 @@ def wire(
     if len(sources) == 1:
         (source,) = sources.values()
         return build(contract, readings, source, outputs, run.progress)
-    # The engine takes no source without partitions: all of a topic may be other processes' share.
-    # Where all of every topic are, the flow is not run.
+    # The engine refuses a source without partitions: all partitions of a topic may belong to other
+    # processes. Where that is so for every topic, the flow is not run.
     with_parts = {topic: source for topic, source in sources.items() if source.list_parts()}
     return build(contract, readings, with_parts or sources, outputs, run.progress)

@@ -1,4 +1,4 @@
-"""What flows take out of a ``platform_logs`` record, each as a column of the batch's frame.
+"""Columns of a batch's frame that flows take from ``platform_logs`` records.
 
 A flow names the columns it needs: ``LOGS = records("user_id", "request_id", "server", "log")``.
 
@@ -8,7 +8,7 @@ status, error, provider       String, null where the record has none
 failed                        Boolean: ``schemas.platform_logs.is_failed`` of the record
 product_id                    String, in the normal form of an id, null where there is none
 amount_cents                  Int64, null where there is none
-products                      List(String), the ids that were listed; null where none were
+products                      List(String), the ids that were listed; null where there are none
 
 Every column costs each record some tens of nanoseconds, where the call of a function would cost
 a hundred: hence the tests of types within the comprehensions.
@@ -54,7 +54,8 @@ def _product_ids(logs: list[Any]) -> list[Any]:
 
 
 def listed_in(log: PlatformLog) -> list[Any] | None:
-    """The products that a record lists: ids of either type; None where there is none."""
+    """Return the products that a record lists, as ids of either type; None where there are
+    none."""
     return [
         of.productId if type(of := product.productId) is NestedProductId else of
         for product in (log.data or NO_DATA).products or ()
@@ -62,7 +63,7 @@ def listed_in(log: PlatformLog) -> list[Any] | None:
 
 
 def _id_lists(name: str, values: list[Any]) -> pl.Series:
-    """A List(String) series of lists of ids, none of them empty, or None."""
+    """Return a List(String) series of the lists of ids; a missing or empty list becomes null."""
     counts = np.array([len(listed) if listed else 0 for listed in values], dtype=np.int64)
     flat = ident_series(name, [*chain.from_iterable(filter(None, values))])
     row = pl.Series("row", np.repeat(np.arange(len(values)), counts))
@@ -111,15 +112,16 @@ COLUMNS: Final[dict[str, Column]] = {
 
 
 def product_of(log: PlatformLog) -> Any:
-    """The product that a record is about, if any: an id of either type."""
+    """Return the product that a record is about, as an id of either type; None where there is
+    none."""
     product = (log.data or NO_DATA).productId
     return product.productId if type(product) is NestedProductId else product
 
 
 def records(*columns: str, **more: Column) -> Records:
-    """How a flow reads the topic, with these of COLUMNS and ``more`` of its own, by name.
+    """Return the reader of the topic with these of COLUMNS and, by name, the flow's own ``more``.
 
-    Raises KeyError for a name that is none of COLUMNS.
+    Raises KeyError for a name that is not in COLUMNS.
     """
     return Records(
         PlatformLog,

@@ -1,7 +1,7 @@
-"""What a flow tells of itself so that a range of its rows can be written anew, or counted.
+"""Parts of a flow that let a range of its rows be written again, or counted.
 
-A flow of ``Reading``s joins by ``replay = partial(_replay.replay, CONTRACT, READS)``: one whose
-steps are of tumbling windows, or stateless with raw rows.
+A flow of ``Reading``s joins by ``replay = partial(_replay.replay, CONTRACT, READS)`` if its steps
+are of tumbling windows, or stateless with raw rows.
 """
 
 from __future__ import annotations
@@ -27,31 +27,33 @@ from streams.replay import Rules, settled
 from streams.tumbling import EVENTS, WINDOW, Tumbling
 
 ROWS_MAX, RAW_ROWS_MAX = 50_000, 500_000
-"""Rows gathered before they are written, of one table and of all."""
+"""Rows gathered before they are written: of one table, and of all tables."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replayable:
-    """A flow's events and rows, without its engine; of one of the topics that it reads."""
+    """Events and rows of a flow for one of its topics, without its engine."""
 
     topic: str
     records: Records
     rules: Rules
     start_of: pl.Expr
-    """Of a row of the sink: its window's start (or its event's time), milliseconds."""
+    """Expression for the window's start (or the event's time) of a sink's row, in milliseconds."""
     make_step: Callable[[int, bool], MakeStep]
     """(generation, whether events may come in any order) -> the step that gives the rows"""
     target: Callable[[], ReplayTarget]
     count_step: MakeStep | None = None
-    """The same without groups: a row a window, as ``ReplayTarget.totals``. None where the target
+    """Step without groups: one row per window, as ``ReplayTarget.totals``. None where the target
     looks at the rows themselves."""
     counted: str = "events"
-    """What the first of those sums is a number of."""
+    """Plural noun for what the first of those sums counts."""
     has_shadow: bool = True
     known_by_offset: bool = False
-    """A row is identified by its event's place in the topic, which an archive does not keep."""
+    """True where a row is identified by its event's place in the topic, which an archive does not
+    keep."""
     is_raw: bool = False
-    """Known so, in tables of raw rows: the target is a ``ClickHouseRawReplay``."""
+    """True where rows in tables of raw rows are so identified: the target is a
+    ``ClickHouseRawReplay``."""
     rows_max: int = ROWS_MAX
     """Rows gathered before they are written."""
 
@@ -59,10 +61,10 @@ class Replayable:
 def replay(
     contract: FlowContract, readings: Readings, settings: Settings
 ) -> tuple[Replayable, ...]:
-    """The same rows for a range of event time: of each topic that the flow reads.
+    """Return what replays a range of event time, one for each topic that the flow reads.
 
     All steps are of windows, for one table, or all are stateless, for tables of raw rows. Raises
-    SettingError as the flow's ``wire``.
+    SettingError as the flow's ``wire`` does.
     """
     return tuple(
         _of_topic(contract, topic, readings[name].records, readings[name].make_step, settings)
@@ -78,7 +80,7 @@ def _of_topic(
         return _raw(contract, topic, records, make_step, settings)
     assert isinstance(step, WindowStep), f"{contract.name}: no range stands for itself"
     (table,) = contract.tables
-    # Sums of the table that the windows do not have are their number of events.
+    # The table's sum that the windows do not have is their number of events.
     counts = [name for name in table.sums if name not in step.spec.sums]
     of_windows = {name: name for name in step.spec.sums if name in table.sums}
     return _windows(
@@ -109,10 +111,10 @@ def windows(
     sums: Mapping[str, str],
     target: Callable[[str], ReplayTarget],
 ) -> tuple[Replayable, ...]:
-    """A flow of tumbling windows.
+    """Return what replays a flow of tumbling windows.
 
-    ``start`` is the column of its table with the window's start, ``sums`` names the table's
-    column of EVENTS and of each sum of ``spec``. ``target`` takes the topic.
+    ``start`` is the table's column with the window's start; ``sums`` names the table's column for
+    EVENTS and for each sum of ``spec``. ``target`` takes the topic.
     """
     found = _windows(
         topic,
@@ -175,7 +177,7 @@ def _raw(
     return Replayable(
         topic=topic,
         records=records,
-        # No event is ever too late, so one of the range may stand anywhere.
+        # No event is ever too late, so an event of the range may be anywhere in the topic.
         rules=Rules(size_ms=1, reach_ms=None),
         start_of=_milliseconds(start),
         make_step=of_generation,

@@ -1,10 +1,10 @@
-"""What is one request: its steps in order, and what follows from them. Pure; knows no state.
+"""Group log steps into requests, and derive what follows from their steps. Pure; knows no state.
 
-A request is the steps of one request id that are on time, in order of time (of two at the same
-moment, of server and action). What follows under the same id is another request where more than
-GAP_MS lie between, SPAN_MAX_MS after the first step, and after STEPS_MAX steps: an id that is
-used again, even in every record, does no harm. All of this is said of the steps alone: neither
-how a stream is cut into batches nor any order within the delay matters.
+A request is the steps of one request id that are on time, in order of time (and at the same
+moment, of server and action). A step under the same id begins another request if it comes more
+than GAP_MS after the one before, more than SPAN_MAX_MS after the first step, or after STEPS_MAX
+steps: an id that is used again, even in every record, does no harm. These rules depend on the
+steps alone: neither how a stream is cut into batches nor the order within the delay matters.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ STEPS_MAX = 1_000
 
 FORMS_MAX = 10_000
 FORM_STEPS_MAX = 16
-"""Longer requests are rarely alike: what follows from them is not kept."""
+"""Most steps of a request whose form is cached: longer requests are rarely alike."""
 _SHORT_STEPS, _SHORT_PAIRS = 7, 255
-"""So many steps fit one number, where there are no more pairs of (server, action)."""
+"""Most steps that fit into one number, and most (server, action) pairs for which they do."""
 
 Bools = npt.NDArray[np.bool_]
 Hashes = npt.NDArray[np.uint64]
@@ -38,20 +38,20 @@ Hashes = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What follows from a request's steps, whoever made it and whenever."""
+    """Facts that follow from a request's steps, whoever made it and whenever."""
 
     operation: str
     missing: str
-    """``Server.Action`` of the first step that is not there, or empty."""
+    """``Server.Action`` of the first missing step, or empty."""
     servers: tuple[str, ...]
     is_over: bool
-    """The operation's last step is there."""
+    """True if the operation's last step is there."""
     is_steady: bool
-    """Its first steps alone, however many, are of the same operation."""
+    """True if any number of its first steps alone gives the same operation."""
 
 
 def form_of(steps: Sequence[Step]) -> Form:
-    """The form of a request with these steps, in order of time."""
+    """Return the form of a request with these steps, in order of time."""
     operation = operation_of(steps)
     counts = Counter(steps)
     missing = missing_step(operation, counts)
@@ -69,38 +69,39 @@ _known_form = lru_cache(FORMS_MAX)(form_of)
 
 
 def hashed(frame: pl.DataFrame) -> Hashes:
-    """The hashes of the ids of some steps."""
+    """Return the hash of each step's request id."""
     return frame["request_id"].hash().to_numpy()
 
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Steps in order: by id, of each by time, server and action (and user, where one is known).
+    """Steps in order of id, time, server and action (and user, where one is known).
 
-    Arrays have one value a step.
+    Arrays have one value per step.
     """
 
     frame: pl.DataFrame
-    """They are rows of it."""
+    """Frame whose rows they are."""
     hashes: Hashes
-    """Of the ids of all of its rows."""
+    """Hashes of the ids of all rows of the frame."""
     order: Int64s
-    """Which row each of them is."""
+    """Row of each step in the frame."""
     ids: Int64s
-    """Equal where the request ids are; never less than before."""
+    """Number of each step's request id: equal for equal ids, and never decreasing."""
     times: Int64s
     failed: Bools
     ranks: Int64s
-    """The (server, action), as a place in ``pairs``."""
+    """Index of each step's (server, action) in ``pairs``."""
     pairs: list[Step]
-    """In order of text."""
+    """Pairs of (server, action) in order of text."""
     server_of_pair: Int64s
-    """As a place in ``server_names``."""
+    """Index of each pair's server in ``server_names``."""
     server_names: list[str]
 
     @staticmethod
     def of(frame: pl.DataFrame, hashes: Hashes) -> Steps:
-        """All rows of a frame, at least one; ``hashes`` are those of their ids."""
+        """Return all rows of a frame, at least one, as steps; ``hashes`` are those of their
+        ids."""
         pairs, ranks, server_of_pair, server_names = _pairs(frame)
         times = frame[TIME_MS].to_numpy()
         order, ids = _ordered(frame, hashes, times, ranks)
@@ -110,7 +111,7 @@ class Steps:
         )  # fmt: skip
 
     def only(self, is_taken: Bools) -> Steps:
-        """Some of them."""
+        """Return the steps where ``is_taken``."""
         return Steps(
             self.frame, self.hashes, self.order[is_taken], self.ids[is_taken],
             self.times[is_taken], self.failed[is_taken], self.ranks[is_taken],
@@ -119,56 +120,56 @@ class Steps:
 
     @property
     def servers(self) -> Int64s:
-        """Of each step, as a place in ``server_names``."""
+        """Return the index of each step's server in ``server_names``."""
         return self.server_of_pair[self.ranks]
 
 
 @dataclass(frozen=True, slots=True)
 class Lives:
-    """Requests with all of their steps. Arrays have one value a request."""
+    """Requests with all of their steps. Arrays have one value per request."""
 
     steps: Steps
     starts: Int64s
     ends: Int64s
-    """Where in ``steps`` each request begins and has ended."""
+    """Index in ``steps`` behind each request's last step, as ``starts`` is that of its first."""
     forms: list[Form]
     form_places: Int64s
-    """The place in ``forms``."""
+    """Index of each request's form in ``forms``."""
     is_newest: Bools
-    """No request is newer of those here that have the same id."""
+    """True where no request here with the same id is newer."""
 
     @property
     def counts(self) -> Int64s:
-        """How many steps each request has."""
+        """Return the number of steps of each request."""
         return self.ends - self.starts
 
     @property
     def last_ms(self) -> Int64s:
-        """The last step of each request."""
+        """Return the time of each request's last step."""
         return self.steps.times[self.ends - 1]
 
     def is_kept(self, passed_ms: int) -> Bools:
-        """Of each step whether the last one of its request is not before ``passed_ms``."""
+        """Return for each step whether its request's last step is not before ``passed_ms``."""
         return np.repeat(self.last_ms >= passed_ms, self.counts)
 
 
 def lives_of(steps: Steps) -> Lives:
-    """The requests that some steps make. There must be one step at least."""
+    """Return the requests that some steps make. There must be at least one step."""
     starts, is_newest = _starts(steps)
     ends = np.append(starts[1:], len(steps.times))
     return Lives(steps, starts, ends, *_forms(steps, starts, ends), is_newest)
 
 
 def _forms(steps: Steps, starts: Int64s, ends: Int64s) -> tuple[list[Form], Int64s]:
-    """(forms, the place there of each request's)."""
+    """Return (forms, the index there of each request's form)."""
     pairs, counts = steps.pairs, ends - starts
     found: list[tuple[Step, ...]] = []
     places = np.empty(len(starts), dtype=np.int64)
     is_short = (counts <= _SHORT_STEPS) & (len(pairs) <= _SHORT_PAIRS)
     if is_short.any():
-        # Most requests: they are told apart at once.
+        # Most requests are short, and are told apart all at once.
         place = np.arange(len(steps.ranks)) - np.repeat(starts, counts)
-        # From 1: fewer steps are then no steps of rank 0.
+        # Marks begin at 1, so that a missing step differs from one of rank 0.
         marks = (steps.ranks + 1) << 8 * np.minimum(place, _SHORT_STEPS)
         different, places[is_short] = told_apart(np.bitwise_or.reduceat(marks, starts)[is_short])
         for number in different.tolist():
@@ -190,8 +191,8 @@ def _form(steps: tuple[Step, ...]) -> Form:
 
 
 def _pairs(frame: pl.DataFrame) -> tuple[list[Step], Int64s, Int64s, list[str]]:
-    """(the (server, action) pairs in order of text, the place there of each row's, of each pair
-    its server's place, the servers in order of text)."""
+    """Return (the (server, action) pairs in order of text, the index there of each row's pair, the
+    index of each pair's server, the servers in order of text)."""
     servers, server_of = _texts(frame["server"])
     actions, action_of = _texts(frame["log"])
     both = server_of * len(actions) + action_of
@@ -205,8 +206,8 @@ def _pairs(frame: pl.DataFrame) -> tuple[list[Step], Int64s, Int64s, list[str]]:
 
 
 def _texts(column: pl.Series) -> tuple[list[str], Int64s]:
-    """The different texts in order, and the place there of each row's."""
-    # Categories of their own are forgotten with the series: nobody has to trust the names.
+    """Return (the distinct texts in order, the index there of each row's text)."""
+    # Categories of their own are freed with the series: untrusted names cannot fill the memory.
     categories = pl.Categories.random()
     coded = column.cast(pl.Categorical(categories))
     found: list[str] = categories.to_series().to_list()
@@ -219,17 +220,17 @@ def _texts(column: pl.Series) -> tuple[list[str], Int64s]:
 def _ordered(
     frame: pl.DataFrame, hashes: Hashes, times: Int64s, ranks: Int64s
 ) -> tuple[Int64s, Int64s]:
-    """The rows by id, time, rank and user, and a number for the id of each."""
+    """Return (the rows in order of id, time, rank and user, a number for the id of each)."""
     by_time = np.argsort(times, kind="stable")
-    # Numbers sort many times as fast as texts, and in place several times as fast as places do:
-    # the low bits of the hashes make room for those.
+    # Numbers sort many times as fast as texts, and sorting them in place is several times as fast
+    # as sorting their positions. So each position replaces the low bits of its hash.
     places = np.uint64((1 << len(times).bit_length()) - 1)
     keys = (hashes[by_time] & ~places) | np.arange(len(times), dtype=np.uint64)
     keys.sort()
     order = by_time[(keys & places).astype(np.int64)]
     is_other, is_equal = _compared(frame["request_id"], order), keys[1:] ^ keys[:-1] <= places
     if (is_other & is_equal).any():
-        # Ids whose hashes are alike.
+        # Different ids have equal hashes.
         order = np.lexsort((times, frame["request_id"].rank("dense").to_numpy()))
         is_other = _compared(frame["request_id"], order)
     ids = np.append(0, np.cumsum(is_other))
@@ -245,7 +246,8 @@ def _ordered(
 
 
 def told_apart(values: Int64s) -> tuple[Int64s, Int64s]:
-    """The different ones in order, and the place there of each. There must be one at least."""
+    """Return (the distinct values in order, the index there of each value). There must be at least
+    one value."""
     low = values.min()
     span = int(values.max()) - int(low) + 1
     if span > 4 * len(values):
@@ -257,7 +259,7 @@ def told_apart(values: Int64s) -> tuple[Int64s, Int64s]:
 
 
 def in_order(keys: Int64s) -> Int64s:
-    """The places of keys below 2**40 in order, of equal ones the first before the others."""
+    """Return the positions of keys below 2**40 in order; equal keys keep their order."""
     bits = len(keys).bit_length()
     packed = keys << bits | np.arange(len(keys))
     packed.sort()
@@ -265,13 +267,13 @@ def in_order(keys: Int64s) -> Int64s:
 
 
 def _compared(ids: pl.Series, order: Int64s) -> Bools:
-    """Of each but the first whether its id is another than the one before it."""
+    """Return for each but the first whether its id differs from the one before it."""
     ordered = ids[order]
     return (ordered[1:] != ordered[:-1]).to_numpy()
 
 
 def _starts(steps: Steps) -> tuple[Int64s, Bools]:
-    """Where requests begin, and of each whether the next is of another id."""
+    """Return (where requests begin, whether the next of each is of another id)."""
     times, ids = steps.times, steps.ids
     is_start = np.append(True, (ids[1:] != ids[:-1]) | (np.diff(times) > GAP_MS))
     starts = np.flatnonzero(is_start)

@@ -1,9 +1,9 @@
 """The requests of a partition that can still change: the state that flows of requests share.
 
-What one is stands in ``flows._request_lives``. A step is on time unless the watermark that it
+Requests are defined in ``flows._request_lives``. A step is on time unless the watermark that it
 meets (the newest event time of the partition less DELAY_MS) has passed it by LATENESS_MS. So a
 request whose last step the watermark has passed by KEEP_MS cannot change any more, and is
-forgotten: whatever comes under its id is another.
+forgotten: a later step with its id begins another request.
 """
 
 from __future__ import annotations
@@ -25,45 +25,46 @@ from streams.window_chunks import packed, unpacked
 DELAY_MS = 5_000
 LATENESS_MS = 120_000
 LIMIT_MS = 30_000
-"""Nobody waits longer for a request's last step."""
+"""Longest wait for a request's last step, in milliseconds of event time."""
 KEEP_MS = LATENESS_MS + GAP_MS
 
 CHUNK_ROWS = 16_384
 CHUNK_MS = 60_000
-"""What is held is forgotten by chunks: each has so many rows, of so much time, about."""
+"""Milliseconds of event time, and CHUNK_ROWS rows, that a chunk of held steps has, about. Steps
+are forgotten by whole chunks."""
 _FILTER_BITS = 4
-"""Of hashes as many more are compared at first as it takes to rule out nearly all others."""
+"""Bits that a first comparison of hashes adds, enough to rule out nearly all others."""
 
 Late = tuple[Int64s, Int64s]
-"""Which rows of a batch's frame came too late, and the watermark that each met."""
+"""Rows of a batch's frame that came too late, and the watermark that each met."""
 
 
 @dataclass(frozen=True, slots=True)
 class Touched:
-    """The requests whose ids are in a batch, or have the hash of one that is."""
+    """Requests whose ids are in a batch, or have the hash of one that is."""
 
     before: Lives | None
-    """As they were; None where none of the ids was known."""
+    """Those requests before the batch; None where no id was known."""
     now: Lives
     known: int
-    """So many rows of their frame came before the batch."""
+    """Number of rows of their frame that came before the batch."""
 
     def of_ids(self, is_step: Bools) -> Bools:
-        """Of each step of ``now`` whether any of its id is one of these."""
+        """Return for each step of ``now`` whether ``is_step`` marks any step of its id."""
         ids = self.now.steps.ids
         is_id = np.zeros(ids[-1] + 1, dtype=np.bool_)
         is_id[ids[is_step]] = True
         return is_id[ids]
 
     def moved(self) -> Steps:
-        """All steps of the ids whose requests may have been others, of another operation or
-        moment, between two steps of the batch.
+        """Return all steps of the ids whose requests may have differed within the batch.
 
-        A request whose steps come in order only grows, and one that begins with the first step
-        of an operation is of that from then on.
+        Between two steps of the batch they may have been of another operation or moment. A request
+        whose steps come in order only grows, and one that begins with the first step of an
+        operation is of that operation from then on.
         """
         steps = self.now.steps
-        # In which order those came that were known does not matter any more.
+        # The order in which known steps came does not matter any more.
         came = np.maximum(steps.order, self.known - 1)
         is_moved = np.append(False, (came[1:] < came[:-1]) & (steps.ids[1:] == steps.ids[:-1]))
         is_steady = np.array([form.is_steady for form in self.now.forms])
@@ -73,27 +74,27 @@ class Touched:
 
 @dataclass(slots=True)
 class _Chunk:
-    """Steps that are held. All of one id are in one chunk."""
+    """Held steps. All steps of one id are in one chunk."""
 
     steps: pl.DataFrame
     hashes: Hashes
-    """Of their ids."""
+    """Hashes of their ids."""
     last_ms: int
     opened_ms: int
-    """The last step that it began with."""
+    """Time of the last step that the chunk began with."""
     data: bytes | None = None
     requests: int = -1
-    """How many ids the steps have; -1 while nobody has asked."""
+    """Number of distinct ids; -1 while not counted."""
 
     @staticmethod
     def of(steps: pl.DataFrame, hashes: Hashes, opened_ms: int | None = None) -> _Chunk:
-        """A chunk of some steps, at least one; a new one unless it is said when it began."""
+        """Return a chunk of at least one step; it begins now unless ``opened_ms`` is given."""
         last_ms = int(steps[TIME_MS].to_numpy().max())
         return _Chunk(steps, hashes, last_ms, last_ms if opened_ms is None else opened_ms)
 
     @staticmethod
     def unpacked(data: bytes) -> _Chunk:
-        """A chunk of what ``packed`` gave."""
+        """Return the chunk that ``packed`` gave as bytes."""
         steps = unpacked(data)
         chunk = _Chunk.of(steps, hashed(steps))
         chunk.data = data
@@ -101,14 +102,14 @@ class _Chunk:
 
     @staticmethod
     def joined(chunks: Sequence[_Chunk]) -> tuple[pl.DataFrame, Hashes]:
-        """All steps of chunks, at least one, and their hashes."""
+        """Return all steps of at least one chunk, and their hashes."""
         if len(chunks) == 1:
             return chunks[0].steps, chunks[0].hashes
         steps = pl.concat([chunk.steps for chunk in chunks])
         return steps, np.concatenate([chunk.hashes for chunk in chunks])
 
     def packed(self) -> bytes:
-        """The steps as bytes, made once."""
+        """Return the steps as bytes, made once."""
         if self.data is None:
             self.data = packed(self.steps)
         return self.data
@@ -123,11 +124,13 @@ class _Chunk:
 class Requests:
     """The requests of one partition that can still change.
 
-    Bounded by the steps of KEEP_MS and, of each request that goes on, those of SPAN_MAX_MS.
+    They are bounded by the steps of KEEP_MS and, for each request that goes on, those of
+    SPAN_MAX_MS.
     """
 
     def __init__(self, snapshot: bytes | None, *columns: str) -> None:
-        """``columns`` of the batches' frames are kept beside those that requests are made of."""
+        """Restore a snapshot. ``columns`` of the batches' frames are kept beside those that
+        requests need."""
         self._columns = (*columns, "request_id", "server", "log", TIME_MS)
         self._chunks: list[_Chunk] = []
         self.newest_ms = NEVER
@@ -137,13 +140,13 @@ class Requests:
             self._chunks = [_Chunk.unpacked(data) for data in parts]
 
     def snapshot(self) -> bytes:
-        """The state as bytes."""
+        """Return the state as bytes."""
         newest = self.newest_ms.to_bytes(8, "little", signed=True)
         return framed(newest, *(chunk.packed() for chunk in self._chunks))
 
     @property
     def watermark_ms(self) -> int:
-        """No earlier step is expected; NEVER before the first."""
+        """Return the watermark: no earlier step is expected. NEVER before the first step."""
         return self.newest_ms - DELAY_MS if self.newest_ms != NEVER else NEVER
 
     @property
@@ -155,7 +158,7 @@ class Requests:
 
     @property
     def held(self) -> int:
-        """How many steps are held."""
+        """Return the number of held steps."""
         return sum(len(chunk.steps) for chunk in self._chunks)
 
     def take(self, batch: Batch) -> tuple[Touched | None, Late | None]:
@@ -180,7 +183,7 @@ class Requests:
 
     @property
     def _passed_ms(self) -> int:
-        """Requests whose last step is before this cannot change."""
+        """Return the time before which a request's last step must be for it not to change."""
         return self.watermark_ms - KEEP_MS
 
     def _touched(self, came: _Chunk) -> Touched:
@@ -200,7 +203,7 @@ class Requests:
         return Touched(was, lives_of(steps.only(is_there)), known)
 
     def _hold(self, lives: Lives) -> None:
-        """Hold the steps of those of these requests that can still change."""
+        """Hold the steps of the requests that can still change."""
         frame, hashes = lives.steps.frame, lives.steps.hashes
         is_held = np.zeros(len(frame), dtype=np.bool_)
         is_held[lives.steps.order[lives.is_kept(self._passed_ms)]] = True
@@ -219,7 +222,7 @@ class Requests:
         self._chunks.append(new)
 
     def _take_out(self, hashes: Hashes) -> list[_Chunk]:
-        """The held steps whose ids have these hashes, which are held no more."""
+        """Remove and return the held steps whose ids have these hashes."""
         bits = len(hashes).bit_length() + _FILTER_BITS
         mask = np.uint64((1 << bits) - 1)
         may_be = np.zeros(1 << bits, dtype=np.bool_)
@@ -244,13 +247,13 @@ class Requests:
 
 
 def framed(*parts: bytes) -> bytes:
-    """Several bytes as one; ``unframed`` takes them apart."""
+    """Join several byte strings into one; ``unframed`` takes them apart."""
     sizes = np.array([len(parts), *map(len, parts)], dtype="<i8")
     return b"".join((sizes.tobytes(), *parts))
 
 
 def unframed(data: bytes) -> list[bytes]:
-    """What ``framed`` was given."""
+    """Return the byte strings that ``framed`` was given."""
     count = int.from_bytes(data[:8], "little")
     sizes = np.frombuffer(data[8 : 8 + 8 * count], dtype="<i8").tolist()
     ends = np.cumsum([8 + 8 * count, *sizes]).tolist()
@@ -258,5 +261,5 @@ def unframed(data: bytes) -> list[bytes]:
 
 
 def late_letters(flow: str, batch: Batch, late: Late | None) -> list[LateEvent] | None:
-    """The letters of what came too late."""
+    """Return the late events of a batch; None where no event was late."""
     return late_events(flow, batch, *late) if late else None

@@ -13,7 +13,7 @@ MOMENT = pl.Datetime("ms", "UTC")
 
 
 def moment(column: str = TIME_MS, name: str = "time") -> pl.Expr:
-    """Milliseconds since 1970 UTC as a moment."""
+    """Return a column of milliseconds since 1970 UTC as UTC timestamps."""
     return pl.col(column).cast(MOMENT).alias(name)
 
 
@@ -23,7 +23,8 @@ def others_of(table: Table, *given: str) -> list[str]:
 
 
 def placed(batch: Batch) -> pl.DataFrame:
-    """The batch's frame with what a raw table knows each record by, and its version."""
+    """Return the batch's frame with the columns that identify a raw table's row, and its
+    version."""
     return batch.frame.with_columns(
         pl.lit(batch.poll.partition, dtype=pl.UInt16).alias("topic_partition"),
         pl.Series("offset", batch.offsets(), dtype=pl.UInt64),

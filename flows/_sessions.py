@@ -1,9 +1,8 @@
-"""Sessions of the users of one partition, from events in order of time; what a session is stands
-in ``generator.shop_truth``.
+"""Sessions of the users of one partition, from events in order of time.
 
-Events of one millisecond are taken in an order of their own, whichever came first: a record
-goes on with the session, then a logout ends it, then a login begins one. Several logins of a
-user in one millisecond are one.
+The rules of a session are in ``generator.shop_truth``. Events of one millisecond are taken in a
+fixed order, whichever came first: a record continues the session, then a logout ends it, then a
+login begins one. Several logins of a user in one millisecond are one.
 """
 
 from __future__ import annotations
@@ -25,23 +24,23 @@ from streams.window_chunks import packed, unpacked
 
 TIMEOUT_MS: Final = SESSION_TIMEOUT_S * 1000
 DELAY_MS: Final = 5_000
-"""How far the watermark trails: an event further behind the newest is late."""
+"""Milliseconds that the watermark trails: an event further behind the newest is late."""
 OFFLINE: Final = -1
-"""Instead of a login."""
+"""Value in place of the login's time for a user who is offline."""
 
 USER_ID, WHAT = "user_id", "what"
 _KEPT, RECORD, LOGOUT, LOGIN = range(4)
-"""What an event is to a session, in the order in which those of one millisecond are taken.
-_KEPT is the last event of a user who is known, taken before."""
+"""Kinds of events, in the order in which those of one millisecond are taken. _KEPT is the last
+event of a known user, taken before."""
 RELOGIN, BY_LOGOUT, TIMEOUT = range(3)
-"""Why a session ended."""
+"""Reasons why a session ended."""
 
 Int8s = npt.NDArray[np.int8]
 Bools = npt.NDArray[np.bool_]
 
 
 def whats(name: str, values: list[int]) -> pl.Series:
-    """A column of RECORD, LOGOUT, LOGIN."""
+    """Return a column of RECORD, LOGOUT and LOGIN."""
     return pl.Series(name, values, dtype=pl.Int8)
 
 
@@ -62,12 +61,12 @@ LOGS: Final = records(
         )
     },
 )
-"""The records of platform_logs."""
+"""Reader of platform_logs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Sessions that are over: whose, from when, till when, and why."""
+    """Sessions that are over: their users, starts, ends and reasons."""
 
     ids: pl.Series
     login_ms: Int64s
@@ -78,7 +77,7 @@ class Ended:
         return len(self.ids)
 
     def and_then(self, more: Ended) -> Ended:
-        """These and others."""
+        """Return these sessions, followed by ``more``."""
         if not len(more):
             return self
         return Ended(
@@ -91,17 +90,17 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Users:
-    """The users that are online, and others who are kept for a while. One row a user."""
+    """Users that are online, and others that are kept for a while. One row per user."""
 
     ids: pl.Series
     login_ms: Int64s
-    """When the session began; OFFLINE where there is none."""
+    """Start of the session; OFFLINE where there is no session."""
     last_ms: Int64s
-    """The user's last event."""
+    """Time of the user's last event."""
 
     @staticmethod
     def none() -> Users:
-        """Nobody."""
+        """Return no users."""
         nothing = np.empty(0, dtype=np.int64)
         return Users(pl.Series(USER_ID, [], dtype=pl.String), nothing, nothing)
 
@@ -109,7 +108,7 @@ class Users:
         return len(self.ids)
 
     def online(self) -> int:
-        """How many of them are."""
+        """Return the number of users that are online."""
         return int(np.count_nonzero(self.login_ms != OFFLINE))
 
     @property
@@ -118,27 +117,28 @@ class Users:
         return {"sessions": self.online(), "users": len(self)}
 
     def due_ms(self) -> int:
-        """When the first session ends if nothing comes; THE_END_MS where there is none."""
+        """Return when the first session ends if nothing comes; THE_END_MS where there is no
+        session."""
         lasts = self.last_ms[self.login_ms != OFFLINE]
         return int(lasts.min()) + TIMEOUT_MS if len(lasts) else THE_END_MS
 
     def snapshot(self) -> bytes:
-        """The users as bytes; ``restore`` takes them back."""
+        """Return the users as bytes; ``restore`` takes them back."""
         numbers = (pl.Series("login_ms", self.login_ms), pl.Series("last_ms", self.last_ms))
         return packed(pl.DataFrame([self.ids, *numbers]))
 
     @staticmethod
     def restore(snapshot: bytes) -> Users:
-        """The users that ``snapshot`` gave."""
+        """Return the users that ``snapshot`` gave as bytes."""
         frame = unpacked(snapshot)
         return Users(frame[USER_ID], frame["login_ms"].to_numpy(), frame["last_ms"].to_numpy())
 
     def at(self, which: Bools) -> Users:
-        """Some of them."""
+        """Return the users where ``which``."""
         return Users(self.ids.filter(pl.Series(which)), self.login_ms[which], self.last_ms[which])
 
     def and_also(self, others: Users) -> Users:
-        """These and others, who are none of these."""
+        """Return these users and others, who must not be among these."""
         return Users(
             pl.concat([self.ids, others.ids], rechunk=True),
             np.concatenate([self.login_ms, others.login_ms]),
@@ -148,23 +148,23 @@ class Users:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What came of some events."""
+    """Results of some events."""
 
     users: Users
-    """From here on."""
+    """Users after these events."""
     ended: Ended
     started_ms: Int64s
-    """The login of each session that began."""
+    """Login time of each session that began."""
     rows: Rows
 
 
 def take(
     users: Users, events: pl.DataFrame, passed_ms: int, keep_from_ms: int = THE_END_MS
 ) -> Taken:
-    """Go on with events that are later than all before them, and before ``passed_ms``.
+    """Take events that are later than all before them, and before ``passed_ms``.
 
-    The frame has USER_ID, TIME_MS and WHAT, in any order. Users that are offline are kept if
-    their last event is at ``keep_from_ms`` or later.
+    The frame has USER_ID, TIME_MS and WHAT, in any order. Users that are offline are kept if their
+    last event is at ``keep_from_ms`` or later.
     """
     rows, is_met = Rows.of(users, events)
     now, ended, started_ms = _followed(rows)
@@ -182,7 +182,7 @@ def take(
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Events of users, those of a user together and in order.
+    """Events of users: each user's events are together and in order.
 
     Where a user is known already, the last event that was taken before comes first, as _KEPT.
     """
@@ -191,21 +191,21 @@ class Rows:
     time_ms: Int64s
     what: Int8s
     kept_login_ms: Int64s
-    """Of each user that is known: when the session began, or OFFLINE; in order of the rows."""
+    """Start of the session, or OFFLINE, of each known user, in order of the rows."""
     is_first: Bools
-    """The row is its user's first."""
+    """True where the row is its user's first."""
 
     def is_event(self) -> Bools:
-        """Which rows are not _KEPT."""
+        """Return which rows are not _KEPT."""
         is_event: Bools = self.what != _KEPT
         return is_event
 
     @staticmethod
     def of(users: Users, events: pl.DataFrame) -> tuple[Rows, Bools]:
-        """The events with those of the users that have some, and which users these are.
+        """Return (the events with the last ones of their known users, which users those are).
 
-        Users are told apart by a hash: to sort texts would take longer than all the rest. Should
-        two of them have the same one, they are sorted after all.
+        Users are told apart by a hash: sorting texts would take longer than all the rest. Where
+        two users have the same hash, the texts are sorted after all.
         """
         ids = pl.concat([users.ids, events[USER_ID]], rechunk=True)
         rows, is_met = _rows(ids, hashes(ids), users, events)
@@ -216,14 +216,18 @@ class Rows:
 
 
 def hashes(ids: pl.Series) -> npt.NDArray[np.uint64]:
-    """A number of each text, the same for the same text."""
+    """Return a number per text, equal for equal texts."""
     return ids.to_frame().hash_rows().to_numpy()
 
 
 def _rows(
     ids: pl.Series, numbers: npt.NDArray[Any], users: Users, events: pl.DataFrame
 ) -> tuple[Rows, Bools]:
-    """The rows of the users and then of the events, that have these ids, and a number each."""
+    """Return (the rows, which users have events).
+
+    ``ids``, and the ``numbers`` by which they are told apart, are of the users and then of the
+    events.
+    """
     user = _dense(numbers)
     known = len(users)
     has_event = np.zeros(len(user), dtype=np.bool_)
@@ -233,7 +237,7 @@ def _rows(
     places = np.concatenate([met, np.arange(known, len(user))])
     time_ms = np.concatenate([users.last_ms[met], events[TIME_MS].to_numpy()])
     what = np.concatenate([np.zeros(len(met), dtype=np.int8), events[WHAT].to_numpy()])
-    # To sort numbers is far cheaper than to sort places by several of them.
+    # Sorting numbers is far cheaper than sorting positions by several keys.
     order = np.argsort(time_ms * 4 + what)
     keys = np.sort(user[places[order]] * len(order) + np.arange(len(order)))
     user_of, place = np.divmod(keys, max(len(order), 1))
@@ -252,7 +256,7 @@ def _rows(
 
 
 def _dense(numbers: npt.NDArray[Any]) -> Int64s:
-    """0, 1, ... in order of the numbers, the same for the same number."""
+    """Return 0, 1, ... in order of the numbers, equal for equal numbers."""
     order = np.argsort(numbers)
     ordered = numbers[order]
     dense = np.empty(len(numbers), dtype=np.int64)
@@ -261,17 +265,17 @@ def _dense(numbers: npt.NDArray[Any]) -> Int64s:
 
 
 def same(name: str, value: str | int, kind: type[pl.DataType], count: int) -> pl.Series:
-    """A column of one value."""
+    """Return a column with ``count`` times the same value."""
     return pl.Series(name, [value], dtype=kind()).new_from_index(0, count)
 
 
 def moments(name: str, times_ms: Int64s) -> pl.Series:
-    """A column of moments from milliseconds since 1970 UTC."""
+    """Return a column of UTC timestamps from milliseconds since 1970 UTC."""
     return pl.Series(name, times_ms).cast(MOMENT)
 
 
 def _followed(rows: Rows) -> tuple[Users, Ended, Int64s]:
-    """The users after their rows, the sessions that a row ended, and when others began."""
+    """Return (the users after their rows, the sessions that a row ended, when others began)."""
     time_ms, what, is_first = rows.time_ms, rows.what, rows.is_first
     count = len(time_ms)
     is_new = is_first[1:]

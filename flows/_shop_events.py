@@ -1,9 +1,9 @@
-"""What comes out of a ``shop_events`` record, whatever its kind, as columns of one frame.
+"""Columns of one frame for ``shop_events`` records of every kind.
 
-The kinds have 29 fields together, and none has more than four. So a record is decoded into a
+The kinds have 29 fields together, and no kind has more than four. So a record is decoded into a
 struct whose attributes are places that all kinds share: its second whole number is ``int_1``,
-in an ItemComparison ``second_item_id``, in an ItemReturn ``order_id``. A place that a kind has
-not is None in its class. One pass over the records lifts a place out of all of them, and a
+in an ItemComparison ``second_item_id``, in an ItemReturn ``order_id``. A place that a kind
+lacks is None in its class. One pass over the records lifts a place out of all of them, and a
 frame of a kind gets the names of its fields back.
 
 kind              UInt8: its number in KINDS
@@ -39,7 +39,7 @@ _PLACE_OF = {"int": "int", "code": "int", "double": "double", "text": "text"}
 
 
 def places_of(kind: Kind) -> dict[str, str]:
-    """The place of each field of a kind: ``{"page_id": "int_0"}``."""
+    """Return the place of each field of a kind: ``{"page_id": "int_0"}``."""
     taken: Counter[str] = Counter()
     places = {}
     for field in kind.fields:
@@ -79,7 +79,7 @@ def _struct_of(kind: Kind) -> type[Struct]:
 
 
 PlacedEvent: Final[Any] = functools.reduce(operator.or_, map(_struct_of, SCHEMA.kinds.values()))
-"""Any of the kinds, as a type to decode into."""
+"""Union of all kinds, as a type to decode into."""
 
 
 def _lift(name: str) -> Lift:
@@ -106,13 +106,13 @@ EVENTS: Final = Records(
     bytes_max=SHOP_EVENTS.record_bytes_max,
     times=_lift(TIME),
 )
-"""How a flow reads the topic."""
+"""Reader of shop_events."""
 
 
 def by_kind(events: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
-    """The events of each kind that there is, in their order, with its fields by name.
+    """Yield each kind that occurs with its events, in their order and with its fields by name.
 
-    What the frame has beside kind and places stays.
+    Columns of the frame other than kind and places stay.
     """
     ordered = events.sort(KIND, maintain_order=True)
     counts = np.bincount(ordered[KIND].to_numpy(), minlength=len(KINDS))

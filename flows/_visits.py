@@ -1,7 +1,7 @@
-"""Visits: each request at each server that it came to; and the minutes that they count in.
+"""Visits: each request at each server that it came to, counted by minute.
 
-A visit counts in the minute of the request's first step at the server, and takes until the last
-one there. Nothing in here knows its partition or the wall clock.
+A visit counts in the minute of the request's first step at the server, and lasts until the last
+step there. Nothing in here knows its partition or the wall clock.
 """
 
 from __future__ import annotations
@@ -23,34 +23,36 @@ MINUTE_MS = 60_000
 MINUTE = "minute_ms"
 
 NAMES_MAX = 1_000
-"""Names that no visit has any more are forgotten once there are about so many."""
+"""Number of names, about, above which those that no visit has any more are forgotten."""
 _NAME_BITS = 24
 _NAME_MASK = (1 << _NAME_BITS) - 1
-# As many as SPAN_MAX_MS has, and one.
+# Bits of SPAN_MAX_MS, and one for the failure.
 _TOOK_BITS = 20
 _TOOK_MASK = (1 << _TOOK_BITS) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Visits:
-    """How many visits there are of some kinds; arrays have one value a kind."""
+    """Counts of visits per (cell, duration, failed). Arrays have one value per such
+    combination."""
 
     cells: Int64s
-    """The minute, server and operation: see ``Cells``."""
+    """Number of the minute, server and operation: see ``Cells``."""
     took: Int64s
-    """Twice the milliseconds, and one more where a step failed."""
+    """Twice the duration in milliseconds, plus one where a step failed."""
     counts: Int64s
-    """Below 0 for what is to be taken back; 0 only says that the cell must be written."""
+    """Number of visits. Below 0 it takes visits back; 0 only says that the cell must be
+    written."""
 
     def __len__(self) -> int:
         return len(self.cells)
 
     def only(self, is_taken: Bools) -> Visits:
-        """Some of them."""
+        """Return the entries where ``is_taken``."""
         return Visits(self.cells[is_taken], self.took[is_taken], self.counts[is_taken])
 
     def merged(self) -> Visits:
-        """Each kind once, in order of cell and of how long they took."""
+        """Return each combination once, in order of cell and duration."""
         cells, places = told_apart(self.cells)
         keys = places << _TOOK_BITS | self.took
         order = in_order(keys)
@@ -62,22 +64,22 @@ class Visits:
 
     @property
     def minutes_ms(self) -> Int64s:
-        """When the minute of each began."""
+        """Return the start of the minute of each entry."""
         return (self.cells >> _NAME_BITS) * MINUTE_MS
 
     def packed(self) -> bytes:
-        """As bytes; ``unpacked`` takes them."""
+        """Return the visits as bytes; ``unpacked`` takes them."""
         columns = {"cell": self.cells, "took": self.took, "count": self.counts}
         return packed(pl.DataFrame(columns)) if len(self) else b""
 
     @staticmethod
     def unpacked(data: bytes) -> Visits:
-        """What ``packed`` was asked of."""
+        """Return the visits that ``packed`` gave as bytes."""
         return Visits(*(column.to_numpy() for column in unpacked(data))) if data else NO_VISITS
 
 
 def together(*parts: Visits) -> Visits:
-    """All of these, at least one."""
+    """Return all these visits as one; there must be at least one part."""
     if len(parts) == 1:
         return parts[0]
     return Visits(
@@ -90,14 +92,15 @@ def together(*parts: Visits) -> Visits:
 NO_VISITS = Visits(*(np.empty(0, dtype=np.int64) for _ in range(3)))
 
 Names = tuple[list[str], Int64s]
-"""Different names, and the place there of each value's."""
+"""Distinct names, and the index there of each value's name."""
 
 
 class Cells:
-    """Numbers (minute, server, operation): by the minute, then as the names first came."""
+    """Numbers of (minute, server, operation), in order of minute and then of first use of the
+    names."""
 
     def __init__(self, names: Iterable[tuple[str, str]] = ()) -> None:
-        """The argument is the ``names`` of another, or some of them."""
+        """Take the ``names`` of other cells, or some of them."""
         self._numbers = {pair: number for number, pair in enumerate(names)}
 
     def __len__(self) -> int:
@@ -105,11 +108,11 @@ class Cells:
 
     @property
     def names(self) -> list[tuple[str, str]]:
-        """Each (server, operation), by its number."""
+        """Return each (server, operation), in order of its number."""
         return [*self._numbers]
 
     def of(self, minutes: Int64s, servers: Names, operations: Names) -> Int64s:
-        """The cells of so many minutes (since 1970), servers and operations."""
+        """Return the cells of these minutes (since 1970), servers and operations."""
         (server_names, server), (operation_names, operation) = servers, operations
         both, places = told_apart(server * len(operation_names) + operation)
         pairs = [
@@ -120,7 +123,7 @@ class Cells:
         return (minutes << _NAME_BITS) + np.array(numbers, dtype=np.int64)[places]
 
     def columns(self, cells: Int64s) -> list[pl.Series]:
-        """MINUTE, server and operation of each cell."""
+        """Return the columns MINUTE, server and operation of the cells."""
         names = self.names
         pairs = [names[number] for number in (cells & _NAME_MASK).tolist()]
         return [
@@ -131,7 +134,8 @@ class Cells:
 
 
 def visits(lives: Lives, count: int, cells: Cells) -> tuple[Visits, Int64s]:
-    """The visits of requests, each counted so often, and the place of its request."""
+    """Return (the visits of requests, each with this ``count``, the index of each one's
+    request)."""
     steps, server_count = lives.steps, len(lives.steps.server_names)
     keys = np.repeat(np.arange(len(lives.starts)), lives.counts) * server_count + steps.servers
     order = np.argsort(keys, kind="stable")
@@ -154,8 +158,11 @@ def visits(lives: Lives, count: int, cells: Cells) -> tuple[Visits, Int64s]:
 
 
 def changed(touched: Touched, cells: Cells) -> Visits:
-    """What has changed of the visits, and each cell, with a count of 0, that a request may have
-    been in for some steps of the batch."""
+    """Return the changes of the visits.
+
+    Each cell that a request may have been in after some steps of the batch is there, if need be
+    with a count of 0.
+    """
     found, life = visits(touched.now, 1, cells)
     if touched.before is not None:
         is_known = touched.of_ids(touched.now.steps.order < touched.known)
@@ -168,17 +175,18 @@ def changed(touched: Touched, cells: Cells) -> Visits:
 
 
 def passed_through(steps: Steps, cells: Cells) -> Visits:
-    """Each cell that a request of some of these steps could be in, with no visit. There must be
-    one step at least.
+    """Return each cell that a request of some of these steps could be in, with a count of 0.
 
-    A process that was killed may have read the stream up to any of them, and written that. Who
-    reads it again in other batches must write the same cells, or what no longer holds would
-    stand for ever. Its rows win: they know a later step.
+    There must be at least one step. A process that was killed may have read the stream up to any
+    of them, and written those cells. A process that reads it again in other batches must write the
+    same cells, or rows that no longer hold would stay for ever. Its rows win: they know a later
+    step.
     """
     server_count = len(steps.server_names)
     came, came_at = told_apart(steps.times // MINUTE_MS * server_count + steps.servers)
     operations, of_pair = _names([operation_of([pair]) for pair in steps.pairs])
-    # Where each id came, and what it could be; then all pairs of these.
+    # The minutes and servers of each id, and the operations that it could be; then all pairs of
+    # them.
     ids, came_at = np.divmod(np.unique(steps.ids * len(came) + came_at), len(came))
     could_be = np.unique(steps.ids * len(operations) + of_pair[steps.ranks])
     first = np.searchsorted(could_be, ids * len(operations))
@@ -197,14 +205,14 @@ def _names(texts: list[str]) -> Names:
 
 
 class Minutes:
-    """The visits of the minutes that can still change."""
+    """Visits of the minutes that can still change."""
 
     def __init__(self, snapshot: bytes | None = None) -> None:
         self._cells = Cells()
         self._fresh: list[Visits] = []
-        """What was not written yet."""
+        """Visits that were not written yet."""
         self._held = NO_VISITS
-        """What was: each kind once."""
+        """Visits that were written, each combination once."""
         if snapshot:
             names, fresh, held = unframed(snapshot)
             self._cells = Cells(unpacked(names).rows())
@@ -214,22 +222,22 @@ class Minutes:
         self._first_ms = min(
             (int(found.minutes_ms.min()) for found in self._fresh), default=NO_END_MS
         )
-        """No fresh visit is of an earlier minute."""
+        """Start of the earliest minute that has a fresh visit."""
 
     def snapshot(self) -> bytes:
-        """The state as bytes."""
+        """Return the state as bytes."""
         text = {"server": pl.String, "operation": pl.String}
         names = packed(pl.DataFrame(self._cells.names, text, orient="row"))
         return framed(names, together(NO_VISITS, *self._fresh).packed(), self._held.packed())
 
     @property
     def held(self) -> int:
-        """How many visits are held."""
+        """Return the number of held entries."""
         return sum(map(len, (*self._fresh, self._held)))
 
     @property
     def names(self) -> int:
-        """How many pairs of names are kept."""
+        """Return the number of (server, operation) pairs that are kept."""
         return len(self._cells)
 
     def add(self, touched: Touched) -> None:
@@ -242,10 +250,11 @@ class Minutes:
             self._first_ms = min(self._first_ms, int(found.minutes_ms.min()))
 
     def written(self, last_ms: int, settled_ms: int) -> pl.DataFrame | None:
-        """The cells up to a minute that have changed since they were last given: MINUTE, server,
-        operation, requests, errors, durations_ms. One that has no visit any more has none.
+        """Return the cells, up to a minute, that have changed since they were last given.
 
-        What began before ``settled_ms`` can change no more, and is forgotten.
+        Columns are MINUTE, server, operation, requests, errors and durations_ms. A cell that has
+        no visit any more has 0 requests. Minutes before ``settled_ms`` can change no more, and are
+        forgotten.
         """
         if not self._fresh or self._first_ms > last_ms:
             return None
@@ -264,7 +273,7 @@ class Minutes:
         return self._counted(found)
 
     def _counted(self, found: Visits) -> pl.DataFrame:
-        """A row a cell."""
+        """Return one row per cell."""
         starts = np.flatnonzero(np.append(True, found.cells[1:] != found.cells[:-1]))
         requests = np.add.reduceat(found.counts, starts)
         errors = np.add.reduceat(found.counts * (found.took & 1), starts)
@@ -284,7 +293,7 @@ class Minutes:
         )
 
     def _forget_names(self) -> None:
-        """Number anew the names that visits have."""
+        """Keep only the names that visits have, and renumber them."""
         fresh = together(NO_VISITS, *self._fresh)
         cells = np.concatenate([self._held.cells, fresh.cells])
         used, places = np.unique(cells & _NAME_MASK, return_inverse=True)

@@ -1,6 +1,6 @@
-"""The sinks that flows share, opened as the settings say.
+"""Sinks that flows share, opened as the settings say.
 
-Clients of servers are imported where they are opened: a flow needs none of them to be tested.
+Clients of servers are imported where they are opened: a flow can be tested without them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def minute_buckets_replay(settings: Settings, topic: str) -> ReplayTarget:
-    """The minute buckets as the target of a replay, wherever they stand."""
+    """Return the minute buckets, in either store, as the target of a replay."""
     if not settings.aerospike_aggregates:
         return windows_replay(settings, minute_tables.ROWS, topic)
     from sinks.aerospike_replay import AggregatesReplay
@@ -41,21 +41,22 @@ def minute_buckets_replay(settings: Settings, topic: str) -> ReplayTarget:
 
 
 def windows_replay(settings: Settings, of: Table, topic: str) -> ReplayTarget:
-    """A ClickHouse table of windows as the target of a replay: those of one topic's events."""
+    """Return a ClickHouse table of windows as the target of a replay of one topic's events."""
     from sinks.clickhouse_replay import ClickHouseReplay
 
     return ClickHouseReplay(settings.clickhouse_url, of, topic, home=settings.footfall_home)
 
 
 def raw_replay(settings: Settings, of: Sequence[Table], topic: str) -> ReplayTarget:
-    """ClickHouse tables of raw rows as the target of a replay."""
+    """Return ClickHouse tables of raw rows as the target of a replay."""
     from sinks.clickhouse_raw_replay import ClickHouseRawReplay
 
     return ClickHouseRawReplay(settings.clickhouse_url, of, topic, home=settings.footfall_home)
 
 
 def store_metrics_replay(settings: Settings, topic: str) -> ReplayTarget:
-    """The store metrics as the target of a replay, which is told like every write."""
+    """Return the store metrics as the target of a replay, which sends notices as every write
+    does."""
     from schemas.tables.store_metrics import ROLLUP
     from sinks.sql_replay import SqlReplay
 
@@ -64,7 +65,7 @@ def store_metrics_replay(settings: Settings, topic: str) -> ReplayTarget:
 
 
 def profiles_replay(settings: Settings) -> ReplayTarget:
-    """The profile store as the target of a replay."""
+    """Return the profile store as the target of a replay."""
     from sinks.open import open_profiles
     from sinks.profiles.replay import ProfileReplay
 
@@ -72,7 +73,7 @@ def profiles_replay(settings: Settings) -> ReplayTarget:
 
 
 def letters(settings: Settings) -> tuple[BufferedSink[Any], BufferedSink[Any]]:
-    """The sinks of dead letters and of late events."""
+    """Return the sinks of dead letters and of late events."""
     from sinks.letters import LetterWriter
     from sinks.open import open_topics
 
@@ -83,7 +84,8 @@ def letters(settings: Settings) -> tuple[BufferedSink[Any], BufferedSink[Any]]:
 
 
 def counted(progress: Progress, table: str) -> Wrote:
-    """Return what counts the rows that a sink writes to one table, and the time it takes."""
+    """Return a function that counts the rows that a sink writes to one table, and their
+    seconds."""
 
     def wrote(items: Sequence[Sized], seconds: float) -> None:
         progress.wrote(table, sum(map(len, items)))
@@ -93,7 +95,7 @@ def counted(progress: Progress, table: str) -> Wrote:
 
 
 def counted_by_table(progress: Progress) -> Wrote:
-    """Return the same for a sink of several tables."""
+    """Return such a function for a sink of several tables."""
 
     def wrote(items: Sequence[TableRows], seconds: float) -> None:
         for item in items:
@@ -105,7 +107,7 @@ def counted_by_table(progress: Progress) -> Wrote:
 
 
 def table(settings: Settings, of: Table, progress: Progress) -> BufferedSink[pl.DataFrame]:
-    """The sink of a ClickHouse table."""
+    """Return the sink of a ClickHouse table."""
     return BufferedSink(lambda: _opened(settings, of), wrote=counted(progress, of.name))
 
 
@@ -116,7 +118,7 @@ def tables(
     *,
     rows_max: int = ROWS_MAX_DEFAULT,
 ) -> BufferedSink[TableRows]:
-    """The sink of a flow that writes several ClickHouse tables."""
+    """Return the sink of a flow that writes several ClickHouse tables."""
     from sinks.tables import TablesWriter
 
     def opened() -> TablesWriter:
@@ -126,11 +128,12 @@ def tables(
 
 
 Partitions = Callable[[], Iterable[str]]
-"""Those of the topic that this process reads, by number."""
+"""Function that gives the numbers of the topic's partitions that this process reads."""
 
 
 class TeeWriter:
-    """A ForgetfulWriter of rows to one writer and then, where there is one, to a forgetful one."""
+    """A ForgetfulWriter that writes rows to one writer and then, where there is one, to a
+    forgetful one."""
 
     def __init__(self, first: RowWriter, second: ForgetfulWriter | None) -> None:
         self._first = first
@@ -164,7 +167,7 @@ class TeeWriter:
 
 
 def minute_buckets(settings: Settings, run: Run, partitions: Partitions) -> RecentSink:
-    """The sink of the minute buckets: ClickHouse, and Aerospike where that is switched on."""
+    """Return the sink of the minute buckets: ClickHouse, and Aerospike if it is switched on."""
     return _settled(
         run,
         RecentSink(
@@ -189,7 +192,7 @@ def _open_buckets(settings: Settings) -> TeeWriter:
 
 
 def profiles(settings: Settings, run: Run, partitions: Partitions) -> RecentSink:
-    """The sink of the profile store."""
+    """Return the sink of the profile store."""
     return _settled(
         run,
         RecentSink(
@@ -219,7 +222,8 @@ class _ProfileWriter:
 
 
 def store_metrics_table(settings: Settings, progress: Progress) -> BufferedSink[pl.DataFrame]:
-    """The sink of the store metrics, which tells of each row it has written."""
+    """Return the sink of the store metrics, which sends a notice for each row that it has
+    written."""
     from schemas.tables.store_metrics import ROLLUP
 
     return BufferedSink(
@@ -243,7 +247,7 @@ def _store_notices(settings: Settings) -> AfterWrite:
 
 
 def notice_of(row: Mapping[str, Any]) -> StoreMetricsAvailable:
-    """The notice of a row of ``events``."""
+    """Return the notice of a row of ``events``."""
     return StoreMetricsAvailable(
         start_event_time=iso_ms(round(row["start_event_time"].timestamp() * 1000)),
         end_event_time=iso_ms(round(row["end_event_time"].timestamp() * 1000)),

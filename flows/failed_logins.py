@@ -1,11 +1,11 @@
 """Logins that failed: each of them, and how many of a user in each minute.
 
 Reads    platform_logs        JSON PlatformLog, keyed by user
-Writes   failed_login         ClickHouse, one row a LoginRep whose status is Invalid;
-         failed_logins_per_minute   counts them when it is asked
+Writes   failed_login         ClickHouse, one row per LoginRep whose status is Invalid;
+         failed_logins_per_minute   counts them when it is queried
 Time     event time; no failure is ever too late
 Replay   a row is known by its record's place in the topic: reading it again changes nothing;
-         `footfall replay` writes the rows of a range anew
+         `footfall replay` writes the rows of a range again
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ is_failure = (pl.col("log") == "LoginRep") & (pl.col("status") == INVALID)
 
 
 def failures(batch: Batch) -> StepResult:
-    """Rows of ``failed_login_rows``."""
+    """Return rows of ``failed_login_rows``."""
     found = placed(batch).filter(is_failure)
     filtered = len(batch.frame) - len(found)
     if found.is_empty():
@@ -51,7 +51,7 @@ def failures(batch: Batch) -> StepResult:
 
 
 def step(_partition: int, snapshot: bytes | None) -> StatelessStep:
-    """The step of a partition."""
+    """Return the step of a partition."""
     return StatelessStep(failures, snapshot)
 
 
@@ -62,5 +62,5 @@ replay = partial(_replay.replay, CONTRACT, READS)
 
 
 def main() -> Dataflow:
-    """For ``python -m bytewax.run "flows.failed_logins:main()"``."""
+    """Return the flow for ``python -m bytewax.run "flows.failed_logins:main()"``."""
     return wire(read_settings(), Run())

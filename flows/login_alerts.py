@@ -1,11 +1,11 @@
-"""An alert when a user's failed logins pass the limit: one a burst.
+"""An alert when a user's failed logins pass the limit: one per burst.
 
 Reads    platform_logs        JSON PlatformLog, keyed by commonData.userId
-Writes   login_alerts         one record an alert, identified by (user_id, time): it may come
+Writes   login_alerts         one record per alert, identified by (user_id, time): it may come
                               more than once, and a reader takes each once
 Time     more than LOGIN_FAILURES_MAX failures of a user in LOGIN_WINDOW_S whole seconds, in
          order of event time; the watermark trails by 5 s, and a failure that it has passed is late
-Replay   an alert that was sent is not taken back: none
+Replay   not possible: an alert that was sent cannot be taken back
 Engines  embedded topics: Bytewax, exact in any order within the delay, once the watermark has
          passed, or the partition is quiet for as long.
          Kafka: Faust (`_alerts_worker`), which answers each failure when it comes; see
@@ -53,8 +53,10 @@ CONTRACT = FlowContract(
 
 
 class Bursts:
-    """The fold of one partition: see streams.ordered.Fold. Bounded by the users who failed
-    within LOGIN_WINDOW_S and the delay."""
+    """The fold of one partition: see streams.ordered.Fold.
+
+    It is bounded by the users who failed within LOGIN_WINDOW_S and the delay.
+    """
 
     def __init__(self, snapshot: bytes | None) -> None:
         self._known: dict[str, Failures] = (
@@ -62,7 +64,7 @@ class Bursts:
         )
 
     def take(self, events: pl.DataFrame, passed_ms: int, version: int) -> pl.DataFrame | None:
-        """Failures before ``passed_ms``: the alerts that they raise."""
+        """Take the failures before ``passed_ms``; return the alerts that they raise."""
         rows = []
         for user_id, time_ms in events.sort(TIME_MS).select(USER_ID, TIME_MS).iter_rows():
             self._known[user_id], raised_by = decide(self._known.get(user_id, NONE), time_ms)
@@ -74,11 +76,11 @@ class Bursts:
         return pl.DataFrame(rows, schema=ALERT_COLUMNS, orient="row") if rows else None
 
     def due_ms(self) -> int:
-        """Time alone raises no alert."""
+        """Return THE_END_MS: time alone raises no alert."""
         return THE_END_MS
 
     def snapshot(self) -> bytes:
-        """The state as bytes."""
+        """Return the state as bytes."""
         return msgspec.msgpack.encode(self._known)
 
     @property
@@ -104,7 +106,7 @@ def build(source: Source[Poll], outputs: Outputs, progress: Progress | None = No
 
 
 def wire(settings: Settings, run: Run) -> Dataflow:
-    """The flow on embedded topics. Raises SettingError where topics are in Kafka."""
+    """Return the flow on embedded topics. Raises SettingError where topics are in Kafka."""
     if settings.kafka_bootstrap:
         raise SettingError(
             f"TOPICS_URL={settings.topics_url!r}: on Kafka {CONTRACT.name} runs on Faust: start "
@@ -118,9 +120,9 @@ def wire(settings: Settings, run: Run) -> Dataflow:
 
 
 def other_engine(settings: Settings) -> Callable[[Run], None] | None:
-    """How the flow runs where it does not on Bytewax: the Faust worker, where topics are in Kafka.
+    """Return the Faust worker where topics are in Kafka; None where Bytewax runs the flow.
 
-    Raises SettingError where that is not installed.
+    Raises SettingError where Faust is not installed.
     """
     if not settings.kafka_bootstrap:
         return None
@@ -137,5 +139,5 @@ def other_engine(settings: Settings) -> Callable[[Run], None] | None:
 
 
 def main() -> Dataflow:
-    """For ``python -m bytewax.run "flows.login_alerts:main()"``."""
+    """Return the flow for ``python -m bytewax.run "flows.login_alerts:main()"``."""
     return wire(read_settings(), Run())

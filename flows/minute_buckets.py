@@ -1,11 +1,11 @@
 """Count and revenue of every (action, origin, brand, category) in each minute.
 
 Reads    user_tags            JSON UserTag, keyed by cookie
-Writes   minute_buckets       ClickHouse, one row a (minute, group, topic partition);
+Writes   minute_buckets       ClickHouse, one row per (minute, group, topic partition);
                               with AEROSPIKE_AGGREGATES in Aerospike as well
 Time     event time; the watermark trails by 5 s; corrected for 10 min after
 Replay   rows are upserts: reading the same events again changes nothing; `footfall replay`
-         writes the minutes of a range anew
+         writes the minutes of a range again
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ MINUTES = Tumbling(
 
 
 def buckets(found: pl.DataFrame, partition: int) -> pl.DataFrame:
-    """Rows of ``minute_buckets_rows`` from the windows of one partition."""
+    """Return rows of ``minute_buckets_rows`` from the windows of one partition."""
     return found.select(
         pl.col(WINDOW).cast(pl.Datetime("ms", "UTC")).alias("bucket"),
         *MINUTES.by,
@@ -86,14 +86,14 @@ def build(source: Source[Poll], outputs: Outputs, progress: Progress | None = No
 
 
 def wire(settings: Settings, run: Run) -> Dataflow:
-    """The flow on the servers that the settings name."""
+    """Return the flow on the servers that the settings name."""
     source = open_source(settings, settings.kafka_topic or USER_TAGS.name, CONTRACT.name, run)
     rows = minute_buckets(settings, run, source.list_parts)
     return build(source, Outputs(rows, *letters(settings)), run.progress)
 
 
 def replay(settings: Settings) -> tuple[Replayable, ...]:
-    """The same rows for a range of event time."""
+    """Return what replays a range of event time."""
     return windows(
         CONTRACT.name,
         settings.kafka_topic or USER_TAGS.name,
@@ -107,5 +107,5 @@ def replay(settings: Settings) -> tuple[Replayable, ...]:
 
 
 def main() -> Dataflow:
-    """For ``python -m bytewax.run "flows.minute_buckets:main()"``."""
+    """Return the flow for ``python -m bytewax.run "flows.minute_buckets:main()"``."""
     return wire(read_settings(), Run())

@@ -1,10 +1,10 @@
-"""Who came online, how many users were active in each minute, and how many online at its end.
+"""Users who came online, and the numbers of users active in each minute and online at its end.
 
 Reads    platform_logs        JSON PlatformLog, keyed by user
-Writes   online_user          ClickHouse, one row a LoginRep whose status is Valid
-         online_users_per_minute   one row a (minute, topic partition)
+Writes   online_user          ClickHouse, one row per LoginRep whose status is Valid
+         online_users_per_minute   one row per (minute, topic partition)
 Time     event time; a minute is final when the watermark, which trails by 5 s, has passed its
-         end; the one that is open is written every 5 s as it would end if nothing came
+         end; the open one is written every 5 s as it would end if nothing came
 Replay   rows are upserts: reading the same events again changes nothing
 """
 
@@ -56,11 +56,11 @@ _Moments = TypeVar("_Moments", int, Int64s)
 
 
 class Presence:
-    """The fold of one partition: who is online, and who was active in the minute that is open.
+    """The fold of one partition: who is online, and who was active in the open minute.
 
-    Minutes are numbered from 1970 on. Each has a row in which somebody may be active or online
+    Minutes are numbered from 1970 on. A minute has a row if somebody may be active or online in it
     by the events up to it, so that a row that was written too early is written again. Where
-    nothing comes for longer than a session lasts there are no rows.
+    nothing comes for longer than a session lasts, there are no rows.
     """
 
     def __init__(self, partition: int, snapshot: bytes | None) -> None:
@@ -68,7 +68,7 @@ class Presence:
         self._open = 0
         """The first minute that is not final."""
         self._newest_ms = NEVER
-        """The latest event that was taken."""
+        """Time of the latest event that was taken."""
         self._users = Users.none()
         if snapshot:
             size = 8 * _NUMBERS
@@ -76,7 +76,7 @@ class Presence:
             self._users = Users.restore(snapshot[size:])
 
     def take(self, events: pl.DataFrame, passed_ms: int, version: int) -> TableRows | None:
-        """See streams.ordered.Fold."""
+        """Follow the events; see streams.ordered.Fold."""
         before = self._users
         open_ms = passed_ms // MINUTE_MS * MINUTE_MS
         taken = take(before, events, passed_ms, keep_from_ms=open_ms)
@@ -103,23 +103,23 @@ class Presence:
         return TableRows(frames) if frames else None
 
     def due_ms(self) -> int:
-        """See streams.ordered.Fold."""
+        """Return when the open minute ends, if it has a row; see streams.ordered.Fold."""
         if self._newest_ms == NEVER or self._open >= _covered_to(self._newest_ms):
             return THE_END_MS
         return (self._open + 1) * MINUTE_MS
 
     def snapshot(self) -> bytes:
-        """See streams.ordered.Fold."""
+        """Return the state as bytes; see streams.ordered.Fold."""
         numbers = np.array([self._open, self._newest_ms], dtype="<i8")
         return numbers.tobytes() + self._users.snapshot()
 
     @property
     def holds(self) -> dict[str, int]:
-        """See streams.ordered.Fold."""
+        """Return the number of open sessions and of all users."""
         return self._users.holds
 
     def _final_minutes(self, times: Int64s, until: int) -> Int64s:
-        """The minutes before ``until`` that are not final yet and have a row."""
+        """Return the minutes before ``until`` that are not final yet and have a row."""
         minutes = times // MINUTE_MS
         lasts = np.flatnonzero(np.diff(minutes, append=-1))
         starts, ends = minutes[lasts], _covered_to(times[lasts])
@@ -133,7 +133,7 @@ class Presence:
         return np.repeat(starts - first_places, counts) + np.arange(counts.sum())
 
     def _came_online(self, events: pl.DataFrame, is_login: pl.Series) -> pl.DataFrame:
-        """Rows of ``online_user_rows``."""
+        """Return rows of ``online_user_rows``."""
         users, times_ms, offsets = (
             events[name].filter(is_login) for name in (USER_ID, TIME_MS, OFFSET)
         )
@@ -150,7 +150,7 @@ class Presence:
     def _minutes(
         self, minutes: Int64s, active: Int64s, online: Int64s, version: int
     ) -> pl.DataFrame:
-        """Rows of ``online_users_per_minute_rows``."""
+        """Return rows of ``online_users_per_minute_rows``."""
         count = len(minutes)
         return pl.DataFrame(
             [
@@ -164,7 +164,7 @@ class Presence:
 
 
 def active_minutes(rows: Rows) -> Int64s:
-    """The minutes of users' events, each once a user, without those of before."""
+    """Return the minutes of users' events, each once per user, without the _KEPT events."""
     minutes = rows.time_ms // MINUTE_MS
     is_new = rows.is_first.copy()
     is_new[1:] |= minutes[1:] != minutes[:-1]
@@ -172,23 +172,23 @@ def active_minutes(rows: Rows) -> Int64s:
 
 
 def _covered_to(time_ms: _Moments) -> _Moments:
-    """The first minute at whose end nobody can be online by an event at ``time_ms``."""
+    """Return the first minute at whose end nobody can be online by an event at ``time_ms``."""
     return (time_ms + TIMEOUT_MS) // MINUTE_MS
 
 
 def _counts(minutes: Int64s, found: Int64s) -> Int64s:
-    """How many of ``found`` are in each minute, or since the one before that has a row."""
+    """Return the number of ``found`` in each minute, or since the minute before that has a row."""
     places = np.searchsorted(minutes, found)
     return np.bincount(places, minlength=len(minutes) + 1)[: len(minutes)]
 
 
 def newest_minute_end_ms(newest_ms: int) -> int:
-    """When the minute ends that is open."""
+    """Return when the minute of ``newest_ms`` ends."""
     return newest_ms // MINUTE_MS * MINUTE_MS + MINUTE_MS
 
 
 def step(partition: int, snapshot: bytes | None) -> OrderedStep:
-    """The step of a partition."""
+    """Return the step of a partition."""
     return OrderedStep(
         CONTRACT.name,
         DELAY_MS,
@@ -206,5 +206,5 @@ wire = partial(_flow.wire, CONTRACT, READS)
 
 
 def main() -> Dataflow:
-    """For ``python -m bytewax.run "flows.online_users:main()"``."""
+    """Return the flow for ``python -m bytewax.run "flows.online_users:main()"``."""
     return wire(read_settings(), Run())

@@ -1,9 +1,9 @@
-"""How often each product was looked at in each minute, by whom, and how often it was listed.
+"""Views and impressions of each product in each minute, by user.
 
 Reads    platform_logs        CatalogProductReq is a view, what a CatalogDbRep lists impressions
          store_events         event_type view is a view
          user_tags            action VIEW is a view, by cookie
-Writes   product_views_per_minute, product_user_views_per_minute   ClickHouse; from one row a
+Writes   product_views_per_minute, product_user_views_per_minute   ClickHouse; from one row per
          (minute, source topic, product, user, topic partition)
 Time     event time; the watermark trails by 5 s; corrected for 10 min after
 Replay   rows are upserts: reading the same events again changes nothing
@@ -48,7 +48,7 @@ VIEW, LISTING = "CatalogProductReq", "CatalogDbRep"
 
 
 def _looks(logs: list[Any]) -> list[int]:
-    """Which records are views or listings."""
+    """Return the positions of the records that are views or listings."""
     return [
         place
         for place, log in enumerate(logs)
@@ -57,7 +57,7 @@ def _looks(logs: list[Any]) -> list[int]:
 
 
 def _looked_at(logs: list[Any]) -> list[Any]:
-    """The products that each of these records shows."""
+    """Return the products that each of these records shows."""
     return [
         listed_in(log) or ()
         if log.action == LISTING
@@ -110,12 +110,12 @@ MINUTES = Tumbling(
 
 
 def in_logs(looks: pl.DataFrame) -> pl.DataFrame:
-    """Views and impressions of platform_logs: each look is one of them."""
+    """Return views and impressions of platform_logs: each look is one of them."""
     return looks.hstack([(1 - looks["views"]).alias("impressions")])
 
 
 def views(events: pl.DataFrame, kind: str, value: str) -> pl.DataFrame:
-    """Views of a topic in which the column ``kind`` says ``value`` for one."""
+    """Return the events of a topic whose column ``kind`` has ``value``, each as one view."""
     viewed = events.with_row_index(ROW).filter(pl.col(kind) == value)
     return viewed.select(
         TIME_MS,
@@ -128,7 +128,7 @@ def views(events: pl.DataFrame, kind: str, value: str) -> pl.DataFrame:
 
 
 def rows(found: pl.DataFrame, partition: int, source: str) -> pl.DataFrame:
-    """Rows of ``product_user_views_rows`` from the windows of one partition."""
+    """Return rows of ``product_user_views_rows`` from the windows of one partition."""
     return found.select(
         moment(WINDOW, "minute"),
         pl.lit(source).alias("source"),
@@ -140,7 +140,7 @@ def rows(found: pl.DataFrame, partition: int, source: str) -> pl.DataFrame:
 
 
 def step_of(source: str, choose: Choose) -> MakeStep:
-    """The step of a topic's partition."""
+    """Return what makes the step of a partition of the topic ``source``."""
     finish = partial(rows, source=source)
     return lambda partition, snapshot: WindowStep(
         CONTRACT.name, MINUTES, finish, partition, snapshot, choose=choose
@@ -161,5 +161,5 @@ replay = partial(_replay.replay, CONTRACT, READS)
 
 
 def main() -> Dataflow:
-    """For ``python -m bytewax.run "flows.product_views:main()"``."""
+    """Return the flow for ``python -m bytewax.run "flows.product_views:main()"``."""
     return wire(read_settings(), Run())

@@ -1,8 +1,8 @@
-"""Every step of each request, and what became of the request: where it went, what is missing.
+"""Steps of each request, and its summary: outcome, servers, missing step.
 
 Reads    platform_logs        JSON PlatformLog, keyed by user
-Writes   request_trace        ClickHouse, one row a record, late ones too;
-         request_summary      ClickHouse, one row a request (see flows/_request_lives.py):
+Writes   request_trace        ClickHouse, one row per record, late ones too;
+         request_summary      ClickHouse, one row per request (see flows/_request_lives.py):
                               written when its last step is there, or 30 s after the last that
                               came, and again for each step that comes later
 Time     event time; the watermark trails by 5 s; a step that comes 2 min after is late and counts
@@ -56,7 +56,7 @@ CONTRACT = FlowContract(
 LOGS = records("user_id", "request_id", "server", "log", "status", "error", "failed")
 
 LAST_MS = "last_ms"
-"""Of a summary that is not written yet: its last step."""
+"""Column of a summary that is not written yet: the time of its last step."""
 NONE_WAITING = pl.DataFrame(
     schema={
         "request_id": pl.String,
@@ -75,7 +75,7 @@ NONE_WAITING = pl.DataFrame(
 
 
 def traced(batch: Batch) -> pl.DataFrame:
-    """Rows of ``request_trace_rows``."""
+    """Return rows of ``request_trace_rows``."""
     return placed(batch).select(
         moment(),
         pl.col("status", "error").fill_null(""),
@@ -84,7 +84,7 @@ def traced(batch: Batch) -> pl.DataFrame:
 
 
 def summaries(lives: Lives, chosen: Int64s) -> pl.DataFrame:
-    """Of some of these requests what ``request_summary_rows`` says of them, and LAST_MS."""
+    """Return the columns of ``request_summary_rows`` for some of these requests, and LAST_MS."""
     steps, of_form = lives.steps, lives.form_places[chosen]
     starts, ends = lives.starts[chosen], lives.ends[chosen]
     first_ms, last_ms = steps.times[starts], steps.times[ends - 1]
@@ -115,8 +115,10 @@ def summaries(lives: Lives, chosen: Int64s) -> pl.DataFrame:
 
 
 class TraceStep:
-    """The requests of one partition. The summaries that wait for a last step are kept beside
-    them: all others are written."""
+    """The step of one partition: its requests.
+
+    The summaries that wait for a last step are kept beside them; all others are written.
+    """
 
     def __init__(self, partition: int, snapshot: bytes | None) -> None:
         self._partition = partition
@@ -124,7 +126,7 @@ class TraceStep:
         self._next_offset = 0
         self._waiting = NONE_WAITING
         self._is_told = True
-        """All that waits was written provisionally, as it is now."""
+        """True if all that waits was written provisionally, as it is now."""
         requests = None
         if snapshot:
             numbers, requests, waiting = unframed(snapshot)
@@ -167,8 +169,10 @@ class TraceStep:
         return self._requests.holds
 
     def _due(self, touched: Touched) -> pl.DataFrame:
-        """What to write of the requests that a batch has changed, of each id the newest; the
-        others wait."""
+        """Return the summaries to write of the requests that a batch has changed.
+
+        Only the newest request of each id counts. Those that are not due wait.
+        """
         lives, waiting = touched.now, self._waiting
         chosen = np.flatnonzero(lives.is_newest)
         starts = lives.starts[chosen]
@@ -177,7 +181,7 @@ class TraceStep:
             is_known = touched.of_ids(lives.steps.order < touched.known)[starts]
             known = lives.steps.frame["request_id"][lives.steps.order[starts[is_known]]]
             is_there = known.is_in(waiting["request_id"].implode())
-            # What was known and does not wait has been written: it must not stay as it was.
+            # A known request that does not wait has been written: its row must be replaced.
             is_due[is_known] |= ~is_there.to_numpy()
             waiting = where(waiting, ~waiting["request_id"].is_in(known.implode()).to_numpy())
         found = summaries(lives, np.append(chosen[is_due], chosen[~is_due]))
@@ -186,7 +190,7 @@ class TraceStep:
         return found.head(count)
 
     def _overdue(self) -> pl.DataFrame:
-        """What has waited long enough."""
+        """Remove and return the summaries that have waited long enough."""
         is_overdue = self._waiting[LAST_MS].to_numpy() + LIMIT_MS <= self.watermark_ms
         overdue = where(self._waiting, is_overdue)
         if len(overdue):
@@ -194,7 +198,7 @@ class TraceStep:
         return overdue
 
     def _mark(self, polled_at_ms: int, *, end: bool) -> TableRows | None:
-        """What waits, once a partition is quiet, and at the end."""
+        """Return the waiting summaries once a partition is quiet, and at the end."""
         if self._is_told or not (end or polled_at_ms - self._polled_at_ms >= DELAY_MS):
             return None
         self._is_told = True
@@ -203,8 +207,8 @@ class TraceStep:
         return TableRows({REQUEST_SUMMARY.name: self._rows(self._waiting, PROVISIONAL)})
 
     def _rows(self, found: pl.DataFrame, phase: int) -> pl.DataFrame:
-        # A state of the partition knows all that an earlier one does: the offset orders the
-        # writes of a row.
+        # A later state of the partition knows all that an earlier one does, so the offset orders
+        # the writes of a row.
         version = version_of(0, self._next_offset, phase)
         own = (
             pl.Series("topic_partition", [self._partition], dtype=pl.UInt16),
@@ -215,7 +219,7 @@ class TraceStep:
 
 
 def step(partition: int, snapshot: bytes | None) -> TraceStep:
-    """The step of a partition."""
+    """Return the step of a partition."""
     return TraceStep(partition, snapshot)
 
 
@@ -225,5 +229,5 @@ wire = partial(_flow.wire, CONTRACT, READS)
 
 
 def main() -> Dataflow:
-    """For ``python -m bytewax.run "flows.request_trace:main()"``."""
+    """Return the flow for ``python -m bytewax.run "flows.request_trace:main()"``."""
     return wire(read_settings(), Run())

@@ -1,9 +1,8 @@
-"""How many requests each service served in each minute, how many failed there, and how long they
-took: by service and operation.
+"""Requests that each service served in each minute, failures and durations, by operation.
 
 Reads    platform_logs        JSON PlatformLog, keyed by user
-Writes   service_health       ClickHouse, one row a (minute, server, operation, topic partition);
-         service_health_anomalies   compares them with the hour before when it is asked
+Writes   service_health       ClickHouse, one row per (minute, server, operation, topic partition);
+         service_health_anomalies   compares them with the hour before when it is queried
 Time     a request (see flows/_request_lives.py) counts in the minute of its first step at the
          server; the watermark trails by 5 s; a row is final 30 s after its minute, and written
          again when a step changes it that comes later; one that comes 2 min after is late
@@ -53,9 +52,9 @@ CONTRACT = FlowContract(
 LOGS = records("request_id", "server", "log", "failed")
 
 WRITE_EVERY_MS = 5_000
-"""Of the wall clock: how often minutes that go on are written."""
+"""Milliseconds of the wall clock between two writes of the minutes that go on."""
 SETTLED_MS = KEEP_MS + SPAN_MAX_MS
-"""When the watermark has passed a minute by this, no request that began in it can change."""
+"""Milliseconds by which the watermark must have passed a minute for its requests not to change."""
 
 
 class HealthStep:
@@ -66,7 +65,7 @@ class HealthStep:
         self._polled_at_ms = self._written_at_ms = NEVER
         self._next_offset = 0
         self._is_told = False
-        """All that was counted is written, as it is now."""
+        """True if all that was counted is written, as it is now."""
         if snapshot:
             numbers, requests, minutes = unframed(snapshot)
             self._polled_at_ms, self._written_at_ms, self._next_offset = np.frombuffer(
@@ -114,18 +113,18 @@ class HealthStep:
 
     @property
     def held(self) -> tuple[int, int]:
-        """How many steps and visits are held."""
+        """Return (the number of held steps, the number of held entries of visits)."""
         return self._requests.held, self._minutes.held
 
     def _due(self, polled_at_ms: int) -> pl.DataFrame | None:
-        """Rows of the minutes that are over, and from time to time of those that go on."""
+        """Return rows of the minutes that are over and, from time to time, of those that go on."""
         if polled_at_ms - self._written_at_ms >= WRITE_EVERY_MS:
             self._written_at_ms = polled_at_ms
             return self._rows(NO_END_MS)
         return self._rows(self._over_ms)
 
     def _mark(self, polled_at_ms: int, *, end: bool) -> pl.DataFrame | None:
-        """All that is not written, once a partition is quiet, and at the end."""
+        """Return all rows that are not written, once a partition is quiet, and at the end."""
         if not (end or polled_at_ms - self._polled_at_ms >= DELAY_MS):
             return None
         self._is_told = True
@@ -133,12 +132,12 @@ class HealthStep:
 
     @property
     def _over_ms(self) -> int:
-        """The last minute that is over."""
+        """Return the start of the last minute that is over."""
         return self.watermark_ms - LIMIT_MS - MINUTE_MS
 
     def _rows(self, last_ms: int) -> pl.DataFrame | None:
-        """Rows of ``service_health_rows`` that have changed, up to a minute."""
-        # A minute begins up to its length before the first step that it has.
+        """Return the rows of ``service_health_rows`` that have changed, up to a minute."""
+        # A minute begins before its first step, by less than its length.
         settled_ms = self.watermark_ms - SETTLED_MS - MINUTE_MS
         found = self._minutes.written(last_ms, settled_ms)
         if found is None:
@@ -160,7 +159,7 @@ class HealthStep:
 
 
 def step(partition: int, snapshot: bytes | None) -> HealthStep:
-    """The step of a partition."""
+    """Return the step of a partition."""
     return HealthStep(partition, snapshot)
 
 
@@ -170,5 +169,5 @@ wire = partial(_flow.wire, CONTRACT, READS)
 
 
 def main() -> Dataflow:
-    """For ``python -m bytewax.run "flows.service_health:main()"``."""
+    """Return the flow for ``python -m bytewax.run "flows.service_health:main()"``."""
     return wire(read_settings(), Run())

@@ -1,11 +1,11 @@
-"""What customers did on the marketplace, a table a kind, and what is usually asked about it.
+"""Events of the marketplace's customers: one table per kind, and views for the usual questions.
 
 Reads    shop_events          JSON, 21 kinds, keyed by user
-Writes   shop_page_visit, shop_searching, ...   ClickHouse, one row an event, in a table a kind;
-         shop_funnel_by_hour and others (schemas.tables.shop_events) answer when they are asked
+Writes   shop_page_visit, shop_searching, ...   ClickHouse, one row per event, in a table per kind;
+         shop_funnel_by_hour and others (schemas.tables.shop_events) answer when they are queried
 Time     event time; no event is ever too late
 Replay   a row is known by its record's place in the topic: reading it again changes nothing;
-         `footfall replay` writes the rows of a range anew
+         `footfall replay` writes the rows of a range again
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ CONTRACT = FlowContract(
 
 
 def rows(batch: Batch) -> StepResult:
-    """Rows of each kind's table."""
+    """Return the rows of each kind's table."""
     events = placed(batch).with_columns(moment()).drop(TIME_MS)
     return StepResult(TableRows({TABLES[kind].name: of_kind for kind, of_kind in by_kind(events)}))
 
 
 def step(_partition: int, snapshot: bytes | None) -> StatelessStep:
-    """The step of a partition."""
+    """Return the step of a partition."""
     return StatelessStep(rows, snapshot)
 
 
 READS = {SHOP_EVENTS.name: Reading(EVENTS, step)}
 build = partial(_flow.build, CONTRACT, READS)
-# Shared by 21 tables: fewer would be small inserts.
+# The limit is shared by 21 tables: a lower one would mean small inserts.
 wire = partial(_flow.wire, CONTRACT, READS, rows_max=500_000)
 replay = partial(_replay.replay, CONTRACT, READS)
 
 
 def main() -> Dataflow:
-    """For ``python -m bytewax.run "flows.shop_events_hot:main()"``."""
+    """Return the flow for ``python -m bytewax.run "flows.shop_events_hot:main()"``."""
     return wire(read_settings(), Run())

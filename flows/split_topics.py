@@ -1,17 +1,17 @@
-"""A topic of many kinds of records as one topic a kind, the order within a user kept.
+"""A topic of many kinds of records as one topic per kind, the order within a user kept.
 
-Reads    the topic that KAFKA_TOPIC names, shop_events where it names none: shop_events,
+Reads    the topic that KAFKA_TOPIC names, by default shop_events. It may be shop_events,
          platform_logs, user_tags or store_events
 Writes   <topic>.<kind>       for each kind that comes (``shop_events.PageVisit``), the records as
-                              they stand in the topic; partition p goes to partition p
+                              they are in the topic; partition p goes to partition p
 Time     no record is too late or too early; one whose time cannot be read is a dead letter
 Replay   each record is written once: what the targets hold already is passed over, after a
          crash and where the topic is read from its beginning again
 
-A record is looked at no further than at its kind and its time: what else is wrong with it is
-for the readers of its kind. One whose kind cannot name a topic, or would be one topic too many
-(sinks.split.TARGETS_MAX), is a dead letter. A record that was sent again stands twice in the
-topic, and so it does in that of its kind.
+Only a record's kind and its time are read: what else is wrong with it is for the readers of its
+kind. One whose kind cannot name a topic, or would be one topic too many
+(sinks.split.TARGETS_MAX), is a dead letter. A record that was sent again is twice in the
+topic, and so it is in that of its kind.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ CONTRACT = FlowContract(
 )
 
 WhyNot = Callable[[str], str | None]
-"""Why there is no topic for a kind; None where there is one."""
+"""Function that says why there is no topic for a kind; None where there is one."""
 
 
 def _any_kind(_kind: str) -> None:
@@ -63,7 +63,7 @@ def _struct_of(topic: Topic) -> type[Struct]:
 
 
 def records(topic: Topic, why_not: WhyNot = _any_kind) -> Records:
-    """How the flow reads a topic, with one column: the kind of a record, as KIND."""
+    """Return the reader of a topic, with one column: the kind of a record, as KIND."""
 
     def kinds(name: str, values: list[Any]) -> pl.Series:
         found = pl.Series(name, values, dtype=pl.String)
@@ -75,7 +75,7 @@ def records(topic: Topic, why_not: WhyNot = _any_kind) -> Records:
         _struct_of(topic),
         time=topic.time,
         columns={KIND: Column(lambda found: [*map(kind_of, found)], kinds, bad=why_not)},
-        # Read again, a record must be what it was: no wall clock has a say.
+        # A record that is read again must give the same: the wall clock decides nothing.
         future_max_ms=None,
         bytes_max=topic.record_bytes_max,
         times=lambda found: [*map(time_of, found)],
@@ -83,14 +83,14 @@ def records(topic: Topic, why_not: WhyNot = _any_kind) -> Records:
 
 
 def by_kind(batch: Batch) -> StepResult:
-    """Rows of the sink: the kind of each record, and the record."""
+    """Return rows of the sink: the kind of each record, and the record."""
     return StepResult(
         batch.frame.select(KIND, pl.Series(VALUE, batch.payloads(), dtype=pl.Binary))
     )
 
 
 def step(_partition: int, snapshot: bytes | None) -> StatelessStep:
-    """The step of a partition."""
+    """Return the step of a partition."""
     return StatelessStep(by_kind, snapshot)
 
 
@@ -101,22 +101,22 @@ def build(
     *,
     reads: Records | None = None,
 ) -> Dataflow:
-    """Wire the flow between a source and its sinks; ``reads`` as of ``records``."""
+    """Wire the flow between a source and its sinks; ``reads`` is as ``records`` returns it."""
     return dataflow(
         CONTRACT.name, source, reads or records(SHOP_EVENTS), step, outputs, progress=progress
     )
 
 
 def wire(settings: Settings, run: Run) -> Dataflow:
-    """The flow on the servers that the settings name.
+    """Return the flow on the servers that the settings name.
 
     Raises SettingError for a topic whose records do not say of what kind they are.
     """
     from sinks.open import open_topics
 
     topic = splittable(settings)
-    # Not open_source, which passes over what was sent again: which records a topic holds must
-    # not change between two readings.
+    # Not open_source, which passes over records that were sent again: a topic must give the same
+    # records in every reading.
     source = run.source(
         open_topic(
             settings,
@@ -142,7 +142,7 @@ def wire(settings: Settings, run: Run) -> Dataflow:
 
 
 def splittable(settings: Settings) -> Topic:
-    """The topic to be split. Raises SettingError for one without kinds."""
+    """Return the topic to be split. Raises SettingError for a topic without kinds."""
     name = settings.kafka_topic or SHOP_EVENTS.name
     found = TOPICS.get(name)
     if found is None or not found.kind:
@@ -155,5 +155,5 @@ def splittable(settings: Settings) -> Topic:
 
 
 def main() -> Dataflow:
-    """For ``python -m bytewax.run "flows.split_topics:main()"``."""
+    """Return the flow for ``python -m bytewax.run "flows.split_topics:main()"``."""
     return wire(read_settings(), Run())

@@ -1,13 +1,13 @@
-"""What a shop's customers view, put in the cart and buy, in each window of a few seconds.
+"""Items that a shop's customers view, put in the cart and buy, in windows of a few seconds.
 
 Reads    store_events         JSON StoreEvent, keyed by user_id
-Writes   events               PostgreSQL, one row a window, corrected in place
+Writes   events               PostgreSQL, one row per window, corrected in place
          store_metrics_available   a notice after each row that was written
 Time     event time; windows of PRODUCER_DATA_SEC_PER_REAL_SEC seconds, so that a replay at
-         that speed gives one row a real second; the watermark trails by 5 s (or a window);
+         that speed gives one row per real second; the watermark trails by 5 s (or a window);
          corrected for 10 min (or 10 windows) after
 Replay   rows are upserts: reading the same events again changes nothing; `footfall replay`
-         writes the windows of a range anew
+         writes the windows of a range again
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _SUMS = {
 
 
 def windows_of(size_s: float) -> Tumbling:
-    """Windows of ``size_s`` event seconds."""
+    """Return windows of ``size_s`` seconds of event time."""
     size_ms = max(1, round(size_s * 1000))
     return Tumbling(
         size_ms=size_ms,
@@ -74,7 +74,7 @@ def windows_of(size_s: float) -> Tumbling:
 
 
 def metrics(found: pl.DataFrame, partition: int, size_ms: int) -> pl.DataFrame:
-    """Rows of ``events_by_partition`` from the windows of one partition."""
+    """Return rows of ``events_by_partition`` from the windows of one partition."""
     moment = pl.Datetime("ms", "UTC")
     return found.select(
         pl.col(WINDOW).cast(moment).alias("start_event_time"),
@@ -104,7 +104,7 @@ def build(
 
 
 def wire(settings: Settings, run: Run) -> Dataflow:
-    """The flow on the servers that the settings name."""
+    """Return the flow on the servers that the settings name."""
     source = open_source(settings, settings.kafka_topic or STORE_EVENTS.name, CONTRACT.name, run)
     outputs = Outputs(store_metrics_table(settings, run.progress), *letters(settings))
     window_s = settings.producer_data_sec_per_real_sec
@@ -112,7 +112,7 @@ def wire(settings: Settings, run: Run) -> Dataflow:
 
 
 def replay(settings: Settings) -> tuple[Replayable, ...]:
-    """The same rows for a range of event time."""
+    """Return what replays a range of event time."""
     spec = windows_of(settings.producer_data_sec_per_real_sec)
     return windows(
         CONTRACT.name,
@@ -127,5 +127,5 @@ def replay(settings: Settings) -> tuple[Replayable, ...]:
 
 
 def main() -> Dataflow:
-    """For ``python -m bytewax.run "flows.store_metrics:main()"``."""
+    """Return the flow for ``python -m bytewax.run "flows.store_metrics:main()"``."""
     return wire(read_settings(), Run())

@@ -1,13 +1,13 @@
-"""How long each user stayed: a row for each session, with why it ended.
+"""Sessions of users: how long each lasted, and why it ended.
 
 Reads    platform_logs        JSON PlatformLog, keyed by user: from a login to a logout, the next
                               login, or 30 min without a record
          shop_events          JSON ShopEvent, keyed by user: from a LoggingIn to the next one, or
                               30 min without an event
-Writes   users_spend_time_online   ClickHouse, one row a session of platform_logs
-         shop_sessions             and one row a session of shop_events
+Writes   users_spend_time_online   ClickHouse, one row per session of platform_logs
+         shop_sessions             and one row per session of shop_events
 Time     event time; a session is written when it is over and the watermark, which trails by 5 s,
-         has passed its end; when nothing comes any more, by the end that it has then
+         has passed its end; when nothing comes any more, with the end that it has then
 Replay   rows are upserts: reading the same events again changes nothing
 """
 
@@ -74,7 +74,7 @@ ENDED_BY = {
     PLATFORM_LOGS.name: ("relogin", "logout", "timeout"),
     SHOP_EVENTS.name: ("relogin", "logout", "inactivity"),
 }
-"""The names of why a session ended, in the order of flows._sessions; no shop event is a logout."""
+"""Names of the reasons in flows._sessions, in their order; no shop event is a logout."""
 
 
 class Stays:
@@ -87,27 +87,27 @@ class Stays:
         self._due_ms = self._users.due_ms()
 
     def take(self, events: pl.DataFrame, passed_ms: int, version: int) -> pl.DataFrame | None:
-        """See streams.ordered.Fold."""
+        """Follow the events; return the sessions that ended. See streams.ordered.Fold."""
         taken = take(self._users, events, passed_ms)
         self._users = taken.users
         self._due_ms = taken.users.due_ms()
         return self._rows(taken.ended, version) if len(taken.ended) else None
 
     def due_ms(self) -> int:
-        """See streams.ordered.Fold."""
+        """Return when the first session ends; see streams.ordered.Fold."""
         return self._due_ms
 
     def snapshot(self) -> bytes:
-        """See streams.ordered.Fold."""
+        """Return the state as bytes; see streams.ordered.Fold."""
         return self._users.snapshot()
 
     @property
     def holds(self) -> dict[str, int]:
-        """See streams.ordered.Fold."""
+        """Return the number of open sessions and of all users."""
         return self._users.holds
 
     def _rows(self, ended: Ended, version: int) -> pl.DataFrame:
-        """Rows of ``sessions_rows``."""
+        """Return rows of ``sessions_rows``."""
         count = len(ended)
         names = pl.Series("ended_by", ENDED_BY[self._source])
         return pl.DataFrame(
@@ -125,7 +125,7 @@ class Stays:
 
 
 def step(source: str, partition: int, snapshot: bytes | None) -> OrderedStep:
-    """The step of a partition of the topic ``source``."""
+    """Return the step of a partition of the topic ``source``."""
     return OrderedStep(CONTRACT.name, DELAY_MS, partial(Stays, source), partition, snapshot)
 
 
@@ -138,5 +138,5 @@ wire = partial(_flow.wire, CONTRACT, READS)
 
 
 def main() -> Dataflow:
-    """For ``python -m bytewax.run "flows.time_online:main()"``."""
+    """Return the flow for ``python -m bytewax.run "flows.time_online:main()"``."""
     return wire(read_settings(), Run())

@@ -1,7 +1,7 @@
-"""The newest views and, apart, the newest buys of every cookie.
+"""The newest views and, separately, the newest buys of every cookie.
 
 Reads    user_tags            JSON UserTag, keyed by cookie
-Writes   profiles             Aerospike (or SQLite): NUM_TAGS_TO_KEEP of each kind a cookie
+Writes   profiles             Aerospike (or SQLite): NUM_TAGS_TO_KEEP of each kind per cookie
 Time     tags are ordered by event time, then by partition and offset
 Replay   a tag is identified by (time, partition, offset): writing it again changes nothing
 """
@@ -51,20 +51,20 @@ TAGS = Records(
 
 
 def newest(tags: pl.DataFrame, keep: int) -> pl.DataFrame:
-    """Of each cookie and action the ``keep`` newest tags alone: older ones cannot stay."""
+    """Keep the newest ``keep`` tags per cookie and action: the store would not keep older ones."""
     if len(tags) <= keep:
         return tags
     kind = ("cookie", "action")
     crowded = tags.group_by(kind).len().filter(pl.col("len") > keep)
     if crowded.is_empty():
         return tags
-    # Those of a batch are of one topic.
+    # All tags of a batch are of one topic.
     order = ("time_ms", "topic_partition", "offset")
     return tags.sort(order).group_by(kind, maintain_order=True).tail(keep).select(tags.columns)
 
 
 def profile_rows(batch: Batch, keep: int) -> StepResult:
-    """What a profile store is given: the newest tags of the batch, as they were sent."""
+    """Return the rows for a profile store: the newest tags of the batch, as they were sent."""
     tags = batch.frame.select(
         "cookie",
         "action",
@@ -92,14 +92,14 @@ def build(
 
 
 def wire(settings: Settings, run: Run) -> Dataflow:
-    """The flow on the servers that the settings name."""
+    """Return the flow on the servers that the settings name."""
     source = open_source(settings, settings.kafka_topic or USER_TAGS.name, CONTRACT.name, run)
     outputs = Outputs(profiles(settings, run, source.list_parts), *letters(settings))
     return build(source, outputs, run.progress, keep=settings.num_tags_to_keep)
 
 
 def replay(settings: Settings) -> tuple[Replayable, ...]:
-    """The same tags for a range of event time; each replaces itself."""
+    """Return what replays the tags of a range of event time; each replaces itself."""
 
     def make_step(_generation: int, _any_order: bool) -> MakeStep:
         keep = settings.num_tags_to_keep
@@ -119,5 +119,5 @@ def replay(settings: Settings) -> tuple[Replayable, ...]:
 
 
 def main() -> Dataflow:
-    """For ``python -m bytewax.run "flows.user_profiles:main()"``."""
+    """Return the flow for ``python -m bytewax.run "flows.user_profiles:main()"``."""
     return wire(read_settings(), Run())

@@ -1,10 +1,10 @@
-"""Every step that the services logged, by user: what somebody did, in order.
+"""Steps that the services logged, by user and in order.
 
 Reads    platform_logs        JSON PlatformLog, keyed by user
-Writes   user_trace           ClickHouse, one row a record
+Writes   user_trace           ClickHouse, one row per record
 Time     rows are ordered by event time; no record is ever too late
 Replay   a row is known by its record's place in the topic: reading it again changes nothing;
-         `footfall replay` writes the rows of a range anew
+         `footfall replay` writes the rows of a range again
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ LOGS = records("user_id", "request_id", "server", "log")
 
 
 def trace(batch: Batch) -> StepResult:
-    """Rows of ``user_trace_rows``."""
+    """Return rows of ``user_trace_rows``."""
     return StepResult(placed(batch).select(moment(), *others_of(USER_TRACE, "time")))
 
 
 def step(_partition: int, snapshot: bytes | None) -> StatelessStep:
-    """The step of a partition."""
+    """Return the step of a partition."""
     return StatelessStep(trace, snapshot)
 
 
@@ -52,5 +52,5 @@ replay = partial(_replay.replay, CONTRACT, READS)
 
 
 def main() -> Dataflow:
-    """For ``python -m bytewax.run "flows.user_trace:main()"``."""
+    """Return the flow for ``python -m bytewax.run "flows.user_trace:main()"``."""
     return wire(read_settings(), Run())

@@ -1,4 +1,4 @@
-"""Chance without state: every draw is a function of (seed, lane, index).
+"""Random draws without state: every draw is a function of (seed, lane, index).
 
 A world drawn this way can be entered at any index and cut into batches anywhere. Only whole
 numbers are used, so that the same seed gives the same bytes on every machine.
@@ -16,7 +16,8 @@ Indices: TypeAlias = NDArray[np.int64]
 
 _MASK = 2**64 - 1
 _STEP = 0x9E3779B97F4A7C15
-"""2**64 divided by the golden ratio: multiples of it spread evenly over 64 bits."""
+"""Step between indexes, 2**64 divided by the golden ratio: its multiples spread evenly over 64
+bits."""
 _MIX_1, _MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _LOW_32 = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
@@ -33,13 +34,13 @@ def mix(values: Bits) -> Bits:
 
 
 def stream_of(seed: int, lane: int) -> int:
-    """The 64-bit start of a lane: lanes of one seed are independent of each other."""
+    """Return the 64-bit start of a lane: lanes of one seed are independent of each other."""
     start = np.array([(seed * _STEP + lane * _MIX_2 + 1) & _MASK], dtype=np.uint64)
     return int(mix(mix(start))[0])
 
 
 def draw(seed: int, lane: int, index: Indices) -> Bits:
-    """64 random bits for each index."""
+    """Return 64 random bits for each index."""
     values = index.astype(np.uint64)
     values *= np.uint64(_STEP)
     values += np.uint64(stream_of(seed, lane))
@@ -47,22 +48,22 @@ def draw(seed: int, lane: int, index: Indices) -> Bits:
 
 
 def low(bits: Bits) -> Bits:
-    """The lower 32 bits: half a draw, independent of the other half."""
+    """Return the lower 32 bits: half a draw, independent of the other half."""
     return bits & _LOW_32
 
 
 def high(bits: Bits) -> Bits:
-    """The upper 32 bits."""
+    """Return the upper 32 bits."""
     return bits >> _32
 
 
 def pick(half: Bits, choices: int) -> Indices:
-    """A number from 0 to ``choices`` - 1, all as likely, from half a draw."""
+    """Return a number from 0 to ``choices`` - 1, all equally likely, from half a draw."""
     return ((half * np.uint64(choices)) >> _32).astype(np.int64)
 
 
 def threshold(share: float) -> np.uint64:
-    """The bound below which half a draw lies with this probability."""
+    """Return the bound below which half a draw is with this probability."""
     return np.uint64(round(share * 2**32))
 
 
@@ -74,12 +75,13 @@ class Weighted:
         self._total = self._ends[-1]
 
     def pick(self, bits: Bits) -> Indices:
-        """One choice from each whole draw."""
+        """Return one choice from each whole draw."""
         chosen: Indices = np.searchsorted(self._ends, bits % self._total, side="right")
         return chosen
 
 
 def zipf(choices: int, flatten: int = 0) -> Weighted:
-    """Popularity by rank: the n-th is 1 / (n + ``flatten``) as likely as rank 0 would be."""
+    """Return popularity by rank: the n-th is 1 / (n + ``flatten``) as likely as rank 0 would
+    be."""
     ranks = np.arange(1 + flatten, choices + 1 + flatten, dtype=np.uint64)
     return Weighted(np.uint64(2**32) // ranks)

@@ -1,4 +1,4 @@
-"""What the generator tells Prometheus: records that topics have acknowledged, and errors."""
+"""Metrics of the generator for Prometheus: records that topics have acknowledged, and errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class CountedWriter(Collector):
     """A TopicWriter that counts what goes through it, by topic."""
 
     def __init__(self, writer: TopicWriter) -> None:
-        # A series of its own for each, which nothing reads.
+        # The library would add a series of creation times for each counter, which nothing reads.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._writer = writer
         self._registry = CollectorRegistry()
@@ -25,7 +25,8 @@ class CountedWriter(Collector):
 
     def write(self, topic: str, records: Sequence[Record]) -> None:
         """Write records; raises what the writer raises."""
-        # From the first write on: an error that comes with its series has no rate.
+        # The series is there from the first write: an error that comes with its series has no
+        # rate.
         errors = self._errors.labels(topic)
         try:
             self._writer.write(topic, records)

@@ -1,4 +1,4 @@
-"""Replay of a shop's CSV export as a Source of store events, read as an archive is.
+"""Replay a shop's CSV export as a Source of store events, read as an archive is.
 
 Writes   store_events    a whole row as one JSON record, keyed by user_id
          dead_letters    a row that cannot become an event, as exactly one dead letter
@@ -32,7 +32,7 @@ from streams.decode import Records
 from streams.source import SourceError
 
 FLOW = "csv_replay"
-"""Names the replay as the one who gave up on a row."""
+"""Name of the replay as the one that gave up on a row."""
 
 _USER: Final = STORE_EVENTS.key
 _NO_TIME: Final = -1
@@ -40,30 +40,31 @@ _EVENTS = Records(
     StoreEvent,
     time=STORE_EVENTS.time,
     columns={_USER: integer(lambda events: [event.user_id for event in events])},
-    # When a row is appended, a flow says whether it is of the future then.
+    # A flow decides later, by the append time, whether a row is in the future.
     future_max_ms=None,
 )
 
 
 class CsvReplay:
-    """One file to replay, or a pipe, which can be read once."""
+    """A file to replay, or a pipe, which can be read once."""
 
     def __init__(self, path: Path) -> None:
-        """Raises SourceError at once where it is no such file."""
+        """Open the file. Raises SourceError at once where it cannot be read as CSV."""
         self.path = path
         self.is_pipe = is_pipe(path)
         self.name = "pipe" if self.is_pipe else printable(path.name)
-        """See Source."""
+        """Name of the file; see Source."""
         self.identity = f"file {self.name}"
-        """See Source; what is in the file is told by the mark of its stream."""
+        """Identity by the file's name; the mark of its stream stands for the content. See
+        Source."""
         self.topics = (STORE_EVENTS.name, DEAD_LETTERS.name)
-        """See Source."""
+        """Topics that are written to; see Source."""
         self._pipe = CsvStream(path, self.name)
         if not self.is_pipe:
             self._pipe.close()
 
     def open(self, row: int) -> CsvStream:
-        """See Source."""
+        """Read from a row on; see Source."""
         if self.is_pipe:
             return self._pipe
         stream = CsvStream(self.path, self.name)
@@ -84,7 +85,7 @@ class CsvStream:
         self._blocks = csv_rows(self._lines, StoreEvent)
         self._block = _Block(Rows(0, 0, b"", lambda: (b"", {})), name)
         self._place = 0
-        """The place of the next row in its block."""
+        """Index of the next row in its block."""
         self._digest = sha256()
         self._time_ms: int | None = None
         self._failure: SourceError | None = None
@@ -96,10 +97,10 @@ class CsvStream:
             raise self._failure
 
     def take(self, rows_max: int, until_ms: int | None = None) -> Batch:
-        """See Stream. A row without a time is due with the row before it.
+        """Return the next rows; see Stream. A row without a time is due with the row before it.
 
-        A file that turns out to be unreadable raises SourceError only when all rows before
-        that were taken.
+        A file that turns out to be unreadable raises SourceError only after all rows before that
+        place were taken.
         """
         events: list[Record] = []
         letters: list[Record] = []
@@ -122,7 +123,7 @@ class CsvStream:
         return Batch(rows, [write for write in writes if write[1]], self._time_ms)
 
     def skip(self, rows: int) -> None:
-        """Go on after so many more rows. Raises SourceError where there are not as many."""
+        """Skip this many more rows. Raises SourceError where there are not as many."""
         left = rows
         while left and self._has_row():
             stop = min(self._place + left, self._block.count)
@@ -137,23 +138,23 @@ class CsvStream:
 
     @property
     def mark(self) -> str:
-        """See Stream: a hash of the rows."""
+        """Return a hash of the rows before the next one; see Stream."""
         return self._digest.hexdigest()
 
     @property
     def at_end(self) -> bool:
-        """See Stream."""
+        """Return whether no row is left; see Stream."""
         return not self._has_row() and self._failure is None
 
     def next_time_ms(self) -> int | None:
-        """See Stream."""
+        """Return the event time of the next row; see Stream."""
         if not self._has_row():
             return None
         time_ms = int(self._block.times[self._place])
         return None if time_ms == _NO_TIME else time_ms
 
     def close(self) -> None:
-        """See Stream."""
+        """Close the file; see Stream."""
         self._lines.close()
 
     def _go_to(self, place: int) -> None:
@@ -161,7 +162,7 @@ class CsvStream:
         self._place = place
 
     def _has_row(self) -> bool:
-        """Return true while rows are left; the next block is read only when it is wanted."""
+        """Return True while rows are left; the next block is read only when it is wanted."""
         while self._place == self._block.count and self._failure is None:
             try:
                 rows = next(self._blocks, None)
@@ -183,11 +184,11 @@ class _Block:
         self.count = rows.count
 
     def source(self, start: int, stop: int) -> bytes:
-        """The lines of some rows as the file has them."""
+        """Return the lines of some rows as the file has them."""
         return self._rows.source[self._starts[start] : self._starts[stop]]
 
     def stop(self, start: int, stop: int, until_ms: int | None) -> int:
-        """Return where a stretch of rows ends that are due at some event time."""
+        """Return where a stretch of rows that are due at ``until_ms`` ends."""
         if until_ms is not None and (late := self.times[start:stop] > until_ms).any():
             return start + int(late.argmax())
         return min(stop, self.count)
@@ -200,18 +201,18 @@ class _Block:
 
     @cached_property
     def times(self) -> Int64s:
-        """The event time of each row, _NO_TIME of a bad one."""
+        """Return the event time of each row, _NO_TIME for a bad row."""
         times = np.full(self.count, _NO_TIME)
         times[self._places] = self._batch.frame[TIME_MS].to_numpy()
         return times
 
     def events_between(self, start: int, stop: int) -> list[Record]:
-        """The store events of some rows."""
+        """Return the store events of some rows."""
         first, last = np.searchsorted(self._places, np.array([start, stop])).tolist()
         return self._events[first:last]
 
     def letters_between(self, start: int, stop: int) -> Iterator[Record]:
-        """The dead letters of some rows."""
+        """Yield the dead letters of some rows."""
         for letter in self._batch.dead:
             if start <= letter.offset < stop:
                 yield record_of(self._rows.letter(self._file, letter.offset, letter))

@@ -1,7 +1,7 @@
-"""Pushes a world or a replay to topics: paced, reported, stopped promptly, resumed exactly.
+"""Push a world or a replay to topics: paced, reported, stopped promptly, resumed exactly.
 
-Three paces: ``rate_per_s`` records a second, ``speed`` seconds of event time a second (quiet
-stretches are waited out in proportion), or as fast as the writer takes them.
+There are three paces: ``rate_per_s`` records per second, ``speed`` seconds of event time per
+second (quiet stretches are waited out in proportion), or as fast as the writer takes them.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from schemas.topics import DEAD_LETTERS
 
 BATCH_ROWS_MAX = 5_000
 NAP_S = 0.2
-"""The longest sleep: a stop is seen at least this soon."""
+"""Longest sleep in seconds: a stop is seen at least this soon."""
 SAVE_EVERY_S = 1.0
 REPORT_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
 class PushReport:
-    """What a progress line says."""
+    """Figures of a progress line."""
 
     rows: int
     """Rows of the source done, in this push and before."""
     sent: int
     """Records written by this push."""
     dead: int
-    """Of them dead letters."""
+    """Dead letters among these records."""
     skipped: int
     """Records that a killed push before this one had written already."""
     rate_per_s: float
-    """Records sent a second, since the last report; in the result, over the whole push."""
+    """Records sent per second, since the last report; in the result, over the whole push."""
     event_time_ms: int | None
     seconds: float
 
     def line(self) -> str:
-        """The report as one line of text."""
+        """Return the report as one line of text."""
         parts = [f"{self.rows:,} rows", f"{self.sent:,} sent", f"{self.rate_per_s:,.0f}/s"]
         if self.dead:
             parts.append(f"{self.dead:,} dead letters")
@@ -57,16 +57,16 @@ class PushReport:
 
 @dataclass(frozen=True)
 class PushResult:
-    """How a push ended."""
+    """Outcome of a push."""
 
     report: PushReport
     finished: bool
-    """All rows are done (or ``total`` of them); otherwise it was stopped."""
+    """True if all rows (or ``total`` of them) are done; otherwise it was stopped."""
     was_finished: bool
-    """They had been done before, and nothing was sent."""
+    """True if they had been done before, and nothing was sent."""
 
     def line(self) -> str:
-        """The result as one line of text."""
+        """Return the result as one line of text."""
         if self.was_finished:
             return f"{self.report.rows:,} rows were pushed before; nothing to send"
         return ("finished: " if self.finished else "stopped: ") + self.report.line()
@@ -89,10 +89,10 @@ def push(
 ) -> PushResult:
     """Push rows of ``source`` until it ends, ``total`` rows of it are done, or ``stop`` is set.
 
-    ``total`` counts from the first row of the source, so a resumed push ends where one that
-    was never stopped does. ``report`` is called about once a second, ``log`` once a batch.
-    Raises ValueError for a pace that is none, SourceError, ProgressError, and whatever
-    ``writer`` raises; what was acknowledged until then is kept in the progress.
+    ``total`` counts from the first row of the source, so a resumed push ends where one that was
+    never stopped does. ``report`` is called about once per second, ``log`` once per batch. Raises
+    ValueError for an invalid pace, SourceError, ProgressError, and whatever ``writer`` raises;
+    what was acknowledged until then is kept in the progress.
     """
     stop = stop or Event()
     pace = pace_of(rate_per_s, speed, clock)
@@ -129,7 +129,7 @@ def push(
 
 
 class _Sender:
-    """Writes batches, and keeps the progress true at every moment."""
+    """A writer of batches that keeps the progress true at every moment."""
 
     def __init__(
         self, source: Source, writer: TopicWriter, progress: ProgressFile | None, clock: Clock
@@ -148,27 +148,27 @@ class _Sender:
 
     @property
     def was_finished(self) -> bool:
-        """True where an earlier push came to the end of the source."""
+        """Return True where an earlier push came to the end of the source."""
         return self._start.finished
 
     @property
     def is_done(self) -> bool:
-        """Return true where that was the end for good: a file may have grown since."""
+        """Return True where that was the end for good: a file may have grown since."""
         return self._start.finished and not self._start.mark
 
     @property
     def new_rows(self) -> int:
-        """Rows done by this push."""
+        """Return the number of rows done by this push."""
         return self.rows - self._start.rows
 
     def check_rows(self, stream: Stream) -> None:
-        """Raises ProgressError where the stream does not go on after the rows that are done."""
+        """Raise ProgressError where the stream does not go on after the rows that are done."""
         if self._progress is not None:
             self._progress.check_rows(self._start, stream)
         self._mark = stream.mark
 
     def room(self) -> int:
-        """How many rows may be sent now: at least 1."""
+        """Return the number of rows that may be sent now: at least 1."""
         if self._progress is None:
             return BATCH_ROWS_MAX
         if self._behind() >= self._progress.window_rows:
@@ -182,11 +182,11 @@ class _Sender:
         return min(BATCH_ROWS_MAX, room)
 
     def _behind(self) -> int:
-        """Rows done that the progress does not know of."""
+        """Return the number of rows done that the progress does not have."""
         return self.rows - self._saved_rows
 
     def send(self, batch: Batch, mark: str) -> None:
-        """Write what does not stand there yet; ``mark`` is that of the stream after it."""
+        """Write what is not there yet; ``mark`` is that of the stream after it."""
         skips = self._start.skips
         left = batch if skips is None else skips.without(batch)
         self._is_writing = True
@@ -203,17 +203,18 @@ class _Sender:
             self.event_time_ms = batch.event_time_ms
 
     def save_when_due(self) -> None:
-        """Save about once a second."""
+        """Save about once per second."""
         if self._behind() and self._clock() - self._saved_s >= SAVE_EVERY_S:
             self._save()
 
     def end(self, *, source_ended: bool) -> None:
-        """Save at the end, unless a write failed: some of its records may stand there."""
+        """Save at the end, unless a write failed: some of its records may be there."""
         if not self._is_writing and (source_ended or self._behind()):
             self._save(finished=source_ended)
 
     def _save(self, *, finished: bool = False) -> None:
-        # The topics end after what is still to be left out: offsets of now would hide it.
+        # The topics end behind records that are still to be left out: their present offsets would
+        # hide these.
         skips = self._start.skips
         if self._progress is None or (skips is not None and skips.left):
             return
@@ -223,7 +224,7 @@ class _Sender:
 
 
 class _Counts:
-    """Makes reports of what a sender did."""
+    """Reports of what a sender did."""
 
     def __init__(
         self, sender: _Sender, clock: Clock, report: Callable[[PushReport], None] | None
@@ -235,7 +236,7 @@ class _Counts:
         self._reported_sent = 0
 
     def report_when_due(self) -> None:
-        """Report about once a second."""
+        """Report about once per second."""
         seconds = self._clock() - self._reported_s
         if self._report is None or seconds < REPORT_EVERY_S:
             return
@@ -244,7 +245,7 @@ class _Counts:
         self._reported_sent = self._sender.sent
 
     def overall(self) -> PushReport:
-        """The report with the rate of the whole push."""
+        """Return the report with the rate of the whole push."""
         return self._made(self._sender.sent / max(self._clock() - self._began_s, 1e-9))
 
     def _made(self, rate_per_s: float) -> PushReport:
@@ -263,7 +264,7 @@ class _Counts:
 def _napper(
     stop: Event, clock: Clock, sleep: Callable[[float], object]
 ) -> Callable[[float, Callable[[], None]], None]:
-    """A sleep that ends with ``stop`` and calls back every NAP_S at most."""
+    """Return a sleep that ends with ``stop`` and calls back every NAP_S at most."""
 
     def nap(seconds: float, meanwhile: Callable[[], None]) -> None:
         until_s = clock() + seconds

@@ -1,7 +1,7 @@
-"""The least HTTP/1.1 that a load needs: keep-alive connections with one request each.
+"""A minimal HTTP/1.1 client for a load: keep-alive connections with one request each.
 
-A general client costs several times the CPU of this one per request, and on a small machine
-that is taken from the server which is measured.
+A general client takes several times the CPU of this one per request, and on a small machine the
+server that is measured lacks it.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ BODY_BYTES_MAX = 64 * 1024 * 1024
 BACK_OFF_S = (0.05, 1.0)
 
 NO_ANSWER = 0
-"""Stands for the status of a request whose connection was lost or cut off."""
+"""Status of a request whose connection was lost or cut off."""
 
 TAKES = "it takes http://host:port"
 
 
 class LoadError(GeneratorError):
-    """The HTTP server cannot be reached, or its address is none."""
+    """An HTTP server that cannot be reached, or an address that is not one."""
 
 
 class Address:
-    """Where requests go, from ``http://host:port``. Raises LoadError for anything else."""
+    """Address of requests, from ``http://host:port``. Raises LoadError for anything else."""
 
     def __init__(self, url: str) -> None:
         try:
@@ -45,23 +45,24 @@ class Address:
         return f"http://{shown_host((self.host, self.port))}"
 
     def post(self, path: bytes, body: bytes) -> bytes:
-        """A whole POST request."""
+        """Return a whole POST request."""
         kind = b"\r\nContent-Type: application/json" if body else b""
         return b"POST %b%b%d%b\r\n\r\n%b" % (path, self._head, len(body), kind, body)
 
 
 class Owner(Protocol):
-    """What a connection tells of itself to."""
+    """The owner of connections, which is told of their events."""
 
     def ready(self, connection: Connection) -> None:
-        """It is open and has no request under way."""
+        """Take a connection that is open and has no request under way."""
 
     def answered(self, connection: Connection, status: int, body: bytes) -> None:
-        """Its request was answered, or lost (NO_ANSWER); ``ready`` follows if it is open."""
+        """Take an answer, or the loss of a request (NO_ANSWER); ``ready`` follows if it is
+        open."""
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection, opened again whenever it is lost."""
+    """A keep-alive connection that is opened again whenever it is lost."""
 
     def __init__(self, address: Address, owner: Owner) -> None:
         self._address = address
@@ -70,9 +71,9 @@ class Connection(asyncio.Protocol):
         self._lost = asyncio.Event()
         self._received = b""
         self.number: int | None = None
-        """Which request is under way, for the owner; None if none is."""
+        """The owner's number of the request under way; None without a request."""
         self.due_s = self.sent_s = 0.0
-        """When that was due and when it was sent, by the owner's clock."""
+        """Times at which that was due and was sent, by the owner's clock."""
 
     async def keep_open(self) -> None:
         """Connect, and connect again when the connection is lost, until cancelled."""
@@ -95,25 +96,25 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def send(self, number: int, due_s: float, now_s: float, payload: bytes) -> None:
-        """Send a request. Only when it is ready."""
+        """Send a request; call it only when the connection is ready."""
         assert self._transport is not None and self.number is None
         self.number, self.due_s, self.sent_s = number, due_s, now_s
         self._transport.write(payload)
 
     def abort(self) -> None:
-        """Cut the connection, without an answer to what is under way."""
+        """Cut the connection, without waiting for an answer."""
         if self._transport is not None:
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See asyncio.Protocol."""
+        """Tell the owner that it is ready; see asyncio.Protocol."""
         self._transport = cast(asyncio.Transport, transport)
         self._received = b""
         self._lost.clear()
         self._owner.ready(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See asyncio.Protocol."""
+        """Tell the owner of a lost request; see asyncio.Protocol."""
         self._transport = None
         self._lost.set()
         if self.number is not None:
@@ -122,11 +123,11 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether requests can be sent."""
+        """Return whether requests can be sent."""
         return self._transport is not None and not self._transport.is_closing()
 
     def data_received(self, data: bytes) -> None:
-        """See asyncio.Protocol."""
+        """Take a part of an answer; see asyncio.Protocol."""
         received = self._received = self._received + data if self._received else data
         head_end = received.find(b"\r\n\r\n")
         if head_end < 0:
@@ -150,7 +151,7 @@ class Connection(asyncio.Protocol):
 
 
 def _body_bytes(head: bytes) -> int | None:
-    """Content-Length of an answer; None where there is none to be read."""
+    """Return the Content-Length of an answer; None where it cannot be read."""
     at = head.find(b"\r\ncontent-length:")
     if at >= 0:
         digits = head[at + 17 :].split(b"\r\n", 1)[0].strip()

@@ -12,31 +12,33 @@ from generator.http_client import NO_ANSWER, Address, Connection
 from generator.latency import Latencies, Percentiles
 
 PENDING_MAX = 20_000
-"""Requests that are due and wait for a free client; more are not made due: the rate slips."""
+"""Most requests that are due and wait for a free client; beyond that no more are made due, and the
+rate slips."""
 
 
 @dataclass(frozen=True)
 class RequestCounts:
-    """What became of one kind of requests."""
+    """Counts of one kind of requests."""
 
     sent: int
     by_status: dict[int, int]
     unanswered: int
-    """Sent, and the connection was lost or the time was over before an answer came."""
+    """Number of sent requests whose connection was lost, or whose time was over, before an
+    answer."""
     latency: Percentiles
     rate_per_s: float
     slipped: int
-    """Requests that were not made at their time, for PENDING_MAX were waiting."""
+    """Number of requests that were not made at their time, because PENDING_MAX were waiting."""
 
 
 class Requests(Protocol):
-    """Makes the requests of a lane, and is told what became of them."""
+    """The maker of a lane's requests, which is given their answers."""
 
     def request(self, number: int) -> tuple[bytes, bytes]:
-        """(path, body) of a request; asked for in order, each once."""
+        """Return (path, body) of a request; asked for in order, each once."""
 
     def answered(self, number: int, status: int, body: bytes) -> None:
-        """The answer, or NO_ANSWER."""
+        """Take the answer, or NO_ANSWER."""
 
 
 class Lane:
@@ -59,36 +61,36 @@ class Lane:
         self._pending: deque[tuple[int, float]] = deque()
         self._made = 0
         self._began_s: float | None = None
-        """None before the start and after the end."""
+        """Start by the clock; None before the start and after the end."""
         self.sent = self.slipped = 0
         self.by_status: Counter[int] = Counter()
         self.latencies = Latencies()
 
     def begin(self, now_s: float) -> None:
-        """The first request is due now."""
+        """Start: the first request is due now."""
         self._began_s = now_s
 
     def end(self) -> None:
-        """No request is sent from now on."""
+        """Send no request from now on."""
         self._began_s = None
 
     @property
     def is_done(self) -> bool:
-        """Whether all were sent that there are."""
+        """Return whether all requests that there are were sent."""
         return self.sent >= self._limit
 
     @property
     def is_open(self) -> bool:
-        """Whether the server can be reached."""
+        """Return whether the server can be reached."""
         return any(connection.is_open for connection in self.connections)
 
     @property
     def under_way(self) -> int:
-        """Requests that are neither answered nor lost."""
+        """Return the number of requests that are neither answered nor lost."""
         return sum(connection.number is not None for connection in self.connections)
 
     def tick(self, now_s: float) -> None:
-        """Make due what is due, and send what a client is free for."""
+        """Make requests due, and send as many as there are free clients."""
         if self._began_s is None:
             return
         if self._rate_per_s:
@@ -102,16 +104,16 @@ class Lane:
                 self._began_s += (count - fitting) / self._rate_per_s
         while self._idle:
             connection = self._idle.popitem()[0]
-            # One that was lost while idle comes back through ``ready``.
+            # A connection that was lost while idle comes back through ``ready``.
             if connection.is_open and not self._send_next(connection, now_s):
                 break
 
     def ready(self, connection: Connection) -> None:
-        """See Owner."""
+        """Send the next request; see Owner."""
         self._send_next(connection, monotonic())
 
     def answered(self, connection: Connection, status: int, body: bytes) -> None:
-        """See Owner."""
+        """Count the answer; see Owner."""
         assert connection.number is not None
         self.by_status[status] += 1
         if status != NO_ANSWER:
@@ -119,13 +121,13 @@ class Lane:
         self._requests.answered(connection.number, status, body)
 
     def cut_slow(self, sent_before_s: float) -> None:
-        """Give up requests that were sent before that and have no answer yet."""
+        """Give up requests that were sent before ``sent_before_s`` and have no answer yet."""
         for connection in self.connections:
             if connection.number is not None and connection.sent_s < sent_before_s:
                 connection.abort()
 
     def counts(self, seconds: float) -> RequestCounts:
-        """What became of the requests."""
+        """Return the counts of the requests."""
         by_status = {code: n for code, n in sorted(self.by_status.items()) if code != NO_ANSWER}
         return RequestCounts(
             sent=self.sent,
@@ -145,7 +147,7 @@ class Lane:
         return self._made - 1, now_s
 
     def _send_next(self, connection: Connection, now_s: float) -> bool:
-        """Send what is due, or keep the connection for it. Says whether it was sent."""
+        """Send what is due, or keep the connection for it. Returns whether it was sent."""
         request = self._next(now_s) if self._began_s is not None else None
         if request is None:
             self._idle[connection] = None

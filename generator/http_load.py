@@ -1,7 +1,7 @@
-"""Pushes the tags over HTTP, and asks for profiles meanwhile, at chosen rates.
+"""Push the tags over HTTP, and ask for profiles meanwhile, at chosen rates.
 
 Requests become due by the clock whether or not the server keeps up, and latency counts from
-then on: a server that stalls is not spared by clients that politely wait.
+then on: so a server that stalls shows its whole delay.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from schemas.times import iso_ms
 
 TICK_S = 0.005
 CONNECT_WAIT_S = 10.0
-"""How long the server may take to open its port."""
+"""Seconds that the server may take to open its port."""
 AWAY_MAX_S = 30.0
-"""How long it may be away after a crash."""
+"""Seconds that it may be away after a crash."""
 TAGS_AHEAD = 500
 ACCEPTED = 204
-"""The status of a tag that is stored."""
+"""Status of a tag that is stored."""
 PROFILE_RANGES_MS = (1_000, 60_000, 600_000, 86_400_000)
 PROFILE_LIMITS = (None, 1, 10, 50, 200)
 CHECK_EVERY_S = 0.1
 REPORT_EVERY_S = 1.0
 STOP_WAIT_S = 0.3
-"""How long a stopped load still waits for answers."""
+"""Seconds that a stopped load still waits for answers."""
 
 EndedBy = Literal["total", "time", "stop", "no_server"]
 
 
 @dataclass(frozen=True)
 class ProfileQuery:
-    """One question for a profile: ``from_ms`` inclusive, ``to_ms`` exclusive."""
+    """A query for a profile: ``from_ms`` inclusive, ``to_ms`` exclusive."""
 
     cookie: str
     from_ms: int
@@ -51,7 +51,7 @@ class ProfileQuery:
     limit: int | None
 
     def path(self) -> bytes:
-        """The request's path and query."""
+        """Return the request's path and query."""
         times = f"{iso_ms(self.from_ms)[:-1]}_{iso_ms(self.to_ms)[:-1]}"
         limit = "" if self.limit is None else f"&limit={self.limit}"
         return f"/user_profiles/{quote(self.cookie)}?time_range={times}{limit}".encode()
@@ -59,15 +59,15 @@ class ProfileQuery:
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What a load did and measured."""
+    """Counts and figures of a load."""
 
     tags: RequestCounts
     profiles: RequestCounts
     next_index: int
-    """The first tag that was not sent."""
+    """Index of the first tag that was not sent."""
     seconds: float
     cpu_s: float
-    """Spent by the load's own thread."""
+    """CPU time of the load's own thread."""
     ended_by: EndedBy
     acknowledged: frozenset[int]
     """Indices of the tags that were answered with 204, where they are kept."""
@@ -77,7 +77,7 @@ class LoadResult:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a progress line says."""
+    """Figures of a progress line."""
 
     sent: int
     by_status: dict[int, int]
@@ -88,7 +88,7 @@ class LoadReport:
     event_time_ms: int
 
     def line(self) -> str:
-        """The report as one line of text."""
+        """Return the report as one line of text."""
         answers = ", ".join(f"{count:,} x {code}" for code, count in self.by_status.items())
         if self.unanswered:
             answers += f", {self.unanswered:,} lost"
@@ -119,12 +119,13 @@ def push_http(
 ) -> LoadResult:
     """Send tags ``start`` to ``total - 1`` to ``POST /user_tags``, in order, and wait for answers.
 
-    ``rate_per_s`` None is as fast as the clients are answered, 0 sends none (profiles only).
-    Ends at ``total``, after ``duration_s``, when ``stop`` is set, or when the server was away
-    for AWAY_MAX_S. A tag is sent once, whatever comes of it. ``keep_indices`` is for tests: it
-    costs memory for each tag. ``on_profile`` gets each query with its status and body, in the
-    load's thread.
-    Raises LoadError for a bad address, and where nobody listens at the start.
+    With ``rate_per_s`` None they are sent as fast as the clients are answered, with 0 not at all
+    (profiles only). The load ends at ``total``, after ``duration_s``, when ``stop`` is set, or
+    when the server was away for AWAY_MAX_S. A tag is sent once, whatever the answer.
+    ``keep_indices`` is for tests: it costs memory for each tag. ``on_profile`` gets each query
+    with its status and body, in the load's thread.
+
+    Raises LoadError for a bad address, and where no server listens at the start.
     """
     for name, rate in (("rate_per_s", rate_per_s), ("profile_rate_per_s", profile_rate_per_s)):
         if rate is not None and not 0 <= rate <= 1_000_000:
@@ -175,7 +176,7 @@ class _Tags:
 
 
 class _Profiles:
-    """Questions about cookies that are active now, half of them hot ones."""
+    """Queries for cookies that are active now, half of them hot ones."""
 
     def __init__(
         self,
@@ -188,7 +189,7 @@ class _Profiles:
         self._hot = world.hot_cookies
         self._on_profile = on_profile
         self._asked: dict[int, ProfileQuery] = {}
-        """Under way: one a client at most."""
+        """Queries under way: at most one per client."""
         self._random = Random(world.seed)
 
     def request(self, number: int) -> tuple[bytes, bytes]:
@@ -230,7 +231,7 @@ class _Load:
         self._stop = stop
         self._report = report
         self._reported = (0.0, 0)
-        """When it was reported, and how many tags were sent by then."""
+        """(time of the last report, tags sent by then)."""
 
     async def run(
         self, duration_s: float | None, timeout_s: float, connect_wait_s: float

@@ -8,12 +8,12 @@ from math import log
 _STEP = log(1.02)
 _LEAST_S = 1e-5
 _BUCKETS = 1_000
-"""Of 2% each: from 10 us to an hour."""
+"""Number of buckets of 2% each: from 10 us to an hour."""
 
 
 @dataclass(frozen=True)
 class Percentiles:
-    """Latencies in ms, too high by 2% at most; all 0 where nothing was measured."""
+    """Latencies in ms, at most 2% too high; all 0 where nothing was measured."""
 
     count: int
     p50_ms: float
@@ -36,7 +36,7 @@ class Latencies:
         self._counts[min(bucket, _BUCKETS - 1)] += 1
 
     def percentiles(self) -> Percentiles:
-        """What was measured until now."""
+        """Return the percentiles until now."""
         count = sum(self._counts)
         p50, p95, p99 = (self._at(share, count) for share in (0.5, 0.95, 0.99))
         return Percentiles(count, p50, p95, p99, self._max_s * 1000)

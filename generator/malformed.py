@@ -1,4 +1,4 @@
-"""Every way in which a record can be broken on its way to us."""
+"""Ways in which a record can be broken on its way to us."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from schemas.topics import RECORD_BYTES_MAX
 
 NESTING_DEPTH = 20_000
-"""Far deeper than decoders go; a tag has two levels."""
+"""Depth of nesting, far beyond that of decoders; a tag has two levels."""
 
 TOO_LARGE = "too_large"
 
@@ -114,7 +114,7 @@ def _deep_nesting(value: bytes, chance: int) -> bytes:
 
 
 def _too_large(value: bytes, chance: int) -> bytes:
-    # All of it is right but its size, as a client that sends a whole page for an origin does.
+    # Everything but its size is right, as where a client sends a whole page as the origin.
     filler = b"x" * (RECORD_BYTES_MAX + 1 + chance % 100_000)
     return value.replace(b'"origin":"', b'"origin":"' + filler, 1)
 

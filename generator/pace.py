@@ -1,4 +1,4 @@
-"""How fast a push goes: when rows are due."""
+"""The pace of a push: when rows are due."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Protocol
 from generator.sources import Batch, Stream
 
 TICK_S = 0.025
-"""Between two batches of a paced push."""
+"""Seconds between two batches of a paced push."""
 CATCH_UP_S = 1.0
-"""A push that fell behind its rate makes up for this much of it, in one burst."""
+"""Seconds of a delay that a push which fell behind its rate makes up for, in one burst."""
 JUMP_MS = 7 * 86_400_000
-"""A longer way from one row to the next is a wrong time, not a quiet stretch."""
+"""Milliseconds between two rows beyond which a time is wrong, and not a quiet stretch."""
 
 Clock = Callable[[], float]
 
 
 class Pace(Protocol):
-    """Decides what is due."""
+    """A pace, which decides what is due."""
 
     def take(self, stream: Stream, rows_max: int) -> Batch:
-        """The rows that are due now."""
+        """Return the rows that are due now."""
 
     def wait_s(self, stream: Stream) -> float:
-        """How long to wait after that."""
+        """Return the seconds to wait after that."""
 
 
 def pace_of(rate_per_s: float | None, speed: float | None, clock: Clock) -> Pace:
-    """The pace that is asked for. Raises ValueError for two at once, or none above 0."""
+    """Return the pace that is asked for. Raises ValueError for two at once, or one not above 0."""
     if rate_per_s is not None and speed is not None:
         raise ValueError("a push takes a rate or a speed, not both")
     if rate_per_s is not None:
@@ -43,19 +43,19 @@ def pace_of(rate_per_s: float | None, speed: float | None, clock: Clock) -> Pace
 
 
 class AsItGoes:
-    """All rows are due at once."""
+    """A pace at which all rows are due at once."""
 
     def take(self, stream: Stream, rows_max: int) -> Batch:
-        """See Pace."""
+        """Return the next rows; see Pace."""
         return stream.take(rows_max)
 
     def wait_s(self, stream: Stream) -> float:
-        """See Pace."""
+        """Return 0; see Pace."""
         return 0.0
 
 
 class AtRate:
-    """So many rows a second, whatever their event times."""
+    """A pace of so many rows per second, whatever their event times."""
 
     def __init__(self, rate_per_s: float, clock: Clock) -> None:
         self._rate_per_s = rate_per_s
@@ -64,7 +64,7 @@ class AtRate:
         self._seen_s = clock()
 
     def take(self, stream: Stream, rows_max: int) -> Batch:
-        """See Pace."""
+        """Return the rows that are due by the rate; see Pace."""
         now_s = self._clock()
         self._due += (now_s - self._seen_s) * self._rate_per_s
         self._due = min(self._due, max(1.0, self._rate_per_s * CATCH_UP_S))
@@ -74,21 +74,21 @@ class AtRate:
         return batch
 
     def wait_s(self, stream: Stream) -> float:
-        """See Pace."""
+        """Return the seconds until the next row is due; see Pace."""
         return max(TICK_S, (1.0 - self._due) / self._rate_per_s)
 
 
 class ByEventTime:
-    """``speed`` seconds of event time a second, from the first row on."""
+    """A pace of ``speed`` seconds of event time per second, from the first row on."""
 
     def __init__(self, speed: float, clock: Clock) -> None:
         self._speed = speed
         self._clock = clock
         self._first: tuple[int, float] | None = None
-        """An event time in ms, and the moment at which it is due."""
+        """(an event time in ms, the moment at which it is due)."""
 
     def take(self, stream: Stream, rows_max: int) -> Batch:
-        """See Pace."""
+        """Return the rows that are due by their event times; see Pace."""
         next_ms = stream.next_time_ms()
         until_ms = self._until_ms()
         if next_ms is not None and (until_ms is None or abs(next_ms - until_ms) > JUMP_MS):
@@ -97,7 +97,7 @@ class ByEventTime:
         return stream.take(1 if until_ms is None else rows_max, until_ms)
 
     def wait_s(self, stream: Stream) -> float:
-        """See Pace."""
+        """Return the seconds until the next row is due; see Pace."""
         next_ms, until_ms = stream.next_time_ms(), self._until_ms()
         if next_ms is None or until_ms is None or next_ms - until_ms > JUMP_MS:
             return 0.0

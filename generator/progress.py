@@ -1,16 +1,16 @@
-"""Where a push stood when it was stopped or killed, so that each row is sent once.
+"""Progress of a push that may be stopped or killed, so that each row is sent once.
 
-A progress file says how many rows of a source were acknowledged, and where the topics ended
-at that moment. What a killed push wrote after it was last saved stands behind those offsets:
-on the next start it is found there and skipped. That works because
+A progress file has the number of acknowledged rows of a source, and the topics' ends at that
+moment. What a killed push wrote after the last save is behind those offsets: on the next start it
+is found there and skipped. That works because
 
 - rows are the same bytes each time they are read;
 - one push writes a partition in the order of its rows, so of the rows not known to be
-  written, the first few of each partition stand there and the rest does not;
+  written, the first few of each partition are there and the rest is not;
 - never more than a window of rows is written past what the file says, so few
   are compared.
 
-Other writers may put records of theirs in between. Two pushes of one source at once are
+Other writers may put their records in between. Two pushes of one source at once are
 refused by a lock on the file.
 """
 
@@ -29,38 +29,38 @@ import msgspec
 from generator.sources import Batch, GeneratorError, Record, Source, Stream, TopicView
 
 WINDOW_ROWS = 50_000
-"""A push saves its progress before it writes more rows than this past it: the most that a
-resume compares, and holds in memory."""
+"""Most rows that a push writes past its progress before it saves again: the most that a resume
+compares, and holds in memory."""
 
 Slot = tuple[str, int]
-"""(topic, partition)"""
+"""Key of a partition: (topic, partition)."""
 
 
 class ProgressError(GeneratorError):
-    """The progress file does not fit what is pushed, cannot be kept, or is in use."""
+    """A progress file that does not fit what is pushed, cannot be kept, or is in use."""
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """What a progress file holds."""
+    """Content of a progress file."""
 
     identity: str
     target: str
     rows: int
-    """Acknowledged, from the first row of the source on."""
+    """Number of acknowledged rows, from the first row of the source on."""
     end_offsets: dict[str, list[int]]
-    """By topic, each partition's next offset when ``rows`` were acknowledged."""
+    """Next offset of each partition, by topic, when ``rows`` were acknowledged."""
     window_rows: int
-    """No more rows than this were written after it was saved."""
+    """Most rows that were written after it was saved."""
     finished: bool = False
-    """The source had no more rows."""
+    """True if the source had no more rows."""
     mark: str = ""
-    """See Stream.mark: of the rows that were acknowledged."""
+    """Mark of the acknowledged rows; see Stream.mark."""
 
 
 def standing(
     expected: Mapping[Slot, list[bytes]], tails: Mapping[Slot, Iterable[bytes]]
 ) -> Counter[Slot]:
-    """How many of the first expected values of each partition stand in its tail, in order."""
+    """Count, by partition, the first expected values that are in its tail, in order."""
     found: Counter[Slot] = Counter()
     for slot, values in expected.items():
         matched = 0
@@ -73,7 +73,7 @@ def standing(
 
 
 class Skips:
-    """Leaves out of a push what already stands in the topics."""
+    """Records that are already in the topics, to be left out of a push."""
 
     def __init__(self, found: Counter[Slot], view: TopicView) -> None:
         self._left = +found
@@ -81,11 +81,11 @@ class Skips:
 
     @property
     def left(self) -> int:
-        """How many records are still to be left out."""
+        """Return the number of records that are still to be left out."""
         return self._left.total()
 
     def without(self, batch: Batch) -> Batch:
-        """The batch without the records that stand there; its rows count as before."""
+        """Return the batch without the records that are there; its rows count as before."""
         topics = {topic for (topic, _), left in self._left.items() if left}
         if not topics:
             return batch
@@ -107,22 +107,22 @@ class Skips:
 
 
 class Start(NamedTuple):
-    """Where a push begins."""
+    """Beginning of a push."""
 
     rows: int = 0
-    """Known to be acknowledged; the push goes on with the row after them."""
+    """Number of rows known to be acknowledged; the push goes on with the row after them."""
     skips: Skips | None = None
-    """What of the rows after them stands already."""
+    """Records of the rows after them that are there already."""
     finished: bool = False
     mark: str = ""
-    """See Stream.mark."""
+    """Mark of the acknowledged rows; see Stream.mark."""
 
 
 class ProgressFile:
     """The progress of one source into one target.
 
-    ``path`` is the file, ``view`` looks at the topics, ``target`` names them (their address):
-    progress into one place says nothing of another. ``fresh`` forgets an earlier run.
+    ``path`` is the file, ``view`` gives access to the topics, ``target`` names them (their
+    address): progress into one place says nothing about another. ``fresh`` forgets an earlier run.
     Raises ProgressError, with what to do.
     """
 
@@ -137,14 +137,14 @@ class ProgressFile:
     ) -> None:
         self.path = path
         self.window_rows = self._next_window_rows = window_rows
-        """As the file has it: another one counts from the next save on."""
+        """Window as the file has it; a changed one counts from the next save on."""
         self._view = view
         self._target = target
         self._fresh = fresh
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the progress for one push. Raises ProgressError when another one has it."""
+        """Hold the progress for one push. Raises ProgressError when another push has it."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             file = self.path.with_name(self.path.name + ".lock").open("wb")
@@ -160,7 +160,7 @@ class ProgressFile:
             yield
 
     def start(self, source: Source) -> Start:
-        """Where to go on. Progress must not be saved before all skips are used up."""
+        """Return where to go on. Do not save progress before all skips are used up."""
         saved = None if self._fresh else self._read()
         if saved is None:
             self.save(source, 0)
@@ -177,13 +177,13 @@ class ProgressFile:
         self.window_rows = saved.window_rows
         tails = dict(self._tails(source, saved))
         found: Counter[Slot] = Counter()
-        # A file that was at its end may have grown since, and a world has not.
+        # A file that was at its end may have grown since; a world cannot.
         if tails and (saved.mark or not saved.finished):
             found = standing(self._expected(source, saved.rows, tails.keys()), tails)
         return Start(saved.rows, Skips(found, self._view), saved.finished, saved.mark)
 
     def check_rows(self, start: Start, stream: Stream) -> None:
-        """Raises ProgressError where the rows before the stream's are not those acknowledged."""
+        """Raise ProgressError where the rows before the stream's are not those acknowledged."""
         if start.mark and stream.mark != start.mark:
             raise ProgressError(
                 f"{self.path} is about another file of this name: its first {start.rows:,} rows "
@@ -193,7 +193,7 @@ class ProgressFile:
             )
 
     def save(self, source: Source, rows: int, *, finished: bool = False, mark: str = "") -> None:
-        """Say that the first ``rows`` rows are acknowledged, and nothing after them is sent."""
+        """Save that the first ``rows`` rows are acknowledged, and nothing after them is sent."""
         ends = {topic: self._view.end_offsets(topic) for topic in source.topics}
         progress = Progress(
             source.identity, self._target, rows, ends, self._next_window_rows, finished, mark
@@ -224,7 +224,7 @@ class ProgressFile:
     def _tails(self, source: Source, saved: Progress) -> Iterator[tuple[Slot, Iterable[bytes]]]:
         for topic in source.topics:
             ends = self._view.end_offsets(topic)
-            # A topic that was not there yet has none.
+            # A topic that did not exist yet has no offsets.
             starts = saved.end_offsets.get(topic) or [0] * len(ends)
             if len(starts) != len(ends) or any(
                 end < start for start, end in zip(starts, ends, strict=True)
@@ -241,7 +241,7 @@ class ProgressFile:
     def _expected(
         self, source: Source, rows: int, slots: Iterable[Slot]
     ) -> dict[Slot, list[bytes]]:
-        """The values that the push may have written past ``rows``, by partition."""
+        """Return the values that the push may have written past ``rows``, by partition."""
         wanted = frozenset(slots)
         topics = {topic for topic, _ in wanted}
         expected: dict[Slot, list[bytes]] = defaultdict(list)

@@ -57,11 +57,11 @@ class Shop:
 
 @lru_cache(maxsize=4)
 def shop_of(seed: int) -> Shop:
-    """The shop of a seed: worlds with the same seed sell the same products."""
+    """Return the shop of a seed: worlds with the same seed sell the same products."""
     rank = np.arange(PRODUCTS, dtype=np.int64)
     brand = zipf(BRANDS, flatten=10).pick(draw(seed, _LANE_BRAND, rank))
     price = draw(seed, _LANE_PRICE, rank)
-    # As many products between 2.56 and 5.12 as between 1,310.72 and 2,621.44.
+    # There are as many products between 2.56 and 5.12 as between 1,310.72 and 2,621.44.
     floor = np.int64(1) << (8 + pick(high(price), 10))
     categories = [
         f"{head}.{word}" for head, words in _CATEGORY_WORDS.items() for word in words.split()
@@ -78,7 +78,7 @@ def shop_of(seed: int) -> Shop:
 
 
 def _categories(seed: int, brand: Indices, chance: Bits) -> Indices:
-    """The category of each product: one of the few that its brand makes."""
+    """Return the category of each product: one of the few that its brand makes."""
     makes = draw(seed, _LANE_CATEGORY, np.arange(BRANDS * CATEGORIES_OF_A_BRAND))
     made = zipf(CATEGORIES, flatten=40).pick(makes)
     which = brand * CATEGORIES_OF_A_BRAND + pick(low(mix(chance)), CATEGORIES_OF_A_BRAND)

@@ -1,4 +1,4 @@
-"""The minutes of ``service_health`` that stand out, as ``schemas.tables.service_health`` says."""
+"""Anomalous minutes of ``service_health``, by the rules of ``schemas.tables.service_health``."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from schemas.tables.service_health import (
 )
 
 Health = tuple[int, str, str, int, int, int, int, int]
-"""A row of ``service_health``: minute_ms, server, operation, requests, errors, p50, p95, p99."""
+"""Row of ``service_health``: minute_ms, server, operation, requests, errors, p50, p95, p99."""
 Anomaly = tuple[int, str, str, str, float, float]
-"""minute_ms, server, operation, measure, value, expected"""
+"""Row of an anomaly: minute_ms, server, operation, measure, value, expected."""
 
 
 def anomalies(health: Iterable[Health]) -> Iterator[Anomaly]:
-    """Those of all minutes, given in any order."""
+    """Yield the anomalies of all minutes, given in any order."""
     groups: dict[tuple[str, str], list[Health]] = defaultdict(list)
     for row in sorted(health):
         groups[row[1:3]].append(row)

@@ -1,13 +1,13 @@
-"""What the views of ``shop_events`` must answer, counted from what the world knows.
+"""Right answers of the views of ``shop_events``, counted from what the world knows.
 
-    hour          of the event time that stands in the record
+    hour          of the event time in the record
     funnel        users who did a step in the hour after the steps before it, each once
-    searches      that were followed by no PageVisit of their user, from the moment of the search
-                  to VISIT_WITHIN_MS later, both included; by query
+    searches      without a PageVisit of their user from the moment of the search to
+                  VISIT_WITHIN_MS later, both included; by query
     pairs         of compared items, the smaller id first
-    sales, coupons, support, logins   ``items``, ``users`` and ``orders`` are different ones
+    sales, coupons, support, logins   ``items``, ``users`` and ``orders`` are distinct
 
-Late records count with the time that stands in them, so nothing is decided before the end.
+Late records count with the time in them, so nothing is decided before the end.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ VISIT_WITHIN_MS = 300_000
 _STEPS = {"PageVisit": 0, "Searching": 1, "CartAdd": 2, "Ordering": 3}
 
 Counted = tuple[str, tuple[Any, ...]]
-"""(table, row)"""
+"""Row of a table: (table, row)."""
 
 
 class Answers:
-    """Counts events. Its memory is its tables, and the visits and searches of each user."""
+    """Counts of events. Its memory is its tables, and the visits and searches of each user."""
 
     def __init__(self) -> None:
         self._kinds: Counter[str] = Counter()
         self._funnel: dict[int, dict[int, array[int]]] = defaultdict(
             lambda: defaultdict(lambda: array("q"))
         )
-        """By hour and user: time_ms * len(_STEPS) + step, which sorts by time, then step."""
+        """Steps by hour and user: time_ms * len(_STEPS) + step, which sorts by time, then step."""
         self._visits: dict[int, array[int]] = defaultdict(lambda: array("q"))
         self._searches: list[tuple[int, int, str]] = []
         self._pairs: Counter[tuple[int, int, int]] = Counter()
@@ -48,7 +48,7 @@ class Answers:
         self._registrations: Counter[int] = Counter()
 
     def event(self, user: int, time_ms: int, kind: str, facts: tuple[Any, ...]) -> None:
-        """One event that counts; ``facts`` as of Observer."""
+        """Count one event; ``facts`` as in Observer."""
         self._kinds[kind] += 1
         hour_ms = time_ms // HOUR_MS * HOUR_MS
         if kind in _STEPS:
@@ -74,7 +74,7 @@ class Answers:
                 self._registrations[hour_ms] += 1
 
     def rows(self) -> Iterator[Counted]:
-        """The rows of all views, in any order; nothing more may be counted."""
+        """Yield the rows of all views, in any order; nothing more may be counted."""
         for kind, count in self._kinds.items():
             yield "shop_events_rows", (kind, count)
         for hour_ms, events_of in self._funnel.items():
@@ -113,7 +113,7 @@ class Answers:
 
 
 def _level(events: array[int]) -> int:
-    """How many of the steps a user did, each after the one before it."""
+    """Return the number of steps that a user did, each after the one before it."""
     level = 0
     for event in sorted(events):
         level += event % len(_STEPS) == level

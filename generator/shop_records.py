@@ -1,7 +1,7 @@
-"""From what happens in the simulated shop to records, with the disorder that was asked for.
+"""Make records of what happens in the simulated shop, with the disorder that was asked for.
 
-Every record is given its place here: when it is sent, which event time stands in it, and which
-rule it falls under.
+Every record is given here when it is sent, which event time is in it, and which rule it falls
+under.
 
 on time   its event time is less than ``disorder_ms`` behind the newest sent before it
 late      it is hours behind: no window can take it any more
@@ -32,15 +32,16 @@ PARTITIONS = 10
 
 ON_TIME, LATE, FUTURE, UNSENT = range(4)
 RIGHT, A_LITTLE_OFF, BEHIND, AHEAD, AN_HOUR_AHEAD = range(5)
-"""A user's clock."""
+"""Kinds of a user's clock."""
 
 LATE_AGE_MS = 3 * 3_600_000
 LATE_SPREAD_MS = 600_000
 _ANCHOR_APART_MS = 30_000
-"""Longer than the records of one action lie apart: an older one was sent before all of them."""
+"""Time longer than any action's: an older record was sent before all of its records."""
 _ANCHOR_AGE_MAX_MS = 3_600_000
 LATE_AFTER_RECORDS = 320
-"""As many as the flows look at to agree on a time, and as many as they look once in."""
+"""Records after which one may be late: as many as the flows need to agree on a time, and those
+between two of their looks."""
 AHEAD_MAX_MS = 3_500_000
 FUTURE_FROM_MS = parse_time_ms("2090-01-01T00:00:00Z")
 _NEVER = -(2**62)
@@ -48,69 +49,70 @@ _NEVER = -(2**62)
 
 @dataclass(slots=True)
 class User:
-    """Someone in the shop; ``act`` of the visits changes what is below ``clock``."""
+    """A user in the shop; ``act`` of the visits changes the fields after ``offset_ms``."""
 
     number: int
     id: int
     key: bytes
     cookie: bytes
     slots: tuple[int, int, int, int]
-    """The partition of each of TOPICS that the user's records go to."""
+    """Partition of each of TOPICS that the user's records go to."""
     id_json: str
     request_form: str
-    """How the id of a request stands in the user's records, as a ``%`` format."""
+    """Form of a request's id in the user's records, as a ``%`` format."""
     time_style: int
     tag_home: str
     habit: int
     clock: int
     offset_ms: int
-    """What the user's clock is wrong by."""
+    """Error of the user's clock."""
     actions_left: int = 0
     logged_in: bool = False
     seen: int = -1
-    """The product that was looked at last, by rank; -1 for none."""
+    """Rank of the product that was looked at last; -1 for no product."""
     cart: list[int] = field(default_factory=list)
     orders: list[tuple[int, list[int]]] = field(default_factory=list)
-    """(order id, products by rank)"""
+    """Orders: (order id, products by rank)."""
     reserved: bool = False
     failures_left: int = -1
-    """Mistyped passwords still to come before the login; -1 before it was decided."""
+    """Number of mistyped passwords still to come before the login; -1 before it was decided."""
 
 
 class Observer(Protocol):
-    """Is told of all that is sent, as the world knows it, each user's in order of time."""
+    """An observer of all that is sent, as the world knows it, each user's records in order of
+    time."""
 
     def request(self, user: User, request_id: str, steps: list[tuple[int, int, Step]]) -> None:
-        """The steps of one request that were sent: (event time in ms, rule, step)."""
+        """Take the steps of one request that were sent: (event time in ms, rule, step)."""
 
     def event(
         self, user: User, time_ms: int, rule: int, kind: str, facts: tuple[Any, ...]
     ) -> None:
-        """One shop event; ``facts`` are the values of its fields that tables count by, in order.
+        """Take one shop event; ``facts`` are the fields that tables count by, in order.
 
-        Searching query; LoggingIn, SupportContact the type; ItemComparison both items and the
-        type; ItemReturn item and reason; SaleParticipation sale and item; PromoUsage coupon and
-        order. Other kinds have none.
+        Searching has the query; LoggingIn and SupportContact the type; ItemComparison both items
+        and the type; ItemReturn item and reason; SaleParticipation sale and item; PromoUsage
+        coupon and order. Other kinds have no facts.
         """
 
     def store(self, user: User, time_ms: int, rule: int, kind: str, product: StoreProduct) -> None:
-        """One store event; ``time_ms`` is a whole second."""
+        """Take one store event; ``time_ms`` is a whole second."""
 
     def tag(self, user: User, time_ms: int, rule: int, tag: TagFacts, value: bytes) -> None:
-        """One user tag."""
+        """Take one user tag."""
 
     def dead(self, topic: int) -> None:
-        """One record that cannot be decoded."""
+        """Count one record that cannot be decoded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a service logs at one moment. ``products`` are the ids that were listed."""
+    """A step that a service logs. ``products`` are the ids that were listed."""
 
     server: str
     action: str
     data: str = "{}"
-    """JSON, as it stands in the record."""
+    """JSON, as it is in the record."""
     status: str | None = None
     error: str | None = None
     product_id: int | None = None
@@ -128,7 +130,7 @@ class StoreProduct:
 
 @dataclass(frozen=True, slots=True)
 class TagFacts:
-    """What a tag says of the product."""
+    """Fields of a tag about the product."""
 
     action: str
     origin: str
@@ -143,7 +145,7 @@ class Disturbances:
     """Shares from 0 to 1: of records, and, for the clocks, of users.
 
     ``disorder_ms`` bounds how far on-time records are behind the newest before them: a flow
-    with a watermark that trails by it loses none.
+    with a watermark that trails by it loses no record.
     """
 
     out_of_order: float = 0.0
@@ -152,14 +154,14 @@ class Disturbances:
     clocks_a_little_off: float = 0.0
     clocks_far_off: float = 0.0
     clocks_ahead: float = 0.0
-    """By up to an hour."""
+    """Share of users whose clock is ahead by up to an hour."""
     disorder_ms: int = 5_000
     late_after_records: int = LATE_AFTER_RECORDS
-    """A late record follows so many right ones of its partition; fewer where flows believe every
+    """Number of right records of the partition before a late one; fewer where flows believe every
     clock at once."""
 
     def __post_init__(self) -> None:
-        """Raises ValueError for shares that make no world."""
+        """Raise ValueError for shares that are not valid."""
         shares = (self.out_of_order, self.late, self.malformed)
         clocks = (self.clocks_a_little_off, self.clocks_far_off, self.clocks_ahead)
         if min(*shares, *clocks) < 0 or max(sum(shares), sum(clocks)) > 0.9:
@@ -172,12 +174,12 @@ class Disturbances:
 
     @property
     def clock_off_ms(self) -> int:
-        """The most that a clock is a little off by, either way."""
+        """Return the most that a clock is a little off by, either way."""
         return self.disorder_ms // 8 if self.clocks_a_little_off else 0
 
     @property
     def held_back_ms(self) -> int:
-        """The most that a record is sent after its time.
+        """Return the most that a record is sent after its time.
 
         Twice the error of a clock, and the second that store events are cut to, add to it.
         """
@@ -185,7 +187,7 @@ class Disturbances:
 
 
 Sent = tuple[int, int, int, Record]
-"""(when it is sent in ms, a number that makes it unique, topic, record)"""
+"""A record to be sent: (when in ms, a number that makes it unique, topic, record)."""
 
 
 class _Anchor:
@@ -195,7 +197,7 @@ class _Anchor:
         self.at_ms = self._candidate_ms = _NEVER
         self._apart_ms, self._records = apart_ms, records
         self._since = 0
-        """Records that were sent well after the candidate."""
+        """Number of records that were sent well after the candidate."""
 
     def note(self, now_ms: int) -> None:
         """Take a right record that is sent now; others may still be sent for ``apart_ms``."""
@@ -208,7 +210,7 @@ class _Anchor:
 
 
 class Recorder:
-    """Makes the records, holds them until they are due, and tells the observer."""
+    """The maker of records, which holds them until they are due, and tells the observer."""
 
     def __init__(
         self,
@@ -219,7 +221,7 @@ class Recorder:
         observer: Observer | None,
     ) -> None:
         self.due: list[Sent] = []
-        """A heap."""
+        """Records to be sent, as a heap."""
         self.left = 2**62 if total is None else total
         self._observer = observer
         self._random = chance.random
@@ -238,7 +240,7 @@ class Recorder:
         self._seconds: dict[int, str] = {}
 
     def _place(self, topic: int, user: User, now_ms: int) -> int:
-        """The rule that a record of now falls under; sets its event time, and when it is sent."""
+        """Return the rule that a record falls under; set its event time, and when it is sent."""
         if self.left <= 0:
             return UNSENT
         slot = user.slots[topic]
@@ -280,7 +282,7 @@ class Recorder:
                 self._observer.dead(topic)
 
     def request(self, user: User, number: int, steps: list[tuple[int, Step]]) -> None:
-        """The steps of a request, at the times given; those of one user all at other times."""
+        """Record the steps of a request at the given times; a user's steps never share a time."""
         request_json = user.request_form % number
         sent = []
         for now_ms, step in steps:
@@ -306,7 +308,8 @@ class Recorder:
         fields: str = "",
         facts: tuple[Any, ...] = (),
     ) -> None:
-        """A shop event; ``fields`` is JSON that begins with a comma, ``facts`` as of Observer."""
+        """Record a shop event; ``fields`` is JSON that begins with a comma, ``facts`` as in
+        Observer."""
         rule = self._place(EVENTS, user, now_ms)
         if rule == UNSENT:
             return
@@ -320,7 +323,7 @@ class Recorder:
             self._observer.event(user, time_ms, rule, kind, facts)
 
     def store(self, user: User, now_ms: int, kind: str, product: StoreProduct) -> None:
-        """A store event."""
+        """Record a store event."""
         rule = self._place(STORE, user, now_ms)
         if rule == UNSENT:
             return
@@ -335,7 +338,7 @@ class Recorder:
             self._observer.store(user, time_ms, rule, kind, product)
 
     def tag(self, user: User, now_ms: int, tag: TagFacts) -> None:
-        """A user tag."""
+        """Record a user tag."""
         rule = self._place(TAGS, user, now_ms)
         if rule == UNSENT:
             return
@@ -352,7 +355,7 @@ class Recorder:
             self._observer.tag(user, time_ms, rule, tag, value)
 
     def _second(self, second: int) -> str:
-        """``2022-03-22T12:15:00.``"""
+        """Return the text of a second: ``2022-03-22T12:15:00.``."""
         text = self._seconds.get(second)
         if text is None:
             if len(self._seconds) > 4_096:
@@ -363,7 +366,7 @@ class Recorder:
 
 
 TIME_STYLES = 4
-"""0 is how nearly all services write times; the others are of older ones."""
+"""Number of styles of times; nearly all services write style 0, older ones the others."""
 _HOUR_S = 3_600
 
 
@@ -371,14 +374,14 @@ def _styled(time_ms: int, style: int, second_text: Callable[[int], str]) -> str:
     if style == 0:
         return f"{second_text(time_ms // 1000)}{time_ms % 1000:03d}Z"
     second, ms = divmod(time_ms, 1000)
-    # They leave out a fraction that is zero, which is what many libraries do.
+    # These styles leave out a fraction that is zero, as many libraries do.
     if style == 1:
         text = second_text(second)
         return f"{text}{ms:03d}" if ms else text[:-1]
     if style == 2:
         text = second_text(second + _HOUR_S)
         return f"{text}{ms:03d}+01:00" if ms else f"{text[:-1]}+01:00"
-    # Microseconds, of which milliseconds count.
+    # Style 3 has microseconds, of which only the milliseconds count.
     return f"{second_text(second)}{ms:03d}{time_ms % 997:03d}Z"
 
 
@@ -386,5 +389,5 @@ REQUEST_FORMS = ("%d", '"r%x"', '{"requestId":"r%x"}', '{"requestId":%d}')
 
 
 def request_text(user: User, number: int) -> str:
-    """The normal form of a request's id."""
+    """Return the normal form of a request's id."""
     return f"r{number:x}" if "r%x" in user.request_form else str(number)

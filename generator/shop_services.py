@@ -1,7 +1,7 @@
-"""The services of the simulated shop: how long each step takes, what fails, what is lost.
+"""The services of the simulated shop: durations of steps, failures, and lost steps.
 
-Some minutes a service is slow, some a payment provider is overloaded. A bug loses a step now and
-then: it happened, but was never logged.
+In some minutes a service is slow, in some a payment provider is overloaded. A bug loses a step now
+and then: it happened, but was never logged.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from schemas.platform_logs import (
 PROVIDERS = ("cardline", "payfast", "bankwire", "coinpost")
 TRIES_MAX = 3
 LOST_STEP_SHARE = 0.004
-"""Of requests lose one step."""
+"""Share of requests that lose one step."""
 UNKNOWN_STEP_SHARE = 0.01
-"""Of requests pass through a service that is not in the catalogue."""
+"""Share of requests that pass through a service that is not in the catalogue."""
 ERROR_SHARE = 0.004
 SLOW_MINUTE_SHARE = 0.04
 SLOW_FACTOR = 8
 OVERLOADED_SHARE = 0.06
-"""Of the spans of OVERLOAD_SPAN_MS of each provider."""
+"""Share of the spans of OVERLOAD_SPAN_MS in which a provider is overloaded."""
 OVERLOAD_SPAN_MS = 180_000
 
 _BASE_MS = {LOGIN: 20, CATALOG: 12, CART: 8, RESERVATION: 25, PAYMENT: 15}
@@ -61,7 +61,7 @@ _NO_DATA = {
 
 
 class Services:
-    """Serves requests: each method is one operation, and gives (when it was done, status)."""
+    """Serves requests: each method is one operation, and returns (when it was done, status)."""
 
     def __init__(self, seed: int, chance: random.Random, recorder: Recorder) -> None:
         self._seed = seed
@@ -74,7 +74,7 @@ class Services:
         self._now_ms = 0
 
     def login(self, user: User, now_ms: int, *, right: bool) -> tuple[int, str]:
-        """A password, right or mistyped."""
+        """Check a password, right or mistyped."""
         self._begin(now_ms)
         self._plain(LOGIN, "LoginReq", "LoginDbReq")
         status = VALID if right else INVALID
@@ -82,13 +82,13 @@ class Services:
         return self._end(user), status
 
     def logout(self, user: User, now_ms: int) -> tuple[int, str]:
-        """One step; nothing answers."""
+        """Log out in one step, without an answer."""
         self._begin(now_ms)
         self._plain(LOGIN, "LogoutReq")
         return self._end(user), OK
 
     def catalog(self, user: User, now_ms: int, products: tuple[int, ...]) -> tuple[int, str]:
-        """A list of products."""
+        """Show a list of products."""
         self._begin(now_ms)
         self._plain(CATALOG, "CatalogReq", "CatalogDbReq")
         if self._random() < ERROR_SHARE:
@@ -102,7 +102,7 @@ class Services:
     def product(
         self, user: User, now_ms: int, product_id: int, linked: tuple[int, ...]
     ) -> tuple[int, str]:
-        """One product's page, often with products that go with it."""
+        """Show one product's page, often with products that go with it."""
         self._begin(now_ms)
         data = f'{{"productId":{product_id}}}'
         for action in ("CatalogProductReq", "CatalogProductDbReq"):
@@ -124,7 +124,7 @@ class Services:
         return self._end(user), OK
 
     def add_to_cart(self, user: User, now_ms: int, product_id: int) -> tuple[int, str]:
-        """One product into the cart."""
+        """Put one product into the cart."""
         self._begin(now_ms)
         data = f'{{"productId":{product_id}}}'
         self._log(Step(CART, "CartReqAdd", data, product_id=product_id))
@@ -135,7 +135,7 @@ class Services:
         return self._end(user), OK
 
     def reserve(self, user: User, now_ms: int, product_id: int) -> tuple[int, str]:
-        """What is in the cart, set aside."""
+        """Reserve what is in the cart."""
         self._begin(now_ms)
         data = f'{{"productId":{product_id}}}'
         self._log(Step(RESERVATION, "ReserveReq", data, product_id=product_id))
@@ -148,7 +148,7 @@ class Services:
         return self._end(user), OK
 
     def cancel_reservation(self, user: User, now_ms: int, product_id: int) -> tuple[int, str]:
-        """What was set aside is given back."""
+        """Cancel a reservation."""
         self._begin(now_ms)
         data = f'{{"productId":{product_id}}}'
         self._log(Step(RESERVATION, "CancelReservationReq", data, product_id=product_id))
@@ -158,7 +158,7 @@ class Services:
         return self._end(user), OK
 
     def buy(self, user: User, now_ms: int, product_id: int, amount_cents: int) -> tuple[int, str]:
-        """The provider is asked again where it times out or is overloaded."""
+        """Buy; the provider is asked again where it times out or is overloaded."""
         self._begin(now_ms)
         data = f'{{"productId":{product_id},"amount_cents":{amount_cents}}}'
         self._log(Step(PAYMENT, "BuyReq", data, product_id=product_id))
@@ -173,7 +173,7 @@ class Services:
         return self._end(user), status
 
     def refund(self, user: User, now_ms: int, amount_cents: int) -> tuple[int, str]:
-        """Money back; small sums without the provider."""
+        """Give money back; small sums without the provider."""
         self._begin(now_ms)
         self._log(Step(PAYMENT, "RefundReq", f'{{"amount_cents":{amount_cents}}}'))
         status = OK
@@ -213,7 +213,7 @@ class Services:
             self._log(_NO_DATA[server, action])
 
     def _log(self, step: Step) -> None:
-        """A step is logged when it begins; the first one at the moment of the request."""
+        """Log a step when it begins; the first one at the moment of the request."""
         if self._steps:
             base_ms = _BASE_MS.get(step.server, 5) * self._slowness(step.server)
             self._now_ms += self._latency_ms(base_ms)
@@ -225,7 +225,7 @@ class Services:
         return self._end(user), ERROR
 
     def _end(self, user: User) -> int:
-        """Log the request, and give the first moment after it."""
+        """Log the request, and return the first moment after it."""
         steps = self._steps
         chance = self._random()
         if chance < LOST_STEP_SHARE:
@@ -237,7 +237,7 @@ class Services:
         return self._now_ms + 1
 
     def _latency_ms(self, base_ms: int) -> int:
-        """Mostly around the base, rarely some ten times as much."""
+        """Return a latency, mostly around the base, rarely some ten times as long."""
         chance = self._random()
         square = chance * chance
         rare = square * square * square

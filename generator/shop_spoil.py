@@ -1,4 +1,4 @@
-"""Records of the simulated shop that are broken on their way: none of them can be decoded."""
+"""Records of the simulated shop that are broken on their way: no flow can decode them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from generator.malformed import NESTING_DEPTH
 _TIME = (b'"time":"', b'"timestamp":"', b'"event_time":"', b'"time":"')
 _NAME = (b'"action":"', b'"event":"', b'"event_type":"', b'"action":"')
 _USER = (b'"userId":', b'"user_id":', b'"user_id":', b'"cookie":')
-"""By topic, in the order of shop_records.TOPICS: fields that every record has."""
+"""Fields, as _TIME and _NAME, that every record has, by topic in the order of
+shop_records.TOPICS."""
 
 _BAD_TIMES = (
     b"yesterday",
@@ -22,11 +23,11 @@ _BAD_TIMES = (
 _NOT_OURS = (b"view of a product", b"<tag/>", b"\x00", b"[1,2", b'"text"', b"", b"null", b"[]")
 _NUMBERS = (b"NaN", b"1e999", b"-Infinity", b"9" * 400)
 _NESTED_SHARE = 0.01
-"""Of the broken: a record that is nested too deeply is as large as a hundred others."""
+"""Share of broken records that are nested too deeply: one is as large as a hundred others."""
 
 
 def spoiled(topic: int, value: bytes, random: Callable[[], float]) -> bytes:
-    """A broken copy of a record; the last of the bad times is in the future."""
+    """Return a broken copy of a record; the last of the bad times is in the future."""
     if random() < _NESTED_SHARE:
         return b'{"extra":' + b"[" * NESTING_DEPTH + b"]" * NESTING_DEPTH + b"," + value[1:]
     spoil = _SPOILERS[int(random() * len(_SPOILERS))]

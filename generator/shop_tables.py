@@ -1,4 +1,4 @@
-"""The files that the truth is written as: one Parquet file a table, sorted by all its columns.
+"""Files of the truth: one Parquet file per table, sorted by all its columns.
 
 Moments are milliseconds since 1970 UTC (``_ms``), ids are text, names are those of the tables
 that the flows write.
@@ -46,7 +46,7 @@ SHOP_ANSWERS: dict[str, dict[str, pl.DataType]] = {
         "hour_ms": _INT, "logged_in_by": _TEXT, "logins": _INT, "users": _INT,
     },
 }  # fmt: skip
-"""The views of shop_events."""
+"""Columns of the views of shop_events."""
 
 TABLES: dict[str, dict[str, pl.DataType]] = {
     "request_trace": _TRACE,
@@ -55,7 +55,7 @@ TABLES: dict[str, dict[str, pl.DataType]] = {
         "request_id": _TEXT, "user_id": _TEXT, "started_ms": _INT, "duration_ms": _INT,
         "steps": _INT, "hops": _INT, "servers": pl.List(_TEXT), "operation": _TEXT,
         "outcome": _TEXT,
-        # "Server.Action"; empty where none is missing.
+        # "Server.Action"; empty where no step is missing.
         "missing": _TEXT,
     },
     "online_user": {"user_id": _TEXT, "time_ms": _INT},
@@ -91,7 +91,7 @@ TABLES: dict[str, dict[str, pl.DataType]] = {
     },
     # The tag is the record as it was sent.
     "user_profiles": {"cookie": _TEXT, "action": _TEXT, "time_ms": _INT, "tag": _TEXT},
-    # How many records were sent, and how many of them were dead (malformed, future) or late.
+    # Numbers of records that were sent, that were dead (malformed, future), and that were late.
     "accounts": {
         "topic": _TEXT, "records": _INT, "malformed": _INT, "future": _INT, "late": _INT,
     },
@@ -99,7 +99,7 @@ TABLES: dict[str, dict[str, pl.DataType]] = {
 
 
 class Rows:
-    """The rows of one table, packed as they come."""
+    """Rows of one table, packed as they come."""
 
     def __init__(self, columns: dict[str, pl.DataType]) -> None:
         self._columns = columns
@@ -107,18 +107,18 @@ class Rows:
         self._packed: list[pl.DataFrame] = []
 
     def add(self, row: tuple[Any, ...]) -> None:
-        """A value for each column, in order."""
+        """Add a row: a value for each column, in order."""
         self._new.append(row)
         if len(self._new) >= CHUNK_ROWS:
             self._pack()
 
     def add_all(self, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Many of them."""
+        """Add many rows."""
         for row in rows:
             self.add(row)
 
     def frame(self) -> pl.DataFrame:
-        """All rows, sorted by all columns but lists, the first one first."""
+        """Return all rows, sorted by all columns but lists, the first one first."""
         self._pack()
         by = [name for name, kind in self._columns.items() if not isinstance(kind, pl.List)]
         return pl.concat(self._packed).sort(by)
@@ -129,7 +129,7 @@ class Rows:
 
 
 def write_tables(tables: dict[str, Rows], folder: Path) -> dict[str, int]:
-    """Write each table to ``<folder>/<name>.parquet``; how many rows each has.
+    """Write each table to ``<folder>/<name>.parquet``; return the number of rows by table.
 
     Raises OSError where the folder cannot be written to.
     """

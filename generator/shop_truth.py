@@ -1,40 +1,40 @@
-"""The truth about a simulated shop: what every table must hold in the end.
+"""The truth about a simulated shop: the content that every table must have in the end.
 
 Counted by the world itself, from what it knows of each record that it sent, in the order in
-which things happened: no record is decoded, no watermark kept, nothing comes out of order.
+which things happened: no record is decoded, there is no watermark, nothing comes out of order.
 
 Which records count
-    event time    is the time that stands in the record: of a user whose clock is wrong, too
+    event time    is the time in the record, also of a user whose clock is wrong
     dead          a record that cannot be decoded, or that is in the future (see shop_records):
-                  nowhere but in ``accounts``
-    late          counts in the tables of rows that stand on their own (ROWS_KEEP_LATE), and in
-                  no table of windows, sessions or requests
-    the end       after the last record event time goes on without any: each session that is
-                  still open ends by its timeout
+                  counts only in ``accounts``
+    late          counts in the tables of single rows (ROWS_KEEP_LATE), and in no table of
+                  windows, sessions or requests
+    the end       after the last record event time goes on without records: each session that
+                  is still open ends by its timeout
 
 Sessions (``time_online``, ``online_users``)
     A user is online from a LoginRep whose status is Valid to a LogoutReq (``logout``), the next
     such LoginRep (``relogin``), or SESSION_TIMEOUT_S after the user's last record
-    (``timeout``), whichever is first. Every record of platform_logs with that user id goes on
-    with the session, whatever its action; one that is SESSION_TIMEOUT_S or more after the one
+    (``timeout``), whichever is first. Every record of platform_logs with that user id continues
+    the session, whatever its action; a record that is SESSION_TIMEOUT_S or more after the one
     before finds it ended. The moment of the end is no longer part of the session. A LogoutReq
-    without a session, and records outside one, start none.
+    without a session, and records outside of sessions, start no session.
     ``active`` users of a minute have a record of any action in it, online or not; a user is
-    ``online`` at its end whose session holds its last millisecond. A minute without either has
-    no row.
+    ``online`` at its end whose session holds its last millisecond. A minute without active and
+    online users has no row.
     In shop_events a session begins with LoggingIn; it ends by the next one (``relogin``) or
     SESSION_TIMEOUT_S after the last event of any kind (``inactivity``).
 
 Failed logins
-    A LoginRep whose status is Invalid; those of a minute are counted however late they come. An
-    alert is raised by a failure that finds more than LOGIN_FAILURES_MAX of the user, itself
-    among them, in the LOGIN_WINDOW_S whole seconds that end with its own, if the failure before
-    it did not find as many: one alert a burst.
+    A LoginRep whose status is Invalid; those of a minute are counted however late they come. A
+    failure raises an alert if it finds more than LOGIN_FAILURES_MAX failures of the user, itself
+    included, in the LOGIN_WINDOW_S whole seconds that end with its own second, and the failure
+    before it did not find as many: one alert per burst.
 
 Requests
     All records of a request id that are on time. ``duration_ms``: from the first to the last;
-    ``steps``: how many; ``servers``: in order, one after another the same only once; ``hops``:
-    how often the server changes. ``operation``, ``missing`` and ``outcome``: by
+    ``steps``: their number; ``servers``: in order, without repetition in a row; ``hops``: the
+    number of changes of server. ``operation``, ``missing`` and ``outcome``: by
     ``schemas.operations``, where a step failed if ``platform_logs.is_failed`` says so.
 
 Service health
@@ -83,7 +83,7 @@ ROWS_KEEP_LATE = frozenset({
     "request_trace", "user_trace", "failed_login", "failed_logins_per_minute", "user_profiles",
     *SHOP_ANSWERS,
 })  # fmt: skip
-"""The tables in which late records count."""
+"""Tables in which late records count."""
 _TAKE_ROWS = 10_000
 
 Moment = tuple[int, Logged]
@@ -112,7 +112,7 @@ class Truth:
         self._tags = 0
 
     def request(self, user: User, request_id: str, steps: list[tuple[int, int, Logged]]) -> None:
-        """See Observer."""
+        """Count the steps of a request; see Observer."""
         user_id = user.key.decode()
         on_time = []
         for time_ms, rule, step in steps:
@@ -172,7 +172,7 @@ class Truth:
     def event(
         self, user: User, time_ms: int, rule: int, kind: str, facts: tuple[Any, ...]
     ) -> None:
-        """See Observer."""
+        """Count a shop event; see Observer."""
         if not self._counts(EVENTS_TOPIC, rule):
             return
         self._answers.event(user.id, time_ms, kind, facts)
@@ -184,7 +184,7 @@ class Truth:
                 self._shop_online.record(user_id, time_ms)
 
     def store(self, user: User, time_ms: int, rule: int, kind: str, product: StoreProduct) -> None:
-        """See Observer."""
+        """Count a store event; see Observer."""
         if not self._counts(STORE, rule) or rule != ON_TIME:
             return
         metrics = self._metrics[time_ms]
@@ -200,7 +200,7 @@ class Truth:
             metrics[4] += product.price_cents
 
     def tag(self, user: User, time_ms: int, rule: int, tag: TagFacts, value: bytes) -> None:
-        """See Observer."""
+        """Count a user tag; see Observer."""
         if not self._counts(TAGS, rule):
             return
         self._tags += 1
@@ -219,11 +219,11 @@ class Truth:
             self._views[minute_ms, TAGS, tag.product_id, user.cookie.decode()][0] += 1
 
     def dead(self, topic: int) -> None:
-        """See Observer."""
+        """Count a record that cannot be decoded; see Observer."""
         self._accounts[topic].update(("records", "malformed"))
 
     def _counts(self, topic: int, rule: int) -> bool:
-        """Note a record; whether it counts in any table."""
+        """Note a record; return whether it counts in any table."""
         account = self._accounts[topic]
         account["records"] += 1
         if rule == FUTURE:
@@ -242,7 +242,7 @@ class Truth:
         self._rows["shop_sessions"].add((user_id, login_ms, end_ms, spent_s, ended_by))
 
     def tables(self) -> dict[str, Rows]:
-        """All tables, the world having ended; nothing more may be observed."""
+        """Return all tables once the world has ended; nothing more may be observed."""
         self._online.end()
         self._shop_online.end()
         rows = self._rows
@@ -281,14 +281,14 @@ class Truth:
 
 
 def percentiles(durations: Iterable[int]) -> tuple[int, int, int]:
-    """p50, p95 and p99 by rank; there must be one duration at least."""
+    """Return p50, p95 and p99 by rank; there must be at least one duration."""
     ordered = sorted(durations)
     p50, p95, p99 = (ordered[(len(ordered) * p + 99) // 100 - 1] for p in (50, 95, 99))
     return p50, p95, p99
 
 
 def truth_of(world: ShopWorld) -> dict[str, Rows]:
-    """Live through a world, and give its tables. Raises ValueError for one without end."""
+    """Live through a world, and return its tables. Raises ValueError for a world without end."""
     if world.total is None:
         raise ValueError("only a world with a total has a truth")
     truth = Truth()
@@ -299,7 +299,7 @@ def truth_of(world: ShopWorld) -> dict[str, Rows]:
 
 
 def write_truth(world: ShopWorld, folder: Path) -> dict[str, int]:
-    """Write the truth of a world as one Parquet file a table; how many rows each has.
+    """Write the truth of a world as one Parquet file per table; return the rows by table.
 
     Raises ValueError for a world without end, and OSError.
     """

@@ -1,4 +1,4 @@
-"""What users do in the simulated shop, one action after the other, by their habits."""
+"""Actions of users in the simulated shop, one after the other, by their habits."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ACTIONS_MIN, ACTIONS_SPREAD = 4, 24
 LISTED_MAX = 12
 LINKED_MAX = 4
 HOT_FOR_MS = 120_000
-"""How long others look at a product that somebody shared."""
+"""Milliseconds for which others look at a product that somebody shared."""
 HOT_SHARE = 0.3
 LEAVES_SHARE = 0.02
-"""Of actions are followed by a long absence, after which the visit goes on."""
+"""Share of actions that are followed by a long absence, after which the visit goes on."""
 LEAVES_MIN_MS, LEAVES_SPREAD_MS = 1_200_000, 1_500_000
-"""Some come back before the session has timed out, some after it."""
+"""Absence: some users come back before the session has timed out, some after it."""
 THINKS_MIN_MS, THINKS_SPREAD_MS = 800, 24_000
 LOGIN_SHARE = 0.9
 MISTYPE_SHARE = 0.12
@@ -30,10 +30,10 @@ MISTYPES_MAX = 7
 REGISTER_SHARE = 0.05
 FORGETS_LOGOUT_SHARE = 0.55
 LOGS_IN_AGAIN_SHARE = 0.02
-"""Of actions of a user who has logged in are another login, as on a second device."""
+"""Share of actions of a logged-in user that are another login, as on a second device."""
 
 Action = Callable[["Visits", User, int], int]
-"""Does it at a moment in ms, and gives the first moment after it."""
+"""Function that does an action at a moment in ms, and returns the first moment after it."""
 
 
 class Visits:
@@ -52,11 +52,12 @@ class Visits:
         self._reviews = 0
 
     def begin(self, user: User) -> None:
-        """The user comes."""
+        """Begin a visit of the user."""
         user.actions_left = ACTIONS_MIN + int(self._random() * ACTIONS_SPREAD)
 
     def act(self, user: User, now_ms: int) -> int | None:
-        """Do the next thing; when the one after it is due, or None where the user has left."""
+        """Do the next action; return when the one after it is due, or None when the user has
+        left."""
         if user.failures_left < 0 and not user.logged_in:
             return self._arrive(user, now_ms)
         if user.failures_left > 0:
@@ -112,7 +113,7 @@ class Visits:
         return done_ms + 1
 
     def _pick(self) -> int:
-        """A product by its popularity."""
+        """Return a product by its popularity."""
         ends = self._shop.popularity
         return bisect_right(ends, int(self._random() * ends[-1]))
 
@@ -321,7 +322,7 @@ _FILTERS = (
 )
 
 _WEIGHTS: dict[Action, tuple[int, int, int]] = {
-    # The three habits: who looks around, who buys, who searches.
+    # The three habits are those of users who look around, who buy, and who search.
     Visits._browse: (16, 8, 6),
     Visits._search: (6, 6, 22),
     Visits._filter: (4, 3, 9),

@@ -5,8 +5,8 @@ One world from a seed, as a Source: ``platform_logs``, ``shop_events``, ``store_
 seed) alone, one draw after the other, so a world is entered at a row by living through all
 before it; it is the same bytes however it is cut and at whatever pace it is sent.
 
-Its memory is the users that are in the shop and the records that wait for their moment: it does
-not grow with the length of the stream.
+Its memory is the users that are in the shop and the records that are not due yet: it does not grow
+with the length of the stream.
 
 With ``total`` the world ends with exactly so many records; its truth (``shop_truth``) is that of
 all of them.
@@ -50,9 +50,9 @@ USERS = 50_000
 RECORDS_PER_S = 1_000
 RECORDS_PER_S_MAX = 100_000
 RECORDS_A_VISIT = 75
-"""About; the rate of the arrivals follows from it."""
+"""Records per visit, about; the rate of the arrivals follows from it."""
 CROWD_S = 180
-"""As many users as arrive in this time come within the first minute, for the shop was open."""
+"""Seconds whose arrivals come within the first minute, as if the shop had been open before."""
 CROWD_WITHIN_MS = 60_000
 FIRST_USER_ID = 1_000_000
 
@@ -64,15 +64,15 @@ _NO_LIMIT_MS = 2**62
 
 @dataclass(frozen=True)
 class ShopWorld:
-    """A seeded shop. ``records_per_s`` is how many fall into a second of event time, about.
+    """A seeded shop with about ``records_per_s`` records per second of event time.
 
     ``odd_shapes`` is the share of users whose services are old ones: ids nested or of the other
-    type, times without a zone, with another, or with microseconds.
+    type, times without a zone, with another zone, or with microseconds.
     """
 
     seed: int = 0
     total: int | None = None
-    """Records of all topics together; None for a world without end."""
+    """Number of records of all topics together; None for a world without end."""
     disturbances: Disturbances = field(default_factory=Disturbances)
     start_ms: int = START_MS
     records_per_s: int = RECORDS_PER_S
@@ -80,7 +80,7 @@ class ShopWorld:
     odd_shapes: float = 0.02
 
     def __post_init__(self) -> None:
-        """Raises ValueError for options that make no world."""
+        """Raise ValueError for options that are not valid."""
         if not 1 <= self.records_per_s <= RECORDS_PER_S_MAX:
             raise ValueError(
                 f"records a second takes 1 to {RECORDS_PER_S_MAX:,}, not {self.records_per_s}"
@@ -98,12 +98,13 @@ class ShopWorld:
 
     @property
     def name(self) -> str:
-        """See Source."""
+        """Return the name for a progress file; see Source."""
         return f"shop-{self.seed}"
 
     @property
     def identity(self) -> str:
-        """See Source. The total is part of it: the last records depend on it."""
+        """Return the identity; see Source. The total is part of it: the last records depend on
+        it."""
         return (
             f"world shop seed={self.seed} total={self.total} start_ms={self.start_ms} "
             f"records_per_s={self.records_per_s} users={self.users} "
@@ -112,11 +113,11 @@ class ShopWorld:
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """See Source."""
+        """Return all topics; see Source."""
         return TOPICS
 
     def open(self, row: int) -> ShopStream:
-        """See Source: lives through all rows before this one, some 100,000 a second."""
+        """Live through all rows before this one, some 100,000 per second; see Source."""
         stream = ShopStream(self)
         stream.skip(row)
         return stream
@@ -126,7 +127,7 @@ class ShopStream:
     """A shop that is open; ``observer`` is told of all that is sent."""
 
     mark = ""
-    """See Stream."""
+    """No mark: the identity tells the rows apart; see Stream."""
 
     def __init__(self, world: ShopWorld, observer: Observer | None = None) -> None:
         chance = random.Random(f"footfall shop {world.seed}")
@@ -138,7 +139,7 @@ class ShopStream:
         services = Services(world.seed, chance, self._recorder)
         self._visits = Visits(world.seed, chance, services, self._recorder)
         self._agenda: list[tuple[int, int, User]] = []
-        """A heap: when a user acts next, and a number that makes it unique."""
+        """Heap of (when a user acts next, a number that makes it unique, the user)."""
         self._here: set[int] = set()
         self._turns = 0
         self._gap_us = 1_000_000 * RECORDS_A_VISIT / world.records_per_s
@@ -147,7 +148,7 @@ class ShopStream:
         self._open_doors()
 
     def take(self, rows_max: int, until_ms: int | None = None) -> Batch:
-        """See Stream; a row is due at the moment it is sent in the shop."""
+        """Return the next rows; see Stream. A row is due at the moment it is sent in the shop."""
         writes: list[list[Record]] = [[] for _ in TOPICS]
         limit_ms = _NO_LIMIT_MS if until_ms is None else until_ms
         rows = 0
@@ -168,23 +169,23 @@ class ShopStream:
 
     @property
     def at_end(self) -> bool:
-        """See Stream."""
+        """Return whether no row is left; see Stream."""
         return not self._prepare()
 
     def next_time_ms(self) -> int | None:
-        """See Stream."""
+        """Return when the next row is sent; see Stream."""
         return self._recorder.due[0][0] if self._prepare() else None
 
     def close(self) -> None:
-        """See Stream."""
+        """Do nothing; see Stream."""
 
     @property
     def held(self) -> int:
-        """How many users and records are kept: what the memory goes with."""
+        """Return the number of users and records that are held, which the memory follows."""
         return len(self._agenda) + len(self._recorder.due)
 
     def _prepare(self) -> bool:
-        """Live on until the next record is known; False where there is none."""
+        """Live on until the next record is known; return False where there is none."""
         recorder, agenda = self._recorder, self._agenda
         while recorder.left:
             next_ms = self._next_us // 1000
@@ -196,7 +197,7 @@ class ShopStream:
         return bool(recorder.due)
 
     def _live(self, now_ms: int) -> None:
-        """Let the one act whose turn it is, or somebody come."""
+        """Let the user whose turn it is act, or a new one arrive."""
         if not self._agenda or self._agenda[0][0] > now_ms:
             self._arrive(now_ms)
             self._next_us += 1 + int(2 * self._gap_us * self._random())
@@ -226,7 +227,7 @@ class ShopStream:
 
 
 def user_of(world: ShopWorld, number: int) -> User:
-    """A user, the same at every visit."""
+    """Return a user, the same at every visit."""
     lanes = np.arange(4, dtype=np.int64) + 4 * number
     name, shape, clock, home = (int(x) for x in draw(world.seed, _LANE_USER, lanes))
     user_id = FIRST_USER_ID + number
@@ -254,11 +255,11 @@ def user_of(world: ShopWorld, number: int) -> User:
 
 
 def _clock_of(disturbances: Disturbances, bits: int) -> tuple[int, int]:
-    """Which clock a user has, and what it is wrong by."""
+    """Return (the kind of a user's clock, its error in ms)."""
     chance, rest = bits % 2**32, bits >> 32
     far = int(threshold(disturbances.clocks_far_off))
     if chance < far:
-        # A few are ahead by decades; most of those far off have stood still for hours.
+        # A few are ahead by decades; most clocks far off have been stopped for hours.
         return (AHEAD, 0) if rest % 4 == 0 else (BEHIND, LATE_AGE_MS + rest % LATE_SPREAD_MS)
     little = far + int(threshold(disturbances.clocks_a_little_off))
     if chance < little:

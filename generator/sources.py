@@ -1,4 +1,4 @@
-"""What a driver pushes and where to: the protocols of this room."""
+"""Protocols of this room: what a driver pushes, and where to."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 Record = tuple[bytes | None, bytes]
-"""(key, value) of a record of a topic."""
+"""Record of a topic: (key, value)."""
 
 
 class GeneratorError(Exception):
-    """A world, a replay or a load cannot go on; the message says what to do.
+    """A world, a replay or a load that cannot go on; the message says what to do.
 
     ProgressError   the progress file does not fit what is pushed, or is in use
     LoadError       the HTTP server cannot be reached or spoken to
@@ -21,7 +21,7 @@ class GeneratorError(Exception):
 
 
 class TopicWriter(Protocol):
-    """Appends records to topics."""
+    """A writer that appends records to topics."""
 
     def write(self, topic: str, records: Sequence[Record]) -> None:
         """Return when all are acknowledged."""
@@ -29,11 +29,11 @@ class TopicWriter(Protocol):
 
 @dataclass(frozen=True)
 class TopicView:
-    """How a resume looks at the topics it writes to.
+    """A resume's access to the topics that it writes to.
 
-    ``end_offsets(topic)`` gives the next offset of every partition;
-    ``read_tail(topic, partition, from_offset)`` the values from there to the end, in order;
-    ``partition_of(topic, key)`` the partition that the writer puts a key into.
+    ``end_offsets(topic)`` gives the next offset of every partition; ``read_tail(topic, partition,
+    from_offset)`` the values from there to the end, in order; ``partition_of(topic, key)`` the
+    partition that the writer puts a key into.
     """
 
     end_offsets: Callable[[str], list[int]]
@@ -48,28 +48,29 @@ class Batch:
     rows: int
     writes: list[tuple[str, list[Record]]]
     event_time_ms: int | None
-    """The newest event time up to here, None as long as no row had one."""
+    """Newest event time up to here; None as long as no row had one."""
 
 
 class Stream(Protocol):
     """A source that is being read, from some row on."""
 
     def take(self, rows_max: int, until_ms: int | None = None) -> Batch:
-        """The next rows, at most so many and none with an event time after ``until_ms``.
+        """Return at most ``rows_max`` next rows, without event times after ``until_ms``.
 
         Raises SourceError where the rows can be read no further.
         """
 
     @property
     def mark(self) -> str:
-        """Tells the rows before the next one from any others; "" where the identity does."""
+        """Return a text that tells the rows before the next one from others; "" where the identity
+        does."""
 
     @property
     def at_end(self) -> bool:
-        """Whether no row is left."""
+        """Return whether no row is left."""
 
     def next_time_ms(self) -> int | None:
-        """The event time of the next row, None where it has none."""
+        """Return the event time of the next row; None where it has none."""
 
     def close(self) -> None:
         """Release files. Never raises."""
@@ -80,15 +81,16 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """Short and safe in a file name; a progress file is named for it."""
+        """Return a short name, safe in a file name, for the progress file."""
 
     @property
     def identity(self) -> str:
-        """All that decides the bytes, with the marks of its streams; another source differs."""
+        """Return all that decides the bytes, with the marks of its streams; another source
+        differs."""
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """Every topic that is written to."""
+        """Return every topic that is written to."""
 
     def open(self, row: int) -> Stream:
         """Read from this row on. Raises SourceError."""
@@ -99,30 +101,30 @@ class World(Protocol):
 
     @property
     def topic(self) -> str:
-        """Where its records belong."""
+        """Return the topic that its records belong to."""
 
     def batch(self, start: int, count: int) -> list[Record]:
-        """The records of indices ``start`` to ``start + count - 1``."""
+        """Return the records of indices ``start`` to ``start + count - 1``."""
 
     def time_ms(self, index: int) -> int:
-        """The event time at which the record of this index is sent."""
+        """Return the event time at which the record of this index is sent."""
 
     def index_after(self, time_ms: int) -> int:
-        """The first index whose time is after ``time_ms``."""
+        """Return the first index whose time is after ``time_ms``."""
 
 
 class WorldStream:
-    """A world, read from an index on. It never ends."""
+    """A world that is read from an index on. It never ends."""
 
     mark = ""
-    """See Stream."""
+    """No mark: the identity tells the rows apart; see Stream."""
 
     def __init__(self, world: World, row: int) -> None:
         self._world = world
         self._row = row
 
     def take(self, rows_max: int, until_ms: int | None = None) -> Batch:
-        """See Stream."""
+        """Return the next rows; see Stream."""
         rows = rows_max
         if until_ms is not None:
             rows = min(rows, max(0, self._world.index_after(until_ms) - self._row))
@@ -134,12 +136,12 @@ class WorldStream:
 
     @property
     def at_end(self) -> bool:
-        """See Stream."""
+        """Return False: a world never ends; see Stream."""
         return False
 
     def next_time_ms(self) -> int | None:
-        """See Stream."""
+        """Return the event time of the next row; see Stream."""
         return self._world.time_ms(self._row)
 
     def close(self) -> None:
-        """See Stream."""
+        """Do nothing; see Stream."""

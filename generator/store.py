@@ -29,7 +29,8 @@ EVENTS_PER_S_MAX = 1_000_000
 SHARES = {"view": 0.93, "cart": 0.04, "remove_from_cart": 0.01, "purchase": 0.02}
 CATEGORY_CODE_SHARE = 0.67
 BRAND_SHARE = 0.86
-"""Of the products have a category code, and a brand; the export has nothing for the others."""
+"""Share of products with a brand (CATEGORY_CODE_SHARE with a category code); the export has
+nothing for the others."""
 
 _LANE_VISITOR, _LANE_PRODUCT, _LANE_USER = 201, 202, 203
 _LANE_SESSION_1, _LANE_SESSION_2, _LANE_GAPS = 204, 205, 206
@@ -40,13 +41,13 @@ _UUID_GROUPS = ((0, 8), (8, 12), (12, 16), (16, 20), (20, 32))
 
 @dataclass(frozen=True)
 class StoreWorld:
-    """A seeded world of store events, ``events_per_s`` of them in a second of event time."""
+    """A seeded world of store events, ``events_per_s`` of them per second of event time."""
 
     seed: int = 0
     events_per_s: int = 1_000
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a number of events that makes no world."""
+        """Raise ValueError for a number of events that is not valid."""
         if not 1 <= self.events_per_s <= EVENTS_PER_S_MAX:
             raise ValueError(
                 f"events a second takes 1 to {EVENTS_PER_S_MAX:,}, not {self.events_per_s}"
@@ -54,38 +55,38 @@ class StoreWorld:
 
     @property
     def topic(self) -> str:
-        """See World."""
+        """Return the topic; see World."""
         return STORE_EVENTS.name
 
     @property
     def name(self) -> str:
-        """See Source."""
+        """Return the name for a progress file; see Source."""
         return f"{self.topic}-{self.seed}"
 
     @property
     def identity(self) -> str:
-        """See Source."""
+        """Return the identity; see Source."""
         return f"world {self.topic} seed={self.seed} events_per_s={self.events_per_s}"
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """See Source."""
+        """Return the topic as a tuple; see Source."""
         return (self.topic,)
 
     def open(self, row: int) -> WorldStream:
-        """See Source."""
+        """Read from this row on; see Source."""
         return WorldStream(self, row)
 
     def time_ms(self, index: int) -> int:
-        """The event time of a record."""
+        """Return the event time of a record."""
         return (START_S + index // self.events_per_s) * 1000
 
     def index_after(self, time_ms: int) -> int:
-        """The first index whose time is after ``time_ms``."""
+        """Return the first index whose time is after ``time_ms``."""
         return max(0, (time_ms // 1000 - START_S + 1) * self.events_per_s)
 
     def batch(self, start: int, count: int) -> list[Record]:
-        """Records ``start`` to ``start + count - 1``: (user id, compact JSON)."""
+        """Return records ``start`` to ``start + count - 1``: (user id, compact JSON)."""
         if start < 0 or count < 0:
             raise ValueError(f"no records {start} to {start + count - 1}")
         index = np.arange(start, start + count, dtype=np.int64)
@@ -112,7 +113,7 @@ class StoreWorld:
         return list(zip(keys, values, strict=True))
 
     def _session_of(self, second: Indices, half: Bits) -> Indices:
-        """A number for each session: the place it takes in the shop, and its turn there."""
+        """Return a number for each session: the place it takes in the shop, and its turn there."""
         places = max(1, self.events_per_s * SESSION_S // SESSION_EVENTS)
         place = pick(half, places)
         # Places change hands at different seconds, so that sessions overlap evenly.

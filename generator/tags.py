@@ -45,16 +45,17 @@ ORIGINS = 1_000
 BUY_SHARE = 0.1
 HOT_COOKIES = 50
 HOT_SHARE = 0.05
-"""Of the traffic goes to the hot cookies, the hottest of which gets about a fifth of it."""
+"""Share of the traffic of the hot cookies, of which the hottest gets about a fifth."""
 
 LATE_AGE_MS = 5_000 + 60_000 + 600_000 + 5_000
-"""The watermark's delay, a window, its lateness, and a margin for a quiet partition."""
+"""Sum of the watermark's delay, a window, its lateness, and a margin for a quiet partition."""
 LATE_SPREAD_MS = 600_000
 OUT_OF_ORDER_AGE_MS = 200
 OUT_OF_ORDER_SPREAD_MS = 4_700
 DUPLICATE_DISTANCE_MAX = 1_000
 DISORDER_SHARE_MAX = 0.9
-"""Bounds the search for the record that a duplicate of a duplicate repeats."""
+"""Most disorder, which bounds the search for the record that a duplicate of a duplicate
+repeats."""
 
 CLEAN, LATE, OUT_OF_ORDER, DUPLICATE, MALFORMED = range(5)
 GOOD_KINDS = ("clean", "late", "out_of_order", "duplicate")
@@ -86,7 +87,7 @@ class TagWorld:
     malformed_kinds: tuple[str, ...] = MALFORMED_KINDS
 
     def __post_init__(self) -> None:
-        """Raises ValueError for shares or kinds that make no world."""
+        """Raise ValueError for shares or kinds that are not valid."""
         shares = (self.late, self.out_of_order, self.duplicate, self.malformed)
         if min(shares) < 0 or sum(shares) > DISORDER_SHARE_MAX + 1e-9:
             raise ValueError(
@@ -102,22 +103,22 @@ class TagWorld:
 
     @property
     def topic(self) -> str:
-        """See World."""
+        """Return the topic; see World."""
         return USER_TAGS.name
 
     @property
     def name(self) -> str:
-        """See Source."""
+        """Return the name for a progress file; see Source."""
         return f"{self.topic}-{self.seed}"
 
     @property
     def hot_cookies(self) -> list[str]:
-        """The cookies that pass 200 tags soonest, the hottest first."""
+        """Return the cookies that pass 200 tags soonest, the hottest first."""
         return [name.decode() for name in self._cookie_names(np.arange(HOT_COOKIES))]
 
     @property
     def identity(self) -> str:
-        """See Source."""
+        """Return the identity; see Source."""
         options = asdict(self)
         if not self.malformed or self.malformed_kinds == MALFORMED_KINDS:
             del options["malformed_kinds"]
@@ -125,23 +126,23 @@ class TagWorld:
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """See Source."""
+        """Return the topic as a tuple; see Source."""
         return (self.topic,)
 
     def open(self, row: int) -> WorldStream:
-        """See Source."""
+        """Read from this row on; see Source."""
         return WorldStream(self, row)
 
     def time_ms(self, index: int) -> int:
-        """The event time of the world when it sends this record."""
+        """Return the event time of the world when it sends this record."""
         return START_MS + index
 
     def index_after(self, time_ms: int) -> int:
-        """The first index that is sent after ``time_ms``."""
+        """Return the first index that is sent after ``time_ms``."""
         return max(0, time_ms - START_MS + 1)
 
     def batch(self, start: int, count: int) -> list[Record]:
-        """Records ``start`` to ``start + count - 1``: (cookie, compact JSON)."""
+        """Return records ``start`` to ``start + count - 1``: (cookie, compact JSON)."""
         columns = self._columns(start, count)
         cookies = self._cookie_names(columns.cookie)
         text = _fragments(self.seed)
@@ -171,14 +172,15 @@ class TagWorld:
         return list(zip(cookies, values, strict=True))
 
     def kinds(self, start: int, count: int) -> list[str]:
-        """What each record is: one of GOOD_KINDS, or the way in which it is malformed."""
+        """Return the kind of each record: one of GOOD_KINDS, or the way in which it is
+        malformed."""
         return [
             self._spoiling(start + row)[0] if kind == MALFORMED else GOOD_KINDS[kind]
             for row, kind in enumerate(self._columns(start, count).kind.tolist())
         ]
 
     def tags(self, start: int, count: int) -> list[dict[str, Any]]:
-        """The good records as ``{"index", "kind", "time_ms", "tag"}``, for a check by hand.
+        """Return the good records as ``{"index", "kind", "time_ms", "tag"}``, for a check by hand.
 
         ``tag`` is the record as a JSON reader gives it; ``kind`` is one of GOOD_KINDS.
         """
@@ -214,7 +216,7 @@ class TagWorld:
 
     @cached_property
     def _kind_ends(self) -> NDArray[np.uint64]:
-        """Bounds of half a draw for malformed, duplicate, late, out of order, in this order."""
+        """Return bounds of half a draw: malformed, duplicate, late, out of order."""
         shares = np.cumsum([self.malformed, self.duplicate, self.late, self.out_of_order])
         return np.array([threshold(share) for share in shares], dtype=np.uint64)
 
@@ -224,7 +226,7 @@ class TagWorld:
         return order[np.searchsorted(self._kind_ends, halves, side="right")]
 
     def _repeated(self, index: Indices, kind: Indices) -> Indices:
-        """The index whose record each of these is: itself, but for duplicates.
+        """Return the index whose record each of these is: itself, except for duplicates.
 
         A duplicate that would repeat a malformed record, or one before the first, is clean.
         """
@@ -267,7 +269,7 @@ class TagWorld:
         )
 
     def _ages(self, index: Indices) -> Indices:
-        """How far behind the world's time each record is, in ms."""
+        """Return how far behind the world's time each record is, in ms."""
         kind = self._drawn_kinds(index)
         chance = high(draw(self.seed, _LANE_AGE, index))
         age = np.zeros(len(index), dtype=np.int64)
@@ -282,7 +284,8 @@ class TagWorld:
         return [names[at : at + 16] for at in range(0, len(names), 16)]
 
     def _spoiling(self, index: int) -> tuple[str, int]:
-        """How a malformed record is malformed; a too large one is rare, for it is a MiB."""
+        """Return how a malformed record is malformed; too large ones are rare, being a MiB
+        each."""
         bits = draw(self.seed, _LANE_SPOIL, np.array([index]))
         weights = [1 if kind == TOO_LARGE else 20 for kind in self.malformed_kinds]
         position = int(low(bits)[0]) % sum(weights)
@@ -305,7 +308,7 @@ class _Columns:
 
 @dataclass(frozen=True)
 class _Fragments:
-    """The texts between which a record's own few bytes stand."""
+    """Texts between which a record's own few bytes are put."""
 
     milliseconds: NDArray[np.object_]
     home: NDArray[np.object_]
@@ -348,7 +351,7 @@ def _column(texts: Any) -> NDArray[np.object_]:
 
 
 def _home_of(bits: Bits) -> Indices:
-    """Country and device of a cookie as one number: a cookie stays where it is."""
+    """Return country and device of a cookie as one number: a cookie stays where it is."""
     device = np.searchsorted(_DEVICE_ENDS, low(bits), side="right")
     return _COUNTRY.pick(mix(bits)) * len(_DEVICES) + device
 

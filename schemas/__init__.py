@@ -1,1 +1,1 @@
-"""Every name that crosses a process boundary: events, topics, tables, profiles, settings."""
+"""Names that cross a process boundary: events, topics, tables, profiles, settings."""

@@ -1,7 +1,7 @@
-"""Addresses of servers and files, read from the URLs of the settings: what each takes.
+"""Addresses of servers and files, read from the URLs of the settings.
 
-An AddressError says what is wrong in words alone. No part of the URL is in it, because any part
-may be a password that stands in the wrong place.
+An AddressError says what is wrong without any part of the URL, because any part may be a password
+in the wrong place.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%\w+)?)\]|([\w.-]+))(?::([0-9]+))?")
 
 Host = tuple[str, int]
-"""A name or number, and a port."""
+"""Host name or number, and port."""
 _led_somewhere: set[str] = set()
-"""Names that have had an address since this process began: their server may be started again."""
+"""Names that have had an address since this process began: their server may be restarting."""
 
 
 class AddressError(ValueError):
-    """The text is not an address; the message says what is taken, and shows nothing of it."""
+    """A text that is not an address; the message says what is taken, and shows no part of it."""
 
 
 def scheme_of(url: str) -> str:
-    """Return what stands before ``://``, in lower case; nothing where that is missing."""
+    """Return what is before ``://``, in lower case; "" where that is missing."""
     found = _SCHEME.match(url)
     return found[1].lower() if found else ""
 
@@ -52,7 +52,7 @@ def shown_host(host: Host) -> str:
 
 
 def unresolved(hosts: Iterable[Host]) -> str | None:
-    """Return which names have no address and never had, where that is true of all; else None."""
+    """Return the names, if no host has or ever had an address; else None."""
     names = []
     for name, port in hosts:
         try:
@@ -110,7 +110,7 @@ def kafka_hosts(url: str) -> tuple[Host, ...]:
 
 
 def broker_hosts(text: str) -> tuple[Host, ...]:
-    """Return the brokers of a list; ``PLAINTEXT://`` may stand before each."""
+    """Return the brokers of a list; each may begin with ``PLAINTEXT://``."""
     items = []
     for item in text.split(","):
         listener, separator, host = item.strip().rpartition("://")
@@ -154,7 +154,7 @@ class UrlParts(NamedTuple):
     password: str
     hosts: str
     after: str
-    """The path, and what follows it."""
+    """Path, and what follows it."""
 
     def need_nothing_after(self, takes: str) -> None:
         """Raise AddressError where something follows the hosts."""
@@ -201,7 +201,7 @@ def decoded(text: str, takes: str) -> str:
 
 
 def hosts_in(text: str, port: int, takes: str) -> tuple[Host, ...]:
-    """Return the hosts of a list, with a port for those that name none."""
+    """Return the hosts of a list, with ``port`` for those without a port."""
     found = []
     for item in filter(None, map(str.strip, text.split(","))):
         match = _HOST.fullmatch(item)
@@ -232,22 +232,22 @@ def hosts_in(text: str, port: int, takes: str) -> tuple[Host, ...]:
 
 
 class OwnHosts:
-    """The names that a request may call this server by in its header Host.
+    """Names that a request may call this server by in its header Host.
 
-    A page of another origin can have its own name lead to this machine; the browser then takes
-    the server for that page's own. Such a name is not among these.
+    A page of another origin can have its own name lead to this machine; the browser then takes the
+    server for that page's own. Such a name is not among these.
     """
 
     def __init__(self, listens_on: str = "127.0.0.1", allowed: Collection[str] = ()) -> None:
         self._is_any = ANY_HOST in allowed
         self._names = LOOPBACK_NAMES | {listens_on.lower()} | set(allowed)
         address = ip_of(listens_on)
-        # Listening on all of the machine's addresses, it is known by each of them: a number can
-        # not be made to lead elsewhere, as a name can.
+        # A server that listens on all of the machine's addresses is known by each of them: a
+        # number cannot be made to lead elsewhere, as a name can.
         self._is_any_number = address is not None and address.is_unspecified
 
     def know(self, host: str) -> bool:
-        """Tell whether the value of a header Host, with or without a port, is one of ours."""
+        """Return whether the value of a header Host, with or without a port, is one of ours."""
         if self._is_any:
             return True
         name = _without_port(host).rstrip(".").lower()
@@ -261,7 +261,7 @@ def _without_port(host: str) -> str:
 
 
 def ip_of(text: str) -> IPv4Address | IPv6Address | None:
-    """Return the number that a text is, or None."""
+    """Return the IP address that a text is, or None."""
     try:
         return ip_address(text)
     except ValueError:

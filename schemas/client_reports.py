@@ -1,4 +1,4 @@
-"""``visits`` and ``activities``: what clients of the shop report of themselves over HTTP."""
+"""``visits`` and ``activities``: reports of the shop's clients about themselves, over HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Addresses of ClickHouse and PostgreSQL: who is asked, as whom, and how it is secured."""
+"""Addresses of ClickHouse and PostgreSQL: server, user, and how the connection is secured."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
 
 @dataclass(frozen=True, slots=True)
 class ClickHouseAddress:
-    """The place of a ClickHouse, and how it is spoken to: all clients ask this."""
+    """The place of a ClickHouse, and how to connect to it, for all clients."""
 
     scheme: str
     host: str
     port: int
     user: str = ""
-    """Empty where the URL names neither a user nor a password."""
+    """User's name; empty where the URL names neither a user nor a password."""
     password: str = field(default="", repr=False)
     database: str = ""
     ca_cert: str = ""
@@ -35,25 +35,25 @@ class ClickHouseAddress:
 
     @property
     def origin(self) -> str:
-        """``https://host:port``."""
+        """Return ``https://host:port``."""
         return f"{self.scheme}://{shown_host((self.host, self.port))}"
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers that say who asks; none where the URL does not."""
+        """Return the headers that say who asks; empty where the URL does not."""
         if not self.user:
             return {}
         credentials = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
         return {"Authorization": f"Basic {credentials}"}
 
     def tls(self) -> ssl.SSLContext | None:
-        """Return what a connection is secured by; None where it is not. Raises AddressError."""
+        """Return the TLS context of a connection; None without TLS. Raises AddressError."""
         if self.scheme == "http":
             return None
         try:
             context = ssl.create_default_context(cafile=self.ca_cert or None)
         except (OSError, ValueError):
-            # ssl.SSLError is one of these: the file holds no certificate.
+            # ssl.SSLError is an OSError: the file holds no certificate.
             raise AddressError(
                 "takes in ?ca_cert= a file with the certificates to trust, as PEM; there is none "
                 "at that path"
@@ -104,9 +104,9 @@ class PostgresAddress:
     """The place of a PostgreSQL, as libpq takes it: several hosts, sockets, TLS and options."""
 
     options: Mapping[str, str] = field(repr=False)
-    """The parameters of a connection, by libpq's names."""
+    """Parameters of a connection, by libpq's names."""
     shown: str
-    """The URL without its password and its options."""
+    """URL without its password and its options."""
 
 
 def postgres_address(url: str) -> PostgresAddress:

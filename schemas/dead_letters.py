@@ -1,4 +1,4 @@
-"""What is kept aside: dead letters and late events, as they stand in their topics.
+"""Dead letters and late events, as they are in their topics.
 
 Both are identified by (flow, topic, partition, offset): after a crash the same letter may
 be written again, and a reader counts it once.
@@ -15,10 +15,10 @@ from msgspec import Struct
 from schemas.topics import RECORD_BYTES_MAX
 
 PAYLOAD_BYTES_MAX = 524_288
-"""A longer payload is cut here (the whole record still stands at its topic and offset)."""
+"""Most bytes of a payload that are kept (the whole record is still at its topic and offset)."""
 
 _HEADROOM_BYTES = 1_024
-"""Left in a record for its key and what the broker adds."""
+"""Bytes left in a record for its key and what the broker adds."""
 
 Code = Literal[
     "empty",
@@ -44,7 +44,7 @@ class DeadLetter(Struct, frozen=True, omit_defaults=True):
     payload_bytes: int
     payload: str | None = None
     payload_base64: str | None = None
-    """Instead of ``payload`` where the bytes are not UTF-8."""
+    """Payload where its bytes are not UTF-8."""
 
 
 class LateEvent(Struct, frozen=True, omit_defaults=True):
@@ -65,30 +65,31 @@ RetryStep = Literal["intent", "sent", "not_sent"]
 
 
 class RetryNote(Struct, frozen=True):
-    """A step of sending the record of a dead letter again; it holds for the letters of all flows.
+    """A step of sending a dead letter's record again; it holds for the letters of all flows.
 
     ``intent``    it is about to be appended to its partition, which ends at ``end_offset`` now
-    ``sent``      it stands there again: never send it another time
-    ``not_sent``  the intent was broken off, and it does not stand there
+    ``sent``      it is there again: never send it another time
+    ``not_sent``  the intent was broken off, and it is not there
     """
 
     topic: str
     partition: int
     offset: int
-    """Of the record as it was first read."""
+    """Offset of the record as it was first read."""
     step: RetryStep
     end_offset: int
     noted_ms: int
 
 
 class Retry(Struct, frozen=True):
-    """A note as it stands among the dead letters: ``{"retry": {...}}``, which is no letter."""
+    """A note among the dead letters: ``{"retry": {...}}``, which is not a letter."""
 
     retry: RetryNote
 
     @property
     def topic(self) -> str:
-        """It is keyed as the letters that it speaks of, so that it stands after them."""
+        """Return the key of the note, that of the letters it is about, so that it comes after
+        them."""
         return self.retry.topic
 
 
@@ -101,7 +102,7 @@ class StoreMetricsAvailable(Struct, frozen=True):
 
 
 def payload_fields(payload: bytes) -> dict[str, str | int]:
-    """The payload fields of a letter: text where it is UTF-8, base64 otherwise."""
+    """Return the payload fields of a letter: text where it is UTF-8, base64 otherwise."""
     kept = payload[:PAYLOAD_BYTES_MAX]
     try:
         return {"payload": kept.decode(), "payload_bytes": len(payload)}
@@ -116,7 +117,7 @@ def payload_fields(payload: bytes) -> dict[str, str | int]:
 
 
 def payload_of(letter: DeadLetter | LateEvent) -> bytes:
-    """The bytes of the record, cut at PAYLOAD_BYTES_MAX."""
+    """Return the bytes of the record, cut at PAYLOAD_BYTES_MAX."""
     if letter.payload_base64 is not None:
         return base64.b64decode(letter.payload_base64)
     return (letter.payload or "").encode()
@@ -126,9 +127,9 @@ encode = msgspec.json.Encoder().encode
 
 
 def record_of(letter: Struct, key: str = "topic") -> tuple[bytes, bytes]:
-    """The record of a letter, keyed by its field ``key``.
+    """Return the record of a letter, keyed by its field ``key``.
 
-    A letter that would be larger than a record may be has more of its payload cut off.
+    A letter that would exceed the limit of a record has more of its payload cut off.
     """
     key_bytes, value = str(getattr(letter, key)).encode(), encode(letter)
     if isinstance(letter, DeadLetter | LateEvent) and letter.payload is not None:
@@ -148,7 +149,7 @@ _decode_retry = msgspec.json.Decoder(Retry).decode
 
 
 def dead_letter_of(record: bytes) -> DeadLetter | None:
-    """The letter, or None where the record is a note or of another version."""
+    """Return the letter; None where the record is a note or of another version."""
     if record.startswith(_NOTE_BEGINS):
         return None
     try:
@@ -158,7 +159,7 @@ def dead_letter_of(record: bytes) -> DeadLetter | None:
 
 
 def late_event_of(record: bytes) -> LateEvent | None:
-    """The late event, or None where the record is of another version."""
+    """Return the late event; None where the record is of another version."""
     try:
         return _decode_late(record)
     except _UNREADABLE:
@@ -166,7 +167,7 @@ def late_event_of(record: bytes) -> LateEvent | None:
 
 
 def retry_note_of(record: bytes) -> RetryNote | None:
-    """The note, or None where the record is a letter or of another version."""
+    """Return the note; None where the record is a letter or of another version."""
     if not record.startswith(_NOTE_BEGINS):
         return None
     try:

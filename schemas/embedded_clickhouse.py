@@ -1,8 +1,8 @@
 """The embedded ClickHouse of a home, as the home's own clients know it.
 
-The server keeps two files in its folder, readable by their owner alone: its password, and the
-address it listens at, which it locks while it runs. A client sends the password to that address
-alone: neither to another server that CLICKHOUSE_URL may name, nor to whatever has taken the port
+The server keeps two files in its folder, readable only by their owner: its password, and the
+address that it listens at, which it locks while it runs. A client sends the password only to that
+address: neither to another server that CLICKHOUSE_URL may name, nor to whatever has taken the port
 of a server that ended.
 """
 
@@ -16,19 +16,19 @@ from urllib.parse import urlsplit
 from schemas.database_addresses import ClickHouseAddress
 
 DATABASE = "footfall"
-"""The database of a request that names no other."""
+"""Database of a request that names no other."""
 USER = "default"
 FOLDER = "clickhouse"
-"""The folder of a home that holds the server's data and these two files."""
+"""Folder of a home with the server's data and these two files."""
 PASSWORD_FILE = "password"
 ADDRESS_FILE = "address"
 
 
 def own_headers(home: Path | None, address: ClickHouseAddress) -> dict[str, str]:
-    """Return the header that lets a request in where the home's own server runs at this address,
-    which names no user.
+    """Return the header that lets a request in to the home's own server.
 
-    It is read for each request: a password may be renewed, and a server may end.
+    It is empty unless that server runs at this address, which names no user. The files are read
+    for each request: a password may be renewed, and a server may end.
     """
     if home is None or address.user:
         return {}
@@ -44,7 +44,7 @@ def own_headers(home: Path | None, address: ClickHouseAddress) -> dict[str, str]
 
 
 def running_address(folder: Path) -> str | None:
-    """Return the address of the server that runs on a folder, or None where none does."""
+    """Return the address of the server that runs on a folder; None where no server runs."""
     try:
         with (folder / ADDRESS_FILE).open() as file:
             try:

@@ -6,13 +6,13 @@ from msgspec import Struct
 
 
 class LoginAlert(Struct, frozen=True):
-    """One record of the topic: one a burst, raised by the failure that passed the limit."""
+    """One record of the topic, one per burst, raised by the failure that passed the limit."""
 
     user_id: str
-    """Normal form: text."""
+    """Normal form of the id: text."""
     time: str
-    """Of that failure, ISO 8601 in UTC with milliseconds."""
+    """Time of that failure, ISO 8601 in UTC with milliseconds."""
     failures: int
-    """How many there were in the window then; LOGIN_FAILURES_MAX + 1 in order of time."""
+    """Number of failures in the window then; LOGIN_FAILURES_MAX + 1 in order of time."""
     times: list[str]
-    """Of each of them, oldest first."""
+    """Times of these failures, oldest first."""

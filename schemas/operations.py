@@ -1,16 +1,16 @@
-"""What the services of a shop do, as data: which steps a request of each operation must log.
+"""Operations of a shop's services, as data: the steps that a request of each must log.
 
-An operation is known by its first step (``BuyReq``); where that one was lost, by another of its
-steps (see ``operation_of``). Its steps stand in groups, in order:
+An operation is known by its first step (``BuyReq``) or, where that step was lost, by another one
+(see ``operation_of``). Its steps are in groups, in order:
 
 required    every step of the group must be there
-optional    all of it or nothing: once one step of the group is there, all of them must be
+optional    all or nothing: once one step of the group is there, all of them must be
 repeats     the group may come several times (another try); each of its steps must be there as
-            often as the one of them that came most often
+            often as the step of the group that came most often
 
-The first step, in the order of the groups, that is not there as often as it must be is the
-missing one. Steps of other operations and unknown ones neither help nor harm; and the order in
-which the steps came does not matter, so that the answer is the same however they were late.
+The missing step is the first one, in the order of the groups, that is not there as often as it
+must be. Steps of other operations and unknown steps neither help nor harm. The order in which the
+steps came does not matter, so that the answer is the same however late they were.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from schemas.platform_logs import CART, CATALOG, LOGIN, PAYMENT, RESERVATION
 
 OUTCOME_OK, OUTCOME_FAILED, OUTCOME_INCOMPLETE = "ok", "failed", "incomplete"
 UNKNOWN: Final = "unknown"
-"""The operation of a request none of whose steps says which it is; never incomplete."""
+"""Operation of a request whose steps do not say which it is; never incomplete."""
 
 Step = tuple[str, str]
-"""(server, action)"""
+"""Step of a request: (server, action)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +40,24 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operation; ``last`` is the step after which nothing more is to come."""
+    """An operation; ``last`` is the step after which nothing more is to come."""
 
     name: str
     groups: tuple[Group, ...]
 
     @property
     def first(self) -> Step:
-        """What it is known by."""
+        """Return the step by which it is known."""
         return self.groups[0].steps[0]
 
     @property
     def last(self) -> Step:
-        """The last step that it must have."""
+        """Return the last step that it must have."""
         return [group for group in self.groups if not group.optional][-1].steps[-1]
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """All of its steps."""
+        """Return all of its steps."""
         return tuple(step for group in self.groups for step in group.steps)
 
 
@@ -92,7 +92,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
             "reserve",
             (
                 Group(_steps(RESERVATION, "ReserveReq", "ReserveDbReq")),
-                # The cart is asked what is in it.
+                # The reservation asks for the cart's content.
                 Group(_steps(CART, "CartDbReq", "CartDbRep"), optional=True),
                 Group(_steps(RESERVATION, "ReserveRep")),
             ),
@@ -105,7 +105,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
             "buy",
             (
                 Group(_steps(PAYMENT, "BuyReq")),
-                # What was reserved is looked up before it is paid for.
+                # The reserved products are looked up before they are paid for.
                 Group(_steps(RESERVATION, "ReserveDbReq"), optional=True),
                 Group(_steps(PAYMENT, "PaymentProviderReq", "PaymentProviderRep"), repeats=True),
                 Group(_steps(PAYMENT, "BuyRep")),
@@ -142,15 +142,15 @@ def _owners() -> dict[Step, list[str]]:
 BY_STEP: Final[dict[Step, tuple[str, bool]]] = {
     step: (names[0], len(names) == 1) for step, names in _owners().items()
 }
-"""The first operation of OPERATIONS that has a step, and whether it alone has it."""
+"""First operation of OPERATIONS that has a step, and whether it is the only one."""
 
 
 def operation_of(steps: Iterable[Step]) -> str:
-    """The operation that a request with these steps, in order of time, is of.
+    """Return the operation of a request with these steps, in order of time.
 
-    The first of them that is the first step of an operation decides. Where none is (it was
-    lost), the first that one operation alone has; where none is, the first that any has, and of
-    those that have it the first in OPERATIONS. Where none is known, it is UNKNOWN.
+    The first step that is the first step of an operation decides. If all such steps were lost, the
+    first step that only one operation has decides. Otherwise it is the first known step, and of
+    the operations that have it the first in OPERATIONS. If no step is known, it is UNKNOWN.
     """
     own, shared = UNKNOWN, UNKNOWN
     for step in steps:
@@ -166,9 +166,9 @@ def operation_of(steps: Iterable[Step]) -> str:
 
 
 def missing_step(operation: str, counts: Mapping[Step, int]) -> Step | None:
-    """The first step that a request of this operation lacks; ``counts`` is how often each came.
+    """Return the first step that a request of this operation lacks; ``counts`` is by step.
 
-    None where nothing is missing, and for an operation that is not in OPERATIONS.
+    Returns None where nothing is missing, and for an operation that is not in OPERATIONS.
     """
     known = OPERATIONS.get(operation)
     for group in known.groups if known else ():
@@ -183,7 +183,8 @@ def missing_step(operation: str, counts: Mapping[Step, int]) -> Step | None:
 
 
 def outcome_of(missing: Step | None, *, failed: bool) -> str:
-    """``incomplete`` where a step is missing, else ``failed`` where one failed, else ``ok``."""
+    """Return ``incomplete`` with a missing step, else ``failed`` with a failed one, else
+    ``ok``."""
     if missing is not None:
         return OUTCOME_INCOMPLETE
     return OUTCOME_FAILED if failed else OUTCOME_OK

@@ -1,10 +1,9 @@
-"""``platform_logs``: what a fleet of microservices logs while it serves a shop.
+"""``platform_logs``: the log of a fleet of microservices that serve a shop.
 
-One record a step of a request. Ids come flat (``17``, ``"a1"``) or nested (``{"userId": 17}``),
-as integers or strings; ``id_text`` gives their normal form, which is text: 17 and "17" are the
-same user. An action or a server that nobody knows is a record like any other, and so are fields
-that are not named here; a named field of a wrong type is not. Which steps make up which
-operation stands in ``schemas.operations``.
+There is one record per step of a request. Ids come flat (``17``, ``"a1"``) or nested (``{"userId":
+17}``), as integers or strings; ``id_text`` gives their normal form, which is text: 17 and "17" are
+the same user. Unknown actions, servers and fields are accepted; a field that is named here and has
+a wrong type is not. The steps of each operation are in ``schemas.operations``.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 
 SESSION_TIMEOUT_S: Final = 1_800
-"""A user is offline when the last record is this old, in event time."""
+"""Seconds of event time after the last record at which a user is offline."""
 LOGIN_FAILURES_MAX: Final = 3
-"""More failed logins of one user than this within LOGIN_WINDOW_S raise an alert."""
+"""Most failed logins of one user within LOGIN_WINDOW_S that raise no alert."""
 LOGIN_WINDOW_S: Final = 30
-"""The window slides by whole seconds: it holds the failures of this many seconds on end."""
+"""Length of the window, which slides by whole seconds and holds this many of them."""
 
 LOGIN, CATALOG, CART, RESERVATION, PAYMENT = SERVERS = (
     "Login",
@@ -57,7 +56,7 @@ ACTIONS: Final[dict[str, tuple[str, ...]]] = {
         "RefundRep",
     ),
 }
-"""By server, in the order in which they come within a request."""
+"""Actions by server, in the order in which they come within a request."""
 
 VALID, INVALID = "Valid", "Invalid"
 OK, DECLINED, TIMEOUT, OVERLOADED, ERROR = "Ok", "Declined", "Timeout", "Overloaded", "Error"
@@ -99,7 +98,7 @@ class ListedProduct(Struct, gc=False, frozen=True):
 
 
 class CommonData(Struct, gc=False, frozen=True):
-    """What every record has. ``time`` is ISO 8601; without a zone it is UTC."""
+    """Fields of every record. ``time`` is ISO 8601; without a zone it is UTC."""
 
     time: str
     userId: UserId  # noqa: N815
@@ -108,7 +107,7 @@ class CommonData(Struct, gc=False, frozen=True):
 
 
 class Data(Struct, gc=False, frozen=True):
-    """What only some actions have."""
+    """Fields of only some actions."""
 
     status: str | None = None
     productId: ProductId | None = None  # noqa: N815
@@ -132,7 +131,7 @@ class PlatformLog(Struct, gc=False, frozen=True):
 def id_text(
     value: int | str | NestedUserId | NestedRequestId | NestedProductId,
 ) -> str:
-    """The normal form of an id, however it came."""
+    """Return the normal form of an id, however it came."""
     kind = type(value)
     if kind is str or kind is int:
         return str(value)
@@ -144,5 +143,5 @@ def id_text(
 
 
 def is_failed(status: str | None, error: str | None) -> bool:
-    """Whether a step went wrong: its status says so, or it has an error that is not empty."""
+    """Return whether a step failed: its status says so, or it has an error that is not empty."""
     return bool(error) or status in FAILED_STATUSES

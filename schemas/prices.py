@@ -7,13 +7,13 @@ from decimal import Decimal, InvalidOperation
 from typing import Final
 
 PRICE_MAX: Final = 10**11
-"""The highest price; its cents fit a 64-bit integer, however many prices are summed up."""
+"""Highest price; its cents fit a 64-bit integer, however many prices are summed up."""
 
-# A number as JSON writes it, which is also how the rows of a CSV have it. Python's own Decimal
-# also takes 1_000, " 5", NaN and digits of other scripts.
+# A number in JSON's form, which the rows of a CSV have too. Python's own Decimal also accepts
+# 1_000, " 5", NaN and digits of other scripts.
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _PLAIN: Final = re.compile(r"(?:0|[1-9][0-9]{0,10})(?:\.[0-9]{1,2})?")
-"""How nearly all prices are written: good without a closer look."""
+"""Form of nearly all prices: good without a closer look."""
 _CENT: Final = Decimal("0.01")
 _SHOWN_CHARS: Final = 40
 

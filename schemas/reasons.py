@@ -1,4 +1,4 @@
-"""Why a record cannot be decoded: which field is wrong and what it takes, or what the bytes are.
+"""Reasons why a record cannot be decoded: which field is wrong and what it takes, or the bytes.
 
 msgspec says which field it is and what type it expects. These functions add what it leaves out:
 the choices of a field that takes few values, and what the bytes are that are not JSON.
@@ -16,7 +16,7 @@ import msgspec
 from msgspec import inspect
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What decoding a record may raise. Only msgspec.ValidationError speaks of a field."""
+"""Errors that decoding a record may raise. Only msgspec.ValidationError is about a field."""
 
 _SHOWN_CHARS = 40
 _STEP = re.compile(r"\.([^.\[\]]+)|\[[^\]]*\]")
@@ -74,7 +74,7 @@ def _not_number_reason(data: bytes, said: str) -> str | None:
 
 
 def _half_pair_reason(data: bytes) -> str | None:
-    """Return what is wrong with the first escape that is half of a pair, None if there is none."""
+    """Return the reason for the first escape that is half of a pair; None without one."""
     half: re.Match[bytes] | None = None
     for escape in _ESCAPE.finditer(data):
         unit = int(escape[1], 16) if escape[1] else 0

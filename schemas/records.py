@@ -1,4 +1,4 @@
-"""A record of a topic with all that a topic keeps of it, and how embedded topics keep it."""
+"""A record with all that a topic keeps of it, and its form in embedded topics."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ Headers = Sequence[tuple[str, bytes | None]]
 
 
 class TopicRecord(NamedTuple):
-    """A record as it stands in its topic, or as it is sent to one."""
+    """A record as it is in its topic, or as it is sent to one."""
 
     value: bytes
     key: bytes | None = None
     headers: Headers = ()
     timestamp_ms: int | None = None
-    """When it was appended, milliseconds since 1970 UTC; None for now, or where it is unknown."""
+    """Append time in milliseconds since 1970 UTC; None for now, or where it is unknown."""
 
 
 class KeysBlock(msgspec.Struct, array_like=True, frozen=True):
-    """The keys and headers of the records of one append, in order."""
+    """Keys and headers of the records of one append, in order."""
 
     keys: Sequence[bytes | None] | None = None
     headers: Sequence[Headers] | None = None
 
 
 BLOCK_HEAD = struct.Struct("<II")
-"""(bytes that follow, their CRC-32)"""
+"""Head of a block: (bytes that follow, their CRC-32)."""
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(KeysBlock).decode
 
 
 def pack_keys(block: KeysBlock) -> bytes:
-    """Return the block as it stands in a keys file."""
+    """Return the block as it is in a keys file."""
     data = _encode(block)
     return BLOCK_HEAD.pack(len(data), zlib.crc32(data)) + data
 

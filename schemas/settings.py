@@ -25,18 +25,19 @@ from schemas.topics import RETENTION_BYTES
 
 
 class SettingError(ValueError):
-    """A variable is set to nonsense; the message names it and says what it takes."""
+    """A variable with a value that is not accepted; the message names it and says what it
+    takes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All settings, each named in lower case for its variable."""
+    """All settings; the name of each is its variable's in lower case."""
 
     footfall_home: Path
-    # Not shown: a URL may hold a password.
+    # A URL may hold a password, so it is not shown.
     topics_url: str = field(repr=False)
     topics_retention_h: int | None
-    """Hours that embedded topics keep records; None for what the catalogue says of each."""
+    """Hours that embedded topics keep records; None for the catalogue's value of each topic."""
     topics_retention_bytes: int
     """Bytes that each embedded topic keeps."""
     clickhouse_url: str = field(repr=False)
@@ -81,33 +82,33 @@ class Settings:
 
     @property
     def topics_folder(self) -> Path | None:
-        """The folder of embedded topics, or None where topics are in Kafka."""
+        """Return the folder of embedded topics; None where topics are in Kafka."""
         return _file(self.topics_url, addresses.TOPICS_TAKES)
 
     @property
     def kafka_hosts(self) -> tuple[Host, ...]:
-        """The brokers of Kafka; empty where topics are embedded."""
+        """Return the brokers of Kafka; empty where topics are embedded."""
         url = self.topics_url
         return addresses.kafka_hosts(url) if scheme_of(url) == "kafka" else ()
 
     @property
     def kafka_bootstrap(self) -> str | None:
-        """``host:port`` of Kafka, several with commas, or None where topics are embedded."""
+        """Return ``host:port`` of Kafka, several with commas; None where topics are embedded."""
         return ",".join(map(addresses.shown_host, self.kafka_hosts)) or None
 
     @property
     def store_file(self) -> Path | None:
-        """The file of the store, or None where it is PostgreSQL."""
+        """Return the file of the store; None where it is PostgreSQL."""
         return _file(self.postgres_url, STORE_TAKES)
 
     @property
     def profiles_file(self) -> Path | None:
-        """The file of the profiles, or None where they are in Aerospike."""
+        """Return the file of the profiles; None where they are in Aerospike."""
         return _file(self.profiles_url, addresses.PROFILES_TAKES)
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """The settings from the environment (or a mapping given for a test).
+    """Return the settings from the environment (or, for a test, from a mapping).
 
     Raises SettingError with one line that names the variable and what it takes, and shows its
     value unless that may hold a password: no address is shown.
@@ -131,7 +132,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
 Parser = Callable[[str], Any]
 
 _MAY_HOLD_A_PASSWORD = re.compile(r"[@?=]")
-"""A value that may be the URL of another variable."""
+"""Pattern of a value that may be the URL of another variable."""
 
 
 def _parsed(variable: str, text: str, parse: Parser) -> Any:
@@ -209,8 +210,9 @@ def _variables(env: Mapping[str, str], home: Path) -> list[tuple[str, str, Any, 
         ),
         ("aerospike_buckets_per_key", "AEROSPIKE_BUCKETS_PER_KEY", 60, _integer(1, 1440)),
         ("num_tags_to_keep", "NUM_TAGS_TO_KEEP", 200, _integer(1, 100_000)),
-        # ClickHouse removes rows of single records so long after their event time, by the server's
-        # clock, and rows of 2019 at once; 0 keeps them. `footfall init` brings it into force.
+        # ClickHouse removes rows of single records this long after their event time, by the
+        # server's clock, and rows of 2019 at once; 0 keeps them. `footfall init` puts it into
+        # force.
         ("raw_rows_ttl_days", "RAW_ROWS_TTL_DAYS", 0, _integer(0, 36_500)),
         ("max_parallel_writes", "MAX_PARALLEL_WRITES", 6, _integer(1, 256)),
         ("default_limit", "DEFAULT_LIMIT", 200, _integer(0, 100_000)),
@@ -230,15 +232,16 @@ def _variables(env: Mapping[str, str], home: Path) -> list[tuple[str, str, Any, 
         ("print_producer_logs", "PRINT_PRODUCER_LOGS", False, _switch),
         ("frontend_hostname", "FRONTEND_HOSTNAME", "127.0.0.1", str),
         ("frontend_port", "FRONTEND_PORT", 8080, _integer(0, 65_535)),
-        # By which names the api may be called, beside localhost and the address it listens on.
+        # Names by which the api may be called, besides localhost and the address it listens on.
         ("allowed_hosts", "ALLOWED_HOSTS", (), _several(_host)),
         # Pages of these origins may send to the api and read its answers.
         ("allowed_origins", "ALLOWED_ORIGINS", (), _several(_origin)),
-        # Where a worker of login_alerts shows a user's state; number i takes the port plus i.
+        # Address at which a worker of login_alerts shows a user's state; number i takes the port
+        # plus i.
         ("login_alerts_hostname", "LOGIN_ALERTS_HOSTNAME", "127.0.0.1", str),
         ("login_alerts_port", "LOGIN_ALERTS_PORT", 6066, _integer(0, 65_000)),
-        # Where a worker, and `footfall observe`, serve /metrics: any port that is free, or this
-        # one, of worker i of a flow the i-th after it.
+        # Address at which a worker, and `footfall observe`, serve /metrics. Worker i of a flow
+        # takes the port plus i; 0 is any free port.
         ("metrics_hostname", "METRICS_HOSTNAME", "127.0.0.1", str),
         ("metrics_port", "METRICS_PORT", 0, _integer(0, 65_000)),
         ("log_format", "LOG_FORMAT", "", _one_of("PLAIN", "JSON")),
@@ -287,7 +290,7 @@ def _file(url: str, takes: str) -> Path | None:
 
 
 def _url(takes: str, file: str, server: Callable[[str], object]) -> Parser:
-    """Takes the URL of a file, by its scheme, or of a server, by its reader."""
+    """Return a parser of the URL of a file, by its scheme, or of a server, by its reader."""
 
     def parse(text: str) -> str:
         _file(text, takes) if scheme_of(text) == file else server(text)
@@ -297,7 +300,7 @@ def _url(takes: str, file: str, server: Callable[[str], object]) -> Parser:
 
 
 def _several(parse: Parser) -> Parser:
-    """Takes values with commas between them."""
+    """Return a parser of values with commas between them."""
 
     def parse_all(text: str) -> tuple[Any, ...]:
         return tuple(parse(part.strip()) for part in text.split(",") if part.strip())
@@ -326,7 +329,7 @@ def _origin(text: str) -> str:
     if parts.path.strip("/") or parts.query or parts.fragment:
         raise ValueError(f"{shape}: without a path")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    # Browsers leave out the port that a scheme has by itself.
+    # Browsers leave out the default port of a scheme.
     is_default = port in (None, {"http": 80, "https": 443}[parts.scheme])
     return f"{parts.scheme}://{host}" + ("" if is_default else f":{port}")
 

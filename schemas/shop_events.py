@@ -1,8 +1,8 @@
 """``shop_events``: 21 kinds of customer behaviour on a marketplace, described as data.
 
-``SCHEMA`` says which fields a kind has; the structs that decode a record (``STRUCTS``,
-``ShopEvent``) follow from it, and tables can. A later version may add optional fields and
-nothing else: ``incompatibilities`` says what an old flow could not read.
+``SCHEMA`` says which fields a kind has. The structs that decode a record (``STRUCTS``,
+``ShopEvent``) follow from it, and so can tables. A later version may only add optional fields:
+``incompatibilities`` says what an old flow could not read.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field of a kind, beside those that all have.
+    """A field of a kind, besides those that all kinds have.
 
-    ``code`` is a small whole number, one of ``codes``, which says what each stands for.
-    An optional field may be absent or null.
+    ``code`` is a small whole number, one of ``codes``, which says what each stands for. An
+    optional field may be absent or null.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of event; ``name`` is what its field ``event`` holds."""
+    """A kind of event; ``name`` is the value of its field ``event``."""
 
     name: str
     fields: tuple[Field, ...] = ()
@@ -45,7 +45,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """All kinds of a version."""
+    """All kinds of one version."""
 
     version: int
     kinds: Mapping[str, Kind]
@@ -55,7 +55,7 @@ TAG: Final = "event"
 TIME: Final = "timestamp"
 USER: Final = "user_id"
 COMMON: Final = (TAG, TIME, USER)
-"""What every kind has: its name, a time (ISO 8601, without a zone UTC), a user (int)."""
+"""Fields of every kind: its name, a time (ISO 8601, UTC without a zone), a user (int)."""
 
 LOGIN_TYPES = {0: "mail and password", 1: "phone and code", 2: "external"}
 SUBSCRIPTION_TYPES = {1: "all", 2: "item offers", 3: "themed sales"}
@@ -122,7 +122,7 @@ KINDS: Final = tuple(SCHEMA.kinds)
 
 
 def struct_of(kind: Kind) -> type[Struct]:
-    """The struct that decodes a kind: ``timestamp``, ``user_id``, then its own fields."""
+    """Return the struct that decodes a kind: ``timestamp``, ``user_id``, then its own fields."""
     needed: list[tuple[str, Any]] = [(TIME, str), (USER, Int64)]
     optional: list[tuple[str, Any, Any]] = []
     for field in kind.fields:
@@ -148,17 +148,17 @@ def _python_type(field: Field) -> Any:
 
 
 STRUCTS: Final[dict[str, type[Struct]]] = {kind.name: struct_of(kind) for kind in _KINDS}
-"""The struct of each kind; its ``__struct_config__.tag`` is the kind's name."""
+"""Struct of each kind; its ``__struct_config__.tag`` is the kind's name."""
 
-# Structs are pickled by the name under which their module has them.
+# Structs are pickled by their name in their module.
 globals().update(STRUCTS)
 
 ShopEvent: Final[Any] = functools.reduce(operator.or_, STRUCTS.values())
-"""Any of the kinds, as a type to decode into."""
+"""Union of all kinds, as a type to decode into."""
 
 
 def described(schema: Schema) -> dict[str, Any]:
-    """A schema as plain values that can be kept as JSON; ``schema_of`` takes them back."""
+    """Return a schema as plain values that can be kept as JSON; ``schema_of`` takes them back."""
     return {
         "version": schema.version,
         "kinds": {
@@ -174,7 +174,7 @@ def described(schema: Schema) -> dict[str, Any]:
 
 
 def schema_of(description: Mapping[str, Any]) -> Schema:
-    """The schema that ``described`` gave. Raises KeyError for a description that is none."""
+    """Return the schema that ``described`` gave. Raises KeyError for any other mapping."""
     kinds = {
         name: Kind(
             name,
@@ -194,10 +194,10 @@ def schema_of(description: Mapping[str, Any]) -> Schema:
 
 
 def incompatibilities(old: Schema, new: Schema) -> list[str]:
-    """Why flows of the old version could not read what the new one writes; empty if they can.
+    """Return why flows of the old version could not read the new one; empty if they can.
 
-    A new optional field is fine, with a higher version. Nothing else is: not another order of
-    the old fields, for tables have their columns in it; nor a new code, which an old flow would
+    A new optional field is fine, with a higher version. Nothing else is: not another order of the
+    old fields, because tables have their columns in it; nor a new code, which an old flow would
     refuse.
     """
     gone, fresh = old.kinds.keys() - new.kinds.keys(), new.kinds.keys() - old.kinds.keys()
@@ -219,7 +219,7 @@ def incompatibilities(old: Schema, new: Schema) -> list[str]:
 
 
 def compatible(old: Schema, new: Schema) -> bool:
-    """Whether flows of the old version can read what the new one writes."""
+    """Return whether flows of the old version can read what the new one writes."""
     return not incompatibilities(old, new)
 
 

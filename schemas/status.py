@@ -1,4 +1,4 @@
-"""What a worker says of itself, for the live page and `footfall demo`.
+"""The status of a worker, for the live page and `footfall demo`.
 
 Each worker rewrites ``<FOOTFALL_HOME>/status/<flow>.<worker>.json`` about once a second, by
 an atomic rename. Counts are of the whole life of the flow: they are part of its snapshots and
@@ -12,7 +12,7 @@ from pathlib import Path
 from msgspec import Struct
 
 LOG_EVERY_S = 30.0
-"""How often a process logs what it has done since."""
+"""Seconds between log lines in which a process says what it has done since."""
 
 
 class PartitionStatus(Struct, frozen=True):
@@ -27,9 +27,9 @@ class PartitionStatus(Struct, frozen=True):
     dead: int
     next_offset: int
     lag: int
-    """Records in the topic that were not read yet."""
+    """Number of records in the topic that were not read yet."""
     watermark_ms: int
-    """-1 before the first event."""
+    """Watermark; -1 before the first event."""
 
 
 class WorkerStatus(Struct, frozen=True):
@@ -42,29 +42,29 @@ class WorkerStatus(Struct, frozen=True):
     cpu_s: float
     memory_bytes: int
     rows_written: int
-    """By all starts of this worker, those that were written again after a crash, too."""
+    """Rows by all starts of this worker, including those written again after a crash."""
     finished: bool
-    """It read to the end it was given (`--once`), wrote everything, and stopped."""
+    """True if it read to the end it was given (`--once`), wrote everything, and stopped."""
     partitions: list[PartitionStatus]
     workers: int = 1
-    """How many processes share the flow; this is number ``worker`` of them, counted from 0."""
+    """Number of processes that share the flow; this is number ``worker``, counted from 0."""
     started_ms: int = 0
-    """When the process began to run the flow."""
+    """Time at which the process began to run the flow."""
     starts: int = 1
-    """How often this worker was started on its home."""
+    """Number of times that this worker was started on its home."""
     read_per_s: float = 0.0
     rows_per_s: float = 0.0
-    """Over the last seconds of this process."""
+    """Rate, as ``read_per_s``, over the last seconds of this process."""
     error: str = ""
-    """Why the worker ended the last time it failed; it stays through later starts."""
+    """Reason why the worker ended the last time it failed; it stays through later starts."""
     error_ms: int = 0
 
 
 def status_folder(home: Path) -> Path:
-    """Where workers leave their status files."""
+    """Return the folder of the workers' status files."""
     return home / "status"
 
 
 def status_path(home: Path, flow: str, worker: int) -> Path:
-    """The status file of one worker process."""
+    """Return the status file of one worker process."""
     return status_folder(home) / f"{flow}.{worker}.json"

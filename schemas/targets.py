@@ -1,4 +1,4 @@
-"""Where processes can be scraped: files for Prometheus's ``file_sd_configs``.
+"""Addresses at which processes are scraped: files for Prometheus's ``file_sd_configs``.
 
 Each process that serves ``/metrics`` writes ``<FOOTFALL_HOME>/metrics/<name>.json`` by an atomic
 rename, and removes it when it ends. After a ``kill -9`` the file stays, and Prometheus says that
@@ -23,14 +23,14 @@ def targets_folder(home: Path) -> Path:
 
 @contextmanager
 def scrape_target(home: Path, name: str, host: str, port: int) -> Iterator[None]:
-    """Tell Prometheus of this process for a while."""
+    """Tell Prometheus of this process while the context lasts."""
     folder = targets_folder(home)
     folder.mkdir(0o700, parents=True, exist_ok=True)
     reached = _ANY_HOSTS.get(host, host)
     shown = f"[{reached}]" if ":" in reached else reached
     written = json.dumps([{"targets": [f"{shown}:{port}"], "labels": {"instance": name}}]) + "\n"
     path = folder / f"{name}.json"
-    # Not *.json: it is not read before it is whole.
+    # It is not named *.json, so that it is not read before it is whole.
     part = path.with_suffix(f".{os.getpid()}.part")
     part.write_text(written)
     part.replace(path)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 YEAR_MAX = 2105
-"""ClickHouse's DateTime ends early in 2106: an event past it could never be written."""
+"""Last year of an event: ClickHouse's DateTime ends early in 2106."""
 
 FUTURE_MAX_MS = 3_600_000
 """An event further ahead of the wall clock than this is refused: it would drag the watermark
@@ -41,9 +41,9 @@ def parse_time_ms(text: str) -> int:
     A time without a zone is UTC. Finer fractions than a millisecond are cut off.
     Raises BadTimeError for anything else, and for years outside 1970 to 2105.
     """
-    # RFC 3339 allows small letters.
+    # RFC 3339 allows lower case.
     plain = text.upper().removesuffix(" UTC")
-    # The standard library would also take a week for a day, and whatever stands behind a NUL.
+    # The standard library would also accept a week in place of a day, and anything behind a NUL.
     if len(plain) < _CHARS_MIN or plain[10] not in "T " or plain[5] == "W" or "\0" in plain:
         raise _bad(_TAKES, text)
     try:
@@ -85,10 +85,10 @@ def _shown(text: str) -> str:
 
 
 def datetime_of(time_ms: int) -> datetime:
-    """The moment as an aware UTC datetime."""
+    """Return the moment as an aware UTC datetime."""
     return EPOCH + timedelta(milliseconds=time_ms)
 
 
 def iso_ms(time_ms: int) -> str:
-    """``2022-03-22T12:15:00.000Z``"""
+    """Return the moment as text: ``2022-03-22T12:15:00.000Z``."""
     return datetime_of(time_ms).strftime("%Y-%m-%dT%H:%M:%S.") + f"{time_ms % 1000:03d}Z"

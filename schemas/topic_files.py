@@ -6,13 +6,13 @@
     <folder>/<topic>/<n>.<first>.keys      a block per append that has keys or headers
     <folder>/<topic>/<n>.<first>.jsonl     older records, from offset <first> on
 
-A partition is a row of segments, each named for the offset of its first record. The newest is
+A partition is a sequence of segments, each named for the offset of its first record. The newest is
 the active one; retention removes the oldest, whole. An offset is never used twice: where
 records were lost with a file, the next segment begins after them.
 
 A writer holds an exclusive ``flock`` on ``<n>.jsonl``, and writes the keys, then the entry, then
-the lines: whoever sees a line can see its entry. An entry that reaches past the file is that of
-a writer that was killed: the next one cuts off the torn line and trims the entry.
+the lines: whoever sees a line can see its entry. An entry that reaches past the file is from
+a writer that was killed: the next writer cuts off the torn line and trims the entry.
 
 Lines outside of all entries were appended by hand. They have no append time and no key, and
 the last one may lack its newline: the next writer, or a reader after a moment, adds it.
@@ -35,13 +35,14 @@ from typing import NamedTuple
 FORMAT = 2
 META_FILE = "topic.json"
 ENTRY = struct.Struct("<qqqqII")
-"""The fields of Append."""
+"""Layout of an Append's fields."""
 HEADER = struct.Struct("<8sqq16x")
-"""(MAGIC, the partition's id, wall-clock ms when the segment began); as long as an entry."""
+"""Layout of a header: (MAGIC, the partition's id, wall-clock ms when the segment began); as long
+as an entry."""
 MAGIC = b"appends2"
 NO_KEYS = -1
 FILE_MODE, FOLDER_MODE = 0o600, 0o700
-"""Topics are their owner's own."""
+"""Modes that keep topics private to their owner."""
 _BLOCK_BYTES = 1 << 20
 _NAME = re.compile(r"\d+\.(\d+)\.(jsonl|appends)")
 
@@ -54,26 +55,26 @@ class Append(NamedTuple):
     position: int
     """Byte of the segment where that record starts."""
     appended_ms: int
-    """Its time: the wall clock, or what its writer was told."""
+    """Append time: the wall clock, or what its writer was given."""
     keys: int
-    """Byte of the keys file where its block starts; NO_KEYS where it has none."""
+    """Byte of the keys file where its block starts; NO_KEYS without a block."""
     records: int
     size: int
     """Bytes of its lines."""
 
     @property
     def next_offset(self) -> int:
-        """The offset after its last record."""
+        """Return the offset after its last record."""
         return self.first + self.records
 
     @property
     def end(self) -> int:
-        """The byte after its last line."""
+        """Return the byte after its last line."""
         return self.position + self.size
 
 
 class DamagedError(ValueError):
-    """A file of a topic is not as any writer leaves it; the message names it and a remedy."""
+    """A file of a topic that is not as any writer leaves it; the message names it and a remedy."""
 
 
 class Meta(NamedTuple):
@@ -81,7 +82,8 @@ class Meta(NamedTuple):
 
     partitions: int
     id: str
-    """Differs after the topic was deleted and made again; "" where a person wrote the file."""
+    """Id that differs after the topic was deleted and made again; "" where a person wrote the
+    file."""
 
 
 class Segment(NamedTuple):
@@ -93,12 +95,12 @@ class Segment(NamedTuple):
 
     @property
     def appends(self) -> Path:
-        """Its entries."""
+        """Return the file of its entries."""
         return self._beside("appends")
 
     @property
     def keys(self) -> Path:
-        """Its keys and headers."""
+        """Return the file of its keys and headers."""
         return self._beside("keys")
 
     def _beside(self, suffix: str) -> Path:
@@ -122,9 +124,9 @@ def partition_of(key: bytes | None, partitions: int) -> int:
 
 
 def read_meta(folder: Path, topic: str) -> Meta | None:
-    """Return what a topic's topic.json says, or None where there is no such topic.
+    """Return what a topic's topic.json says; None where there is no such topic.
 
-    Raises DamagedError where it is nonsense, or of a newer version.
+    Raises DamagedError where it makes no sense, or is of a newer version.
     """
     path = folder / topic / META_FILE
     try:
@@ -144,7 +146,7 @@ def read_meta(folder: Path, topic: str) -> Meta | None:
 
 
 def partitions_of(folder: Path, topic: str) -> int | None:
-    """Return how many partitions a topic has; None and errors as ``read_meta``."""
+    """Return the number of a topic's partitions; None and errors as ``read_meta``."""
     meta = read_meta(folder, topic)
     return None if meta is None else meta.partitions
 
@@ -171,13 +173,13 @@ def segments(folder: Path, topic: str, partition: int) -> list[Segment]:
 
 
 class Appends:
-    """The entries of a segment, read in place. A file that is missing has none."""
+    """The entries of a segment, read in place. A missing file has no entries."""
 
     def __init__(self, path: Path, *, flags: int = os.O_RDONLY) -> None:
-        """Raises DamagedError where it is no such file."""
+        """Open the file, if it is there. Raises DamagedError for any other file."""
         self.path = path
         self.partition_id = 0
-        """The id of the partition's files; 0 where there are no entries."""
+        """Id of the partition's files; 0 where there are no entries."""
         self.began_ms = 0
         try:
             self.fd = os.open(path, flags | os.O_CLOEXEC, FILE_MODE)
@@ -185,7 +187,7 @@ class Appends:
             self.fd = -1
             return
         header = os.pread(self.fd, HEADER.size, 0)
-        # A machine that lost power may leave zeros.
+        # A machine that lost power may have left zeros.
         if len(header) == HEADER.size and header.strip(b"\0"):
             magic, self.partition_id, self.began_ms = HEADER.unpack(header)
             if magic != MAGIC:
@@ -199,7 +201,7 @@ class Appends:
 
     @property
     def count(self) -> int:
-        """The number of entries, without zeros that a machine left when it lost power."""
+        """Return the number of entries, without zeros that a machine left when it lost power."""
         if self.fd < 0:
             return 0
         count = max(0, os.fstat(self.fd).st_size // ENTRY.size - 1)
@@ -208,7 +210,7 @@ class Appends:
         return count
 
     def at(self, number: int) -> Append:
-        """Return an entry, counted from 0; one without records where it was just cut off."""
+        """Return an entry, counted from 0; an entry without records where it was just cut off."""
         data = self.raw(number, 1)
         return Append(*ENTRY.unpack(data)) if len(data) == ENTRY.size else Append(0, 0, 0, 0, 0, 0)
 
@@ -219,12 +221,12 @@ class Appends:
         return os.pread(self.fd, count * ENTRY.size, (number + 1) * ENTRY.size)
 
     def last(self) -> Append | None:
-        """Return the last entry."""
+        """Return the last entry; None without entries."""
         count = self.count
         return self.at(count - 1) if count else None
 
     def number_at(self, offset: int) -> int:
-        """Return the number of the last entry that begins at this offset or before it, or -1."""
+        """Return the number of the last entry that begins at this offset or before it; or -1."""
 
         def first_of(number: int) -> int:
             return self.at(number).first
@@ -232,19 +234,19 @@ class Appends:
         return bisect_right(range(self.count), offset, key=first_of) - 1
 
     def write(self, number: int, entry: Append) -> None:
-        """Write an entry in its place. Raises OSError."""
+        """Write an entry at its place. Raises OSError."""
         data = ENTRY.pack(*entry)
         if os.pwrite(self.fd, data, (number + 1) * ENTRY.size) != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def cut(self, count: int) -> None:
-        """Cut off what stands after so many entries."""
+        """Cut off all that follows the first ``count`` entries."""
         end = (count + 1) * ENTRY.size
         if os.fstat(self.fd).st_size > end:
             os.ftruncate(self.fd, end)
 
     def damaged(self, what: str) -> DamagedError:
-        """Make the error of an index that is not true."""
+        """Return the error of an index that is not true."""
         return DamagedError(
             f"{self.path} does not fit its records ({what}): they were changed, or a disk lost "
             f"them. To take the lines that are there as they are, without append times and keys, "
@@ -260,7 +262,8 @@ class Appends:
 
 @contextmanager
 def opened(segment: Segment) -> Iterator[tuple[int, Appends]]:
-    """Open a segment: (descriptor of its records or -1, its entries). As ``Appends``."""
+    """Open a segment: (descriptor of its records or -1, its entries). Raises as ``Appends``
+    does."""
     try:
         fd = os.open(segment.records, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
@@ -301,17 +304,17 @@ def line_end(fd: int, start: int, stop: int) -> int:
 def end_of(segment: Segment) -> int:
     """Return the offset after the last record of a segment."""
     with opened(segment) as (fd, appends):
-        # In this order: what the file holds now has its entries by now.
+        # The size is taken first, so that all lines up to it have their entries.
         size = os.fstat(fd).st_size if fd >= 0 else -1
         offset, position = known_to(segment, appends.last(), size)
         return offset + count_records(fd, position, size)
 
 
 def known_to(segment: Segment, last: Append | None, size: int) -> tuple[int, int]:
-    """Return the offset and place up to which a segment need not be counted.
+    """Return the offset and position up to which a segment need not be counted.
 
     ``last`` is its last entry, ``size`` that of its file, -1 without one. Records that were lost
-    with the file keep their offsets, but for those of a last append that a killed writer may not
+    with the file keep their offsets, except those of a last append that a killed writer may not
     have finished.
     """
     if last is None:
@@ -326,7 +329,8 @@ def end_offset(folder: Path, topic: str, partition: int) -> int:
     while True:
         active = segments(folder, topic, partition)[-1]
         end = end_of(active)
-        # Otherwise it was closed in the meantime, and the file that was looked at is the next.
+        # Otherwise the segment was closed in the meantime, and the file that was read is the next
+        # one.
         if not closed_path(active.records, active.first).exists():
             return end
 

@@ -6,22 +6,23 @@ from dataclasses import dataclass
 
 PARTITIONS_DEFAULT = 10
 TOPIC, PARTITION, OFFSET = "topic", "topic_partition", "offset"
-"""Columns of rows and tables that say of which partition a row is, and of which record."""
+"""Columns of rows and tables that say from which partition, and which record, a row is."""
 APPENDED = "appended_ms"
-"""The column that says when the newest record was appended that was read before a row was made:
-milliseconds since 1970 UTC, 0 where the topic does not say."""
+"""Column of the append time of the newest record that was read before a row was made: milliseconds
+since 1970 UTC, 0 where the topic does not say."""
 RETENTION_H = 168
 RETENTION_BYTES = 34_359_738_368
-"""Kept of an embedded topic: 32 GiB, more than a hundred million store events."""
+"""Bytes kept of an embedded topic: 32 GiB, more than a hundred million store events."""
 RECORD_BYTES_MAX = 1_048_576
-"""The largest record a flow reads (Kafka's own default limit); a larger one is a dead letter."""
+"""Largest record that a flow reads (Kafka's own default limit); a larger one is a dead letter."""
 RECORD_BYTES_TAKEN_MAX = 2 * RECORD_BYTES_MAX
-"""The largest that a topic of ours takes, so that one too large is told of and not refused."""
+"""Largest record that our topics take, so that one that is too large becomes a dead letter and is
+not refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One topic of the catalogue."""
+    """A topic of the catalogue."""
 
     name: str
     about: str
@@ -31,20 +32,20 @@ class Topic:
     partitions: int = PARTITIONS_DEFAULT
     retention_h: int = RETENTION_H
     record_bytes_max: int = RECORD_BYTES_MAX
-    """A larger record is a dead letter, and the api does not take it."""
+    """Largest record in bytes: a larger one is a dead letter, and the api refuses it."""
     kind: str = ""
-    """Field whose text says what kind of record it is; "" where all are of one kind."""
+    """Field whose text says of which kind a record is; "" where all are of one kind."""
     time: str = ""
-    """Field that holds the event time, as ``key``; "" where records have none."""
+    """Field with the event time, a path as ``key``; "" where records have no time."""
 
     @property
     def kafka_config(self) -> dict[str, str]:
-        """What the topic is made with in Kafka."""
+        """Return the configuration with which the topic is made in Kafka."""
         return kafka_config(self.retention_h)
 
 
 def kafka_config(retention_h: int) -> dict[str, str]:
-    """What a topic that keeps its records so long is made with in Kafka."""
+    """Return the configuration in Kafka of a topic that keeps its records this long."""
     return {
         "retention.ms": str(retention_h * 3_600_000),
         "max.message.bytes": str(RECORD_BYTES_TAKEN_MAX),

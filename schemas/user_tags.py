@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 Id = str | int
-"""Ids are strings; an integer sent for one is kept and returned as it came."""
+"""Id: a string; an integer sent in its place is kept and returned as it came."""
 
 Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 Cookie = Annotated[str, Meta(min_length=1, max_length=512)]

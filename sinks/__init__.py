@@ -1,4 +1,4 @@
-"""Where results go. A writer is given rows and returns when they are durable.
+"""Sinks of results. A writer is given rows and returns when they are durable.
 
 SinkError                 a sink could not do its work
   SinkUnavailableError    tried again for the bounded time; the worker stops, loses nothing
@@ -14,25 +14,25 @@ import polars as pl
 
 
 class SinkError(Exception):
-    """A sink could not do its work; the message names the server and what to do."""
+    """A failure of a sink; the message names the server and what to do."""
 
     def __init__(self, what: str, remedy: str = "") -> None:
-        """``what`` is wrong where; ``remedy``: what to do about it, where that is known."""
+        """Take ``what`` is wrong where, and the ``remedy`` where one is known."""
         super().__init__(f"{what}; {remedy}" if remedy else what)
         self.what = what
         self.remedy = remedy
 
 
 class SinkUnavailableError(SinkError):
-    """Still failing after the bounded retries."""
+    """A failure that lasted through the bounded retries."""
 
 
 class SinkRefusedError(SinkError):
-    """The rows or the request can never succeed as they are."""
+    """Rows or a request that can never succeed as they are."""
 
 
 class RowWriter(Protocol):
-    """Writes frames of rows as idempotent upserts."""
+    """A writer of frames of rows as idempotent upserts."""
 
     def write(self, frames: Sequence[pl.DataFrame]) -> None:
         """Return when the rows are durable. Raises SinkError."""
@@ -42,15 +42,15 @@ class RowWriter(Protocol):
 
 
 Record = tuple[bytes | None, bytes]
-"""(key, value) of a record of a topic."""
+"""Record of a topic: (key, value)."""
 Place = tuple[str, int]
-"""(topic, partition)"""
+"""Key of a partition: (topic, partition)."""
 PartitionBatch = tuple[str, int, Sequence[bytes]]
-"""(topic, partition, values)"""
+"""Records without keys for one partition: (topic, partition, values)."""
 
 
 class TopicWriter(Protocol):
-    """Appends records to topics, embedded or in Kafka."""
+    """A writer that appends records to topics, embedded or in Kafka."""
 
     def write(self, topic: str, records: Sequence[Record]) -> None:
         """Return when all are acknowledged. Raises SinkError."""
@@ -60,22 +60,23 @@ class TopicWriter(Protocol):
 
 
 class TopicKeeper(TopicWriter, Protocol):
-    """A TopicWriter that can also make topics and tell how far they go. All raise SinkError."""
+    """A TopicWriter that can also make topics and give their offsets. All raise SinkError."""
 
     def topics(self) -> list[str]:
-        """The names of all topics."""
+        """Return the names of all topics."""
 
     def partitions(self, topic: str) -> int | None:
-        """How many partitions a topic has, or None where it does not exist."""
+        """Return the number of a topic's partitions; None where it does not exist."""
 
     def create(self, topic: str, partitions: int, retention_h: int) -> None:
         """Make a topic, or give it more partitions; harmless where it has as many."""
 
     def end_offsets(self, places: Sequence[Place]) -> list[int]:
-        """The next offset of each partition."""
+        """Return the next offset of each partition."""
 
     def first_offset(self, topic: str, partition: int) -> int:
-        """The offset of the oldest record left in a partition."""
+        """Return the offset of the oldest record left in a partition."""
 
     def write_each(self, batches: Sequence[PartitionBatch]) -> None:
-        """Append each batch to its partition, in order, without keys; return when all are."""
+        """Append each batch to its partition, in order, without keys; return when all are
+        appended."""

@@ -1,8 +1,8 @@
-"""What sinks on an Aerospike server share: the connection, batches of operates, trying again.
+"""Shared parts of sinks on an Aerospike server: the connection, batches of operates, retries.
 
 What a node has acknowledged and not flushed yet is lost when it is killed: see
-``_aerospike_recent``. As long as that may be a thread looks at the nodes, so that it is written
-again also where nothing else is.
+``_aerospike_recent``. While that may be, a thread looks at the nodes, so that lost writes are made
+again even where nothing else is written.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from sinks.retry import Backoff, call_with_retry
 log = logging.getLogger(__name__)
 
 BIN_NAME_MAX = 15
-"""Bytes; Aerospike's limit."""
+"""Most bytes of a bin's name; Aerospike's limit."""
 LOOK_EVERY_S = 1.0
 
 Connect = Callable[[dict[str, Any]], Any]
-"""A client of the configuration that it is given."""
+"""Function that makes a client from a configuration."""
 Batches = Callable[[pl.DataFrame], list[list[Operate]]]
-"""Makes the operates of rows, the same each time; a record is once in a batch."""
+"""Function that makes the operates of rows, the same each time; a record is once in a batch."""
 
 
 class AerospikeServer:
@@ -70,11 +70,12 @@ class AerospikeServer:
         others: Sequence[Host] = (),
         connect: Connect = aerospike.client,
     ) -> None:
-        """``about`` begins each error, and ``of`` says in them what records are; ``others`` are
-        nodes that are asked for the cluster where the first does not answer.
+        """Take the server's address, and what its errors say; nothing is connected yet.
 
-        ``timeout_ms`` bounds each attempt to connect, read or write a batch. What was written
-        may be lost with a node for ``keep_s``.
+        ``about`` begins each error, and ``of`` is the plural noun for records in them. ``others``
+        are nodes that are asked for the cluster where the first does not answer. ``timeout_ms``
+        bounds each attempt to connect, read or write a batch. What was written may be lost with a
+        node for ``keep_s``.
         """
         self._hosts = [(host, port), *others]
         self._about = about
@@ -93,15 +94,15 @@ class AerospikeServer:
         self._backoff = Backoff(give_up_after_s=give_up_after_s, sleep=self._closed.wait)
         self._connect = connect
         self._lock = Lock()
-        """Of the client."""
+        """Lock of the client."""
         self._client: Any = None
         self._turn = Lock()
-        """Of who writes: what is recent, and what nodes did meanwhile, must be known together."""
+        """Lock of writes: what is recent, and what nodes did meanwhile, must be known together."""
         self._recent = RecentWrites[pl.DataFrame](keep_s=keep_s)
         self._looker: Thread | None = None
 
     def write(self, rows: pl.DataFrame) -> None:
-        """Return when all are acknowledged.
+        """Return when all rows are acknowledged.
 
         What was written in the seconds before a node ended is written again once it is back.
         Raises SinkUnavailableError after bounded retries, and SinkRefusedError.
@@ -133,7 +134,7 @@ class AerospikeServer:
         self._keep_looking()
 
     def recent(self) -> list[pl.DataFrame]:
-        """The rows that a node which is killed now may not have kept."""
+        """Return the rows that a node which is killed now may not have kept."""
         with self._turn:
             return self._recent.all()
 
@@ -142,7 +143,8 @@ class AerospikeServer:
         self._wait(self._recent.settled_in_s)
 
     def operate(self, key: RecordKey, operations: list[dict[str, Any]]) -> dict[str, Any] | None:
-        """The bins that reading operations give; None without a record. Raises SinkError."""
+        """Return the bins that reading operations give; None without a record. Raises
+        SinkError."""
         try:
             _, _, found = self._connected().operate(key, operations)
         except exception.RecordNotFound:
@@ -155,7 +157,7 @@ class AerospikeServer:
         return found
 
     def read(self, keys: Sequence[RecordKey]) -> list[dict[str, Any] | None]:
-        """The bins of each record, None where there is none. Raises SinkError."""
+        """Return the bins of each record, None for a missing one. Raises SinkError."""
         bins: list[dict[str, Any] | None] = []
         try:
             client = self._connected()
@@ -180,7 +182,7 @@ class AerospikeServer:
             client.close()
 
     def _patiently(self, attempt: Callable[[Any], None]) -> None:
-        """Do it with a client, in turn with others, again for as long as it may help."""
+        """Call ``attempt`` with a client, in turn with others, and again while that may help."""
 
         call_with_retry(
             lambda: self._in_turn(attempt),
@@ -194,7 +196,7 @@ class AerospikeServer:
             attempt(self._connected())
 
     def _wait(self, left_s: Callable[[], float | None]) -> None:
-        """Until so much time has passed, and the nodes are known to have been up meanwhile."""
+        """Wait that long, and until the nodes are known to have been up meanwhile."""
         while True:
             with self._turn:
                 wait_s = left_s()
@@ -204,14 +206,14 @@ class AerospikeServer:
             self._patiently(self._ask_nodes)
 
     def _keep_looking(self) -> None:
-        """Have a thread that looks at the nodes, also while nothing is written."""
+        """Start a thread that looks at the nodes, also while nothing is written."""
         if self._looker is None:
             self._looker = Thread(target=self._look, name="aerospike looks", daemon=True)
             self._looker.start()
 
     def _look(self) -> None:
         while not self._closed.wait(LOOK_EVERY_S):
-            # Of what does not pass those are told who write, or wait until it has settled.
+            # Lasting errors are raised to those who write, or who wait until all has settled.
             with suppress(SinkError, TryAgainError):
                 if self._recent.in_doubt():
                     self._in_turn(self._write_what_was_lost)
@@ -248,12 +250,12 @@ class AerospikeServer:
             return self._client
 
     def _write_what_was_lost(self, client: Any) -> None:
-        """Where a node may have started anew."""
+        """Write lost rows again where a node may have restarted."""
         if self._recent.in_doubt():
             self._ask_nodes(client)
 
     def _ask_nodes(self, client: Any) -> None:
-        """Write again what is recent where one has started anew."""
+        """Ask the nodes' ages, and write the recent rows again where one has restarted."""
         lost = self._recent.lost(ages_s(client))
         if not lost:
             self._recent.kept()

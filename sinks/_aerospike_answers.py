@@ -1,6 +1,6 @@
-"""What the answers of an Aerospike server mean: done, to be tried again, or refused for good.
+"""Meanings of an Aerospike server's answers: done, to be tried again, or refused for good.
 
-A batch call raises nothing when single records fail, so each record's own result is looked at.
+A batch call raises nothing when single records fail, so each record's own result is checked.
 """
 
 from __future__ import annotations
@@ -34,30 +34,31 @@ AGAIN = {
     18: "device is overloaded",
     152: "batch queues are full",
 }
-"""Codes of what may pass."""
+"""Codes of failures that may pass."""
 
 _OTHER_KIND, _TOO_BIG, _FORBIDDEN, _BATCH_FAILED = 12, 13, 22, -16
 
 RecordKey = tuple[str, str, str | bytearray]
-"""(namespace, set, key)"""
+"""Key of a record: (namespace, set, key)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Remedies:
-    """What a user can do, in errors of one sink."""
+    """Remedies for a user in the errors of one sink."""
 
     too_big: str
-    """Where a record is larger than a record may be."""
+    """Remedy where a record exceeds the size limit."""
     other_kind: str
-    """Where a bin holds what another program or version wrote."""
+    """Remedy where a bin holds what another program or version wrote."""
 
 
 class TryAgainError(Exception):
-    """Some was not written, or there is no connection; the message says why."""
+    """A write that is not complete, or a missing connection; the message says why."""
 
 
 def why_not_written(record: BatchRecord, name: str, about: str, remedies: Remedies) -> str | None:
-    """None where it was, why where it may be tried again. Raises SinkRefusedError."""
+    """Return None if the record was written, or why it may be tried again. Raises
+    SinkRefusedError."""
     code = record.result
     if code == OK:
         return None
@@ -78,10 +79,10 @@ def why_not_written(record: BatchRecord, name: str, about: str, remedies: Remedi
 
 
 def call_error(records: BatchRecords) -> str | None:
-    """Why a call as a whole did not get through; its records then say nothing of themselves.
+    """Return why a call as a whole did not get through; its records then say nothing themselves.
 
     Where no node is left, a client raises nothing: the result of each record that was to be
-    written stays 0, which is that of success, and of reads there is no record at all.
+    written stays 0, as for success, and reads give no record at all.
     """
     code = records.result
     if code in (OK, _BATCH_FAILED):
@@ -90,7 +91,7 @@ def call_error(records: BatchRecords) -> str | None:
 
 
 def read_records(client: Any, keys: Sequence[RecordKey], *bins: list[str]) -> list[BatchRecord]:
-    """A record for each key. Raises TryAgainError where no node was asked."""
+    """Return a record for each key. Raises TryAgainError where no node was asked."""
     found = client.batch_read(list(keys), *bins)
     if len(found.batch_records) != len(keys):
         raise TryAgainError(call_error(found) or "not all were read")
@@ -99,7 +100,8 @@ def read_records(client: Any, keys: Sequence[RecordKey], *bins: list[str]) -> li
 
 
 def ages_s(client: Any) -> list[float]:
-    """How long each node has been up. Raises TryAgainError where one does not say."""
+    """Return the seconds that each node has been up. Raises TryAgainError where one does not
+    say."""
     try:
         answers = client.info_all("statistics").values()
     except exception.AerospikeError as error:
@@ -116,16 +118,16 @@ def ages_s(client: Any) -> list[float]:
 
 
 def why_again(error: Exception) -> str | None:
-    """Why an attempt may be made again, or None where that helps nothing."""
+    """Return why an attempt may be made again; None where that does not help."""
     return str(error) if isinstance(error, TryAgainError) else None
 
 
 def sink_error(error: exception.AerospikeError, about: str) -> SinkError:
-    """An error of the client as one of a sink."""
+    """Return an error of the client as one of a sink."""
     text = f"{about}: {text_of(error)}"
     return SinkUnavailableError(text) if error.code in AGAIN else SinkRefusedError(text)
 
 
 def text_of(error: exception.AerospikeError) -> str:
-    """An error of the client in a few words."""
+    """Return an error of the client in a few words."""
     return f"{error.msg or type(error).__name__}, code {error.code}"

@@ -1,4 +1,4 @@
-"""Batches of operates on an Aerospike server, written in parallel; each result is looked at."""
+"""Batches of operates on an Aerospike server, written in parallel; each result is checked."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sinks._aerospike_answers import (
 
 RECORDS_PER_CALL = 500
 GENERATION_MAX = 65_535
-"""A record's generation has 16 bits: after this one comes 1."""
+"""Highest generation of a record, which has 16 bits: after it comes 1."""
 COMMIT_LEVELS = {
     "ALL": aerospike.POLICY_COMMIT_LEVEL_ALL,
     "MASTER": aerospike.POLICY_COMMIT_LEVEL_MASTER,
@@ -41,28 +41,28 @@ GENERATION_POLICIES = {
 
 @dataclass(frozen=True, slots=True)
 class Operate:
-    """What one record is asked, all of it or nothing; a batch holds a record once."""
+    """Operations on one record, all of them or none; a batch holds a record once."""
 
     key: RecordKey
     name: str
-    """Of the record, for errors."""
+    """Name of the record, for errors."""
     operations: list[dict[str, Any]]
 
 
 @dataclass(slots=True)
 class _Outcome:
-    """Of one call, what was not written."""
+    """Operates of one call that were not written."""
 
     again: list[Operate] = field(default_factory=list)
-    """To be tried again."""
+    """Operates to be tried again."""
     reasons: list[str] = field(default_factory=list)
-    """Of those."""
+    """Reasons of those."""
     refused: list[str] = field(default_factory=list)
-    """A line for each that never will be."""
+    """Lines for errors, one for each that never can be written."""
 
 
 class BatchWriter:
-    """Writes batches with a client that it is given. May be shared by threads."""
+    """A writer of batches with a given client. May be shared by threads."""
 
     def __init__(
         self,
@@ -74,7 +74,8 @@ class BatchWriter:
         generation_policy: str,
         max_parallel_writes: int,
     ) -> None:
-        """``about`` begins each error, and ``of`` says in them what records are."""
+        """Take ``about``, which begins each error, and ``of``, the plural noun for records in
+        them."""
         self._about = about
         self._of = of
         self._remedies = remedies
@@ -89,7 +90,7 @@ class BatchWriter:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def write(self, client: Any, waiting: list[Operate]) -> None:
-        """Write all of a batch; what was not stays in it, and raises TryAgainError."""
+        """Write all of a batch. What was not written stays in it, and TryAgainError is raised."""
         calls = [
             waiting[start : start + RECORDS_PER_CALL]
             for start in range(0, len(waiting), RECORDS_PER_CALL)
@@ -105,7 +106,8 @@ class BatchWriter:
             raise TryAgainError(f"{len(waiting)} {self._of} not written: {', '.join(reasons)}")
 
     def _write(self, client: Any, call: Sequence[Operate]) -> _Outcome:
-        """Write a few records at once. Raises SinkRefusedError where none can be."""
+        """Write a few records at once. Raises SinkRefusedError where the call as a whole is
+        refused."""
         try:
             expected = self._expected(client, call)
             records = BatchRecords(
@@ -141,7 +143,7 @@ class BatchWriter:
     def _expected(
         self, client: Any, call: Sequence[Operate]
     ) -> list[tuple[dict[str, int] | None, dict[str, Any]]]:
-        """Of each write the generation that it expects, where there is one, and the policy."""
+        """Return for each write (the generation that it expects, if any; the policy)."""
         policy = self.policy
         if policy["gen"] == aerospike.POLICY_GEN_IGNORE:
             return [(None, policy)] * len(call)
@@ -149,7 +151,7 @@ class BatchWriter:
         generations = [record.record[1]["gen"] if record.result == OK else 0 for record in found]
         if policy["gen"] == aerospike.POLICY_GEN_EQ:
             return [({"gen": generation}, policy) for generation in generations]
-        # GT wants one that is higher, which the highest does not have.
+        # GT needs a generation that is higher, and there is none above the highest.
         equal = policy | {"gen": aerospike.POLICY_GEN_EQ}
         return [
             ({"gen": generation + 1}, policy)

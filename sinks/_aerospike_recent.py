@@ -1,10 +1,10 @@
 """Writes that were acknowledged so lately that a node which is killed may not have kept them.
 
-A node of the Community Edition acknowledges from memory and flushes to its disk once in
-flush-max-ms (1,000 unless it is configured otherwise). Where no replica has them, what was
-acknowledged since the last flush is gone when its process is killed. Writes of sinks add and
-trim, so that making them again changes nothing: after a node has started anew, those of the
-last seconds are made again.
+A node of the Community Edition acknowledges from memory and flushes to its disk once per
+flush-max-ms (1,000 unless it is configured otherwise). Where no replica has them, the writes since
+the last flush are gone when its process is killed. Writes of sinks add and trim, so that making
+them again changes nothing. So after a node has restarted, those of the last seconds are made
+again.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 KEEP_S = 3.0
-"""How long a write may be lost: a node that was up for so long since has flushed it."""
+"""Seconds for which a write may be lost: a node that has been up for longer since has flushed
+it."""
 IDLE_S = 0.5
-"""In a pause longer than this a node can have ended and started anew, and none has seen it."""
+"""Longest pause in seconds in which no node can have restarted unseen."""
 BYTES_MAX = 67_108_864
-"""Of recent writes: they are a part of each snapshot. A writer waits where there are more."""
+"""Most bytes of recent writes, which are part of each snapshot. A writer waits where there are
+more."""
 _SECOND_S = 1.0
-"""Nodes tell their age in whole seconds."""
+"""Precision of the nodes' ages, which are whole seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,10 @@ class RecentWrites(Generic[T]):
         self._writes: deque[_Recent[T]] = deque()
         self._bytes = 0
         self._complete_at = clock()
-        """When all that was to be there was."""
+        """Time at which all that had to be there was."""
         self._failed = False
         self.was_restored = False
-        """Some are of an earlier process, and not written again yet."""
+        """True while some are of an earlier process, and not written again yet."""
 
     def acknowledged(self, write: T, size_bytes: int = 0) -> None:
         """Remember a write that the server has taken."""
@@ -62,7 +64,8 @@ class RecentWrites(Generic[T]):
             self.kept()
 
     def failed(self, write: T, size_bytes: int = 0) -> None:
-        """Some of a write was not taken: a node may have ended, and have taken some before."""
+        """Remember a write that was not taken whole: a node may have ended, and have taken a
+        part."""
         self._remember(write, size_bytes)
         self._failed = True
 
@@ -72,25 +75,25 @@ class RecentWrites(Generic[T]):
         self.was_restored = True
 
     def in_doubt(self) -> bool:
-        """Whether a node may have started anew since all was there, so that it must be asked."""
+        """Return whether a node may have restarted since all was there, and must be asked."""
         unsure = self._failed or self.was_restored or self._since_complete_s() > IDLE_S
         return bool(self._writes) and unsure
 
     def lost(self, ages_s: Iterable[float]) -> list[T]:
-        """The writes to be made again, where one of these nodes started since all was there."""
+        """Return the writes to make again where one of these nodes started since all was there."""
         if not self.was_restored and min(ages_s) > self._since_complete_s() + _SECOND_S:
             return []
         return self.all()
 
     def made_again(self) -> None:
-        """All that was lost is there once more."""
+        """Note that all that was lost is there once more."""
         now = self._clock()
         self._writes = deque(_Recent(now, one.write, one.bytes) for one in self._writes)
         self.was_restored = False
         self.kept()
 
     def kept(self) -> None:
-        """No node has started anew: forget the writes that are on their disks by now."""
+        """Note that no node has restarted: forget the writes that are on their disks by now."""
         now = self._clock()
         while self._writes and self._writes[0].at_s < now - self._keep_s:
             self._bytes -= self._writes.popleft().bytes
@@ -98,17 +101,17 @@ class RecentWrites(Generic[T]):
         self._failed = False
 
     def all(self) -> list[T]:
-        """Those that may be lost, in order."""
+        """Return the writes that may be lost, in order."""
         return [one.write for one in self._writes]
 
     def settled_in_s(self) -> float | None:
-        """How long until the last can be on disk; None where there is none."""
+        """Return the seconds until the last write must be on disk; None without writes."""
         if not self._writes:
             return None
         return 0.0 if self.was_restored else self._until(self._writes[-1])
 
     def room_in_s(self) -> float | None:
-        """How long until the first can be forgotten, where there are too many; otherwise None."""
+        """Return the seconds until the first can be forgotten; None unless there are too many."""
         return self._until(self._writes[0]) if self._bytes > self._bytes_max else None
 
     def _until(self, one: _Recent[T]) -> float:

@@ -1,4 +1,4 @@
-"""What an error of ClickHouse, or of the way to it, means: may it pass, why, what to do."""
+"""Meanings of errors of ClickHouse, or of the way to it: whether it may pass, why, what to do."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ _NEVER_CODES = frozenset(_REMEDIES) | {
     *(6, 15, 25, 26, 27, 36, 38, 41, 42, 43, 44, 46, 48, 50, 53, 56, 57, 62, 63, 69, 70, 72, 73),
     *(115, 117, 128, 131, 321, 349, 390, 395, 396, 456, 457, 469),
 }
-"""Codes of ClickHouse that the same request gets for ever. All others may pass: a table in a
-moment of too many parts (252), memory (241), time (159), a full disk (243), replicas."""
+"""Codes of ClickHouse that the same request gets for ever.
+
+All others may pass: a table in a moment of too many parts (252), memory (241), time (159), a full
+disk (243), replicas.
+"""
 _PASSING_STATUSES = frozenset({408, 425, 429})
 _LOGIN_STATUSES = frozenset({401, 403, 407})
 
@@ -38,9 +41,10 @@ _REASON = re.compile(
     r"(?:\(for url .*)?$",
     re.DOTALL,
 )
-"""What the server says, without its version and the mark that ends an error within a body."""
+"""Pattern of the server's text, without its version and the mark that ends an error within a
+body."""
 _SYSTEM_ERROR = re.compile(r"(?:\[Errno -?\d+\] |Error\(\d+, ')([^\"')]+)")
-"""Of a connection that failed, deep within what the client makes of it."""
+"""Pattern of a failed connection's error, deep within the client's own text."""
 _STATUS = re.compile(r"HTTP status (\d{3})(?:, server response: (.*?))?(?: \(for url .*)?$", re.S)
 _TIMEOUT = re.compile(r"\((connect|read) timeout=([\d.]+)\)")
 _CLOSED = re.compile(r"RemoteDisconnected|Remote end closed")
@@ -71,12 +75,12 @@ _NEVER_CONNECTED = (
         "look at what that server wants of its clients",
     ),
 )
-"""Of connections that the same address gets for ever: how each is known, what it is, and what to
-do."""
+"""Errors of connections that the same address gets for ever: (pattern, what it is, what to do)."""
 
 
 def code_of(error: DatabaseError) -> int:
-    """ClickHouse's code, from its header or, where a proxy took that away, from the text; or 0."""
+    """Return ClickHouse's code from its header or, where a proxy took that away, from the text; or
+    0."""
     if error.code:
         return int(error.code)
     found = _EXCEPTION.search(str(error))
@@ -84,7 +88,7 @@ def code_of(error: DatabaseError) -> int:
 
 
 def remedy_of(error: Exception) -> str:
-    """What to do about an error, where that is known."""
+    """Return what to do about an error; "" where that is not known."""
     text = str(error)
     code = code_of(error) if isinstance(error, DatabaseError) else 0
     if not code and _status(text) in _LOGIN_STATUSES:
@@ -97,19 +101,19 @@ def remedy_of(error: Exception) -> str:
 
 
 def is_unresolved(error: Exception) -> bool:
-    """Tell whether the name of the server has no address."""
+    """Return whether the name of the server has no address."""
     return bool(_UNRESOLVED.search(str(error)))
 
 
 def why_again(error: Exception) -> str | None:
-    """The reason of an error that may pass, or None."""
+    """Return the reason of an error that may pass; else None."""
     if not isinstance(error, DatabaseError | HTTPError | OSError) or _never_connected(str(error)):
         return None
     return None if isinstance(error, DatabaseError) and not _may_pass(error) else reason(error)
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, in one line of at most REASON_CHARS_MAX characters and a bit."""
+    """Return what went wrong, in one line of at most about REASON_CHARS_MAX characters."""
     text = str(error)
     found = _REASON.search(text) if isinstance(error, DatabaseError) and code_of(error) else None
     if found:
@@ -123,12 +127,12 @@ def reason(error: Exception) -> str:
 
 
 def holds_error(body: bytes) -> bool:
-    """Whether an answer ends in an error, or is one as JSON."""
+    """Return whether an answer ends in an error, or is an error as JSON."""
     return _EXCEPTION.search(_end_of(body)) is not None
 
 
 def error_in_body(body: bytes) -> DatabaseError:
-    """The error in an answer that began as a success, and should have had no such body."""
+    """Return the error in an answer that began as a success, and should have had no such body."""
     text = _end_of(body)
     found = _EXCEPTION.search(text)
     if found is None:
@@ -141,7 +145,7 @@ def _end_of(body: bytes) -> str:
 
 
 def _plain(page: str) -> str:
-    """The text of what may be a web page."""
+    """Return the text of what may be a web page."""
     return re.sub(r"(?s)<(style|script|head)\b.*?</\1>|<[^>]*>", " ", page)
 
 
@@ -154,7 +158,7 @@ def _may_pass(error: DatabaseError) -> bool:
     status = _status(str(error))
     if 400 <= status < 500:
         return status in _PASSING_STATUSES
-    # That is said of what answers at this address and is no ClickHouse.
+    # The client says this of a server at this address that is not ClickHouse.
     return "Unexpected response" not in str(error)
 
 
@@ -164,7 +168,7 @@ def _status(text: str) -> int:
 
 
 def _never_connected(text: str) -> tuple[str, str] | None:
-    """What is wrong with a connection that cannot come about, and what to do."""
+    """Return (what is wrong with a connection that cannot be made, what to do), or None."""
     for known, what, remedy in _NEVER_CONNECTED:
         if found := known.search(text):
             said = found[1].lower().replace("_", " ") if found.groups() else ""
@@ -173,7 +177,7 @@ def _never_connected(text: str) -> tuple[str, str] | None:
 
 
 def _transport(text: str) -> str:
-    """What happened to a connection, in a few words."""
+    """Return what happened to a connection, in a few words."""
     system, timeout = _SYSTEM_ERROR.search(text), _TIMEOUT.search(text)
     if system:
         return system.group(1).lower()

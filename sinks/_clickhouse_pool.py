@@ -20,12 +20,12 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 class Pool:
     """The connections of a client. It sends inserts piece by piece and reads their answers.
 
-    The client itself takes a 200 for a success, and a server, or a balancer before it, may say
-    200 and then that the insert failed. An insert that succeeded has nothing to say.
+    The client itself takes a 200 for a success. But a server, or a balancer before it, may say 200
+    and then that the insert failed. The answer to an insert that succeeded is empty.
     """
 
     def __init__(self, address: ClickHouseAddress, home: Path | None = None) -> None:
-        """``home``: whose own embedded server may be the one, which wants its password."""
+        """Make the pool. ``home`` may hold the password of its own embedded server."""
         self._password = partial(own_headers, home, address)
         options: dict[str, Any] = {}
         # A proxy of the environment does not reach this machine's loopback.
@@ -35,18 +35,19 @@ class Pool:
         if (context := address.tls()) is not None:
             options |= {"ssl_context": context, "verify": address.verify}
             if not address.verify:
-                # Whoever wrote verify=0 knows.
+                # Whoever wrote verify=0 needs no warning.
                 urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         self._pool = get_pool_manager(**options)
 
     def request(self, method: str, url: str, **options: Any) -> Any:
-        """As of urllib3.PoolManager. Raises DatabaseError for an insert that failed after all."""
+        """Do as urllib3.PoolManager does. Raises DatabaseError for an insert that failed after
+        all."""
         options["headers"] = {**options.get("headers", {}), **self._password()}
         body = options.get("body")
         if not (isinstance(body, bytes) and body.startswith(b"INSERT INTO ")):
             return self._pool.request(method, url, **options)
-        # Sent piece by piece: the time to connect is also the time that one sending may take,
-        # too short for a large block to a server that reads as fast as it can insert.
+        # The body is sent piece by piece: the time to connect also limits one sending, which is
+        # too short for a large block to a server that reads only as fast as it can insert.
         options["headers"]["Content-Length"] = str(len(body))
         options["body"] = io.BytesIO(body)
         response = self._pool.request(method, url, **options)

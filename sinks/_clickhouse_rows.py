@@ -1,4 +1,4 @@
-"""Rows as a ClickHouse table takes them: its columns in their order, checked and cast."""
+"""Rows in a ClickHouse table's form: its columns in their order, checked and cast."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _INTEGERS: dict[str, pl.DataType] = {
     "Int64": pl.Int64(),
 }
 _UNITS: list[Literal["ms", "us", "ns"]] = [*["ms"] * 4, *["us"] * 3, *["ns"] * 3]  # type: ignore[list-item]
-"""Of DateTime64, by its digits after the second."""
+"""Polars units of DateTime64, by its number of digits after the second."""
 _FLOATS: dict[str, pl.DataType] = {"Float32": pl.Float32(), "Float64": pl.Float64()}
 
 
@@ -33,10 +33,10 @@ class RowsError(ValueError):
 
 
 def rows_for(table: Table, frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with the table's columns, in its order and types; without APPENDED.
+    """Return the frame with the table's columns, in its order and types; without APPENDED.
 
-    Nothing is guessed: an unknown or missing column, another kind of value, a number that does
-    not fit or a null where none may be raises RowsError.
+    Nothing is guessed. Raises RowsError for an unknown or missing column, another kind of value, a
+    number that does not fit, and a null in a column that is not nullable.
     """
     if unknown := [x for x in frame.columns if x not in table.columns and x != APPENDED]:
         raise RowsError(f"it has no column {', '.join(unknown)}")
@@ -65,7 +65,7 @@ def rows_for(table: Table, frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _cast(name: str, kind: str, dtype: pl.DataType) -> pl.Expr | None:
-    """The column as the kind takes it, or None where the values are of another kind."""
+    """Return the column cast to the type; None where the values are of another kind."""
     column = pl.col(name)
     fits, cast = True, column
     if dtype == pl.Null:
@@ -83,13 +83,13 @@ def _cast(name: str, kind: str, dtype: pl.DataType) -> pl.Expr | None:
     elif kind in ("Date", "Date32"):
         fits = dtype == pl.Date
     elif _DATETIME.fullmatch(kind):
-        # Seconds as DateTime holds them: what is outside 1970 to 2106 fails here and is not
-        # wrapped by the server.
+        # DateTime holds seconds: a moment outside 1970 to 2106 fails here, so that the server
+        # cannot wrap it.
         fits, cast = dtype == pl.Datetime, column.dt.epoch("s").cast(pl.UInt32)
     elif precise := _DATETIME64.fullmatch(kind):
         zone = dtype.time_zone if isinstance(dtype, pl.Datetime) else None
         utc = column if zone else column.dt.replace_time_zone("UTC")
         unit = _UNITS[int(precise.group(1))]
         fits, cast = dtype == pl.Datetime, utc.cast(pl.Datetime(unit, "UTC"))
-    # Arrays, maps and the like go as they are: the server checks them.
+    # Arrays, maps and the like are sent as they are: the server checks them.
     return cast if fits else None

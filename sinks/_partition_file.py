@@ -35,7 +35,7 @@ _APPENDING = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
 
 
 class Limits(NamedTuple):
-    """When a partition begins a new segment, and how much of it is kept."""
+    """Limits at which a partition begins a new segment, and for how much of it is kept."""
 
     segment_bytes: int
     segment_ms: int
@@ -52,7 +52,7 @@ class Lines(NamedTuple):
     keys: Sequence[bytes | None] | None = None
     headers: Sequence[Headers] | None = None
     appended_ms: int | None = None
-    """None for the wall clock."""
+    """Append time; None for the wall clock."""
 
 
 def lines_of(
@@ -61,7 +61,7 @@ def lines_of(
     headers: Sequence[Headers] | None = None,
     appended_ms: int | None = None,
 ) -> list[Lines]:
-    """Put records into appends: one, unless a reader's poll might end in its midst."""
+    """Put records into appends: one, unless a reader's poll might end in the middle of it."""
     if not values:
         return []
     data = b"\n".join(values) + b"\n"
@@ -80,10 +80,10 @@ def lines_of(
 
 
 class PartitionFile:
-    """Appends lines under an exclusive lock, each append with its entry.
+    """A file to which lines are appended under an exclusive lock, each append with its entry.
 
-    What this writer knows holds up to ``_end``; where the file has grown past it, others have
-    appended (or died in the middle of it), and the rest is looked at first.
+    This writer knows the file up to ``_end``. Where the file has grown past it, others have
+    appended (or died while appending), and the rest is read first.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class PartitionFile:
         lock: Lock,
         clock_ms: Clock,
     ) -> None:
-        """Take the place: the folder of topics, the topic, the partition."""
+        """Take the place: (the folder of topics, the topic, the partition)."""
         self._place = place
         self._path = records_path(*place)
         self._lock = lock
@@ -104,10 +104,10 @@ class PartitionFile:
         self._segment = Segment(0, self._path, True)
         self._appends: Appends | None = None
         self._count = 0
-        """The number of entries that are true."""
+        """Number of entries that are true."""
         self._end = -1
         self._next = 0
-        """The offset of the record that is appended next."""
+        """Offset of the record that is appended next."""
 
     def append(self, batches: Sequence[Lines]) -> None:
         """Append lines in order. Raises OSError, SinkError and DamagedError.
@@ -126,7 +126,8 @@ class PartitionFile:
                     if self._is_at_path():
                         fcntl.flock(self._fd, fcntl.LOCK_UN)
                         return
-                    # It was removed meanwhile: nobody would ever read what was written to it.
+                    # The file was removed meanwhile: nobody would ever read what was written to
+                    # it.
             except BaseException:
                 self.close()
                 raise
@@ -153,14 +154,14 @@ class PartitionFile:
             self._was_missing = True
 
     def _is_at_path(self) -> bool:
-        """Tell whether the segment was neither closed nor removed."""
+        """Return whether the segment was neither closed nor removed."""
         try:
             return os.path.samestat(self._path.stat(), os.fstat(self._fd))
         except FileNotFoundError:
             return False
 
     def _is_ready(self) -> bool:
-        """Look at all that is in the segment; False where another one is to be opened."""
+        """Check all that is in the segment; return False where another one must be opened."""
         if not self._is_at_path():
             return False
         size = os.fstat(self._fd).st_size
@@ -199,12 +200,12 @@ class PartitionFile:
         before = os.pread(self._fd, 1, last.position - 1) if last.position else b"\n"
         lines = os.pread(self._fd, last.size, last.position)
         if before == b"\n" and last.end > size:
-            # Perhaps they never were: a writer was killed.
+            # Perhaps the records never were there: a writer was killed.
             return None
         if before == lines[-1:] == b"\n" and lines.count(b"\n") == last.records:
             return None
         if b"\0" in before + lines:
-            # What a machine that lost power leaves where it had no time to write.
+            # A machine that lost power leaves zeros where it had no time to write.
             return last.next_offset
         raise self._appends.damaged(f"{last.records} records from byte {last.position} on")
 
@@ -227,7 +228,7 @@ class PartitionFile:
         self._next = last.next_offset + count_records(self._fd, last.end, self._end)
 
     def _finish_line(self, start: int, size: int) -> int:
-        """End the last line where a person has left that out, and return the file's end."""
+        """End the last line where a person left that out, and return the file's end."""
         begin = line_end(self._fd, start, size)
         if begin < size:
             if os.pread(self._fd, min(size - begin, APPEND_BYTES_MAX), begin).strip(b"\0"):
@@ -244,7 +245,7 @@ class PartitionFile:
         keys = self._write_keys(lines)
         entry = Append(self._next, self._end, now_ms, keys, lines.records, len(lines.data))
         try:
-            # The entry first, so that whoever sees a line knows when it was appended.
+            # The entry comes first, so that whoever sees a line knows when it was appended.
             self._appends.write(self._count, entry)
             _write(self._fd, lines.data)
         except OSError:
@@ -255,7 +256,7 @@ class PartitionFile:
         self._end, self._next = entry.end, entry.next_offset
 
     def _write_keys(self, lines: Lines) -> int:
-        """Write keys and headers, and return where they stand in their file."""
+        """Write keys and headers, and return their position in their file."""
         keys = lines.keys if lines.keys and any(lines.keys) else None
         headers = lines.headers if lines.headers and any(lines.headers) else None
         if keys is None and headers is None:
@@ -267,7 +268,7 @@ class PartitionFile:
         return position
 
     def _close_segment(self, next_offset: int) -> None:
-        """Let another segment begin at an offset."""
+        """Close the segment, and begin another at an offset."""
         assert self._appends is not None
         self._path.rename(closed_path(self._path, self._segment.first))
         begun = Segment(next_offset, self._path, True)
@@ -277,7 +278,7 @@ class PartitionFile:
 
 
 def _partition_id(older: Sequence[Segment]) -> int:
-    """Return that of the segments before, or a new one."""
+    """Return the id from the segments before, or a new one."""
     for segment in reversed(older):
         appends = Appends(segment.appends)
         appends.close()

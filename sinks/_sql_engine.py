@@ -1,4 +1,4 @@
-"""A store of rows behind a URL, PostgreSQL or SQLite: opened, locked, asked again, explained."""
+"""A store of rows behind a URL, PostgreSQL or SQLite: opening, locks, retries and errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ T = TypeVar("T")
 
 GIVE_UP_AFTER_S = 120.0
 LOCK_WAIT_S = 10.0
-"""One wait for another writer; it is tried again until the whole time is over."""
+"""Longest single wait for another writer, in seconds; it is repeated until the whole time is
+over."""
 
 CONNECT_S = 10.0
 _POSTGRES_LIMITS = {
@@ -38,7 +39,7 @@ _POSTGRES_LIMITS = {
 
 
 class Store:
-    """A database, and how its errors are met. Threads and processes may share it."""
+    """A database, and the handling of its errors. Threads and processes may share it."""
 
     def __init__(
         self,
@@ -48,9 +49,10 @@ class Store:
         read_only: bool = False,
         statement_s_max: float | None = None,
     ) -> None:
-        """Connects at the first use; a statement may take ``give_up_after_s`` where it writes.
+        """Take the URL; the first use connects.
 
-        Raises SinkRefusedError for what is not the URL of a store.
+        A statement may take ``give_up_after_s`` where the store is written. Raises
+        SinkRefusedError for a URL that is not one of a store.
         """
         self._has_answered = False
         self.is_sqlite = scheme_of(url) == "sqlite"
@@ -77,7 +79,7 @@ class Store:
     def transaction(self, lock: str, work: Callable[[Connection], T]) -> T:
         """Do ``work`` in one transaction that excludes all others of the same ``lock``.
 
-        Tried again as a whole while the server is away or busy. Raises SinkError.
+        It is tried again as a whole while the server is away or busy. Raises SinkError.
         """
 
         def locked() -> T:
@@ -171,11 +173,12 @@ class Store:
             connection.execute("PRAGMA query_only = ON")
             return
         connection.execute("PRAGMA journal_mode = WAL")
-        # As embedded topics: a commit survives the crash of every process, not of the machine.
+        # As with embedded topics, a commit survives the crash of every process, not of the
+        # machine.
         connection.execute("PRAGMA synchronous = NORMAL")
 
     def _postgres(self, address: PostgresAddress) -> Engine:
-        # A lock is waited for within a statement: each must see what was committed before it.
+        # Each statement must see what was committed while it waited for a lock.
         engine = create_engine(
             "postgresql+psycopg://",
             connect_args={
@@ -204,10 +207,10 @@ class Store:
     def _why_again(self, error: Exception) -> str | None:
         if not isinstance(error, self._errors) or not is_transient(error):
             return None
-        # A name that has led to a server may be gone while that is started again.
+        # A name that once led to a server may be gone while that server restarts.
         if is_unresolved(error) and not self._has_answered:
             return None
-        # What is pooled may be as dead as what just failed.
+        # Pooled connections may be as dead as the one that just failed.
         self._engine.dispose()
         return reason(error)
 

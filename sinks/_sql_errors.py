@@ -1,4 +1,4 @@
-"""What an error of PostgreSQL or SQLite, or of the way to it, means: may it pass, what to do."""
+"""Meanings of errors of PostgreSQL or SQLite, or of the way to them: may it pass, what to do."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STATES = {
     "25006": "it is a standby: name the primary in POSTGRES_URL, or all hosts with "
     "?target_session_attrs=read-write",
 }
-"""What to do about an SQLSTATE, or a class of them."""
+"""Remedies by SQLSTATE, or by the class of one."""
 
 _UNRESOLVED = re.compile(r"failed to resolve host|could not translate host name")
 _NEVER_CONNECTED = tuple(
@@ -60,11 +60,11 @@ _NEVER_CONNECTED = tuple(
         ),
     )
 )
-"""Of connections that the same URL gets for ever: how each is known, and what to do."""
+"""Errors of connections that the same URL gets for ever: (pattern, remedy)."""
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, in one line."""
+    """Return what went wrong, in one line."""
     text = str(original(error))
     first, _, every = text.partition("Multiple connection attempts failed. All failures were:")
     found = re.findall(r"^- host: .*?hostaddr: '[^']*': (.*)$", every, re.MULTILINE) or [first]
@@ -73,7 +73,7 @@ def reason(error: BaseException) -> str:
 
 
 def remedy_of(error: BaseException) -> str:
-    """What to do about an error, where that is known."""
+    """Return what to do about an error; "" where that is not known."""
     cause = original(error)
     text = str(cause)
     if isinstance(cause, sqlite3.Error):
@@ -85,12 +85,12 @@ def remedy_of(error: BaseException) -> str:
 
 
 def is_unresolved(error: BaseException) -> bool:
-    """Tell whether no host of the server has an address."""
+    """Return whether no host of the server has an address."""
     return bool(_UNRESOLVED.search(str(original(error))))
 
 
 def is_transient(error: BaseException) -> bool:
-    """Tell whether the same may succeed in a while."""
+    """Return whether the same may succeed in a while."""
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
     cause = original(error)
@@ -108,7 +108,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def original(error: BaseException) -> BaseException:
-    """The driver's own error."""
+    """Return the driver's own error."""
     return error.orig if isinstance(error, DBAPIError) and error.orig else error
 
 

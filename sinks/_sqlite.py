@@ -1,4 +1,4 @@
-"""Files of SQLite, and what its errors mean."""
+"""Files of SQLite, and the meanings of its errors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _BROKEN = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM)
 
 
 def make_own(file: Path) -> None:
-    """Make a file and its folder for their user alone, where they are not there. Raises OSError.
+    """Make a missing file and its folder for their user alone. Raises OSError.
 
-    What SQLite puts beside it has the mode of the file.
+    SQLite gives the files beside it the same mode.
     """
     file.parent.mkdir(0o700, parents=True, exist_ok=True)
     with suppress(FileExistsError):
@@ -22,17 +22,17 @@ def make_own(file: Path) -> None:
 
 
 def is_busy(error: BaseException) -> bool:
-    """Another connection holds the file for now."""
+    """Return whether another connection holds the file for now."""
     return _code(error) in _BUSY
 
 
 def is_broken(error: BaseException) -> bool:
-    """The disk is full or fails: once that is mended, it works again."""
+    """Return whether the disk is full or fails: once that is mended, it works again."""
     return _code(error) in _BROKEN
 
 
 def hint(error: BaseException) -> str:
-    """What to look at, as the end of a message."""
+    """Return what to look at, as the end of a message."""
     if is_broken(error):
         return ": look at its disk"
     if _code(error) in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
@@ -41,5 +41,5 @@ def hint(error: BaseException) -> str:
 
 
 def _code(error: BaseException) -> int:
-    # The low byte is the error, the others say more of it.
+    # The low byte is the error; the other bytes say more about it.
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF

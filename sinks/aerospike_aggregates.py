@@ -1,11 +1,11 @@
-"""Minute buckets in Aerospike: one record a (group, span of minutes), in it a bin a minute.
+"""Minute buckets in Aerospike: one record per (group, span of minutes) with one bin per minute.
 
-Record      key: the group, the first minute of its span and how many minutes the span has
+Record      key: the group, the first minute of its span and the span's number of minutes
 Bin         an ordered map: "topic/partition" -> {version: [count, sum_price]}; these add up
-Delivery    one operate a record and write adds its versions and keeps the highest of each
+Delivery    one operate per record and write adds its versions and keeps the highest of each
             partition: atomic, writing again changes nothing, and the order of writes does not
             matter, so that a late write of an older version does not win
-Durability  as AEROSPIKE_COMMIT_LEVEL asks: in all replicas, or in the master alone
+Durability  as AEROSPIKE_COMMIT_LEVEL asks: in all replicas, or only in the master
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from sinks._clickhouse_rows import RowsError, rows_for
 
 SET_NAME = "minute_buckets"
 MINUTES_READ_MAX = 31 * 1440
-"""Of one ``get``: it reads no more records than that."""
+"""Most minutes of one ``get``: it reads no more records than that."""
 OPERATIONS_MAX = 4_000
-"""Of one operate; an even number. The protocol counts them in 16 bits."""
+"""Most operations of one operate; an even number. The protocol counts them in 16 bits."""
 REMEDIES = Remedies(
     too_big="lower AEROSPIKE_BUCKETS_PER_KEY",
     other_kind="set AEROSPIKE_AGGREGATES_NAMESPACE to another namespace",
@@ -44,17 +44,17 @@ REMEDIES = Remedies(
 
 _GROUP = ("action", "origin", "brand_id", "category_id")
 _ROW = ("bucket", *_GROUP, TOPIC, PARTITION)
-"""What identifies a row."""
+"""Columns that identify a row."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MINUTE = timedelta(minutes=1)
 _ORDERED = {"map_order": aerospike.MAP_KEY_ORDERED}
 
 Sums = dict[str, list[int]]
-"""By "topic/partition": [version, count, sum_price] of one minute."""
+"""Sums of one minute by "topic/partition": [version, count, sum_price]."""
 
 
 class Group(NamedTuple):
-    """What a bucket counts."""
+    """The group that a bucket counts."""
 
     action: str
     origin: str
@@ -64,10 +64,10 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BucketSum:
-    """A bucket with its partitions added up."""
+    """A bucket, summed over its partitions."""
 
     bucket: datetime
-    """The start of its minute, in UTC."""
+    """Start of its minute, in UTC."""
     count: int
     sum_price: int
 
@@ -78,7 +78,7 @@ class SpanRows:
 
     group: Group
     start_minute: int
-    """Of the span, since 1970."""
+    """First minute of the span, counted from 1970."""
     bins: dict[str, Sums] = field(default_factory=dict)
 
 
@@ -102,9 +102,12 @@ class AerospikeAggregates:
         others: Sequence[Host] = (),
         connect: Connect = aerospike.client,
     ) -> None:
-        """``timeout_ms`` bounds each attempt to connect, read or write a batch; for ``keep_s``
-        what was written may be lost with a node. ``others``: nodes that are asked for the cluster
-        where the first does not answer."""
+        """Take the server's address; the first use connects.
+
+        ``timeout_ms`` bounds each attempt to connect, read or write a batch. What was written may
+        be lost with a node for ``keep_s``. ``others`` are nodes that are asked for the cluster
+        where the first does not answer.
+        """
         at = shown_host((host, port))
         self._about = f"aggregates in Aerospike at {at}, namespace {namespace}"
         self._server = AerospikeServer(
@@ -128,11 +131,11 @@ class AerospikeAggregates:
         self._width = buckets_per_key
 
     def write(self, frames: Sequence[pl.DataFrame]) -> None:
-        """Return when the rows are durable; of a row that is there twice the higher version is.
+        """Return when the rows are durable; where a row is there twice, the higher version wins.
 
         The frames have the columns of ``schemas.tables.minute_buckets.ROWS``. Raises
-        SinkUnavailableError after bounded retries, and SinkRefusedError; some of the rows may
-        be there then.
+        SinkUnavailableError after bounded retries, and SinkRefusedError; some of the rows may be
+        there then.
         """
         try:
             rows = fitted(frames)
@@ -141,7 +144,8 @@ class AerospikeAggregates:
         self._server.write(rows)
 
     def recent(self) -> list[pl.DataFrame]:
-        """The rows, in a form of their own, that a node which is killed may not have kept."""
+        """Return the rows, as ``restore`` takes them, that a node which is killed may not have
+        kept."""
         return self._server.recent()
 
     def restore(self, rows: pl.DataFrame) -> None:
@@ -153,7 +157,7 @@ class AerospikeAggregates:
         self._server.settle()
 
     def get(self, group: Group, from_minute: datetime, to_minute: datetime) -> list[BucketSum]:
-        """The buckets of a group in order of time; minutes without a tag are left out.
+        """Return the buckets of a group in order of time, without minutes that have no tag.
 
         ``from_minute`` is inclusive, ``to_minute`` exclusive; both have a time zone, and only
         buckets that start within are given. Raises SinkError.
@@ -179,7 +183,8 @@ class AerospikeAggregates:
         self._server.close()
 
     def _operates(self, rows: pl.DataFrame) -> list[list[Operate]]:
-        # A batch holds a record once: what is too much for one operate comes in the next batch.
+        # A batch holds a record once: operations beyond one operate's limit come in the next
+        # batch.
         batches: list[list[Operate]] = []
         for span in by_span(rows, self._width):
             key = self._record_key(span.group, span.start_minute)
@@ -195,22 +200,23 @@ class AerospikeAggregates:
 
 
 def record_key(group: Group, start_minute: int, width: int) -> str:
-    """Two records never share it, whatever their texts hold; ASCII without control characters.
+    """Return the key of a record, unique whatever the texts hold; printable ASCII.
 
-    The width of the span is in it because a minute is in another bin when that changes.
+    The width of the span is part of it, because a minute is in another bin when that changes.
     """
     return json.dumps([*group, start_minute, width], separators=(",", ":"))
 
 
 def bin_name(offset: int) -> str:
-    """The bin of a minute, by its offset from the start of its span."""
+    """Return the name of a minute's bin, by its offset from the start of its span."""
     return f"b{offset:02d}"
 
 
 def fitted(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """Rows in order of the table, each once and at its highest version; ``bucket`` is a minute.
+    """Return the rows in order of the table, each once in its highest version.
 
-    Raises RowsError for another shape, and a bucket that does not start at a minute.
+    ``bucket`` becomes minutes since 1970. Raises RowsError for another shape, and for a bucket
+    that does not start at a minute.
     """
     given = [rows_for(ROWS, frame) for frame in frames if frame.height]
     if not given:
@@ -231,13 +237,13 @@ def fitted(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
 
 
 def highest(rows: pl.DataFrame) -> pl.DataFrame:
-    """Each row at its highest version, in order of the table."""
+    """Return each row in its highest version, in order of the table."""
     newest = rows.sort("version", maintain_order=True).unique(_ROW, keep="last")
     return newest.sort(*_GROUP, "bucket", TOPIC, PARTITION)
 
 
 def by_span(rows: pl.DataFrame, width: int) -> Iterator[SpanRows]:
-    """The records of ``fitted`` rows, ``width`` minutes in each; each record once."""
+    """Yield the records of ``fitted`` rows, ``width`` minutes in each; each record once."""
     in_topic = pl.format("{}/{}", TOPIC, PARTITION)
     columns = (*_GROUP, "bucket", in_topic, "version", "count", "sum_price")
     current: SpanRows | None = None
@@ -255,7 +261,7 @@ def by_span(rows: pl.DataFrame, width: int) -> Iterator[SpanRows]:
 
 
 def operations(span: SpanRows) -> list[dict[str, Any]]:
-    """What one record is asked: to add each row's version, then to keep the highest of its row."""
+    """Return one record's operations: add each row's version, then keep the row's highest."""
     asked: list[dict[str, Any]] = []
     for name, sums in span.bins.items():
         for place, (version, *values) in sums.items():
@@ -269,9 +275,9 @@ def operations(span: SpanRows) -> list[dict[str, Any]]:
 
 @lru_cache(maxsize=4_096)
 def _of_row(name: str, place: str) -> tuple[list[Any], dict[str, Any]]:
-    """Where a row's versions are put, and the operation that keeps the highest of them."""
+    """Return (where a row's versions are put, the operation that keeps the highest of them)."""
     made = cdt_ctx.cdt_ctx_map_key_create(place, aerospike.MAP_KEY_ORDERED)
-    # By name, for other helpers order these otherwise.
+    # Arguments by name: other helpers order them otherwise.
     trim = map_operations.map_remove_by_index_range(
         bin_name=name,
         index_start=-1,
@@ -284,13 +290,15 @@ def _of_row(name: str, place: str) -> tuple[list[Any], dict[str, Any]]:
 
 
 def parts(asked: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Operations that one operate can hold; what adds a row and what trims it stay together."""
+    """Yield operations that one operate can hold; what adds a row and what trims it stay
+    together."""
     for start in range(0, len(asked), OPERATIONS_MAX):
         yield asked[start : start + OPERATIONS_MAX]
 
 
 def read_sums(start_minute: int, bins: Mapping[str, Any]) -> list[BucketSum]:
-    """The buckets of a record in order of time, its partitions added up; bins as they are read."""
+    """Return the buckets of a record in order of time, summed over partitions; ``bins`` as
+    read."""
     return [
         BucketSum(
             _EPOCH + (start_minute + offset) * _MINUTE,
@@ -307,8 +315,8 @@ def read_sums(start_minute: int, bins: Mapping[str, Any]) -> list[BucketSum]:
 def _standing(places: Mapping[str | int, Any]) -> list[Any]:
     """Return the rows of a minute that count.
 
-    Rows that were written before topics were part of their key have the partition alone: such a
-    row counts until one of its partition is written again.
+    Rows that were written before topics were part of their key have only the partition. Such a row
+    counts until a row of its partition is written again.
     """
     again = {int(place.rpartition("/")[2]) for place in places if isinstance(place, str)}
     return [versions for place, versions in places.items() if place not in again]

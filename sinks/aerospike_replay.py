@@ -1,8 +1,9 @@
-"""Minute buckets in ClickHouse, and beside them in Aerospike, as the target of one replay.
+"""Minute buckets in ClickHouse and in Aerospike as the target of one replay.
 
-What ClickHouse takes back counts nothing in Aerospike, under the new generation. Aerospike comes
-first there, as ClickHouse is what tells of it: a replay that is killed in between is made again.
-A shadow is ClickHouse's alone; its rows go to Aerospike just before it is exchanged.
+A row that takes back another in ClickHouse becomes a row of zeros in Aerospike, under the new
+generation. Aerospike is written first there, because ClickHouse says which rows to take back: so a
+replay that is killed in between is made again. A shadow is only in ClickHouse; its rows go to
+Aerospike just before it is exchanged.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from sinks.clickhouse_replay import ClickHouseReplay
 
 
 class AggregatesReplay(ClickHouseReplay):
-    """A ReplayTarget."""
+    """A ReplayTarget for minute buckets in both stores."""
 
     def __init__(
         self, url: str, topic: str, aggregates: AerospikeAggregates, *, home: Path | None = None
     ) -> None:
-        """``url`` is that of ClickHouse, whose password may lie in the home; ``topic`` is the one
-        whose rows are meant."""
+        """Take ClickHouse's ``url``, whose password may be in the home, and the rows'
+        ``topic``."""
         super().__init__(url, ROWS, topic, home=home)
         self._aggregates = aggregates
 
@@ -46,7 +47,7 @@ class AggregatesReplay(ClickHouseReplay):
         return super()._remove(where, generation, shadow=shadow)
 
     def swap(self, ours: Collection[str]) -> None:
-        """Exchange the table with its shadow, whose rows go to Aerospike."""
+        """Exchange the table with its shadow, and write the shadow's rows to Aerospike."""
         for rows in self.shadow_rows(ours):
             self._aggregates.write([of_aggregates(rows)])
         self._aggregates.settle()
@@ -59,7 +60,7 @@ class AggregatesReplay(ClickHouseReplay):
 
 
 def of_aggregates(rows: pl.DataFrame) -> pl.DataFrame:
-    """Rows as they are read from ClickHouse, for Aerospike; what takes back counts nothing."""
+    """Return rows read from ClickHouse for Aerospike; a row that takes back counts nothing."""
     counts = pl.col(DELETED) == 0
     return rows.with_columns(
         pl.from_epoch(ROWS.start, time_unit="s").dt.replace_time_zone("UTC"),

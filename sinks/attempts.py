@@ -1,4 +1,4 @@
-"""How often this process tried to write and failed, by server and a bounded code."""
+"""Counts of this process's failed attempts to write, by server and a bounded code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SIGNS = {
 
 
 class Attempts:
-    """Counts of attempts that failed, and of those that were made again; for all threads."""
+    """Counts of attempts that failed, and of those that were made again; safe for threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -22,7 +22,7 @@ class Attempts:
         self._again: Counter[str] = Counter()
 
     def failed(self, target: str, error: Exception, *, is_passing: bool) -> None:
-        """Count an attempt that failed; one that may pass is going to be made again."""
+        """Count an attempt that failed; one that may pass is made again."""
         server, code = server_of(target), code_of(error) if is_passing else "refused"
         with self._lock:
             self._failed[server, code] += 1
@@ -39,13 +39,13 @@ class Attempts:
 
 
 ATTEMPTS = Attempts()
-"""Those of this process."""
+"""Counts of this process."""
 
 
 def server_of(target: str) -> str:
-    """Return the kind of server that a target of a write is of."""
+    """Return the kind of server that a write's target belongs to."""
     lower = target.lower()
-    # The address names it, or a file's path does: then it is SQLite.
+    # The address names the server. A target that is a file's path is SQLite.
     return next((name for name in SINK_SERVERS if lower.startswith(name)), "sqlite")
 
 

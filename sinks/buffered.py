@@ -1,10 +1,9 @@
-"""A writer as the engine's sink: rows are gathered, and written by number or snapshot.
+"""A writer as the engine's sink: rows are gathered, and written by number or at a snapshot.
 
-A part is a topic partition. The parts of one process share a buffer, so that a snapshot of
-ten partitions is one insert; what is in it is durable before any of them is snapshotted.
-
-Where a server may forget what it acknowledged in the last seconds, the rows of these seconds are
-a part of the snapshots: a worker that was killed together with the server writes them again.
+A part is a topic partition. The parts of one process share a buffer, so that a snapshot of ten
+partitions is one insert; what is in it is durable before any of them is snapshotted. Where a
+server may forget what it acknowledged in the last seconds, the rows of these seconds are part of
+the snapshots: a worker that was killed together with the server writes them again.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from schemas.topics import PARTITION, PARTITIONS_DEFAULT
 ROWS_MAX_DEFAULT = 50_000
 
 Wrote = Callable[[Sequence[Any], float], None]
-"""Is told what was written, and how many seconds it took."""
+"""Function that is given what was written, and the seconds that it took."""
 
 
 def tell_nobody(_items: Sequence[Any], _seconds: float) -> None:
-    """Take what was written and do nothing."""
+    """Do nothing with what was written."""
 
 
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -34,7 +33,7 @@ T = TypeVar("T")
 
 
 class Writer(Protocol[T_contra]):
-    """Writes things that have a length, such as frames or lists of letters."""
+    """A writer of things that have a length, such as frames or lists of letters."""
 
     def write(self, items: Sequence[T_contra]) -> None:
         """Return when all are durable."""
@@ -44,10 +43,11 @@ class Writer(Protocol[T_contra]):
 
 
 class ForgetfulWriter(Writer[pl.DataFrame], Protocol):
-    """Writes rows with a column PARTITION to a server that may forget the last ones, if killed."""
+    """A writer of rows with PARTITION to a server that may forget the last ones if it is
+    killed."""
 
     def recent(self) -> Sequence[pl.DataFrame]:
-        """The rows that it may still forget."""
+        """Return the rows that it may still forget."""
 
     def restore(self, rows: pl.DataFrame) -> None:
         """Write soon what was ``recent`` when an earlier process ended."""
@@ -57,7 +57,7 @@ class ForgetfulWriter(Writer[pl.DataFrame], Protocol):
 
 
 class BufferedSink(FixedPartitionedSink[T, Any], Generic[T]):
-    """Gives a writer its rows when ``rows_max`` have gathered and at each snapshot."""
+    """A sink that gives a writer its rows when ``rows_max`` have gathered and at each snapshot."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class BufferedSink(FixedPartitionedSink[T, Any], Generic[T]):
         self._wrote(items, perf_counter() - began_s)
 
     def state_of(self, part: str) -> Any:
-        """What a part needs at the next start; it is asked for when all is written."""
+        """Return what a part needs at the next start; asked for when all is written."""
         return None
 
     def close(self) -> None:
@@ -115,8 +115,10 @@ class BufferedSink(FixedPartitionedSink[T, Any], Generic[T]):
 
 
 class RecentSink(BufferedSink[pl.DataFrame]):
-    """A sink of a ForgetfulWriter. When the flow has ended ``settle`` waits until nothing can be
-    lost, and ``release`` ends it."""
+    """A sink of a ForgetfulWriter.
+
+    When the flow has ended, ``settle`` waits until nothing can be lost, and ``release`` ends it.
+    """
 
     _writer: ForgetfulWriter | None
 
@@ -128,23 +130,26 @@ class RecentSink(BufferedSink[pl.DataFrame]):
         rows_max: int = ROWS_MAX_DEFAULT,
         wrote: Wrote = tell_nobody,
     ) -> None:
-        """``partitions`` gives those of the topic that this process reads, by number."""
+        """Take ``partitions``, which gives the numbers of the topic's partitions that this process
+        reads."""
         super().__init__(open_writer, rows_max=rows_max, wrote=wrote)
         self._partitions = partitions
         self._places: dict[str, int] = {}
         self._states: dict[str, list[bytes]] | None = None
         self._encoded: dict[int, tuple[pl.DataFrame, dict[str, bytes]]] = {}
-        """By the frame's id, as most of what is recent was so at the last snapshot."""
+        """Encoded frames by the frame's id, as most of what is recent was so at the last
+        snapshot."""
 
     def list_parts(self) -> list[str]:
-        # Before it kept states this sink had the parts of any other, which stand in the stores.
+        # Before this sink kept states it had the parts of any other sink, and stores still have
+        # these.
         listed = sorted({*self._partitions(), *super().list_parts()})
-        # The engine counts them in this order.
+        # The engine numbers them in this order.
         self._places = {part: place for place, part in enumerate(listed)}
         return listed
 
     def part_fn(self, item_key: str) -> int:
-        # One that came after they were listed: the flow is about to be wired anew.
+        # The part came after they were listed: the flow is about to be wired again.
         return self._places.get(item_key, 0)
 
     def build_part(
@@ -163,7 +168,7 @@ class RecentSink(BufferedSink[pl.DataFrame]):
         super().flush()
 
     def state_of(self, part: str) -> list[bytes] | None:
-        """The rows of a part that the server may still forget."""
+        """Return the rows of a part that the server may still forget."""
         if self._states is None:
             self._states = self._recent()
         return self._states.get(part)
@@ -174,7 +179,7 @@ class RecentSink(BufferedSink[pl.DataFrame]):
             self._writer.settle()
 
     def close(self) -> None:
-        """Nothing: what was written may have to be written again until it has settled."""
+        """Do nothing: until it has settled, what was written may have to be written again."""
 
     def release(self) -> None:
         """Release the writer."""
@@ -192,7 +197,7 @@ class RecentSink(BufferedSink[pl.DataFrame]):
 
 
 def _by_part(rows: pl.DataFrame) -> dict[str, bytes]:
-    """The rows of each part, compressed."""
+    """Return the rows of each part, compressed."""
     found = {}
     for (part,), of_part in rows.partition_by(PARTITION, as_dict=True).items():
         buffer = BytesIO()

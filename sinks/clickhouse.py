@@ -1,4 +1,4 @@
-"""ClickHouse: frames of rows to upserts, tables and views made, and queries answered.
+"""Write frames of rows to ClickHouse as upserts, make tables and views, and answer queries.
 
 A write is one Arrow insert (at most INSERT_ROWS_MAX rows each), LZ4 within, and returns when
 the server has it on disk. Rows are checked against the table before they are sent, because
@@ -48,9 +48,9 @@ ANSWER_TIMEOUT_S = 60
 _INSERT_SETTINGS = {
     # A batch of history may touch many days; refusing it could never end in a success.
     "max_partitions_per_insert_block": "0",
-    # The answer means "on disk", with no buffer of the server in between.
+    # The answer means "on disk": no buffer of the server is in between.
     "async_insert": "0",
-    # No word of the answer before the insert is done: what has said 200 can no longer say 500.
+    # The answer begins only after the insert: what has said 200 can no longer say 500.
     "wait_end_of_query": "1",
     "send_progress_in_http_headers": "0",
 }
@@ -58,7 +58,7 @@ _FORMAT = re.compile(r"\bformat\b", re.IGNORECASE)
 
 
 class ClickHouseTable:
-    """A RowWriter for one table. It connects at its first write; it is used by one thread."""
+    """A RowWriter for one table. The first write connects; it is used by one thread."""
 
     def __init__(
         self,
@@ -71,9 +71,12 @@ class ClickHouseTable:
         sleep: Callable[[float], object] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``url`` is ``http://[user[:password]@]host[:port][/database]``. Raises SinkRefusedError
-        for anything else. ``home``: where its own embedded server listens at the URL, which names
-        no user, requests bring that server's password."""
+        """Take the address; raise SinkRefusedError where it is not a valid one.
+
+        ``url`` is ``http://[user[:password]@]host[:port][/database]``. Where the embedded server
+        of ``home`` listens at the URL, and the URL names no user, requests bring that server's
+        password.
+        """
         self._table = table
         backoff = Backoff(give_up_after_s, sleep=sleep, clock=clock)
         self._link = _Link(url, backoff, home, answer_timeout_s=answer_timeout_s)
@@ -106,7 +109,7 @@ class ClickHouseTable:
 
 
 class ClickHouseReader:
-    """Queries over one kept connection. It connects at its first query; threads may share it."""
+    """Queries over one kept connection. The first query connects; threads may share it."""
 
     def __init__(
         self,
@@ -116,15 +119,15 @@ class ClickHouseReader:
         give_up_after_s: float = 0.0,
         answer_timeout_s: int = ANSWER_TIMEOUT_S,
     ) -> None:
-        """``url`` and ``home`` as of ClickHouseTable. By default a query that fails is not tried
-        again."""
+        """Take ``url`` and ``home`` as in ClickHouseTable. By default a failed query is not
+        repeated."""
         backoff = Backoff(give_up_after_s)
         self._link = _Link(url, backoff, home, answer_timeout_s=answer_timeout_s)
 
     def rows(
         self, sql: str, parameters: Mapping[str, object] | None = None
     ) -> tuple[list[str], list[list[Any]]]:
-        """Names of the columns, and the rows: numbers, texts, lists and None as in JSON.
+        """Return (names of the columns, rows of numbers, texts, lists and None as in JSON).
 
         ``parameters`` are bound to ``{name:Type}`` in the query. A statement without a result
         gives two empty lists. Raises SinkUnavailableError and SinkRefusedError.
@@ -154,11 +157,11 @@ class ClickHouseReader:
                 raise SinkRefusedError(
                     f"{self._link.where}: the query chooses its own FORMAT; leave that clause out"
                 ) from None
-        # A result that was begun and not ended, of which there may be rows; or a web page.
+        # The result broke off, perhaps after some rows; or it is a web page.
         raise error_in_body(answer)
 
     def frame(self, sql: str) -> pl.DataFrame:
-        """The rows as a frame: quick where there are many. Raises as ``rows``."""
+        """Return the rows as a frame: quick where there are many. Raises as ``rows`` does."""
         found: pl.DataFrame = self._link.call(partial(self._ask_frame, sql), self._link.where)
         return found
 
@@ -167,7 +170,7 @@ class ClickHouseReader:
             sql,
             settings={
                 "output_format_arrow_string_as_string": "1",
-                # A 200 is then no answer that breaks off.
+                # With this, an answer that says 200 does not break off.
                 "wait_end_of_query": "1",
             },
             transport_settings={"X-ClickHouse-Format": "ArrowStream"},
@@ -189,7 +192,7 @@ def query_rows(
     *,
     home: Path | None = None,
 ) -> tuple[list[str], list[list[Any]]]:
-    """One query over a connection of its own, as ClickHouseReader.rows."""
+    """Answer one query over a connection of its own, as ClickHouseReader.rows does."""
     reader = ClickHouseReader(url, home=home)
     try:
         return reader.rows(sql, parameters)
@@ -204,10 +207,10 @@ def create_tables(
     home: Path | None = None,
     give_up_after_s: float = 30.0,
 ) -> None:
-    """Make the database of the URL, the tables and the views, where they are not there yet.
+    """Make the database of the URL, the tables and the views that are not there yet.
 
-    Safe again and again, and from several processes at once. Raises SinkRefusedError for a
-    table that stands there with other columns, and SinkUnavailableError.
+    It is safe to repeat, and from several processes at once. Raises SinkRefusedError for a table
+    that is there with other columns, and SinkUnavailableError.
     """
     backoff = Backoff(give_up_after_s)
     link = _Link(url, backoff, home)
@@ -247,20 +250,21 @@ def _check_columns(link: _Link, table: Table, target: str) -> None:
 
 
 def _fitted(table: Table, frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame as the table takes it, with APPENDED, which is 0 where the rows do not say."""
+    """Return the frame in the table's form, with APPENDED, which is 0 where the rows lack it."""
     given = frame[APPENDED] if APPENDED in frame.columns else pl.lit(0, pl.Int64).alias(APPENDED)
     return rows_for(table, frame).with_columns(given)
 
 
 def _arrow(rows: pl.DataFrame) -> bytes:
-    """The oldest layout of strings, which servers of all ages read."""
+    """Return the rows as Arrow with the oldest layout of strings, which servers of all ages
+    read."""
     block = io.BytesIO()
     rows.write_ipc_stream(block, compression="lz4", compat_level=pl.CompatLevel.oldest())
     return block.getvalue()
 
 
 class _Link:
-    """A server, a client of it made when first needed, and calls with retries."""
+    """A server, a client of it that is made when first needed, and calls with retries."""
 
     def __init__(
         self,
@@ -296,13 +300,13 @@ class _Link:
             "client_name": "footfall",
         }
         if answer_timeout_s > ANSWER_TIMEOUT_S:
-            # A server may end what takes longer, as the embedded one does after a minute.
+            # A server may end what takes longer; the embedded one does so after a minute.
             self._options["settings"] = {"max_execution_time": answer_timeout_s}
         if self.database and use_database:
             self._options["database"] = self.database
 
     def call(self, action: Callable[[Any], Any], target: str) -> Any:
-        """What the action gives. Raises SinkUnavailableError and SinkRefusedError."""
+        """Return what the action returns. Raises SinkUnavailableError and SinkRefusedError."""
         try:
             return call_with_retry(
                 lambda: self._done(action),
@@ -319,14 +323,14 @@ class _Link:
         return result
 
     def _why_again(self, error: Exception) -> str | None:
-        # A name that has led to a server may be gone while that is started again.
+        # A name that once led to a server may be gone while that server restarts.
         if is_unresolved(error) and not self._has_answered:
             return None
         return why_again(error)
 
     def _connected(self) -> Any:
         if self._client is None:
-            # The client logs every failed attempt; the retry says it once.
+            # The client logs every failed attempt; the retry logs it once.
             for noisy in ("clickhouse_connect", "urllib3.connectionpool"):
                 logging.getLogger(noisy).setLevel(logging.ERROR)
             self._client = clickhouse_connect.get_client(**self._options, pool_mgr=self._pool)

@@ -1,8 +1,8 @@
-"""ClickHouse tables whose rows do not say of which topic they are, moved into their form of today.
+"""Move ClickHouse tables whose rows do not name their topic into the present form.
 
-Such a table is renamed, made anew and filled from the old one, which stays as ``<name>_before``.
-Until all rows are there it is ``<name>_to_move``: a move that was broken off goes on at the next
-call, and to copy rows again changes nothing.
+Such a table is renamed, made again and filled from the old one, which stays as ``<name>_before``.
+Until all rows are there the old one is ``<name>_to_move``: a move that was broken off goes on at
+the next call, and copying rows again changes nothing.
 """
 
 from __future__ import annotations
@@ -27,11 +27,10 @@ def before(table: Table) -> str:
 def move_tables(
     url: str, tables: Sequence[Table], topics: Mapping[str, str], *, home: Path | None = None
 ) -> Iterator[tuple[Table, int]]:
-    """Move those of the tables and their shadows that stand in their form of before.
+    """Move those tables and shadows that are in their earlier form; yield (table, number of rows).
 
-    Give each, and how many rows it has.
-    ``topics`` gives by table the topic that its rows are of; those of a table that is not named
-    there say it in their column ``source``. Writers must not run. Raises SinkError.
+    ``topics`` gives, by table, the topic of its rows; rows of a table that is not named there have
+    it in their column ``source``. Writers must not run. Raises SinkError.
     """
     reader = ClickHouseReader(url, home=home, answer_timeout_s=STATEMENT_S_MAX)
     try:
@@ -67,7 +66,8 @@ def _with_shadows(
 
 
 def _copy(reader: ClickHouseReader, table: Table, old: str, topic: str) -> None:
-    """Copy all rows, also those that are superseded or taken back, a part of them a statement."""
+    """Copy all rows, also superseded ones and those taken back, one ClickHouse partition per
+    statement."""
     names = [name for name in (*table.columns, DELETED) if name != TOPIC]
     columns = ", ".join(f"`{name}`" for name in names)
     _, partitions = reader.rows(f"SELECT DISTINCT _partition_id FROM {old} ORDER BY _partition_id")

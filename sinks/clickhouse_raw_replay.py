@@ -1,4 +1,4 @@
-"""ClickHouse tables of raw rows, one of each record or none, as the target of a replay."""
+"""ClickHouse tables of raw rows, at most one per record, as the target of a replay."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from sinks.tables import ByTable
 
 MINUTE_MS = 60_000
 COMPARED_MAX = 250_000
-"""Rows of a table that are held at once."""
+"""Most rows of a table that are held at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unequal:
-    """Records whose rows a table does not hold as they should be, in one minute of event time."""
+    """Records whose rows a table does not hold as it should, in one minute of event time."""
 
     missing: int = 0
-    """No row where there should be one."""
+    """Records without the row that should be there."""
     other: int = 0
-    """Another row than there should be."""
+    """Records with another row than should be there."""
     surplus: int = 0
-    """A row where there should be none."""
+    """Records with a row where there should be none."""
 
     def __add__(self, more: Unequal) -> Unequal:
         return Unequal(
@@ -39,24 +39,24 @@ class Unequal:
 
     @property
     def rows(self) -> int:
-        """All of them."""
+        """Return the sum of all three."""
         return self.missing + self.other + self.surplus
 
 
 class ClickHouseRawReplay(Unshadowed):
-    """A ReplayTarget. A row is known by its record's topic, partition and offset."""
+    """A ReplayTarget whose rows are identified by their record's topic, partition and offset."""
 
     def __init__(
         self, url: str, tables: Sequence[Table], topic: str, *, home: Path | None = None
     ) -> None:
-        """``tables``: all that the flow writes. The others as of ClickHouseReplay."""
+        """Take all ``tables`` that the flow writes; the rest is as in ClickHouseReplay."""
         self._tables = {table.name: table for table in tables}
         self._targets = {
             name: ClickHouseReplay(url, of, topic, home=home) for name, of in self._tables.items()
         }
 
     def newest_generation(self) -> int:
-        """The highest among the rows that stand in any of the tables."""
+        """Return the highest generation among the rows of all tables."""
         return max(target.newest_generation() for target in self._targets.values())
 
     def write(self, frames: Sequence[pl.DataFrame | ByTable], *, shadow: bool) -> None:
@@ -74,8 +74,10 @@ class ClickHouseRawReplay(Unshadowed):
     def unequal(
         self, frames: Sequence[pl.DataFrame | ByTable], span: Span
     ) -> dict[tuple[int, str], Unequal]:
-        """Where the tables hold other rows of the span than those given, which are all there
-        should be, in order of their offsets. By (minute's start in ms, table)."""
+        """Return where the tables hold other rows of the span, by (minute's start in ms, table).
+
+        ``frames`` have all rows that should be there, in order of their offsets.
+        """
         found: dict[tuple[int, str], Unequal] = {}
         for name, table in self._tables.items():
             expected = [rows for item in frames for rows in self._of(item, name)]
@@ -85,7 +87,7 @@ class ClickHouseRawReplay(Unshadowed):
         return found
 
     def partitions(self, from_ms: int, to_ms: int) -> Mapping[tuple[str, int], int]:
-        """See ReplayTarget; of all tables."""
+        """Return the number of rows by (topic, partition), of all tables; see ReplayTarget."""
         found: Counter[tuple[str, int]] = Counter()
         for target in self._targets.values():
             found.update(target.partitions(from_ms, to_ms))
@@ -97,7 +99,7 @@ class ClickHouseRawReplay(Unshadowed):
             target.close()
 
     def _of(self, item: pl.DataFrame | ByTable, name: str) -> list[pl.DataFrame]:
-        """The rows of a table; a frame is of the only one."""
+        """Return the rows of a table; a plain frame is of the only one."""
         if isinstance(item, pl.DataFrame):
             return [item]
         return [item.frames[name]] if name in item.frames else []
@@ -105,7 +107,7 @@ class ClickHouseRawReplay(Unshadowed):
     def _unequal_of(
         self, table: Table, frames: Sequence[pl.DataFrame], span: Span
     ) -> list[tuple[int, Unequal]]:
-        """The same of one table, whose rows are read so many at a time."""
+        """Return the same for one table, whose rows are read COMPARED_MAX at a time."""
         assert span.offsets is not None
         expected = pl.concat([rows_for(table, frame) for frame in frames]) if frames else None
         first, end = span.offsets
@@ -113,7 +115,7 @@ class ClickHouseRawReplay(Unshadowed):
         while first < end:
             rest = replace(span, offsets=(first, end))
             standing = self._targets[table.name].rows(rest, COMPARED_MAX)
-            # The last offset of a full answer may have more rows: it is begun with next.
+            # The last offset of a full answer may have more rows: the next answer begins with it.
             upto = end
             if len(standing) >= COMPARED_MAX:
                 upto = max(first + 1, int(standing[OFFSET][-1]))
@@ -131,7 +133,7 @@ class ClickHouseRawReplay(Unshadowed):
 def _counts(
     table: Table, wanted: pl.DataFrame, standing: pl.DataFrame
 ) -> list[tuple[int, Unequal]]:
-    """By minute, what differs of the rows of one partition, whatever their versions are."""
+    """Return by minute how the rows of one partition differ, whatever their versions are."""
     names = [name for name in table.columns if name != table.version]
     wanted, standing = wanted.select(names), standing.select(names)
     if wanted.sort(OFFSET).equals(standing):

@@ -31,19 +31,19 @@ from sinks.replay import (
 
 GIVE_UP_AFTER_S = 120.0
 STATEMENT_S_MAX = 900
-"""One statement may copy the rows of a whole range."""
+"""Most seconds of a statement, which may copy the rows of a whole range."""
 INSERTS_WAIT_S = 60.0
 PAGE_ROWS = 100_000
-"""Rows read at once, unless there are more of one window."""
+"""Rows read at once, unless one window has more."""
 _END_S_MAX = 4_294_967_295
-"""The last moment of a DateTime, 2106-02-07."""
+"""Last moment of a DateTime, 2106-02-07, in seconds since 1970 UTC."""
 
 
 class ClickHouseReplay:
     """A ReplayTarget. The shadow is a table of the same form, ``<name>_shadow``."""
 
     def __init__(self, url: str, table: Table, topic: str, *, home: Path | None = None) -> None:
-        """``topic``: the one whose rows are meant. ``url`` and ``home`` are those of
+        """Take the ``topic`` whose rows are meant; ``url`` and ``home`` are as in
         ClickHouseTable."""
         self.sums = table.sums
         self._topic = topic
@@ -59,11 +59,11 @@ class ClickHouseReplay:
         }
 
     def newest_generation(self) -> int:
-        """The highest among the rows that stand."""
+        """Return the highest generation among the topic's rows."""
         return self._generations(self._table.name).get(self._topic, 0)
 
     def make_shadow(self, ours: Collection[str]) -> None:
-        """See ReplayTarget."""
+        """Make an empty shadow; see ReplayTarget."""
         if self._has_shadow():
             check_others(self._shadow.name, waiting(*self._newest()), ours)
         self._ask(f"DROP TABLE IF EXISTS {self._shadow.name} SYNC")
@@ -74,15 +74,15 @@ class ClickHouseReplay:
         self._writers[shadow].write(frames)
 
     def remove_older(self, spans: Sequence[Span], generation: int, *, shadow: bool) -> int:
-        """Take back what earlier generations hold of the spans.
+        """Take back what earlier generations hold of the spans, and return the number of rows.
 
         The row that takes back is older than any other of its generation: where the replay has
-        given the same key a row, that one wins.
+        written a row with the same key, that row wins.
         """
         return self._remove(self._older(spans, generation), generation, shadow=shadow)
 
     def remove_replaced(self, spans: Sequence[Span], generation: int, *, shadow: bool) -> int:
-        """The same of the windows alone that the generation has a row of."""
+        """Take back the same, but only in windows that the generation has a row of."""
         where = self._older(spans, generation)
         replaced = self._is_replaced(spans, generation, shadow=shadow)
         return self._remove(f"{where} AND {replaced}", generation, shadow=shadow)
@@ -90,7 +90,7 @@ class ClickHouseReplay:
     def not_replaced(
         self, spans: Sequence[Span], generation: int, *, shadow: bool
     ) -> Windows | None:
-        """The windows that earlier generations have rows of, and this one has none of."""
+        """Return the windows of which only earlier generations have rows."""
         start = f"`{self._table.start}`"
         at = f"toUnixTimestamp64Milli(toDateTime64({start}, 3, 'UTC'))"
         ((count, first_ms, last_ms),) = self._ask(
@@ -135,7 +135,7 @@ class ClickHouseReplay:
         return int(count) - int(again)
 
     def differences(self, spans: Sequence[Span]) -> list[Difference]:
-        """The windows in which table and shadow differ."""
+        """Return the windows in which table and shadow differ."""
         if not spans:
             return []
         places = range(len(self.sums))
@@ -144,7 +144,7 @@ class ClickHouseReplay:
         within = self._within(spans)
 
         def windows(name: str) -> str:
-            # Of two rows with equal sums one may stand for another group: their keys count too.
+            # Two rows with equal sums may be of different groups: so their keys are hashed too.
             key = ", ".join(f"`{column}`" for column in self._table.order_by)
             rows = f"sum(cityHash64({key}, {', '.join(f'`{x}`' for x in self.sums)}))"
             return (
@@ -172,8 +172,8 @@ class ClickHouseReplay:
     def swap(self, ours: Collection[str]) -> None:
         """Fill the shadow with all other rows, and exchange the names of the two.
 
-        What was inserted meanwhile, of any topic, is brought over afterwards. The shadow holds
-        what stood before. Raises as ReplayTarget says.
+        Rows that were inserted meanwhile, of any topic, are copied afterwards. Then the shadow
+        holds the earlier rows. Raises as ReplayTarget says.
         """
         table, shadow = self._table.name, self._shadow.name
         self._need_newer_shadow(ours)
@@ -187,7 +187,7 @@ class ClickHouseReplay:
         # An insert that began before goes to the old table, now the shadow, until it ends.
         wait_for_inserts(self._reader, table)
         names = ", ".join(f"`{name}`" for name in (*self._table.columns, DELETED))
-        # Parts merge meanwhile: what is in none of those listed is in one that is new then.
+        # Parts merge meanwhile: a row that is in none of the listed parts is in a new one.
         while missed := self._parts(shadow) - copied:
             for part in sorted(missed):
                 self._ask(
@@ -201,9 +201,9 @@ class ClickHouseReplay:
         return self._pages(f"{self._table.name} FINAL", where)
 
     def shadow_rows(self, ours: Collection[str]) -> Iterator[pl.DataFrame]:
-        """All rows of the shadow, some at a time; in DELETED those that take others back.
+        """Yield all rows of the shadow, some at a time; DELETED marks those that take others back.
 
-        Raises SinkRefusedError as ``swap``.
+        Raises SinkRefusedError as ``swap`` does.
         """
         self._need_newer_shadow(ours)
         return self._pages(self._shadow.name, "1")
@@ -236,7 +236,7 @@ class ClickHouseReplay:
                 windows, rows = [], 0
 
     def totals(self, from_ms: int, to_ms: int) -> pl.DataFrame:
-        """The sums of each (partition, window)."""
+        """Return the sums of each (partition, window)."""
         table = self._table
         sums = ", ".join(f"sum(`{name}`)" for name in self.sums)
         rows = self._ask(
@@ -248,7 +248,7 @@ class ClickHouseReplay:
         return totals_frame(rows, self.sums)
 
     def partitions(self, from_ms: int, to_ms: int) -> dict[tuple[str, int], int]:
-        """See ReplayTarget."""
+        """Return the number of rows by (topic, partition); see ReplayTarget."""
         rows = self._ask(
             f"SELECT `{TOPIC}`, `{PARTITION}`, count() FROM {self._table.name} FINAL "
             f"WHERE {self._between(from_ms, to_ms)} GROUP BY `{TOPIC}`, `{PARTITION}`"
@@ -256,7 +256,8 @@ class ClickHouseReplay:
         return {(topic, int(partition)): int(count) for topic, partition, count in rows}
 
     def rows(self, span: Span, rows_max: int) -> pl.DataFrame:
-        """At most so many rows of raw rows' span, each once, in order of their offsets."""
+        """Return at most ``rows_max`` rows of a span of raw rows, each once, in order of their
+        offsets."""
         names = ", ".join(f"`{name}`" for name in self._table.columns)
         return self._reader.frame(
             f"SELECT {names} FROM {self._table.name} FINAL WHERE {self._within([span])} "

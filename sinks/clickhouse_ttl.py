@@ -1,4 +1,4 @@
-"""How long ClickHouse keeps the rows of single records: so many days after their event time."""
+"""Expiry of single records' rows in ClickHouse: a number of days after their event time."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from schemas.tables.clickhouse import Table
 from sinks.clickhouse import ClickHouseReader
 
 _STANDING = re.compile(r"\bTTL toDateTime\(`?\w+`?\) \+ toIntervalDay\((\d+)\)")
-"""Of a table's engine, as ``set_ttl`` has made it; a TTL of another form is not ours."""
+"""Pattern of a table's TTL as ``set_ttl`` makes it; a TTL of another form is not ours."""
 
 
 def set_ttl(
     url: str, tables: Sequence[Table], days: int, *, home: Path | None = None
 ) -> dict[str, str]:
-    """Let rows of those of the tables that have a row per record expire so many days after their
-    event time; 0 keeps them. What has changed, by table. Raises SinkError.
+    """Let rows of raw tables expire ``days`` after their event time; 0 keeps them.
 
-    The days are counted by the server's clock, also for rows that stand there already.
+    Returns what has changed, by table. The server's clock decides, also for rows that are there
+    already. Raises SinkError.
     """
     reader = ClickHouseReader(url, home=home)
     changed = {}
@@ -33,7 +33,7 @@ def set_ttl(
             if not table.is_raw or days == (int(found[1]) if found else 0):
                 continue
             if days:
-                # A part holds a day: to drop it whole costs nothing, to rewrite it much.
+                # A part holds a day: dropping it whole costs nothing, rewriting it much.
                 reader.rows(f"ALTER TABLE {table.name} MODIFY SETTING ttl_only_drop_parts = 1")
                 ttl = f"toDateTime(`{table.start}`) + toIntervalDay({days})"
                 reader.rows(f"ALTER TABLE {table.name} MODIFY TTL {ttl}")

@@ -1,11 +1,11 @@
 """Records to Kafka: an idempotent producer whose write returns when all are acknowledged.
 
-Delivery    at least once: what was acknowledged by all replicas is there once; a write that
+Delivery    at-least-once: what was acknowledged by all replicas is there once; a write that
             raised may have delivered some, and a second try repeats them. With ``gapless``
             what it delivered to a partition are the first ones, whatever failed
 Durability  acks=all, as the topic's replication gives
 Partition   murmur2 of the key, as Java's and aiokafka's clients choose it: the same key meets
-            in the same partition whoever writes it; without a key any
+            in the same partition whoever writes it; without a key in any partition
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from sinks.attempts import ATTEMPTS
 
 GIVE_UP_AFTER_S = 60.0
 RECORDS_QUEUED_MAX = 100_000
-"""Records waiting in the client; a larger write waits for room."""
+"""Most records waiting in the client; a larger write waits for room."""
 _REPORTS_GRACE_S = 5.0
 _ADMIN_WITHIN_S_MAX = 20.0
-"""For questions about topics, which somebody waits for in front of a terminal."""
+"""Most seconds for questions about topics, which somebody waits for at a terminal."""
 _ADMIN_ROUND_S = 5.0
 _ASK_AGAIN_S = 0.1
 _UNKNOWN_TOPIC_S = 3.0
 _SEEN_WITHIN_S = 60.0
-"""Of a topic that was made: hundreds of partitions need leaders first."""
+"""Most seconds until a new topic is seen: hundreds of partitions need leaders first."""
 _ANY_PARTITION = -1
 _SERVER = "kafka"
-"""As attempts are counted."""
+"""Name under which attempts are counted."""
 
 AnyRecords = Sequence[Record] | Sequence[TopicRecord]
 
@@ -64,12 +64,12 @@ _REFUSED = {
 
 
 class KafkaTopics:
-    """A TopicWriter on Kafka. Connects at the first write, and again whenever it is lost."""
+    """A TopicWriter on Kafka. The first write connects, and later ones again if it is lost."""
 
     def __init__(
         self, bootstrap: str, *, give_up_after_s: float = GIVE_UP_AFTER_S, gapless: bool = False
     ) -> None:
-        """``bootstrap``: ``host:port``, or several with commas."""
+        """Take ``bootstrap``: ``host:port``, or several with commas."""
         self._gapless = gapless
         self._bootstrap = bootstrap
         self._give_up_after_s = give_up_after_s
@@ -110,11 +110,11 @@ class KafkaTopics:
                 self._write(keyless)
 
     def end_offsets(self, places: Sequence[Place]) -> list[int]:
-        """The next offset of each (topic, partition). Raises SinkError."""
+        """Return the next offset of each (topic, partition). Raises SinkError."""
         return self._offsets(places, OffsetSpec.latest())
 
     def first_offset(self, topic: str, partition: int) -> int:
-        """The offset of the oldest record left in a partition. Raises SinkError."""
+        """Return the offset of the oldest record left in a partition. Raises SinkError."""
         return self._offsets([(topic, partition)], OffsetSpec.earliest())[0]
 
     def _offsets(self, places: Sequence[Place], spec: OffsetSpec) -> list[int]:
@@ -127,11 +127,11 @@ class KafkaTopics:
                 found = admin.list_offsets(asked, request_timeout=min(_ADMIN_ROUND_S, left_s))
                 return [found[place].result().offset for place in asked]
             except KafkaException as raised:
-                # A topic that was just made is not known everywhere, or has no leader yet.
+                # A topic that was just made may not be known everywhere, or have no leader yet.
                 if time.monotonic() > deadline:
                     raise self._no_answer(places[0][0], raised.args[0]) from None
                 time.sleep(_ASK_AGAIN_S)
-                # Another client: what this one knew of leaders may be what stood in the way.
+                # Use another client: this one may know an outdated leader.
                 admin = self._admin()
         return []
 
@@ -166,7 +166,7 @@ class KafkaTopics:
             grown = admin.create_partitions(
                 [NewPartitions(topic, partitions)], request_timeout=self._answer_within_s
             )
-            # Refused as invalid where another process has just done it.
+            # The broker refuses it as invalid where another process has just done it.
             self._finish(topic, grown[topic], KafkaError.INVALID_PARTITIONS)
         self._wait_until_seen(topic, partitions)
 
@@ -186,25 +186,26 @@ class KafkaTopics:
             time.sleep(_ASK_AGAIN_S)
 
     def partitions(self, topic: str) -> int | None:
-        """How many partitions a topic has, or None where it does not exist."""
+        """Return the number of a topic's partitions; None where it does not exist."""
         found = self._standing(topic)
         return len(found[topic].partitions) if topic in found else None
 
     def record_bytes_max(self, topics: Collection[str]) -> dict[str, int]:
-        """Return how many bytes each topic takes at once; nothing of those not to be told of."""
+        """Return the largest record in bytes by topic, without topics that the broker does not
+        describe."""
         resources = {ConfigResource(ConfigResource.Type.TOPIC, topic): topic for topic in topics}
         admin = self._admin()  # Gone, it would answer nothing.
         asked = admin.describe_configs([*resources], request_timeout=self._answer_within_s)
         found = {}
         for resource, future in asked.items():
-            # Who may write to a topic may not always ask about it.
+            # A user who may write to a topic may not always ask about it.
             with contextlib.suppress(KafkaException, TimeoutError):
                 config = future.result(timeout=self._answer_within_s + _REPORTS_GRACE_S)
                 found[resources[resource]] = int(config["max.message.bytes"].value)
         return found
 
     def topics(self) -> list[str]:
-        """The names of all topics."""
+        """Return the names of all topics."""
         return [*self._standing("list")]
 
     def _standing(self, asked: str) -> dict[str, Any]:
@@ -235,7 +236,7 @@ class KafkaTopics:
         if all_sent and delivery.error is None and delivery.reported == delivery.sent:
             self._trouble = ""
             return
-        # What is still queued must not be delivered after the caller was told it was not.
+        # Records still queued must not be delivered after the caller was told that they were not.
         self._forget_producer()
         error = self._sink_error(delivery.topic or batches[0][0], delivery.error)
         ATTEMPTS.failed(_SERVER, error, is_passing=not isinstance(error, SinkRefusedError))
@@ -254,15 +255,15 @@ class KafkaTopics:
                     "queue.buffering.max.messages": RECORDS_QUEUED_MAX,
                     "message.max.bytes": RECORD_BYTES_TAKEN_MAX,
                     "linger.ms": 5,
-                    # How long a topic that nobody knows may be one that was just made.
+                    # An unknown topic may have just been made: wait this long for it.
                     "topic.metadata.propagation.max.ms": round(_UNKNOWN_TOPIC_S * 1000),
                 }
             )
         return self._producer
 
     def _delivery_timeout_ms(self) -> int:
-        # A record that times out is left out, and those behind it may yet be delivered. Without
-        # a limit of their own all are given up at once.
+        # A record that times out is left out, and those behind it may still be delivered. Without
+        # a timeout per record all are given up at once.
         return 0 if self._gapless else max(1, round(self._give_up_after_s * 1000))
 
     def _forget_producer(self) -> None:
@@ -278,12 +279,13 @@ class KafkaTopics:
         return {
             "bootstrap.servers": self._bootstrap,
             "error_cb": self._note_trouble,
-            # Errors come by error_cb and reports; the log would repeat each some times a second.
+            # Errors come by error_cb and reports; the log would repeat each several times per
+            # second.
             "log_level": 2,
         }
 
     def _count_trouble(self, error: KafkaError) -> None:
-        """Count an attempt of the client itself, which makes it again until it gives up."""
+        """Count an attempt of the client itself, which repeats it until it gives up."""
         self._note_trouble(error)
         if error.code() != KafkaError._ALL_BROKERS_DOWN and not error.fatal():
             ATTEMPTS.failed(_SERVER, KafkaException(error), is_passing=True)
@@ -294,7 +296,7 @@ class KafkaTopics:
             self._trouble = error.str()
 
     def _finish(self, topic: str, future: Any, harmless: int) -> bool:
-        """True when done, False for the ``harmless`` error."""
+        """Return True when done, False for the ``harmless`` error."""
         try:
             future.result(timeout=self._answer_within_s + _REPORTS_GRACE_S)
         except (KafkaException, TimeoutError) as raised:
@@ -305,11 +307,11 @@ class KafkaTopics:
         return True
 
     def _sink_error(self, topic: str, error: KafkaError | None) -> SinkError:
-        """Of records that were not all acknowledged."""
+        """Return the error for records that were not all acknowledged."""
         return self._error(topic, error, "acknowledge", self._give_up_after_s)
 
     def _no_answer(self, topic: str, error: KafkaError | None) -> SinkError:
-        """Of a question about a topic."""
+        """Return the error for an unanswered question about a topic."""
         return self._error(topic, error, "answer", self._answer_within_s)
 
     def _error(
@@ -328,7 +330,7 @@ class KafkaTopics:
 
 
 class _Delivery:
-    """The records of one write on their way, and what is reported of them."""
+    """The records of one write on their way, and their delivery reports."""
 
     def __init__(self, producer: Producer, deadline: float) -> None:
         self._producer = producer
@@ -337,10 +339,10 @@ class _Delivery:
         self.reported = 0
         self.error: KafkaError | None = None
         self.topic: str | None = None
-        """Of the error."""
+        """Topic of the error."""
 
     def send(self, topic: str, partition: int, records: AnyRecords) -> bool:
-        """Hand records to the client until one fails; False where it has not taken all."""
+        """Hand records to the client until one fails; return False where it has not taken all."""
         at, full = 0, False
         while at < len(records) and self.error is None:
             try:
@@ -371,7 +373,7 @@ class _Delivery:
             record.key,
             partition,
             on_delivery=self._take,
-            # 0 is now.
+            # The client takes 0 for now.
             timestamp=record.timestamp_ms or 0,
             headers=list(record.headers),
         )

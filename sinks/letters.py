@@ -12,7 +12,7 @@ from sinks import TopicWriter
 
 
 class LetterWriter:
-    """Writes letters to one topic, keyed as the topic says."""
+    """A writer of letters to one topic, keyed as the topic says."""
 
     def __init__(self, topics: TopicWriter, topic: str) -> None:
         self._topics = topics

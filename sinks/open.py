@@ -1,6 +1,6 @@
 """Sinks by the addresses of the settings: embedded or on servers.
 
-The clients of servers are imported where a server is asked for alone.
+A server's client is imported only where that server is asked for.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 
 def open_topics(settings: Settings, *, gapless: bool = False) -> FileTopics | KafkaTopics:
-    """The topics of TOPICS_URL. Connects, or makes its folder, at the first use.
+    """Return the topics of TOPICS_URL. The first use connects, or makes the folder.
 
-    With ``gapless`` what a write that failed has delivered to a partition are its first records.
+    With ``gapless`` a write that failed has delivered only the first of its records to a
+    partition.
     """
     folder = settings.topics_folder
     if folder is not None:
@@ -38,7 +39,7 @@ def open_topics(settings: Settings, *, gapless: bool = False) -> FileTopics | Ka
 
 
 def open_profiles(settings: Settings) -> ProfileStore:
-    """The profiles of PROFILES_URL. Connects, or makes its file, at the first use."""
+    """Return the profiles of PROFILES_URL. The first use connects, or makes the file."""
     file = settings.profiles_file
     if file is not None:
         from sinks.profiles.sqlite import SqliteProfiles
@@ -58,7 +59,7 @@ def open_profiles(settings: Settings) -> ProfileStore:
 
 
 def open_aggregates(settings: Settings) -> AerospikeAggregates:
-    """The aggregates in the Aerospike of PROFILES_URL. Connects at the first use."""
+    """Return the aggregates in the Aerospike of PROFILES_URL. The first use connects."""
     from sinks.aerospike_aggregates import AerospikeAggregates
 
     return AerospikeAggregates(
@@ -72,6 +73,6 @@ def open_aggregates(settings: Settings) -> AerospikeAggregates:
 
 
 def _nodes(settings: Settings) -> dict[str, Any]:
-    """The first node, and the others."""
+    """Return the first node, and the others, as arguments."""
     (host, port), *others = aerospike_hosts(settings.profiles_url)
     return {"host": host, "port": port, "others": others}

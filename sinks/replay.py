@@ -1,7 +1,7 @@
-"""Where a replay writes: the table itself, or a shadow beside it that is exchanged later.
+"""Targets of a replay: the table itself, or a shadow beside it that is exchanged later.
 
-Each replay is a generation of its own, which wins over all earlier ones. What they hold of the
-replayed windows and it does not, is taken back.
+Each replay is a generation of its own, which wins over all earlier ones. Rows that these hold of
+the replayed windows, and it does not, are taken back.
 """
 
 from __future__ import annotations
@@ -22,30 +22,31 @@ DIFFERENCES_MAX = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Windows of one partition of the topic, or (None) of all: start from inclusive, to exclusive,
-    ms."""
+    """Windows of one partition of the topic, or (None) of all partitions.
+
+    They start from ``from_ms`` to before ``to_ms``, in milliseconds since 1970 UTC.
+    """
 
     partition: int | None
     from_ms: int
     to_ms: int
     offsets: tuple[int, int] | None = None
-    """Where rows are known by their records' offsets: of these alone, from inclusive, to
-    exclusive."""
+    """Offsets (first, end), end excluded, where rows are identified by their records' offsets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A window that is not the same in the table and its shadow; None where it has no row."""
+    """A window that differs between the table and its shadow; None where it has no row."""
 
     start_ms: int
     live: tuple[int, ...] | None
-    """The sums, the number of events first."""
+    """Sums, the number of events first."""
     shadow: tuple[int, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """How many windows, and the start of the first and of the last one, ms."""
+    """Number of windows, and the starts of the first and the last in milliseconds."""
 
     count: int
     first_ms: int
@@ -53,86 +54,91 @@ class Windows:
 
 
 class ReplayTarget(Protocol):
-    """The rows that one flow has of one topic, in tables that may hold those of others. Every
-    method may raise SinkError."""
+    """Rows of one flow for one topic, in tables that may hold those of other topics.
+
+    Every method may raise SinkError.
+    """
 
     sums: tuple[str, ...]
     """Names of the sums, the number of events first."""
 
     def newest_generation(self) -> int:
-        """The highest among the rows that stand, 0 where there are none."""
+        """Return the highest generation among the rows, 0 without rows."""
 
     def make_shadow(self, ours: Collection[str]) -> None:
-        """Make an empty shadow; an earlier one is dropped. ``ours``: the flow's topics.
+        """Make an empty shadow; an earlier one is dropped. ``ours`` are the flow's topics.
 
-        Raises SinkRefusedError where it holds a replay of another topic that waits.
+        Raises SinkRefusedError where it holds a replay of another topic that was not exchanged
+        yet.
         """
 
     def write(self, frames: Sequence[pl.DataFrame], *, shadow: bool) -> None:
         """Return when the rows are durable."""
 
     def remove_older(self, spans: Sequence[Span], generation: int, *, shadow: bool) -> int:
-        """Take back the rows of the spans that are of an earlier generation; how many."""
+        """Take back the spans' rows of earlier generations; return their number."""
 
     def remove_replaced(self, spans: Sequence[Span], generation: int, *, shadow: bool) -> int:
-        """The same of the windows alone that the generation has a row of."""
+        """Take back the same, but only in windows that the generation has a row of."""
 
     def not_replaced(
         self, spans: Sequence[Span], generation: int, *, shadow: bool
     ) -> Windows | None:
-        """The windows of the spans that earlier generations have rows of, and it has none of."""
+        """Return the windows of the spans that only earlier generations have rows of."""
 
     def differences(self, spans: Sequence[Span]) -> list[Difference]:
-        """The windows in which table and shadow differ, at most DIFFERENCES_MAX, in order."""
+        """Return the windows in which table and shadow differ, at most DIFFERENCES_MAX, in
+        order."""
 
     def swap(self, ours: Collection[str]) -> None:
-        """Exchange table and shadow in one moment; rows of other topics stay. ``ours``: the flow's
-        topics.
+        """Exchange table and shadow in one moment; rows of other topics stay.
 
-        Raises SinkRefusedError where there is no shadow, and where it holds no replay of ours that
-        waits, or one of another topic.
+        ``ours`` are the flow's topics. Raises SinkRefusedError where there is no shadow, where it
+        holds no replay of these topics that waits, and where it holds one of another topic.
         """
 
     def totals(self, from_ms: int, to_ms: int) -> pl.DataFrame:
-        """The sums of each (partition, window) of the table."""
+        """Return the sums of each (partition, window) of the table."""
 
     def partitions(self, from_ms: int, to_ms: int) -> Mapping[tuple[str, int], int]:
-        """Return how many rows there are of each (topic, partition), of all topics."""
+        """Return the number of rows by (topic, partition), of all topics."""
 
     def close(self) -> None:
         """Release connections. Never raises."""
 
 
 class Unshadowed:
-    """The part of a ReplayTarget whose rows replace themselves and are compared one by one: no
-    shadow, no sums. Each of these raises SinkRefusedError."""
+    """The part of a ReplayTarget whose rows replace themselves and are compared one by one.
+
+    It has no shadow and no sums. Each of these methods raises SinkRefusedError.
+    """
 
     sums: tuple[str, ...] = ()
 
     def make_shadow(self, ours: Collection[str]) -> None:
-        """Refused."""
+        """Refuse."""
         raise SinkRefusedError(_NO_SHADOW)
 
     def differences(self, spans: Sequence[Span]) -> list[Difference]:
-        """Refused."""
+        """Refuse."""
         raise SinkRefusedError(_NO_SHADOW)
 
     def remove_replaced(self, spans: Sequence[Span], generation: int, *, shadow: bool) -> int:
-        """Refused."""
+        """Refuse."""
         raise SinkRefusedError(_NO_WINDOWS)
 
     def not_replaced(
         self, spans: Sequence[Span], generation: int, *, shadow: bool
     ) -> Windows | None:
-        """Refused."""
+        """Refuse."""
         raise SinkRefusedError(_NO_WINDOWS)
 
     def swap(self, ours: Collection[str]) -> None:
-        """Refused."""
+        """Refuse."""
         raise SinkRefusedError(_NO_SHADOW)
 
     def totals(self, from_ms: int, to_ms: int) -> pl.DataFrame:
-        """Refused."""
+        """Refuse."""
         raise SinkRefusedError(_NO_WINDOWS)
 
 
@@ -140,7 +146,7 @@ _NO_WINDOWS = "rows that are compared one by one are not those of windows"
 _NO_SHADOW = "there is no shadow of rows that replace themselves when they are written again"
 
 Generations = Mapping[str, int]
-"""By topic, the highest generation among the rows of a table."""
+"""Highest generation among the rows of a table, by topic."""
 
 
 def waiting(table: Generations, shadow: Generations) -> set[str]:
@@ -160,7 +166,7 @@ def check_others(shadow: str, waits: Collection[str], ours: Collection[str]) -> 
 def check_ours(
     table: str, shadow: str, newest: tuple[Generations, Generations], ours: Collection[str]
 ) -> None:
-    """Raise SinkRefusedError where the shadow has nothing to exchange, or more than that.
+    """Raise SinkRefusedError where the shadow has nothing to exchange, or another topic's replay.
 
     ``newest``: the generations of the table, and those of its shadow.
     """
@@ -180,6 +186,6 @@ def check_ours(
 
 
 def totals_frame(rows: Sequence[Sequence[Any]], sums: Sequence[str]) -> pl.DataFrame:
-    """The frame of ``ReplayTarget.totals`` from rows of plain values."""
+    """Return the frame of ``ReplayTarget.totals`` from rows of plain values."""
     names = (PARTITION, START_MS, *sums)
     return pl.DataFrame(list(rows), schema=dict.fromkeys(names, pl.Int64), orient="row")

@@ -1,7 +1,7 @@
-"""Trying again, for a bounded time: what fails for a while must not stop a worker, or lose rows.
+"""Retries for a bounded time: a passing failure must not stop a worker, or lose rows.
 
-Written here and not taken from a library because the clock is passed in as well as the sleep,
-so that a test of two minutes of outage takes none.
+This is no library's, because the clock is passed in as well as the sleep: a test of two minutes of
+outage takes no time.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """How long to try again, and how long to wait in between.
+    """Limits of trying again, and the waits in between.
 
     The wait doubles from ``first_delay_s`` to ``delay_max_s``; each is cut by up to a half at
     random, so that workers that failed together do not come back together.
     """
 
     give_up_after_s: float = 120.0
-    """Counted from the first failure; the last attempt is made when it has passed."""
+    """Seconds, counted from the first failure; the last attempt is made when they have passed."""
     first_delay_s: float = 0.1
     delay_max_s: float = 5.0
     sleep: Callable[[float], object] = time.sleep
     clock: Callable[[], float] = time.monotonic
-    """Seconds, never going back."""
+    """Clock in seconds that never goes back."""
     jitter: Callable[[], float] = random.random
-    """From 0 to 1."""
+    """Random number from 0 to 1."""
 
     def delay_s(self, failures: int) -> float:
-        """The wait after so many failures in a row (at least 1)."""
+        """Return the wait in seconds after so many failures in a row (at least 1)."""
         doubled = self.first_delay_s * 2.0 ** min(failures - 1, 32)
         return min(self.delay_max_s, doubled) * (1.0 - 0.5 * self.jitter())
 
@@ -51,11 +51,11 @@ def call_with_retry(
     target: str,
     backoff: Backoff,
 ) -> T:
-    """What ``attempt`` returns, as soon as it does.
+    """Return what ``attempt`` returns, as soon as it does.
 
     ``why_again`` gives the reason of an error that may pass, in a few words, or None for one that
-    will not: that error goes through. ``target`` names what is called, for log lines (the
-    first failure and the recovery) and for the SinkUnavailableError raised in the end.
+    will not: that error is raised. ``target`` names what is called, for log lines (the first
+    failure and the recovery) and for the SinkUnavailableError raised in the end.
     """
     failures = 0
     started_at = 0.0

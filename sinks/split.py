@@ -1,13 +1,13 @@
-"""One topic to one topic a kind, each record once.
+"""Split a topic into one topic per kind, each record once.
 
-Delivery    exactly once, as far as this sink alone writes the targets. Its state is how many
-            records of each kind it has taken of a partition; where a target's partition goes
-            further than that, a run that broke off has written more than it could note. Records
-            come again in the same order, so what is too much are the next ones of that kind:
-            they are passed over. The same holds for a reading from the very first record
+Delivery    exactly once, if only this sink writes the targets. Its state is the number of records
+            of each kind that it has taken from a partition. Where a target's partition is longer
+            than that, a run that broke off has written more than it could note. Records come
+            again in the same order, so the surplus is the next records of that kind: they are
+            passed over. The same holds for reading from the very first record
 Order       partition p of the source goes to partition p of the targets, in its order
 Targets     are made when their kind first comes, with the partitions of the source, TARGETS_MAX
-            at most; processes that start at once may pass that by one each
+            at most; processes that start at once may each exceed that by one
 Durability  rows are written when BYTES_MAX have gathered and at each snapshot, and a snapshot
             returns when all are acknowledged
 
@@ -31,22 +31,22 @@ TARGETS_MAX = 200
 BYTES_MAX = 16_777_216
 NAME_MAX = 249
 KIND, VALUE = "kind", "value"
-"""The columns of the rows that the sink takes: String and Binary."""
+"""Columns of the rows that the sink takes: String and Binary."""
 
-# Not a dot: Kafka takes no two names that differ in dots and underscores alone.
+# A dot is refused: Kafka takes no two names that differ only in dots and underscores.
 _KIND = re.compile(r"[a-zA-Z0-9_-]+")
 
 State = tuple[str, dict[str, int]]
-"""The source, and how many records of each kind were taken: the end of its target's partition."""
+"""The source, and the number of records taken by kind: the end of the target's partition."""
 
 
 def target_of(source: str, kind: str) -> str:
-    """The topic of a kind."""
+    """Return the topic of a kind."""
     return f"{source}.{kind}"
 
 
 class Targets:
-    """The targets that there are, and those that are made."""
+    """The targets that exist, and those that are made."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Targets:
         retention_h: int,
         targets_max: int = TARGETS_MAX,
     ) -> None:
-        """``partitions`` of the source."""
+        """Take the number of the source's ``partitions``, which each target gets."""
         self._topics = topics
         self._source = source
         self._partitions = partitions
@@ -67,7 +67,7 @@ class Targets:
         self._ready: set[str] = set()
 
     def why_not(self, kind: str) -> str | None:
-        """Make sure of the target of a kind; why there can be none, or None where there is one.
+        """Make sure that a kind has a target; return why there can be none, or None.
 
         The answer for a kind changes only where targets are deleted. Raises SinkError.
         """
@@ -101,9 +101,10 @@ class Targets:
 
 
 class SplitSink(FixedPartitionedSink[pl.DataFrame, State]):
-    """Writes rows of KIND and VALUE to the targets of a source; a part is a partition of it.
+    """A sink that writes rows of KIND and VALUE to the targets of a source.
 
-    The parts of a process share a buffer, so that a snapshot of ten partitions is one write.
+    A part is a partition of the source. The parts of a process share a buffer, so that a snapshot
+    of ten partitions is one write.
     """
 
     def __init__(
@@ -115,10 +116,10 @@ class SplitSink(FixedPartitionedSink[pl.DataFrame, State]):
         bytes_max: int = BYTES_MAX,
         wrote: Wrote = tell_nobody,
     ) -> None:
-        """``parts``: the partitions of the source that this process reads, by number."""
+        """Take ``parts``, the numbers of the source's partitions that this process reads."""
         self._open_topics = open_topics
         self._source = source
-        # The engine counts them in this order.
+        # The engine numbers them in this order.
         self._parts = sorted(parts)
         self._bytes_max = bytes_max
         self._wrote = wrote
@@ -144,14 +145,14 @@ class SplitSink(FixedPartitionedSink[pl.DataFrame, State]):
         return part
 
     def add(self, rows_bytes: int) -> None:
-        """So many bytes wait in a part; may write."""
+        """Count bytes that wait in a part; may write."""
         self._bytes += rows_bytes
         if self._bytes >= self._bytes_max:
             self.flush()
 
     @property
     def topics(self) -> TopicKeeper:
-        """The targets, and the source."""
+        """Return the topics of targets and source, opened at the first use."""
         if self._topics is None:
             self._topics = self._open_topics()
         return self._topics
@@ -199,7 +200,7 @@ class _Part(StatefulSinkPartition[pl.DataFrame, State]):
         self._is_new = kept is None
         self._taken = dict(kept or {})
         self._surplus: dict[str, int] = {}
-        """Of each kind that was looked at: the next records that stand in the target already."""
+        """Number of the next records, of each kind looked at, that the target has already."""
         self.waiting: list[pl.DataFrame] = []
         self._gathered: dict[str, list[bytes]] = {}
 
@@ -219,15 +220,15 @@ class _Part(StatefulSinkPartition[pl.DataFrame, State]):
             self.waiting = []
 
     def unknown(self) -> list[str]:
-        """The kinds gathered of which it is not known yet how far their targets go."""
+        """Return the gathered kinds whose targets' ends are not known yet."""
         return [kind for kind in self._gathered if kind not in self._surplus]
 
     def place(self, kind: str) -> Place:
-        """Where the records of a kind go."""
+        """Return the topic and partition that the records of a kind go to."""
         return target_of(self._source, kind), self._partition
 
     def stands_at(self, kind: str, end: int) -> None:
-        """Note how far the target of a kind goes. Raises SinkRefusedError where that cannot be."""
+        """Note where the target of a kind ends. Raises SinkRefusedError where that cannot be."""
         surplus = end - self._taken.get(kind, 0)
         if surplus < 0:
             raise SinkRefusedError(
@@ -245,7 +246,7 @@ class _Part(StatefulSinkPartition[pl.DataFrame, State]):
         self._surplus[kind] = surplus
 
     def take(self) -> list[PartitionBatch]:
-        """What is to be written of what was gathered; it counts as written from here on."""
+        """Return what must be written of what was gathered; it counts as written from here on."""
         batches: list[PartitionBatch] = []
         for kind, values in self._gathered.items():
             self._taken[kind] = self._taken.get(kind, 0) + len(values)

@@ -2,8 +2,8 @@
 
 Delivery    upserts guarded by version: writing again changes nothing, a lower version loses
 Durability  PostgreSQL's commit; SQLite's, which survives the crash of every process
-Notices     at least once where ``to_announce`` is given: what a crash kept from being told is
-            told by the next writer
+Notices     at-least-once where ``to_announce`` is given: what a crash kept from being announced
+            is announced by the next writer
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ AfterWrite = Callable[[list[TotalRow]], None]
 
 
 class SqlRollup:
-    """Writes partial rows and keeps one total row a key.
+    """A writer of partial rows that keeps one total row per key.
 
-    The version of a total grows with each of its parts: the highest generation among them, and
-    the sum of the rest.
+    The version of a total grows with each of its parts: the highest generation among them, and the
+    sum of the rest.
     """
 
     def __init__(
@@ -67,9 +67,9 @@ class SqlRollup:
         after_write: AfterWrite | None = None,
         give_up_after_s: float = GIVE_UP_AFTER_S,
     ) -> None:
-        """``after_write`` is given the total rows that a write changed, once they stand.
+        """Take ``after_write``, which is given the durable totals that a write changed.
 
-        ``rollup.to_announce`` remembers those it was not given yet.
+        ``rollup.to_announce`` remembers those that it was not given yet.
         """
         self._store = Store(url, give_up_after_s=give_up_after_s)
         self._partial = rollup.partial
@@ -93,7 +93,7 @@ class SqlRollup:
         self._sum_up = self._sum_up_statement(self._put_partial.staged)
 
     def write(self, frames: Sequence[pl.DataFrame]) -> None:
-        """Upsert partial rows and their totals; return when they are durable and told.
+        """Upsert partial rows and their totals; return when they are durable and announced.
 
         Frames have the columns of ``partial``, with Datetime('ms', 'UTC') for times, and may hold
         a row more than once: the highest version counts. Raises SinkError, with nothing written.
@@ -125,7 +125,8 @@ class SqlRollup:
         self._store.close()
 
     def merge(self, connection: Connection, rows: pl.DataFrame, write_id: int) -> list[TotalRow]:
-        """Upsert partial rows and their totals in a transaction; the totals that changed."""
+        """Upsert partial rows and their totals in a transaction; return the totals that
+        changed."""
         self._put_partial.put(self._store, connection, rows)
         found = [dict(row) for row in connection.execute(self._sum_up).mappings()]
         changed = [row for row in found if row[self._sums[0]]]
@@ -139,7 +140,8 @@ class SqlRollup:
         return changed
 
     def _sum_up_statement(self, staged: Table) -> Executable:
-        """Totals of the keys that are staged; returns those that changed."""
+        """Return the statement that sums up the staged keys, and returns the totals that
+        changed."""
         partial, total = self._partial, self._total
         key = [partial.c[name] for name in self._key]
         version = partial.c.version
@@ -163,7 +165,7 @@ class SqlRollup:
         return statement
 
     def tell(self, changed: list[TotalRow], write_ids: list[int]) -> None:
-        """Tell of totals that stand, and note that they were told."""
+        """Announce durable totals, and note that they were announced."""
         if not changed or self._after_write is None:
             return
         self._after_write(changed)
@@ -173,7 +175,7 @@ class SqlRollup:
             self._store.transaction(self._total.name, lambda found: found.execute(told))
 
     def _tell_left_over(self) -> None:
-        """Once: what another writer wrote and could not tell any more."""
+        """Announce, once, what another writer wrote and could not announce any more."""
         table = self._to_announce
         if self._left_over_told or table is None:
             return
@@ -189,7 +191,7 @@ class SqlRollup:
 
 
 class _Upsert:
-    """Puts many rows into a table at once, through a temporary one."""
+    """An upsert of many rows into a table at once, through a temporary table."""
 
     def __init__(self, store: Store, table: Table, *, newer_only: bool) -> None:
         self.staged = Table(
@@ -204,7 +206,7 @@ class _Upsert:
         names = list(table.columns.keys())
         insert = _insert(store, table).from_select(
             names,
-            # SQLite takes ON CONFLICT for part of a join where there is no WHERE before it.
+            # Without a WHERE before it, SQLite reads ON CONFLICT as part of a join.
             select(*(self.staged.c[name] for name in names)).where(true()),
         )
         new = insert.excluded
@@ -225,9 +227,9 @@ class _Upsert:
 def create_tables(
     url: str, metadata: MetaData, *, give_up_after_s: float = GIVE_UP_AFTER_S
 ) -> None:
-    """Make the tables that are missing; several processes may.
+    """Make the tables that are missing; several processes may do so at once.
 
-    Raises SinkRefusedError for a table that stands there with other columns, and SinkError.
+    Raises SinkRefusedError for a table that is there with other columns, and SinkError.
     """
     store = Store(url, give_up_after_s=give_up_after_s)
 
@@ -244,7 +246,7 @@ def create_tables(
 
 
 def columns_of(url: str, tables: Sequence[Table]) -> dict[str, tuple[Columns, Columns]]:
-    """Return by table its columns as they are wanted and as they stand, none where it does not.
+    """Return (wanted columns, actual columns) by table; the latter are empty without the table.
 
     Raises SinkError.
     """
@@ -258,7 +260,7 @@ def columns_of(url: str, tables: Sequence[Table]) -> dict[str, tuple[Columns, Co
 
 
 def _columns(connection: Connection, table: Table) -> tuple[Columns, Columns]:
-    """Return the columns of a table as it is wanted and as it stands, and its key by a name."""
+    """Return (wanted columns, actual columns) of a table, each with its key under a name."""
     looked = inspect(connection)
 
     def typed(columns: Iterable[tuple[str, TypeEngine[Any]]], key: Iterable[str]) -> Columns:
@@ -279,15 +281,15 @@ def _columns(connection: Connection, table: Table) -> tuple[Columns, Columns]:
 def query_rows(
     url: str, sql: str, *, rows_max: int = ROWS_READ_MAX
 ) -> tuple[list[str], list[list[Any]]]:
-    """Names of the columns and rows of one query that only reads.
+    """Return the names of the columns, and the rows, of one query that only reads.
 
-    Values are None, bool, int, float or text; times are text in UTC, the same for PostgreSQL
-    and SQLite. Raises SinkRefusedError with the server's reason, SinkUnavailableError.
+    Values are None, bool, int, float or text; times are text in UTC, the same for PostgreSQL and
+    SQLite. Raises SinkRefusedError with the server's reason, SinkUnavailableError.
     """
     store = Store(url, give_up_after_s=READ_S_MAX, read_only=True)
 
     def ask(cursor: Any) -> tuple[list[str], list[list[Any]]]:
-        # A prepared statement is a single one: it cannot end the read-only transaction first.
+        # A prepared statement is only one: it cannot end the read-only transaction first.
         cursor.execute(sql) if store.is_sqlite else cursor.execute(sql, prepare=True)
         if cursor.description is None:
             raise SinkRefusedError("that returns no rows: only queries are taken, such as SELECT")
@@ -304,7 +306,7 @@ def query_rows(
 
 
 def _newest(frames: Sequence[pl.DataFrame], table: Table) -> pl.DataFrame:
-    """Each row of a table once, in its highest version, sorted by key."""
+    """Return each row of a table once, in its highest version, sorted by key."""
     names = table.columns.keys()
     for frame in frames:
         missing = [name for name in names if name not in frame.columns]
@@ -324,7 +326,7 @@ def _newest(frames: Sequence[pl.DataFrame], table: Table) -> pl.DataFrame:
 
 
 def _appended(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """By topic and partition the newest APPENDED of the rows that have one."""
+    """Return the newest APPENDED by topic and partition, of the rows that have it."""
     given = [frame.select(TOPIC, PARTITION, APPENDED) for frame in frames if APPENDED in frame]
     return pl.concat(given).group_by(TOPIC, PARTITION).max() if given else pl.DataFrame()
 

@@ -1,4 +1,4 @@
-"""A store's table whose rows do not say of which topic they are, moved into its form of today."""
+"""Move a store's table whose rows do not name their topic into the present form."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from sinks.sql_replay import shadow_of
 
 
 def move_table(url: str, partial: Table, topic: str) -> int | None:
-    """Move partial rows into the table's form of today, with ``topic`` as that of all of them.
+    """Move partial rows into the table's present form, with ``topic`` as that of all of them.
 
-    Those of its shadow too, in one transaction. Return how many rows the table has; None where it
-    is not of that form. Raises SinkError.
+    Those of its shadow are moved too, in one transaction. Returns the number of rows of the table;
+    None where it is not in the earlier form. Raises SinkError.
     """
 
     def move(connection: Connection) -> int | None:

@@ -50,11 +50,11 @@ from sinks.sql import AfterWrite, SqlRollup, TotalRow
 T = TypeVar("T")
 
 WINDOWS_AT_ONCE = 5_000
-"""Windows whose rows are held at once while they are exchanged."""
+"""Number of windows whose rows are held at once while they are exchanged."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MS = 4_291_747_200_000
-"""2106-01-01, later than any event."""
+"""Milliseconds since 1970 UTC of 2106-01-01, later than any event."""
 
 
 class SqlReplay:
@@ -68,8 +68,10 @@ class SqlReplay:
         *,
         after_write: AfterWrite | None = None,
     ) -> None:
-        """``topic``: the one whose rows are meant. ``after_write`` is told of the rows of the
-        table itself, never of the shadow."""
+        """Take the ``topic`` whose rows are meant.
+
+        ``after_write`` is given the changed totals of the table itself, never of the shadow.
+        """
         self.sums = rollup.sums
         self._topic = topic
         self._key = rollup.key
@@ -87,12 +89,12 @@ class SqlReplay:
         }
 
     def newest_generation(self) -> int:
-        """The highest among the rows that stand."""
+        """Return the highest generation among the topic's rows."""
         newest = self._in_transaction(lambda found: _generations(found, self._live.partial))
         return newest.get(self._topic, 0)
 
     def make_shadow(self, ours: Collection[str]) -> None:
-        """See ReplayTarget."""
+        """Make an empty shadow; see ReplayTarget."""
 
         def make(connection: Connection) -> None:
             if self._has_shadow(connection):
@@ -105,18 +107,18 @@ class SqlReplay:
         self._in_transaction(make)
 
     def write(self, frames: Sequence[pl.DataFrame], *, shadow: bool) -> None:
-        """Return when the rows are durable and told."""
+        """Return when the rows are durable and announced."""
         self._rollups[shadow].write(frames)
 
     def remove_older(self, spans: Sequence[Span], generation: int, *, shadow: bool) -> int:
-        """Make what earlier generations hold of the spans nothing at all.
+        """Set to 0 what earlier generations hold of the spans; return the number of rows.
 
         An emptied partial row stays, so that no late write of its generation brings it back.
         """
         return self._remove(self._older(spans, generation), generation, shadow=shadow)
 
     def remove_replaced(self, spans: Sequence[Span], generation: int, *, shadow: bool) -> int:
-        """The same of the windows alone that the generation has a row of."""
+        """Do the same, but only in windows that the generation has a row of."""
         replaced = self._is_replaced(generation, shadow=shadow)
         wanted = and_(self._older(spans, generation), replaced)
         return self._remove(wanted, generation, shadow=shadow)
@@ -124,7 +126,7 @@ class SqlReplay:
     def not_replaced(
         self, spans: Sequence[Span], generation: int, *, shadow: bool
     ) -> Windows | None:
-        """The windows that earlier generations have rows of, and this one has none of."""
+        """Return the windows of which only earlier generations have rows."""
         start = self._live.partial.c[self._key[0]]
         wanted = select(func.count(distinct(start)), func.min(start), func.max(start)).where(
             self._older(spans, generation), ~self._is_replaced(generation, shadow=shadow)
@@ -155,7 +157,7 @@ class SqlReplay:
         version = generation << GENERATION_SHIFT
         holds = older
         if shadow:
-            # Not NOT IN, which PostgreSQL looks through from end to end for each row.
+            # NOT IN would have PostgreSQL scan the whole table for each row.
             pairs = zip(self._place_of(partial), self._place_of(copy), strict=True)
             holds = and_(holds, ~exists().where(*(ours == theirs for ours, theirs in pairs)))
         gone = select(*self._place_of(partial)).where(holds)
@@ -175,7 +177,7 @@ class SqlReplay:
         return count
 
     def differences(self, spans: Sequence[Span]) -> list[Difference]:
-        """The windows in which table and shadow differ."""
+        """Return the windows in which table and shadow differ."""
         live = self._by_window(self._live.partial, spans)
         shadow = self._by_window(self._shadow.partial, spans)
         found = [
@@ -218,7 +220,7 @@ class SqlReplay:
         self._rollups[False].tell(self._in_transaction(exchange), [write_id])
 
     def totals(self, from_ms: int, to_ms: int) -> pl.DataFrame:
-        """The sums of each (partition, window)."""
+        """Return the sums of each (partition, window)."""
         table = self._live.partial
         wanted = select(
             table.c[PARTITION],
@@ -229,7 +231,7 @@ class SqlReplay:
         return totals_frame([(row[0], _ms(row[1]), *row[2:]) for row in rows], self.sums)
 
     def partitions(self, from_ms: int, to_ms: int) -> dict[tuple[str, int], int]:
-        """See ReplayTarget."""
+        """Return the number of rows by (topic, partition); see ReplayTarget."""
         table = self._live.partial
         place = (table.c[TOPIC], table.c[PARTITION])
         wanted = (
@@ -247,7 +249,7 @@ class SqlReplay:
             rollup.close()
 
     def _in_transaction(self, work: Callable[[Connection], T]) -> T:
-        """With the lock of the live worker's writes: they wait for each other."""
+        """Do ``work`` with the lock of the live worker's writes: they wait for each other."""
         return self._store.transaction(self._live.total.name, work)
 
     def _merge(
@@ -258,7 +260,7 @@ class SqlReplay:
         *,
         shadow: bool = False,
     ) -> list[TotalRow]:
-        """Upsert partial rows and their totals; the totals that changed."""
+        """Upsert partial rows and their totals; return the totals that changed."""
         of = self._shadow if shadow else self._live
         return self._rollups[shadow].merge(connection, _frame(rows, of.partial), write_id)
 
@@ -323,6 +325,6 @@ def _ms(moment: datetime) -> int:
 
 
 def _frame(rows: list[dict[str, Any]], table: Table) -> pl.DataFrame:
-    """Rows as a writer takes them."""
+    """Return rows as a writer takes them."""
     columns = {column.name: [row[column.name] for row in rows] for column in table.columns}
     return pl.DataFrame(columns).with_columns(cs.datetime().cast(pl.Datetime("ms", "UTC")))

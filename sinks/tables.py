@@ -1,4 +1,4 @@
-"""Tables as they are wanted and as they stand; rows of several, each written to its own."""
+"""Wanted and actual columns of tables; rows of several tables, each written to its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Columns = Mapping[str, str]
 
 
 def differing(wanted: Columns, standing: Columns) -> list[str]:
-    """Return in words what stands otherwise than it is wanted."""
+    """Return in words how the actual columns differ from the wanted ones."""
     return [
         f"{name} is {standing.get(name, 'missing')}{f', not {kind}' if kind else ''}"
         for name, kind in wanted.items()
@@ -39,18 +39,19 @@ class ByTable(Protocol):
 
     @property
     def frames(self) -> Mapping[str, pl.DataFrame]:
-        """By the table's name."""
+        """Return the rows by the table's name."""
 
 
 AT_ONCE = 4
-"""Tables that are written at the same time: most of a small insert is waiting."""
+"""Number of tables that are written at the same time: most of a small insert is waiting."""
 
 
 class TablesWriter:
-    """Gives each table's writer its rows; several tables are written at the same time."""
+    """A writer that gives each table's writer its rows; several tables are written at the same
+    time."""
 
     def __init__(self, writers: Mapping[str, RowWriter]) -> None:
-        """``writers`` by the table's name."""
+        """Take ``writers`` by the table's name."""
         self._writers = writers
         self._threads = ThreadPoolExecutor(min(AT_ONCE, len(writers)), "tables")
 
@@ -67,7 +68,7 @@ class TablesWriter:
             self._threads.submit(self._writers[name].write, of_table)
             for name, of_table in frames.items()
         ]
-        # Each has ended before an error is raised: no late write meets the next one.
+        # All have ended before an error is raised: no late write meets the next one.
         wait(writing)
         for one in writing:
             one.result()

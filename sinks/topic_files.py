@@ -1,6 +1,6 @@
-"""Embedded topics: appends records to a folder of partition files (schemas.topic_files).
+"""Append records to embedded topics, folders of partition files (schemas.topic_files).
 
-Delivery    at least once: what was acknowledged is there; a write that failed or was killed may
+Delivery    at-least-once: what was acknowledged is there; a write that failed or was killed may
             have left some of its whole records, and a second try repeats them
 Durability  as Kafka's default: no fsync, so it survives the crash of every process but not of
             the machine
@@ -54,15 +54,15 @@ from sinks._partition_file import Limits, Lines, PartitionFile, lines_of
 from sinks.attempts import ATTEMPTS
 
 TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
-"""What Kafka takes for a name, so that a topic may move there."""
+"""Pattern of the names that Kafka takes, so that a topic may move there."""
 LOCK_WAIT_S = 30.0
-"""Longest wait for another writer's append."""
+"""Longest wait in seconds for another writer's append."""
 OPEN_PARTITIONS_MAX = 128
-"""Partition files held open; each takes three descriptors."""
+"""Most partition files held open; each takes three descriptors."""
 PARTITIONS_MAX = 10_000
 SEGMENT_BYTES_MAX = 268_435_456
 SEGMENTS_MIN = 8
-"""A partition at its limit has so many segments, as far as each has SEGMENT_BYTES_MIN."""
+"""Number of segments of a partition at its limit, if each has SEGMENT_BYTES_MIN at least."""
 SEGMENT_BYTES_MIN = 65_536
 
 _LOCK_POLL_S = (0.0002, 0.01)
@@ -71,7 +71,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def wall_clock_ms() -> int:
-    """Milliseconds since 1970 UTC."""
+    """Return the present time in milliseconds since 1970 UTC."""
     return time.time_ns() // 1_000_000
 
 
@@ -79,16 +79,16 @@ class Retention(NamedTuple):
     """The part of a topic that is kept."""
 
     hours: int | None = None
-    """None for what the catalogue says of the topic."""
+    """Hours that records are kept; None for the catalogue's value of the topic."""
     bytes: int = RETENTION_BYTES
-    """Kept of the whole topic; each partition has an equal share."""
+    """Bytes kept of the whole topic; each partition has an equal share."""
 
 
 _DEFAULT = Retention()
 
 
 class FileTopics:
-    """A TopicWriter on a folder. The folder is made when the first topic is."""
+    """A TopicWriter on a folder. The folder is made with the first topic."""
 
     def __init__(
         self,
@@ -107,8 +107,8 @@ class FileTopics:
     def create(self, topic: str, partitions: int, retention_h: int | None = None) -> None:
         """Make a topic, or give it more partitions; harmless where it has as many.
 
-        ``retention_h`` is for Kafka: here the writer's own holds. Raises SinkRefusedError for a
-        bad name and for fewer partitions than it has.
+        ``retention_h`` is for Kafka: here the writer's own retention holds. Raises
+        SinkRefusedError for a bad name and for fewer partitions than it has.
         """
         _check_name(topic)
         if not 1 <= partitions <= PARTITIONS_MAX:
@@ -148,20 +148,20 @@ class FileTopics:
         fresh.replace(path)
 
     def partitions(self, topic: str) -> int | None:
-        """How many partitions a topic has, or None where it does not exist."""
+        """Return the number of a topic's partitions; None where it does not exist."""
         with self._explained(topic):
             return partitions_of(self._folder, topic)
 
     def topics(self) -> list[str]:
-        """The names of all topics."""
+        """Return the names of all topics."""
         return [path.parent.name for path in self._folder.glob(f"*/{META_FILE}")]
 
     def end_offsets(self, places: Sequence[Place]) -> list[int]:
-        """The next offset of each (topic, partition)."""
+        """Return the next offset of each (topic, partition)."""
         return [self._asked(end_offset, *place) for place in places]
 
     def first_offset(self, topic: str, partition: int) -> int:
-        """The offset of the oldest record left in a partition."""
+        """Return the offset of the oldest record left in a partition."""
         return self._asked(first_offset, topic, partition)
 
     def _asked(self, offset: Callable[[Path, str, int], int], topic: str, partition: int) -> int:
@@ -169,11 +169,11 @@ class FileTopics:
             return offset(self._folder, topic, partition)
 
     def write(self, topic: str, records: Sequence[Record]) -> None:
-        """Append records, each to the partition of its key, in order; return when all are.
+        """Append records in order, each to the partition of its key; return when all are there.
 
-        A topic of the catalogue is made at its first record. A newline inside a record is
-        written as a space. Raises SinkUnavailableError (full disk, a stuck writer) and
-        SinkRefusedError (bad or unknown topic, read-only disk); some may have been written.
+        A topic of the catalogue is made at its first record. A newline inside a record is written
+        as a space. Raises SinkUnavailableError (full disk, a stuck writer) and SinkRefusedError
+        (bad or unknown topic, read-only disk); some may have been written.
         """
         if not records:
             return
@@ -182,7 +182,7 @@ class FileTopics:
             grouped: list[list[Record]] = [[] for _ in range(count)]
             for record in records:
                 key = record[0]
-                # partition_of, written out: a call a record would be the dearest part here.
+                # This is partition_of, inlined: one call per record would cost the most here.
                 grouped[crc32(key) % count if key else 0].append(record)
             for partition, group in enumerate(grouped):
                 if group:
@@ -282,7 +282,7 @@ class FileTopics:
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        """Count a write that fails; it is not made again here, but by whoever goes on later."""
+        """Count a write that fails; it is not repeated here, but by whoever goes on later."""
         try:
             yield
         except SinkError as error:

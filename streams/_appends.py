@@ -1,4 +1,4 @@
-"""Entries of a segment held against lines that were read: how many, and when appended.
+"""Check a segment's entries against the lines that were read: how many, and when appended.
 
 Pure: bytes and entries in, lines out. Nothing is believed that the bytes contradict.
 """
@@ -14,9 +14,9 @@ from schemas.topic_files import Appends
 from streams.batch import UNKNOWN_MS, Int64s
 
 _COUNTED_BYTES_MAX = 65_536
-"""The lines of so few bytes are counted, whatever the entries say."""
+"""Most bytes whose lines are counted, whatever the entries say."""
 _PAGE_BYTES = 4_096
-"""A machine that loses power loses whole pages."""
+"""Size of a page: a machine that loses power loses whole pages."""
 _NEWLINE = ord("\n")
 _ENTRY = np.dtype(
     [
@@ -28,17 +28,17 @@ _ENTRY = np.dtype(
         ("size", "<u4"),
     ]
 )
-"""As schemas.topic_files.ENTRY has them."""
+"""Layout of an entry, as in schemas.topic_files.ENTRY."""
 
 Entries = npt.NDArray[np.void]
 
 
 class Found(NamedTuple):
-    """Whole lines from a place on."""
+    """Whole lines from a position on."""
 
     data: bytes
     width: int
-    """Bytes that they take in the file."""
+    """Bytes that the lines take in the file."""
     records: int
     appended_ms: Int64s | None
     """The append time of each line; None where it is known of no line."""
@@ -54,10 +54,10 @@ def entries_of(appends: Appends, number: int = 0, count: int | None = None) -> E
 
 
 def whole_appends(data: bytes, entries: Entries, offset: int, position: int) -> Found | None:
-    """Return the lines of whole appends, which need not be counted nor cut at a newline.
+    """Return the lines of whole appends, which need not be counted or cut at a newline.
 
-    ``offset`` and ``position`` are those of the data's first line. None where the appends are
-    not most of the data, or it is not certain that they are whole.
+    ``offset`` and ``position`` are those of the data's first line. Returns None where the appends
+    are not most of the data, or where it is not certain that they are whole.
     """
     ends = entries["position"] + entries["size"] - position
     entries = entries[: int(np.searchsorted(ends, len(data), side="right"))]
@@ -86,9 +86,10 @@ def whole_appends(data: bytes, entries: Entries, offset: int, position: int) -> 
 
 
 def checked_lines(lines: bytes, width: int, entries: Entries, offset: int, position: int) -> Found:
-    """Return the lines that stand before the first entry that is not true of them.
+    """Return the lines before the first entry that is not true of them.
 
-    ``width`` is how many bytes of the file they are, more where a single one was shortened.
+    ``width`` is the number of bytes that they are in the file, more where a single line was
+    shortened.
     """
     octets = np.frombuffer(lines, dtype=np.uint8)
     starts = np.zeros(1, np.int64)
@@ -104,7 +105,7 @@ def checked_lines(lines: bytes, width: int, entries: Entries, offset: int, posit
 
 
 def _true_lines(starts: Int64s, width: int, entries: Entries, begins: Int64s, offset: int) -> int:
-    """Count the lines that stand before the first entry that is not true of them."""
+    """Count the lines before the first entry that is not true of them."""
     boundaries = np.append(starts, width)
     ends = begins + entries["size"]
     first_line, last_line = np.searchsorted(starts, begins), np.searchsorted(boundaries, ends)
@@ -112,7 +113,7 @@ def _true_lines(starts: Int64s, width: int, entries: Entries, begins: Int64s, of
     firsts = entries["first"] - offset
     begins_wrong = (boundaries[first_line] != begins) | (firsts != first_line)
     ends_wrong = ~ends_line | (firsts + entries["records"] != last_line)
-    # A killed writer may have left the last one unfinished.
+    # A killed writer may have left the last append unfinished.
     ends_wrong[-1:] &= ends_line[-1:]
     is_wrong = ((begins >= 0) & begins_wrong) | ((ends <= width) & ends_wrong)
     if not is_wrong.any():
@@ -122,7 +123,7 @@ def _true_lines(starts: Int64s, width: int, entries: Entries, begins: Int64s, of
 
 
 def _times(starts: Int64s, entries: Entries, begins: Int64s) -> Int64s | None:
-    """Return when the lines were appended; UNKNOWN_MS for those of no entry."""
+    """Return when the lines were appended; UNKNOWN_MS for lines that no entry covers."""
     if not len(entries):
         return None
     number = np.searchsorted(begins, starts, side="right") - 1
@@ -133,6 +134,6 @@ def _times(starts: Int64s, entries: Entries, begins: Int64s) -> Int64s | None:
 
 
 def first_lines(data: bytes, count: int) -> bytes:
-    """Return the first of some lines."""
+    """Return the first ``count`` lines."""
     ends = np.flatnonzero(np.frombuffer(data, dtype=np.uint8) == _NEWLINE)
     return data[: int(ends[count - 1]) + 1] if count else b""

@@ -7,7 +7,7 @@ from schemas.topic_files import NO_KEYS, Append, DamagedError, Segment
 
 
 class KeysReader:
-    """Reads keys and headers; the block of one append is kept, as its records follow."""
+    """Reader of keys and headers. It keeps the block of one append, as its records follow."""
 
     def __init__(self, segment: Segment) -> None:
         self._path = segment.keys
@@ -15,7 +15,7 @@ class KeysReader:
         self._block = KeysBlock()
 
     def of(self, append: Append, offset: int) -> tuple[bytes | None, Headers]:
-        """Return key and headers of a record of an append. Raises DamagedError."""
+        """Return the key and headers of a record of an append. Raises DamagedError."""
         if append.keys == NO_KEYS:
             return None, ()
         if append.keys != self._at:

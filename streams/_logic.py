@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What came of a batch."""
+    """Results of a batch."""
 
     rows: Rows | None
     dead: list[DeadLetter] | None
@@ -36,7 +36,7 @@ _State = tuple[bytes, tuple[int, ...], bytes]
 
 
 class Logic(StatefulBatchLogic[tuple[Batch, float], Output, "_State | None"]):
-    """Runs the step of one partition under the engine, and keeps its counts."""
+    """The step of one partition under the engine, and its counts."""
 
     def __init__(self, read: Input, progress: Progress, state: _State | None) -> None:
         self._make_step = read.make_step

@@ -35,16 +35,17 @@ from streams._appends import (
 from streams._keys import KeysReader
 
 LINE_BYTES_MAX = 8 * 1_048_576
-"""A longer line is given by its beginning alone, which is over the limit of a record too."""
+"""Longest line that is read whole. Of a longer one only the beginning is given, which exceeds the
+limit of a record too."""
 QUIET_S = 1.0
-"""A last line without a newline is taken as finished when the file has not grown for so long."""
+"""Seconds without growth after which a last line without a newline counts as finished."""
 _SEEK_BYTES, _LOOK_BYTES = 1_048_576, 65_536
-"""Read at once on the way to a record, and to look at it."""
+"""Bytes read at once on the way to a record, and to look at it."""
 _ENTRIES_ASKED = 64
 
 
 class HoleError(Exception):
-    """Records are lost; ``offset`` and ``position`` are those of the next one that is there."""
+    """Lost records; ``offset`` and ``position`` are those of the next record that is there."""
 
     def __init__(self, offset: int, position: int) -> None:
         super().__init__()
@@ -55,7 +56,7 @@ class OpenSegment:
     """A segment that is read; ``offset`` and ``position`` are those of its next record."""
 
     def __init__(self, segment: Segment) -> None:
-        """Raises DamagedError."""
+        """Open the files. Raises DamagedError."""
         self.segment = segment
         self.offset, self.position = segment.first, 0
         try:
@@ -64,27 +65,27 @@ class OpenSegment:
             self._fd = -1
         self._appends = Appends(segment.appends)
         self._cursor = 0
-        """Number of an entry; those before it end at the position or before it."""
+        """Number of an entry: all before it end at the position or before it."""
         self._counted = segment.first, 0
-        """The offset of a record, and where it starts: up to there lines were counted."""
+        """Offset of a record, and where it starts: lines were counted up to there."""
 
     @property
     def partition_id(self) -> int:
-        """The id of the partition's files; 0 where it is not known."""
+        """Return the id of the partition's files; 0 where it is not known."""
         return self._appends.partition_id
 
     @property
     def has_file(self) -> bool:
-        """False where there was no file when it was opened."""
+        """Return False where there was no file when it was opened."""
         return self._fd >= 0
 
     @property
     def size(self) -> int:
-        """Bytes of its records now."""
+        """Return the size of its records in bytes now."""
         return os.fstat(self._fd).st_size if self.has_file else 0
 
     def is_active(self) -> bool:
-        """Tell whether it is still what stands at the path of the active segment."""
+        """Return whether it is still the file at the path of the active segment."""
         if not self.segment.is_active:
             return False
         try:
@@ -94,7 +95,7 @@ class OpenSegment:
         return self.has_file and os.path.samestat(found, os.fstat(self._fd))
 
     def check_not_cut(self) -> None:
-        """Look at a file that was read to its end. Raises HoleError and DamagedError."""
+        """Check a file that was read to its end. Raises HoleError and DamagedError."""
         # In this order: a writer writes the entry before the lines.
         last = self._appends.last()
         size = self.size
@@ -104,7 +105,7 @@ class OpenSegment:
             raise HoleError(last.next_offset, size)
 
     def seek(self, offset: int) -> bool:
-        """Go to an offset; False where the segment ends before it, and it goes to its end."""
+        """Go to an offset. Returns False, at the segment's end, where that comes first."""
         number = self._appends.number_at(offset)
         self._cursor = max(0, number)
         self.offset, self.position = self.segment.first, 0
@@ -131,13 +132,13 @@ class OpenSegment:
         self.offset, self.position = offset, position
 
     def passed(self, count: int, width: int) -> None:
-        """Go on by so many records and bytes."""
+        """Move on by a number of records and bytes."""
         self.offset += count
         self.position += width
 
     def end_offset(self) -> int:
         """Return the offset after the last record that is there."""
-        # In this order: what the file holds has its entries.
+        # The size is taken first, so that all lines up to it have their entries.
         size = self.size if self.has_file else -1
         known = known_to(self.segment, self._appends.last(), size)
         offset, position = self._counted = max(self._counted, known, key=itemgetter(1))
@@ -147,21 +148,21 @@ class OpenSegment:
         return offset
 
     def read(self, size: int) -> Found:
-        """Return whole lines, about ``size`` bytes of them, or none where there are none yet.
+        """Return whole lines, about ``size`` bytes of them, or no lines where there are none yet.
 
         Raises HoleError, and DamagedError where an entry is not true.
         """
         data = self._pread(size)
         if not data:
             return NOTHING
-        # In this order: what was read has its entries.
+        # The entries are read after the data, so that all lines in it have theirs.
         entries = self._entries_before(self.position + len(data))
         place = self.offset, self.position
         found = whole_appends(data, entries, *place)
         if found is not None:
             return found
         if len(entries) and b"\0" in data:
-            # Whether records are missing there is known where an append ends.
+            # Only at the end of an append is it known whether records are missing.
             size = max(size, int(entries["position"][-1] + entries["size"][-1]) - self.position)
             data = self._pread(size)
         lines, width = self._whole_lines(data, size)
@@ -172,12 +173,12 @@ class OpenSegment:
             if found.records:
                 return found
         elif not len(entries) or entries["position"][0] + entries["size"][0] > self.size:
-            # A line that is not ended yet.
+            # The line has no end yet.
             return NOTHING
         raise self._broken(data)
 
     def records(self, end: int) -> Iterator[tuple[int, TopicRecord]]:
-        """Give the next records before an offset, with all that is kept of them.
+        """Yield the next records before an offset, with all that is kept of them.
 
         Raises DamagedError.
         """
@@ -202,7 +203,7 @@ class OpenSegment:
             self.passed(found.records, found.width)
 
     def _append_of(self, offset: int) -> Append | None:
-        """Return the append of a record that is there; None of a line added by hand."""
+        """Return the append of a record that is there; None for a line added by hand."""
         number = self._appends.number_at(offset)
         append = self._appends.at(number) if number >= 0 else None
         return append if append is not None and offset < append.next_offset else None
@@ -233,7 +234,7 @@ class OpenSegment:
             asked *= 4
         entries = np.concatenate(found) if len(found) > 1 else found[0]
         if not entries["records"].all():
-            # Zeros at the end are what a machine has left that lost power.
+            # A machine that lost power leaves zeros at the end.
             entries = entries[: int(np.argmin(entries["records"]))]
         ends = entries["position"] + entries["size"]
         if (entries["position"] < 0).any() or (entries["position"][1:] < ends[:-1]).any():
@@ -243,7 +244,7 @@ class OpenSegment:
         return entries[done : int(np.searchsorted(entries["position"], stop))]
 
     def _broken(self, data: bytes) -> Exception:
-        """Make the error of what stands at the position."""
+        """Return the error for what is at the position."""
         if b"\0" not in data:
             where = f"offset {self.offset}, byte {self.position} of {self.segment.records.name}"
             return self._appends.damaged(where)
@@ -255,7 +256,7 @@ class OpenSegment:
         return HoleError(self.end_offset(), self.size)
 
     def _whole_lines(self, data: bytes, size: int) -> tuple[bytes, int]:
-        """Return whole lines from the position on, and how many bytes of the file they are."""
+        """Return whole lines from the position on, and their number of bytes in the file."""
         width = data.rfind(b"\n") + 1
         if width or len(data) < size:
             return (data if width == len(data) else data[:width]), width
@@ -269,7 +270,7 @@ class OpenSegment:
         return data[: RECORD_BYTES_MAX + 1] + b"\n", end - self.position
 
     def _newline_after(self, position: int) -> int | None:
-        """Return the byte position after the next newline, None if there is none yet."""
+        """Return the position after the next newline; None if there is no newline yet."""
         while block := self._pread(LINE_BYTES_MAX, position):
             found = block.find(b"\n")
             if found >= 0:
@@ -279,10 +280,10 @@ class OpenSegment:
 
 
 def finish_line(segment: Segment, *, wait: bool = False) -> bool:
-    """Add the newline that a person has left out of the last line, once the file is quiet.
+    """Add the newline that a person left out of the last line, once the file is quiet.
 
-    With ``wait`` that is waited for. True where it was added. Raises DamagedError where the file
-    may not be written.
+    With ``wait``, wait until it is quiet. Returns True where the newline was added. Raises
+    DamagedError where the file may not be written.
     """
     with opened(segment) as (fd, appends):
         while fd >= 0:
@@ -302,7 +303,7 @@ def finish_line(segment: Segment, *, wait: bool = False) -> bool:
 
 
 def _add_newline(path: Path, seen: os.stat_result) -> bool:
-    """Add a newline to a file that is still as it was seen, unless a writer is at it."""
+    """Add a newline to a file that is unchanged since ``seen``, unless a writer has it."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     except OSError as error:
@@ -316,7 +317,7 @@ def _add_newline(path: Path, seen: os.stat_result) -> bool:
         is_same = os.path.samestat(now, seen) and now.st_size == seen.st_size
         return is_same and os.write(fd, b"\n") == 1
     except BlockingIOError:
-        # A writer adds it by itself.
+        # The writer adds the newline itself.
         return False
     finally:
         os.close(fd)

@@ -1,8 +1,8 @@
 """Files of an archive as one stream: JSON lines, CSV and Parquet, in the order of their names.
 
 A line of JSON is a record, and so is each row of CSV and Parquet, by the names of its columns.
-Of a Parquet file that lacks those, its column ``payload`` or ``value`` holds the records. What
-cannot be a record is told by its file and line.
+Where a Parquet file lacks those columns, its column ``payload`` or ``value`` holds the records.
+Whatever cannot be a record is reported with its file and line.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from streams.batch import Poll
 from streams.source import Position, SourceError
 
 ROWS_MAX = 8_192
-"""Rows of Parquet in one poll."""
+"""Rows of Parquet per poll."""
 PARQUET_ROWS = 8 * ROWS_MAX
 """Rows of Parquet in memory: a row group may be as large as its file."""
 RECORD_COLUMNS = ("payload", "value")
@@ -33,20 +33,20 @@ RECORD_COLUMNS = ("payload", "value")
 
 @dataclass(frozen=True)
 class Rows:
-    """Some rows of a file, one after the other."""
+    """Consecutive rows of a file."""
 
     first: int
-    """Number of the first one: of its line where lines are rows, or from 1 on."""
+    """Number of the first row: its line number where lines are rows, else counted from 1."""
     count: int
     source: bytes
-    """A line for each, as the file has it."""
+    """Lines of the rows, as in the file."""
     read: Callable[[], tuple[bytes, Bad]]
-    """Gives a line of JSON for each, with NO_RECORD in the place of a bad one, and what is bad."""
+    """Function that gives (a line of JSON per row, NO_RECORD for a bad row; the bad rows)."""
     why_bad: Callable[[bytes, str], str] = lambda _line, why: f"is no record: {why}"
     """(a line, why its record cannot be decoded) -> what is wrong with the line"""
     unit: str = "line"
     cut_bytes: int = 0
-    """So many more bytes has the only line."""
+    """Bytes of the only line that were cut off."""
 
     @cached_property
     def _records(self) -> tuple[bytes, Bad]:
@@ -57,12 +57,12 @@ class Rows:
         return split_lines(self.source)
 
     def poll(self, topic: str, first_offset: int, lag: int, now_ms: int) -> Poll:
-        """The records as if they stood in partition 0 of a topic."""
+        """Return the records as a poll of partition 0 of a topic."""
         records, _ = self._records
         return Poll(topic, 0, first_offset, records, self.count, lag, polled_at_ms=now_ms)
 
     def letter(self, file: str, place: int, letter: DeadLetter) -> DeadLetter:
-        """What a flow has said of the record at a place, as a letter about the row itself."""
+        """Return a flow's letter about the record at a place as a letter about the row itself."""
         line = self._lines[place]
         why = self._records[1].get(place) or self.why_bad(line, letter.reason)
         about = DeadLetter(
@@ -78,32 +78,32 @@ class Rows:
 
 
 class Archive:
-    """The files under a path as the one partition of a topic. Knows streams.replay.Partitions."""
+    """The files under a path as the only partition of a topic. Is a streams.replay.Partitions."""
 
     def __init__(self, path: Path, topic: str, struct: type[msgspec.Struct]) -> None:
-        """Raises SourceError where there is no file of a known kind."""
+        """Find the files. Raises SourceError where there is no file of a known kind."""
         self.files, self.left_out = find_files(path)
         self._topic = topic
         self._struct = struct
         self._reader: ArchiveReader | None = None
 
     def count(self) -> int:
-        """One."""
+        """Return 1: an archive has one partition."""
         return 1
 
     def open(self, partition: int, start: Position) -> ArchiveReader:
-        """A reader of all records; an archive is always read from its beginning."""
+        """Return a reader of all records; an archive is always read from its beginning."""
         self._reader = ArchiveReader(self.files, self._topic, self._struct)
         return self._reader
 
     def letter(self, letter: DeadLetter) -> DeadLetter:
-        """What was said of a record of the last poll, as a letter about the row of its file."""
+        """Return a letter about a record of the last poll as one about the row of its file."""
         assert self._reader is not None, "nothing was read yet"
         return self._reader.letter(letter)
 
 
 class ArchiveReader:
-    """Reads the records in order, once."""
+    """A reader that gives the records in order, once."""
 
     def __init__(
         self, files: Sequence[tuple[str, Path]], topic: str, struct: type[msgspec.Struct]
@@ -116,7 +116,7 @@ class ArchiveReader:
         self._first = self._offset = 0
 
     def poll(self, now_ms: int) -> Poll:
-        """The next records. ``lag`` counts files that were not begun."""
+        """Return the next records. ``lag`` counts files that were not begun."""
         assert self._next is not None, "all was read"
         self._given, self._next = self._next, next(self._all, None)
         poll = self._given[1].poll(self._topic, self._offset, self._files_left, now_ms)
@@ -124,25 +124,25 @@ class ArchiveReader:
         return poll
 
     def letter(self, letter: DeadLetter) -> DeadLetter:
-        """See Archive."""
+        """Return a letter about a record of the last poll as one about its row; see Archive."""
         assert self._given is not None, "nothing was read yet"
         file, rows = self._given
         return rows.letter(file, letter.offset - self._first, letter)
 
     def finished(self) -> bool:
-        """True once all records were given."""
+        """Return True once all records were given."""
         return self._next is None
 
     def state(self) -> int:
-        """The number of records given."""
+        """Return the number of records given."""
         return self._offset
 
     def bounds(self) -> tuple[int, int]:
-        """From the first record to an end that is not known."""
+        """Return (0, an offset that no archive reaches): the end is not known."""
         return 0, 2**62
 
     def close(self) -> None:
-        """Close the file that is read."""
+        """Close the file that is being read."""
         self._all.close()
 
     def _of_all(
@@ -163,7 +163,10 @@ def _rows_of(path: Path, struct: type[msgspec.Struct]) -> Iterator[Rows]:
 
 
 def csv_rows(lines: FileLines, struct: type[msgspec.Struct]) -> Iterator[Rows]:
-    """The rows of a CSV file. Raises SourceError where it has other columns, or at a bad place."""
+    """Yield the rows of a CSV file.
+
+    Raises SourceError where its columns do not make such records, or where it cannot be read on.
+    """
     columns: CsvColumns | None = None
     while block := lines.next_block():
         if columns is None:
@@ -194,7 +197,7 @@ def _given(records: bytes, bad: Bad) -> tuple[bytes, Bad]:
 
 
 def _too_long(block: Block) -> Rows:
-    """The row of a line of which only the beginning is in memory."""
+    """Return the row of a line of which only the beginning is in memory."""
     size = len(block.data) - 1 + block.cut_bytes
     bad = {0: f"has {size:,} bytes, too many for a row"}
     read = partial(_given, NO_RECORD.encode() + b"\n", bad)
@@ -242,7 +245,7 @@ def _parquet_rows(path: Path, struct: type[msgspec.Struct]) -> Iterator[Rows]:
 
 
 def _flat(columns: Iterable[tuple[str, pl.Expr, Any]]) -> Iterator[tuple[str, pl.Expr]]:
-    """The columns by their names; those within a column of structs under dotted names."""
+    """Yield the columns by name; those within a column of structs under dotted names."""
     for name, column, kind in columns:
         if isinstance(kind, pl.Struct):
             within = (

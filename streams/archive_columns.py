@@ -1,8 +1,8 @@
 """Columns of CSV and Parquet as records of JSON, by the struct that these must fit.
 
-A column is named for its field (``product_info.price`` is a field within a field), in any case
-of its letters; other columns are not read. Text becomes a number where its field takes numbers
-and it is one as JSON writes it. Any other text stays text, and the decoder says what is wrong.
+A column is named for its field (``product_info.price`` is a field within a field), in upper or
+lower case; other columns are not read. Text becomes a number where its field takes numbers and the
+text is a number as JSON writes it. Any other text stays text, and the decoder reports it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from schemas.prices import BadPriceError, cents_of
 from schemas.store_events import Price
 
 NO_RECORD = "-"
-"""Stands in the place of a row that cannot be a record; no decoder takes it for one."""
+"""Line in place of a row that cannot be a record; no decoder accepts it."""
 
 _NUMBER = r"^-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?$"
 _PLAIN_PRICE = r"^(?:0|[1-9][0-9]{0,10})(?:\.[0-9]{1,2})?$"
@@ -28,11 +28,11 @@ _TO_BE_ESCAPED = r'["\\\x00-\x1f]'
 _encode = msgspec.json.Encoder().encode
 
 Bad = dict[int, str]
-"""Why rows, by their place among others, cannot be records."""
+"""Reasons why rows, by their place among others, cannot be records."""
 
 
 class ColumnsError(ValueError):
-    """The columns do not make records; the message is the rest of a sentence about the file."""
+    """Columns that do not make records; the message is the rest of a sentence about the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,26 +40,26 @@ class _Leaf:
     """A field that has a column, or could have one."""
 
     name: str
-    """Its path, dotted."""
+    """Its dotted path."""
     place: int
-    """Of its column in the file."""
+    """Index of its column in the file."""
     kinds: frozenset[Any]
     """Types of values that it takes, and Price."""
     may_lack: bool
-    """It may be missing, and must be rather than null."""
+    """True where it may be missing but not null."""
 
 
 _Tree = dict[str, "_Leaf | _Tree"]
 """The fields of an object."""
 _Parts = list[str | pl.Expr]
-"""What a text is joined from."""
+"""Parts from which a text is joined."""
 
 
 class Columns:
     """The columns of a file that make records of a struct."""
 
     def __init__(self, struct: type[msgspec.Struct], names: Sequence[str]) -> None:
-        """Raises ColumnsError where they make none."""
+        """Match columns to fields. Raises ColumnsError where they do not make records."""
         order = {name: place for place, name in enumerate(field_names(struct))}
         found = (_leaf(struct, name, place) for place, name in enumerate(names))
         leaves = [leaf for leaf in found if leaf is not None]
@@ -71,14 +71,14 @@ class Columns:
         if missing:
             raise ColumnsError(f"lacks the columns {missing}")
         self.places = {leaf.name: leaf.place for leaf in leaves}
-        """By the name of a field, the place of its column in the file."""
+        """Index of the column in the file by the name of its field."""
         self._leaves = leaves
         self._tree = tree
 
     def lines(self, values: Sequence[pl.Series], bad: Bad, *, is_plain: bool = False) -> pl.Series:
-        """The JSON of each row, from columns in the order of ``places``.
+        """Return the JSON of each row, from columns in the order of ``places``.
 
-        Rows that it finds bad are added to those. ``is_plain``: no text of them has a character
+        Bad rows that it finds are added to ``bad``. ``is_plain`` says that no text has a character
         that JSON escapes.
         """
         texts: list[pl.Series] = []
@@ -92,7 +92,7 @@ class Columns:
 
 
 def joined(lines: pl.Series, bad: Bad) -> bytes:
-    """Lines of which each is ended by a newline; NO_RECORD in the place of a bad one."""
+    """Join lines, each ended by a newline, with NO_RECORD in the place of a bad line."""
     if bad:
         lines = lines.scatter(list(bad), NO_RECORD)
     text: str = lines.str.join("\n").item()
@@ -100,7 +100,7 @@ def joined(lines: pl.Series, bad: Bad) -> bytes:
 
 
 def field_names(struct: Any) -> list[str]:
-    """The dotted names of all fields that a column may be for, in order."""
+    """Return the dotted names of all fields that a column may be for, in order."""
     names = []
     for field in msgspec.structs.fields(struct):
         inner = _object_type(field.type)
@@ -110,7 +110,7 @@ def field_names(struct: Any) -> list[str]:
 
 
 def _leaf(struct: Any, column: str, place: int) -> _Leaf | None:
-    """The field that a column is for, if there is one."""
+    """Return the field that a column is for; None where there is no such field."""
     path: list[str] = []
     wanted: Any = struct
     for name in column.strip().casefold().split("."):
@@ -148,7 +148,7 @@ def _add(tree: _Tree, leaf: _Leaf) -> None:
 
 
 def _missing(struct: Any, tree: _Tree) -> Iterator[str]:
-    """Names of fields that every record must have and no column is for."""
+    """Yield the names of required fields that no column is for."""
     for field in msgspec.structs.fields(struct):
         below = tree.get(field.encode_name)
         inner = _object_type(field.type)
@@ -159,7 +159,7 @@ def _missing(struct: Any, tree: _Tree) -> Iterator[str]:
 
 
 def _object(tree: _Tree, members: Mapping[str, _Parts]) -> _Parts:
-    """What the JSON of an object is made of, from that of its fields' members."""
+    """Return the parts of an object's JSON, from those of its fields' members."""
     parts: _Parts = []
     for name, below in tree.items():
         if isinstance(below, _Leaf):
@@ -173,7 +173,7 @@ def _object(tree: _Tree, members: Mapping[str, _Parts]) -> _Parts:
 
 
 def _concatenated(parts: _Parts) -> pl.Expr:
-    """The text of all parts together, null where one of them is."""
+    """Return the text of all parts together, null where one of them is null."""
     template = "".join(
         part.replace("{", "{{").replace("}", "}}") if isinstance(part, str) else "{}"
         for part in parts
@@ -184,7 +184,7 @@ def _concatenated(parts: _Parts) -> pl.Expr:
 def _member(
     leaf: _Leaf, values: pl.Series, bad: Bad, *, is_plain: bool
 ) -> tuple[pl.Series, _Parts]:
-    """The texts of a column, and what the member of each object is made of."""
+    """Return (the texts of a column, the parts of the member in each object)."""
     texts, is_json = _texts_of(leaf, values, bad, is_plain=is_plain)
     key, value = f',"{leaf.name.rpartition(".")[2]}":', pl.col(leaf.name)
     if not texts.null_count():
@@ -199,7 +199,7 @@ def _member(
 def _texts_of(
     leaf: _Leaf, values: pl.Series, bad: Bad, *, is_plain: bool
 ) -> tuple[pl.Series, bool]:
-    """A column as texts, and whether they are JSON, or want quotes alone."""
+    """Return (a column as texts, whether they are JSON or only lack quotes)."""
     if values.dtype.is_nested():
         objects = values.to_frame().select(pl.struct(values.name).struct.json_encode())
         key = len(_encode({values.name: 0})) - len("0}")
@@ -233,7 +233,7 @@ def _texts_of(
 
 
 def _texts(values: pl.Series, bad: Bad) -> pl.Series:
-    """Values as texts; a float that is not a number stands for none, as pandas writes it."""
+    """Return values as texts; a float that is not a number becomes null, as pandas writes it."""
     if values.dtype == pl.Binary:
         texts: list[str | None] = []
         for place, value in enumerate(values):
@@ -254,7 +254,7 @@ def _quoted(texts: pl.Series) -> pl.Series:
 
 
 def _object_type(kind: Any) -> Any:
-    """The struct that a field takes, None where it takes more than one type or another."""
+    """Return the struct that a field takes; None where it takes other or several types."""
     kinds = _alternatives(kind) - {type(None)}
     return next(iter(kinds)) if len(kinds) == 1 and all(map(_is_struct, kinds)) else None
 
@@ -264,7 +264,7 @@ def _is_struct(kind: Any) -> bool:
 
 
 def _alternatives(kind: Any) -> frozenset[Any]:
-    """The types of value that a field takes."""
+    """Return the types of value that a field takes."""
     if hasattr(kind, "__metadata__"):
         return _alternatives(get_args(kind)[0])
     if get_origin(kind) in (Union, UnionType):

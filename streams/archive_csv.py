@@ -21,14 +21,14 @@ _SHOWN_CHARS = 40
 
 
 class _BadRowError(ValueError):
-    """The reason, after the number of the line."""
+    """A bad row; the message follows the number of the line."""
 
 
 class CsvColumns:
     """The columns of a CSV file, by its first line."""
 
     def __init__(self, struct: type[msgspec.Struct], header: bytes) -> None:
-        """Raises ColumnsError where the first line does not name the columns of such records."""
+        """Match the header. Raises ColumnsError where it does not name such records' columns."""
         text = header.decode(errors="replace")
         self._separator = max(_SEPARATORS, key=text.count)
         try:
@@ -42,9 +42,9 @@ class CsvColumns:
         self._count = len(names)
 
     def records(self, lines: bytes, count: int) -> tuple[bytes, Bad]:
-        """A line of JSON per row, and which rows cannot be records."""
+        """Return (a line of JSON per row, the rows that cannot be records)."""
         bad: Bad = {}
-        # What JSON escapes is looked for in all lines at once.
+        # Characters that JSON escapes are looked for in all lines at once.
         is_plain = b'"' not in lines and b"\\" not in lines and _is_printable(lines)
         frame = self._split_at_once(lines, count) if b'"' not in lines else None
         if frame is None:
@@ -54,7 +54,7 @@ class CsvColumns:
         return joined(found, bad), bad
 
     def why_bad(self, line: bytes, why: str) -> str:
-        """The reason why a row is bad, with the text of the field that a decoder named."""
+        """Return why a row is bad, with the text of the field that a decoder named."""
         name, _, reason = why.partition(": ")
         place = self._columns.places.get(name)
         if place is None:
@@ -62,11 +62,12 @@ class CsvColumns:
         return f"has {name} {_shown(self._fields(line)[place])}: {reason}"
 
     def _split_at_once(self, lines: bytes, count: int) -> pl.DataFrame | None:
-        """Rows without quotes, if each has all of the fields."""
+        """Return rows without quotes, if each has all of the fields; else None."""
         if count_of(lines, self._separator.encode()) != count * (self._count - 1):
             return None
         if lines.startswith(codecs.BOM_UTF8):
-            # That of the file is gone: this one is a part of a row, and Polars would drop it.
+            # The file's own byte order mark is gone: this one is part of a row, and Polars would
+            # drop it.
             return None
         try:
             frame = pl.read_csv(
@@ -116,7 +117,7 @@ class CsvColumns:
 
 
 def _is_printable(lines: bytes) -> bool:
-    """Whether there is no control character but in the ends of lines."""
+    """Return whether there is no control character except in the ends of lines."""
     chars = np.frombuffer(lines, np.uint8)
     controls = np.count_nonzero(chars < ord(" "))
     if b"\r" in lines:

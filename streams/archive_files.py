@@ -1,7 +1,7 @@
 """Files of an archive: which files of a folder are data, and the lines of each, however packed.
 
 Lines come in blocks, as UTF-8 and each ended by a newline, out of plain, packed and UTF-16 files
-and out of pipes. No more than about a block is in memory, however long a line is.
+and out of pipes. No more than about one block is in memory, however long a line is.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ _UNREADABLE = (
     lzma.LZMAError,
     zstd.ZstdError,
     zipfile.BadZipFile,
-    # Of zipfile: a member that needs a password, or is packed in a way that Python cannot undo.
+    # zipfile raises this for a member that needs a password, or whose packing Python does not
+    # know.
     RuntimeError,
 )
 
@@ -60,13 +61,13 @@ class Block(NamedTuple):
     """Number of the first line."""
     lines: int
     data: bytes
-    """Each line is ended by a newline."""
+    """Lines, each ended by a newline."""
     cut_bytes: int = 0
-    """So many more bytes had its only line, which is too long to be a record."""
+    """Bytes that were cut off its only line, which is too long to be a record."""
 
 
 def kind_of(path: Path) -> str:
-    """Return which of KINDS a file is by its name, "" for none of them."""
+    """Return which of KINDS a file is by its name, or ""."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     if suffixes and suffixes[-1] in _PACKINGS:
         suffixes.pop()
@@ -81,10 +82,10 @@ def is_pipe(path: Path) -> bool:
 
 
 def find_files(path: Path) -> tuple[list[tuple[str, Path]], list[str]]:
-    """Find the files of an archive, named and in order, and the names of those of no known kind.
+    """Return the files of an archive, named and in order, and the names of other files.
 
-    Names that begin with ``.`` or ``_`` are no data: other programs keep their own there, and
-    what they have not finished. Raises SourceError where there are none, or one twice.
+    Names that begin with ``.`` or ``_`` are not data: other programs keep their own files there,
+    and unfinished ones. Raises SourceError where there is no file, or one is there twice.
     """
     if is_pipe(path):
         raise SourceError(
@@ -120,7 +121,7 @@ def _below(folder: Path) -> list[Path]:
 
 
 def printable(name: str) -> str:
-    """Return a file's name with ``?`` for what is no character."""
+    """Return a file's name with ``?`` for bytes that are not characters."""
     return name.encode(errors="replace").decode()
 
 
@@ -129,7 +130,7 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _once(paths: list[Path]) -> list[Path]:
-    """Return each file once, also where links lead to it. Raises SourceError for a twin."""
+    """Return each file once, even where links lead to it. Raises SourceError for a twin."""
     files = {(found := path.stat()).st_dev << 64 | found.st_ino: path for path in reversed(paths)}
     by_stem: dict[Path, Path] = {}
     for path in (once := sorted(files.values())):
@@ -149,10 +150,10 @@ class FileLines:
     """The lines of a file, block by block, once."""
 
     def __init__(self, path: Path) -> None:
-        """Raises SourceError where the file cannot be opened."""
+        """Open the file. Raises SourceError where it cannot be opened."""
         self.path = path
         self.count = 0
-        """Lines that were given."""
+        """Number of lines that were given."""
         self._failure: Exception | None = None
         self._line_end = b"\n"
         try:
@@ -174,7 +175,7 @@ class FileLines:
         self._parts = self._all()
 
     def next_block(self) -> Block | None:
-        """Return the next lines, None after the last one.
+        """Return the next lines; None after the last.
 
         Raises SourceError, naming the line, where the file can be read no further.
         """
@@ -197,7 +198,7 @@ class FileLines:
             self._packed.close()
 
     def _unpacked(self) -> Any:
-        """Return a reader of what is in the file. Raises SourceError."""
+        """Return a reader of the file's unpacked content. Raises SourceError."""
         start = self._packed.peek(_PEEKED_BYTES)
         for magic, opened in _OPENERS.items():
             if start.startswith(magic):
@@ -219,7 +220,7 @@ class FileLines:
             return archive.open(members[0])
 
     def _all(self) -> Iterator[tuple[bytes, int]]:
-        """Whole lines, and how many bytes were cut off where it is one that is too long."""
+        """Yield (whole lines, 0), or (the beginning of a line that is too long, bytes cut off)."""
         rest, cut_bytes = b"", 0
         for chunk in self._chunks():
             first, newline, others = chunk.partition(b"\n")
@@ -241,7 +242,7 @@ class FileLines:
             yield rest + self._line_end, cut_bytes
 
     def _chunks(self) -> Iterator[bytes]:
-        """Parts of the file as UTF-8. A failure is noted, after all that came before it."""
+        """Yield parts of the file as UTF-8. A failure is noted, after all that came before it."""
         is_live, read, first = is_pipe(self.path), b"begun", None
         while read and self._failure is None:
             read = self._read(is_live)
@@ -253,7 +254,7 @@ class FileLines:
                 yield chunk.replace(b"\r", b"\n") if is_cr else chunk
 
     def _read(self, is_live: bool) -> bytes:
-        """Read about BLOCK_BYTES; of a pipe what it has."""
+        """Read about BLOCK_BYTES, or what a pipe has."""
         parts: list[bytes] = []
         left = BLOCK_BYTES
         try:
@@ -283,11 +284,11 @@ def _told(error: Exception) -> str:
 
 
 def count_of(data: bytes, byte: bytes) -> int:
-    """Return how often a byte is in some data, several times as fast as ``data.count``."""
+    """Return how often a byte occurs, several times as fast as ``data.count``."""
     return int(np.count_nonzero(np.frombuffer(data, np.uint8) == byte[0]))
 
 
 def split_lines(lines: bytes) -> list[bytes]:
-    """Return lines without what ends each: LF or CRLF."""
+    """Return lines without their ends, LF or CRLF."""
     found = lines[:-1].split(b"\n")
     return [line.removesuffix(b"\r") for line in found] if b"\r" in lines else found

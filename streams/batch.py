@@ -17,20 +17,20 @@ Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 TIME_MS = "time_ms"
-"""The column of a batch's frame that holds the event time, milliseconds since 1970 UTC."""
+"""Column of a batch's frame with the event time, in milliseconds since 1970 UTC."""
 NEVER = -1
-"""No event time is known yet."""
+"""Event time while it is not known."""
 UNKNOWN_MS = -1
-"""The append time of a record whose topic does not keep it."""
+"""Append time of a record whose topic does not keep it."""
 AGREEING = 64
-"""Of the last records of a partition so many must agree on a time before it is believed."""
+"""Number of the last records of a partition that must agree on a time before it is believed."""
 ROW = "row"
-"""Of rows that were made of a batch's frame: the place there of the event they stem from."""
+"""Column of rows made of a batch's frame: the index there of the event that they come from."""
 
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """Records of one partition in order, as the source read them; none at all is a mark.
+    """Records of one partition in order, as the source read them; without records it is a mark.
 
     A mark says how late it is on the wall clock while the partition has nothing new, or, with
     ``end``, that nothing will follow in this run.
@@ -40,63 +40,65 @@ class Poll:
     partition: int
     first_offset: int
     data: bytes
-    """The records, each ended by a newline and holding no other newline."""
+    """Records, each ended by a newline and holding no other newline."""
     count: int
     lag: int
-    """Records of the partition that were not read yet, after this poll."""
+    """Number of records of the partition that are unread after this poll."""
     polled_at_ms: int
-    """Wall clock of the poll."""
+    """Wall clock of the poll, in milliseconds since 1970 UTC."""
     end: bool = False
     offsets: Int64s | None = None
     """Offset of each record, where they are not first_offset, first_offset + 1, ..."""
     sent_again: tuple[int, ...] = ()
-    """Places in the poll of superseded records, which were sent again later; skip them."""
+    """Indexes in the poll of superseded records, which were sent again later; skip them."""
     appended_ms: Int64s | None = None
-    """When each record was appended, by the topic's own account; UNKNOWN_MS where it does not
-    say, None where it says so of no record."""
+    """Append time of each record, as the topic has it; UNKNOWN_MS where the topic does not say,
+    None where it says so of no record."""
     tombstones: tuple[int, ...] = ()
-    """Places in the poll of records without a value (their lines are empty); skip them."""
+    """Indexes in the poll of records without a value (their lines are empty); skip them."""
     agreeing: int = AGREEING
-    """See streams.clock. With 1, for tests, every clock is believed at once."""
+    """Records that must agree; see streams.clock. With 1, for tests, every clock is believed at
+    once."""
 
     @property
     def newest_appended_ms(self) -> int:
-        """When the newest of its records was appended; UNKNOWN_MS where none says."""
+        """Return when the newest of its records was appended; UNKNOWN_MS where that is not
+        known."""
         if self.appended_ms is None or not self.count:
             return UNKNOWN_MS
         return int(self.appended_ms.max())
 
     @property
     def next_offset(self) -> int:
-        """The offset to go on from."""
+        """Return the offset to resume at."""
         if self.offsets is not None and self.count:
             return int(self.offsets[-1]) + 1
         return self.first_offset + self.count
 
     def offset_of(self, row: int) -> int:
-        """The offset of the record that stands at place ``row`` of the poll."""
+        """Return the offset of the record at index ``row`` of the poll."""
         return int(self.offsets[row]) if self.offsets is not None else self.first_offset + row
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """How far event time has come in a partition: see streams.clock."""
+    """Event time reached in a partition: see streams.clock."""
 
     newest_ms: int = NEVER
-    """By the end of a batch: what its records and those before it agree on."""
+    """Time that the records up to the end of the batch agree on."""
     highest_ms: int = NEVER
-    """The highest time of any record so far, agreed on or not."""
+    """Highest time of any record so far, agreed on or not."""
     reached_ms: Int64s = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    """With each row of the batch's frame."""
+    """Time reached with each row of the batch's frame."""
 
     @staticmethod
     def of(times: Int64s, before_ms: int = NEVER) -> Seen:
-        """Believe every time, and ``before_ms`` before them; there is one at least."""
+        """Believe every time, and ``before_ms`` before them; there must be at least one time."""
         reached = np.maximum(np.maximum.accumulate(times), before_ms)
         return Seen(int(reached[-1]), int(reached[-1]), reached)
 
     def at(self, rows: Int64s | Bools) -> Seen:
-        """The same for some of the rows."""
+        """Return the same for some of the rows."""
         return replace(self, reached_ms=self.reached_ms[rows])
 
 
@@ -106,20 +108,22 @@ class Batch:
 
     poll: Poll
     frame: pl.DataFrame
-    """One row a good record, in order; has TIME_MS and the columns the flow asked for."""
+    """Good records, one row each, in order; has TIME_MS and the columns the flow asked for."""
     rows: Int64s | None = None
-    """Place in the poll of each row of the frame; None where every record is good."""
+    """Index in the poll of each row of the frame; None where every record is good."""
     dead: list[DeadLetter] = field(default_factory=list)
     parts: pl.DataFrame | None = None
-    """Parts of its records, of any number of each, in order, where a flow counts those: with ROW,
-    which is the place in the poll here. Those of records that are not in the frame do not count.
+    """Parts of its records in order, any number of each, where a flow counts those.
+
+    ROW is here the index of the record in the poll. Parts of records that are not in the frame do
+    not count.
     """
 
     seen: Seen = Seen()
-    """How far event time has come with each row."""
+    """Event time reached with each row."""
 
     def counted(self) -> pl.DataFrame:
-        """What a flow chooses from: the parts if there are, with TIME_MS and ROW; or the frame."""
+        """Return what a flow chooses from: the parts, with TIME_MS and ROW, or else the frame."""
         if self.parts is None:
             return self.frame
         row_of = np.full(self.poll.count, -1)
@@ -131,32 +135,32 @@ class Batch:
         return pl.DataFrame([pl.Series(TIME_MS, times), pl.Series(ROW, rows), *parts])
 
     def appended_ms(self) -> Int64s:
-        """When the record of each row of the frame was appended; UNKNOWN_MS where none says."""
+        """Return when each row's record was appended; UNKNOWN_MS where that is not known."""
         appended = self.poll.appended_ms
         if appended is None:
             return np.full(len(self.frame), UNKNOWN_MS)
         return appended if self.rows is None else appended[self.rows]
 
     def offsets(self) -> Int64s:
-        """The offset of each row of the frame."""
+        """Return the offset of each row of the frame."""
         places = np.arange(self.poll.count) if self.rows is None else self.rows
         if self.poll.offsets is not None:
             return self.poll.offsets[places]
         return places + self.poll.first_offset
 
     def payloads(self) -> list[bytes]:
-        """The record of each row of the frame, as it was read."""
+        """Return the record of each row of the frame, as it was read."""
         lines = self.poll.data.split(b"\n")
         lines.pop()
         return lines if self.rows is None else [lines[place] for place in self.rows.tolist()]
 
     def payloads_of(self, rows: Int64s) -> list[bytes]:
-        """The same of a few rows."""
+        """Return the records of a few rows, as they were read."""
         return lines_at(self.poll.data, rows if self.rows is None else self.rows[rows])
 
 
 def lines_at(data: bytes, places: Int64s) -> list[bytes]:
-    """Return the lines at some places, without their newlines; each line has one."""
+    """Return the lines at some indexes, without their newlines; each line has one."""
     newlines = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
     starts = np.append(0, newlines + 1)[places]
     cuts = zip(starts.tolist(), newlines[places].tolist(), strict=True)
@@ -174,7 +178,7 @@ class TableRows:
 
 
 Rows = pl.DataFrame | TableRows
-"""Upserts, in order of writing: those of the flow's table, or of each of several."""
+"""Upserts in order of writing: of the flow's table, or of each of several tables."""
 
 
 def changed(rows: Rows, change: Callable[[pl.DataFrame], pl.DataFrame]) -> Rows:
@@ -185,7 +189,7 @@ def changed(rows: Rows, change: Callable[[pl.DataFrame], pl.DataFrame]) -> Rows:
 
 
 def of_topic(rows: Rows, topic: str, appended_ms: int | None = None) -> Rows:
-    """Return the rows with TOPIC, and APPENDED if given, in those known by a partition."""
+    """Return the rows with TOPIC, and APPENDED if given, in tables that have a partition."""
     added = [pl.lit(topic, dtype=pl.String).alias(TOPIC)]
     if appended_ms is not None:
         added.append(pl.lit(max(0, appended_ms), dtype=pl.Int64).alias(APPENDED))

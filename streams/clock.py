@@ -8,7 +8,8 @@ decided here, by the records alone: cuts, restarts and replays change nothing.
 - Where AGREEING of the last OF_LAST records were appended within FRESH_MS of their event time,
   the stream is live: append times keep wrong clocks in check, and each record counts at once.
 - Elsewhere (a history that is replayed, records without append times) the newest time that
-  AGREEING of the last OF_LAST records have reached counts, looked at once in AGREEING offsets.
+  AGREEING of the last OF_LAST records have reached counts; it is looked up once per AGREEING
+  offsets.
 
 So wrong clocks move nothing as long as fewer than AGREEING of any OF_LAST records have one.
 """
@@ -26,7 +27,7 @@ FRESH_MS = 60_000
 
 
 class Clock:
-    """The event time of one partition. Its state is that of OF_LAST records."""
+    """The event time of one partition. Its state is that of the last OF_LAST records."""
 
     STATE_BYTES = 8 * (3 + 2 * OF_LAST)
 
@@ -36,8 +37,8 @@ class Clock:
             state = np.frombuffer(snapshot, dtype="<i8", count=len(state))
         self.newest_ms, self.highest_ms, self._stretch = map(int, state[:3])
         self._times, self._lags = np.split(state[3:], 2)
-        """Of the last records the time, append time in check, and how much later each was
-        appended; NEVER where that is not known."""
+        """Arrays of the last records: the time, limited by the append time, and how much later
+        each was appended; NEVER where that is not known."""
 
     def snapshot(self) -> bytes:
         """Return the state as STATE_BYTES bytes."""
@@ -45,11 +46,11 @@ class Clock:
         return np.concatenate([numbers, self._times, self._lags]).astype("<i8").tobytes()
 
     def watermark_ms(self, delay_ms: int) -> int:
-        """Return the time before which no event is expected; NEVER while none is agreed on."""
+        """Return the time before which no event is expected; NEVER while no time is agreed on."""
         return self.newest_ms - delay_ms if self.newest_ms != NEVER else NEVER
 
     def see(self, batch: Batch) -> Batch:
-        """Take the records of a batch; return it with how far they bring event time."""
+        """Take the records of a batch; return it with the event time reached."""
         if batch.frame.is_empty():
             seen = Seen(self.newest_ms, self.highest_ms, np.empty(0, dtype=np.int64))
             return replace(batch, seen=seen)
@@ -73,16 +74,17 @@ class Clock:
 
 
 def _is_live(lags: Int64s, agreeing: int) -> Bools:
-    """Return of each record but the first OF_LAST whether enough of the last ones were fresh."""
+    """Return for each record after the first OF_LAST whether enough of the last ones were
+    fresh."""
     fresh = np.append(0, np.cumsum((lags != NEVER) & (lags <= FRESH_MS)))
     is_live: Bools = fresh[OF_LAST + 1 :] - fresh[1:-OF_LAST] >= agreeing
     return is_live
 
 
 def _agreed(times: Int64s, looks: Int64s, agreeing: int) -> Int64s:
-    """Return the time that enough of the last records had reached, by some of the records.
+    """Return the time that enough of the last records have reached, at each of ``looks``.
 
-    These are counted from the first OF_LAST on.
+    Records are counted from the first OF_LAST on.
     """
     last = np.lib.stride_tricks.sliding_window_view(times, OF_LAST)[looks + 1]
     agreed: Int64s = np.partition(last, OF_LAST - agreeing)[:, OF_LAST - agreeing]

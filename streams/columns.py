@@ -1,4 +1,4 @@
-"""Columns of a frame: how the values of each are lifted out of records, and made a series."""
+"""Columns of a frame: taking a column's values out of records, and making a series of them."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ import numpy as np
 import polars as pl
 
 Lift = Callable[[list[Any]], list[Any]]
-"""Takes one value out of each of many records: ``lambda tags: [tag.origin for tag in tags]``."""
+"""Function that takes one value out of each of many records: ``lambda tags: [tag.origin for tag in
+tags]``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of the frame: how its values are lifted out of the records, and its type."""
+    """A column of the frame: how its values are taken out of the records, and its type."""
 
     lift: Lift
     series: Callable[[str, list[Any]], pl.Series]
     bad: Callable[[Any], str | None] | None = None
-    """Says why a value of the right type, null in the series, is not a good one; None if it is."""
+    """Function that says why a value of the right type, null in the series, is bad; None if it is
+    good."""
 
     def fit(self, name: str, values: list[Any]) -> tuple[pl.Series, list[int]]:
-        """Return the series, and which values its type cannot hold; these are null."""
+        """Return (the series, the indexes of values that its type cannot hold); these are null."""
         try:
             return self.series(name, values), []
         except (TypeError, OverflowError):
@@ -33,7 +35,7 @@ class Column:
             return self.series(name, kept), unfit
 
     def why_bad(self, name: str, value: Any) -> str | None:
-        """Say why a value is not a good one of this column; None if it is."""
+        """Return why a value is bad for this column; None if it is good."""
         if not self._holds(value):
             return f"{str(value)[:40]} cannot be held as {name}"
         return self.bad(value) if self.bad else None
@@ -47,27 +49,27 @@ class Column:
 
 
 def text(lift: Lift) -> Column:
-    """A String column."""
+    """Return a String column."""
     return Column(lift, lambda name, values: pl.Series(name, values, dtype=pl.String))
 
 
 def ident(lift: Lift) -> Column:
-    """A String column of ids that may come as integers, and may be None."""
+    """Return a String column of ids that may come as integers, and may be None."""
     return Column(lift, ident_series)
 
 
 def integer(lift: Lift) -> Column:
-    """An Int64 column."""
+    """Return an Int64 column."""
     return Column(lift, lambda name, values: pl.Series(name, values, dtype=pl.Int64))
 
 
 def boolean(lift: Lift) -> Column:
-    """A Boolean column."""
+    """Return a Boolean column."""
     return Column(lift, lambda name, values: pl.Series(name, values, dtype=pl.Boolean))
 
 
 def cents(lift: Lift) -> Column:
-    """An Int64 column of whole cents from decimal prices: 35.79 is 3579."""
+    """Return an Int64 column of whole cents from decimal prices: 35.79 is 3579."""
     return Column(lift, _cents_series, bad=_bad_price)
 
 
@@ -75,7 +77,7 @@ def ident_series(name: str, values: list[Any]) -> pl.Series:
     """Return a String series of ids, each an integer of any size, a text or None."""
     kinds = {*map(type, values)} - {type(None)}
     if kinds == {int}:
-        # Integers of a series are made text at once, much faster than one by one.
+        # A series of integers is cast to text at once, much faster than one by one.
         with suppress(TypeError, OverflowError):
             return pl.Series(name, values, dtype=pl.Int64).cast(pl.String)
     if kinds != {str}:

@@ -1,8 +1,8 @@
-"""From the bytes of a poll to a frame: columnar, with a dead letter for each bad record.
+"""Decode the bytes of a poll into a frame, with a dead letter for each bad record.
 
-Lines are decoded in blocks whose records fit the processor's cache, and the columns are lifted
-out of each block at once. The decoder stops at a bad line; the line is noted, and decoding goes
-on behind it.
+Lines are decoded in blocks whose records fit the processor's cache, and the columns are taken out
+of each block at once. The decoder stops at a bad line; the line is noted, and decoding goes on
+behind it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from streams.times import BAD_TIME, parse_times_ms
 from streams.wire_format import wire_format_reason
 
 BLOCK_LINES = 1_000
-"""About 250 KB: the records stay in the cache until their columns are lifted."""
+"""Lines per block, about 250 KB: the records stay in the cache until their columns are taken."""
 
 NO_LIMIT_MS = 2**62
 _SENT_AGAIN: tuple[Code, str] = ("sent_again", "the record was sent again, and counts there")
@@ -38,7 +38,7 @@ _SENT_AGAIN: tuple[Code, str] = ("sent_again", "the record was sent again, and c
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """How a flow reads a topic's records: the struct, its event time, the columns it needs.
+    """The reading of a topic by a flow: the struct, its event time, and the columns it needs.
 
     Every record is checked against the whole struct, whichever columns are asked for.
     """
@@ -47,13 +47,15 @@ class Records:
     time: str
     columns: Mapping[str, Column]
     future_max_ms: int | None = FUTURE_MAX_MS
-    """An event further ahead of its append time is a dead letter; None accepts any."""
+    """Most milliseconds that an event may be ahead of its append time, beyond which it is a dead
+    letter; None accepts any."""
     bytes_max: int = RECORD_BYTES_MAX
-    """A larger record is a dead letter."""
+    """Largest record in bytes; a larger one is a dead letter."""
     times: Lift | None = None
-    """Lifts the event times that ``time`` names, faster than a path is followed."""
+    """Function that takes out the event times that ``time`` names, faster than following the
+    path."""
     parts: Parts | None = None
-    """Lifted beside the columns, where parts of few records are counted."""
+    """Parts that are taken out beside the columns, where parts of few records are counted."""
     _decode: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -81,8 +83,11 @@ class Records:
     def _lifted(
         self, data: bytes, places: Int64s
     ) -> tuple[pl.DataFrame, pl.DataFrame | None, list[int], list[int]]:
-        """Return the frame and the parts of lines that are at some places of a poll, which of
-        the lines could not be decoded, and which rows have values that no column holds."""
+        """Return the frame and parts of the lines at ``places`` of a poll, and which are bad.
+
+        The two lists are the indexes of lines that could not be decoded, and of rows with values
+        that no column holds.
+        """
         times: list[str] = []
         series: list[list[pl.Series]] = [[] for _ in self.columns]
         parts = None if self.parts is None else LiftedParts(self.parts)
@@ -105,7 +110,7 @@ class Records:
         return frame, lifted, undecoded, unfit
 
     def _records(self, lines: Iterator[bytes]) -> tuple[list[Any], list[int]]:
-        """Return the records of lines, and which of the lines are bad."""
+        """Return (the records of lines, the indexes of bad lines)."""
         records: list[Any] = []
         wrong: list[int] = []
         while True:
@@ -130,7 +135,7 @@ class Records:
         return np.where(appended == UNKNOWN_MS, NO_LIMIT_MS, appended + self.future_max_ms)
 
     def _has_good_values(self, frame: pl.DataFrame, latest_ms: Int64s | int) -> Bools:
-        """Return of each row whether its time and values are good; its types are."""
+        """Return for each row whether its time and values are good; its types are."""
         times = frame[TIME_MS].to_numpy()
         is_good: Bools = (times != BAD_TIME) & (times <= latest_ms)
         for name, column in self.columns.items():
@@ -160,7 +165,7 @@ class Records:
         return letters
 
     def _why_bad(self, line: bytes, latest_ms: int) -> tuple[Code, str]:
-        """Return the code and the reason for which a record is a dead letter."""
+        """Return the code and the reason why a record is a dead letter."""
         if len(line) > self.bytes_max:
             return "too_large", f"the record is over the limit of {self.bytes_max} bytes"
         if not line.strip():
@@ -190,7 +195,8 @@ class Records:
 
 
 def _unreadable(data: bytes, bytes_max: int) -> list[int]:
-    """Return the lines that are too large or not UTF-8: the decoder would let them pass."""
+    """Return the indexes of lines that are too large or not UTF-8: the decoder would accept
+    them."""
     found: set[int] = set()
     if _has_longer_line(data, bytes_max):
         lines = enumerate(io.BytesIO(data))
@@ -205,7 +211,7 @@ def _unreadable(data: bytes, bytes_max: int) -> list[int]:
 
 
 def _has_longer_line(data: bytes, bytes_max: int) -> bool:
-    """Return whether a line is longer; most lines are passed over without being looked at."""
+    """Return whether a line is longer than ``bytes_max``, without looking at most lines."""
     start = 0
     while len(data) - start > bytes_max + 1:
         start = data.rfind(b"\n", start, start + bytes_max + 1) + 1

@@ -38,48 +38,49 @@ from streams.windows import NO_END_MS, NO_ROWS, WindowState
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step made of a batch."""
+    """Results of a step for a batch."""
 
     rows: Rows | None = None
     late: list[LateEvent] | None = None
     filtered: int = 0
-    """Good records of the batch that the flow does not use."""
+    """Number of good records of the batch that the flow does not use."""
 
 
 class Step(Protocol):
-    """The state of one partition, and what it does with each batch. Knows no engine."""
+    """The state of one partition, and its handling of each batch. Knows no engine."""
 
     def on_batch(self, batch: Batch) -> StepResult:
-        """Take a batch that a Clock has seen; an empty one is a mark that time has passed, or
+        """Take a batch that a Clock has seen; an empty batch is a mark that time has passed, or
         the end."""
 
     def snapshot(self) -> bytes:
-        """The state as bytes."""
+        """Return the state as bytes."""
 
     @property
     def watermark_ms(self) -> int:
-        """No earlier event is expected; NEVER before the first."""
+        """Return the watermark: no earlier event is expected. NEVER before the first."""
 
     @property
     def mark_at_ms(self) -> int:
-        """The wall clock before which a mark leads to nothing; NO_END_MS where none does."""
+        """Return the wall clock before which a mark leads to nothing; NO_END_MS where none
+        does."""
 
     @property
     def holds(self) -> Mapping[str, int]:
-        """What the state held at its last snapshot, by schemas.metrics.HELD_KINDS."""
+        """Return what the state held at its last snapshot, by schemas.metrics.HELD_KINDS."""
 
 
 MakeStep = Callable[[int, bytes | None], Step]
 """(partition, snapshot or None) -> the step of that partition."""
 
 Choose = Callable[[pl.DataFrame], pl.DataFrame]
-"""A batch's frame, or its parts -> the rows that a flow counts, in order: with TIME_MS, ROW, and
-what else it needs. An event may give several rows, or none."""
+"""Function that takes a batch's frame, or its parts, and gives the rows that a flow counts, in
+order: with TIME_MS, ROW, and what else it needs. An event may give no row or several."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Where a flow writes. Each sink is keyed by partition."""
+    """Sinks that a flow writes to. Each sink is keyed by partition."""
 
     rows: Sink[Any]
     dead_letters: Sink[Any]
@@ -88,7 +89,7 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A topic that a flow reads, and what it does with it."""
+    """A topic that a flow reads, and the flow's step for it."""
 
     source: Source[Poll]
     records: Records
@@ -99,9 +100,9 @@ ONE_TOPIC_STEPS = ("read", "step")
 
 
 def stateful_steps(topics: Sequence[str], *, sink: bool = False) -> tuple[str, ...]:
-    """The steps of a flow that keep a state a partition, under the partition's number.
+    """Return the step ids that keep a state per partition, under the partition's number.
 
-    With ``sink`` that of its rows is one of them.
+    ``sink`` says that the sink of the rows keeps one as well.
     """
     written = ("write_rows",) if sink else ()
     if len(topics) == 1:
@@ -118,7 +119,7 @@ def dataflow(
     *,
     progress: Progress | None = None,
 ) -> Dataflow:
-    """Wire a flow of one topic. Its step ids are those of the recovery store: they stay."""
+    """Wire a flow of one topic. Its step ids are in the recovery store: never rename them."""
     flow = Dataflow(name)
     results = _results(flow, "", Input(source, records, make_step), progress or Progress())
     return _written(flow, results, outputs)
@@ -187,10 +188,11 @@ class WindowStep:
         *,
         choose: Choose | None = None,
     ) -> None:
-        """``finish`` turns window rows and the partition into rows of the sink's table.
+        """Restore the state from a snapshot, if there is one.
 
-        Where not every event is counted once, ``choose`` gives what is counted; the others
-        are filtered, and move event time on all the same.
+        ``finish`` turns window rows and the partition into rows of the sink's table. Where not
+        every event is counted once, ``choose`` gives what is counted. The other events are
+        filtered, and still move event time on.
         """
         self._flow = flow
         self._finish = finish
@@ -200,13 +202,13 @@ class WindowStep:
 
     @property
     def spec(self) -> Tumbling:
-        """Its windows."""
+        """Return its windows."""
         return self._state.spec
 
     def anew(
         self, spec: Tumbling, finish: Callable[[pl.DataFrame, int], pl.DataFrame] | None = None
     ) -> WindowStep:
-        """A step without a past that counts the same events in other windows."""
+        """Return a step without a past that counts the same events in other windows."""
         return WindowStep(
             self._flow, spec, finish or self._finish, self._partition, None, choose=self._choose
         )
@@ -225,7 +227,7 @@ class WindowStep:
         chosen = self._choose(batch.counted())
         places = chosen[ROW].to_numpy().astype(np.int64)
         found = self._state.add(chosen.drop(ROW), poll.polled_at_ms, batch.seen.at(places))
-        # Several rows of one event are late together.
+        # All rows of an event are late together.
         late_places, first = np.unique(places[found.late], return_index=True)
         late = late_events(self._flow, batch, late_places, found.watermarks_ms[first])
         return StepResult(self._finished(found.rows), late, unchosen(len(batch.frame), places))
@@ -250,7 +252,7 @@ class WindowStep:
 
 
 class StatelessStep:
-    """A step whose rows follow from each batch alone; of no event is it ever too late."""
+    """A step whose rows follow from each batch alone; no event is ever too late."""
 
     def __init__(self, rows_of: Callable[[Batch], StepResult], snapshot: bytes | None) -> None:
         self._rows_of = rows_of
@@ -279,7 +281,7 @@ class StatelessStep:
 
 
 def unchosen(rows: int, places: Int64s) -> int:
-    """How many of so many rows are at none of the places."""
+    """Return the number of rows that ``places`` leaves out."""
     is_chosen = np.zeros(rows, dtype=np.bool_)
     is_chosen[places] = True
     return rows - int(np.count_nonzero(is_chosen))
@@ -288,7 +290,7 @@ def unchosen(rows: int, places: Int64s) -> int:
 def late_events(
     flow: str, batch: Batch, late: Int64s = NO_ROWS, watermarks_ms: Int64s = NO_ROWS
 ) -> list[LateEvent] | None:
-    """Of the rows of a batch's frame that came too late, with the watermark that each met."""
+    """Return late events of the rows of a batch's frame, with the watermark that each met."""
     if not len(late):
         return None
     offsets = batch.offsets()

@@ -11,6 +11,6 @@ import polars as pl
 
 
 def where(frame: pl.DataFrame, is_taken: npt.NDArray[np.bool_]) -> pl.DataFrame:
-    """The rows that are taken."""
+    """Return the rows where ``is_taken``."""
     mask = pl.Series(is_taken)
     return pl.DataFrame([column.filter(mask) for column in frame.get_columns()])

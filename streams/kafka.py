@@ -1,7 +1,7 @@
 """Reading Kafka with confluent-kafka: a topic, its identity, and its readers.
 
 Partitions are assigned, never subscribed: where to resume is in the recovery store. Offsets are
-committed to the consumer group as well, for the eyes of lag tools alone.
+committed to the consumer group as well, but only lag tools look at them.
 """
 
 from __future__ import annotations
@@ -40,22 +40,23 @@ from streams.wire_format import PLAIN, lines_of
 
 REQUEST_TIMEOUT_S = 15.0
 QUEUE_KIB_MAX = 8_192
-"""What librdkafka may hold before it is asked for: more than one full poll."""
+"""Most KiB that librdkafka holds before it is asked for them: more than one full poll."""
 RESPONSE_BYTES_MAX = 8_388_608
-"""Of all partitions together; a compressed response becomes a few times as large."""
+"""Most bytes of a response, for all partitions together; decompressed it becomes a few times as
+large."""
 RECORDS_ASKED = 1_000
-"""At once, of those that are looked at one by one."""
+"""Records asked for at once, where they are looked at one by one."""
 CONSUMER_DESCRIPTORS = 16
-"""Files and connections of a consumer, with room for a few brokers."""
+"""File descriptors that a consumer needs, with room for a few brokers."""
 
 
 class KafkaTopic:
-    """A Kafka topic that can be read. ``end`` None follows what is appended.
+    """A Kafka topic that can be read; with ``end`` None it follows what is appended.
 
     One consumer reads all partitions; the readers belong to one thread. ``flow`` names who reads,
     for the remedies in errors. Where retention has removed the record to resume at, reading stops
-    with SourceError or, with ``skipped``, goes on from the oldest one left; ``skipped`` is given
-    a line that says which offsets are missing.
+    with SourceError or, with ``skipped``, goes on from the oldest record left; ``skipped`` is
+    given a line that says which offsets are missing.
     """
 
     def __init__(
@@ -85,16 +86,17 @@ class KafkaTopic:
         self._admin: AdminClient | None = None
         self._shared: SharedConsumer | None = None
         self._single: Consumer | None = None
-        """Gives single records."""
+        """Consumer that gives single records."""
         self._is_known = False
         self._topic_id = self.seen_id = ""
-        """As it was found first, and as ``partitions`` found it last."""
+        """Id of the topic when it was found first; ``seen_id`` is what ``partitions`` found
+        last."""
         self._config = {
             "bootstrap.servers": bootstrap,
             "group.id": group,
             "client.id": client_id,
             "enable.auto.commit": False,
-            # As long as this a commit that nobody answers keeps the process from ending.
+            # An unanswered commit keeps the process from ending for this long.
             "session.timeout.ms": 3_000,
             "heartbeat.interval.ms": 1_000,
             "enable.partition.eof": True,
@@ -105,8 +107,9 @@ class KafkaTopic:
             "queued.min.messages": 1_000_000,
             "queued.max.messages.kbytes": QUEUE_KIB_MAX,
             "fetch.max.bytes": RESPONSE_BYTES_MAX,
-            # The broker answers a request after this at the latest, and before that asks for no
-            # other partition: where one after the other is read to its end, each would wait.
+            # The broker answers a request after this at the latest, and does not look at other
+            # partitions before it has. Where partitions are read to their ends one after the
+            # other, each would wait.
             "fetch.wait.max.ms": 500 if end is None else 20,
             "log_level": 2,
         }
@@ -123,10 +126,10 @@ class KafkaTopic:
         return Consumer({**self._config, **config})
 
     def partitions(self) -> int:
-        """Return how many partitions there are. Raises SourceError for no topic or no broker.
+        """Return the number of partitions. Raises SourceError without a topic or a broker.
 
-        It sees as well whether the topic was made again, and then the readers stop: whoever
-        follows a topic calls this from time to time.
+        It also sees whether the topic was made again, upon which the readers stop: whoever follows
+        a topic calls this from time to time.
         """
         admin = self._asked()
         try:
@@ -148,24 +151,25 @@ class KafkaTopic:
 
     @property
     def topic_id(self) -> str:
-        """Differs after the topic was deleted and made again; "" where the broker has no ids."""
+        """Return the topic's id, which differs once it was deleted and made again; "" where the
+        broker has no ids."""
         if not self._is_known:
             self.partitions()
         return self._topic_id
 
     def check_same(self) -> None:
-        """Raise SourceError where ``partitions`` has seen another topic than at first."""
+        """Raise SourceError where ``partitions`` has found another topic than at first."""
         if self.seen_id != self._topic_id:
             read = ReadState(self.name, self._topic_id, 0, UNKNOWN_EPOCH)
             check_same_topic(read, self.name, self.seen_id, self.flow)
 
     def bounds(self, partition: int) -> tuple[int, int]:
-        """Return the oldest offset left, and the end. Raises KafkaException."""
+        """Return (the oldest offset left, the end). Raises KafkaException."""
         low, high = self._offsets(partition, OffsetSpec.earliest(), OffsetSpec.latest())
         return low, high
 
     def offset_at(self, partition: int, time_ms: int) -> int | None:
-        """Return the offset of the first record that was appended then or later, if there is one.
+        """Return the offset of the first record appended then or later; None without one.
 
         Raises KafkaException.
         """
@@ -190,14 +194,14 @@ class KafkaTopic:
         return self._shared
 
     def kept(self, partition: int) -> tuple[int, int]:
-        """Return the oldest offset left, and the end. Raises SourceError."""
+        """Return (the oldest offset left, the end). Raises SourceError."""
         try:
             return self.bounds(partition)
         except KafkaException as error:
             raise self._wrong(partition, error) from None
 
     def records(self, partition: int, start: int, end: int) -> Iterator[tuple[int, TopicRecord]]:
-        """Give the records from one offset to before another that are there by now."""
+        """Yield the records from offset ``start`` to before ``end`` that are there by now."""
         if self._single is None:
             self._single = self.consumer({"queued.min.messages": 1})
         try:
@@ -239,14 +243,17 @@ class KafkaTopic:
         return SourceError(f"{self.name}/{partition} at {self.bootstrap}: {text_of(error)}")
 
     def _asked(self) -> AdminClient:
-        """Return the client for questions. The consumer is asked none: its answers would wait
-        behind records, and it checks an epoch only if it learns of the topic after that."""
+        """Return the client for questions.
+
+        The consumer is not asked: its answers would wait behind records, and it checks an epoch
+        only if it learns of the topic after that.
+        """
         if self._admin is None:
             self._admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 2})
         return self._admin
 
     def _offsets(self, partition: int, *specs: OffsetSpec) -> list[int]:
-        """Ask for offsets, and again while a broker goes and comes."""
+        """Ask for offsets, again while a broker goes and comes back."""
         place = TopicPartition(self.name, partition)
         until_s = time.monotonic() + REQUEST_TIMEOUT_S
         while True:
@@ -264,7 +271,7 @@ class KafkaTopic:
             except KafkaException as error:
                 if left_s <= 0 or not is_passing(error.args[0]):
                     raise
-                # Another client: what this one knows of leaders may be what stands in the way.
+                # Use another client: this one may know an outdated leader.
                 self._admin = None
                 time.sleep(0.1)
 
@@ -280,7 +287,7 @@ def _record_of(message: Message) -> TopicRecord:
 
 
 def _topic_id(admin: AdminClient, name: str) -> str:
-    """Return the id of a topic, "" where the broker has no ids."""
+    """Return the id of a topic; "" where the broker has no ids."""
     asked = admin.describe_topics(TopicCollection([name]), request_timeout=REQUEST_TIMEOUT_S)
     found = asked[name].result().topic_id
     has_none = not (found.get_most_significant_bits() or found.get_least_significant_bits())

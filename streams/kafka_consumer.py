@@ -1,13 +1,13 @@
-"""One Kafka consumer for all partitions that a process reads of a topic.
+"""One Kafka consumer for all partitions of a topic that a process reads.
 
 A consumer holds half a dozen threads and connections, so one per partition costs more than the
-records do. Here the client gives what has come of any partition, and it is sorted into a buffer
-per partition, from which that partition's reader takes it, in order and each record once.
+records do. Here the client gives what has come of any partition. It is sorted into a buffer per
+partition, from which that partition's reader takes it, in order and each record once.
 
-The buffers are bounded together. Whoever finds them full and has nothing itself waits for the
-others to be read. Only those that are not read meanwhile, and hold more than their share, are not
-fetched for a while: what the client has fetched of them already is lost, and fetched again later.
-It has a call for that, ``pause``, which can lose an error that is on its way as well.
+The buffers are bounded together. A reader that finds them full and has nothing itself waits for
+the others to be read. Only partitions that are not read meanwhile, and hold more than their share,
+are not fetched for a while: what the client has already fetched of them is lost, and fetched again
+later. The client's own call for that, ``pause``, can also lose an error that is on its way.
 """
 
 from __future__ import annotations
@@ -28,18 +28,21 @@ from streams.batch import Int64s
 from streams.source import POLL_BYTES_MAX
 
 BUFFERED_BYTES_MAX = 33_554_432
-"""In the buffers of all partitions that are not paused, before more is taken from the client."""
+"""Most bytes in the buffers of all partitions that are not paused, before more is taken from the
+client."""
 CHUNK_RECORDS = 1_024
-"""Taken from the client at once: more of its objects than the processor's cache holds are dear."""
+"""Records taken from the client at once: more of its objects than the processor's cache holds are
+slow."""
 COMMITTED_WITHIN_S = 1.0
-"""Longest wait for the group to hear where the last reader was."""
+"""Longest wait in seconds for the group to accept the last reader's offset."""
 COMMIT_AGAIN_S = 3_600.0
-"""A group forgets the offset of a partition that nobody has committed for days."""
+"""Seconds after which all offsets are committed again: a group forgets a partition's offset that
+nobody has committed for days."""
 UNKNOWN_EPOCH = -1
 NO_END = 2**62
 
 ToLines = Callable[[Sequence[bytes | None]], tuple[bytes, list[int]]]
-"""Values -> a line per record, and the places of those without a value."""
+"""Function from values to (a line per record, the indexes of those without a value)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,38 +51,38 @@ class Chunk:
 
     offsets: Sequence[int]
     data: bytes
-    """A line per record."""
+    """Lines, one per record."""
     appended_ms: Int64s
     tombstones: list[int]
-    """Places of the records without a value."""
+    """Indexes of the records without a value."""
     leader_epoch: int
-    """Of the last record; UNKNOWN_EPOCH where the broker does not say."""
+    """Epoch of the last record; UNKNOWN_EPOCH where the broker does not say."""
 
 
 @dataclass(slots=True, eq=False)
 class Buffer:
-    """What has come of one partition and was not taken yet."""
+    """Records of one partition that have come and were not taken yet."""
 
     partition: int
     next_offset: int
-    """Of the record that comes next from the client."""
+    """Offset from which the client's next record comes."""
     leader_epoch: int
-    """Of the record before it."""
+    """Epoch of the record before it."""
     end: int
-    """Records from this offset on are passed over."""
+    """Offset from which on records are passed over."""
     chunks: deque[Chunk] = field(default_factory=deque)
     records: int = 0
     size_bytes: int = 0
     passed: int = 0
-    """Behind the chunks nothing comes before this offset: there are gaps up to it."""
+    """Offset before which nothing comes behind the chunks: there are gaps up to it."""
     error: KafkaError | None = None
-    """Comes behind the chunks; the client gives no more of the partition after it."""
+    """Error behind the chunks; the client gives no more of the partition after it."""
     taken_at: int = 0
-    """The turn at which its reader was last here."""
+    """Turn at which its reader was last here."""
     waits_since: int | None = None
-    """The turn at which the reader found nothing, and no room for more."""
+    """Turn at which the reader found nothing, and no room for more."""
     is_paused: bool = False
-    """Nothing is fetched until the chunks are taken."""
+    """True while nothing is fetched until the chunks are taken."""
 
 
 class SharedConsumer:
@@ -94,8 +97,10 @@ class SharedConsumer:
         records_max: int,
         bytes_max: int = BUFFERED_BYTES_MAX,
     ) -> None:
-        """``open_client`` is given settings of a confluent_kafka.Consumer; ``records_max`` is
-        that of one taking, ``bytes_max`` that of all buffers."""
+        """Open the client, by settings of a confluent_kafka.Consumer given to ``open_client``.
+
+        ``records_max`` limits one call of ``take``, ``bytes_max`` all buffers together.
+        """
         self.client = open_client({"on_commit": _held_weakly(self._on_committed)})
         self._topic = topic
         self._to_lines = to_lines
@@ -103,15 +108,15 @@ class SharedConsumer:
         self._bytes_max = bytes_max
         self._buffers: dict[int, Buffer] = {}
         self._opened: list[Buffer] = []
-        """Those that are fetched from the next taking on."""
+        """Buffers that are fetched from the next call of ``take`` on."""
         self.size_bytes = 0
-        """In the buffers that are not paused."""
+        """Bytes in the buffers that are not paused."""
         self._turn = 0
         self._found_nothing = 0
-        """How often in a row a reader that has records to come found none."""
+        """Times in a row that a reader found nothing though records are to come."""
         self._commits: dict[int, int] = {}
         self._commits_sent = 0
-        """Those that were not answered yet."""
+        """Number of commits that were not answered yet."""
         self._committed: dict[int, int] = {}
         self._committed_all_s = time.monotonic()
 
@@ -120,16 +125,17 @@ class SharedConsumer:
     ) -> Buffer:
         """Fetch a partition from an offset on, which the broker checks by its epoch.
 
-        Nothing is fetched before the next taking: those that are opened together begin together.
+        Nothing is fetched before the next call of ``take``: partitions that are opened together
+        begin together.
         """
         buffer = self._buffers[partition] = Buffer(partition, offset, leader_epoch, end)
         self._opened.append(buffer)
         return buffer
 
     def close(self, buffer: Buffer) -> None:
-        """Fetch nothing of the partition any more, and forget what has come of it.
+        """Stop fetching the partition, and forget what has come of it.
 
-        With the last one the group is told where the readers were.
+        When the last one is closed, the group is told where the readers were.
         """
         if self._buffers.pop(buffer.partition, None) is None:
             return
@@ -147,8 +153,8 @@ class SharedConsumer:
     def take(self, buffer: Buffer, timeout_s: float) -> list[Chunk]:
         """Return the records of a partition that have come, at most ``records_max`` of them.
 
-        ``timeout_s`` is how long all readers together wait for records, once in each round.
-        Raises KafkaException for an error that is none of a partition's.
+        ``timeout_s`` is how long all readers together wait for records, once in each round. Raises
+        KafkaException for an error that belongs to no partition.
         """
         self._turn += 1
         buffer.taken_at = self._turn
@@ -172,7 +178,7 @@ class SharedConsumer:
         return taken
 
     def commit(self, partition: int, offset: int) -> None:
-        """Tell the group where a partition's reader is, with the next records that are taken."""
+        """Tell the group where a partition's reader is, at the next call of ``take``."""
         self._commits[partition] = offset
 
     def _fill(self, buffer: Buffer, timeout_s: float) -> None:
@@ -180,7 +186,7 @@ class SharedConsumer:
         asked = min(self._records_max, CHUNK_RECORDS)
         found: list[Any] = []
         if timeout_s and not self.size_bytes and self._is_turn_to_wait():
-            # It would wait for all that is asked for.
+            # Ask for one record only: the client would wait for all that is asked for.
             found = self.client.consume(1, timeout_s)
         while (
             buffer.records + asked <= self._records_max
@@ -195,18 +201,18 @@ class SharedConsumer:
             found = []
 
     def _is_turn_to_wait(self) -> bool:
-        """Return true for one in each round of readers that find nothing.
+        """Return True for one in each round of readers that find nothing.
 
-        If each waited, hundreds of waits would follow on each other.
+        If each waited, hundreds of waits would follow one another.
         """
         self._found_nothing += 1
         return self._found_nothing % len(self._buffers) == 0
 
     def _has_room(self, buffer: Buffer) -> bool:
-        """Return true where more may be taken from the client for a partition.
+        """Return True where more may be taken from the client for a partition.
 
-        Where the others have filled the buffers, their readers come first. Those that did not
-        come since are paused if they hold more than their share.
+        Where the others have filled the buffers, their readers come first. Those that did not come
+        since are paused if they hold more than their share.
         """
         if self.size_bytes < self._bytes_max:
             buffer.waits_since = None
@@ -251,10 +257,10 @@ class SharedConsumer:
             self._put(partition, found)
 
     def _put(self, partition: int | None, messages: Sequence[Any]) -> None:
-        """Take in what came of one partition, or, for None, of none in particular."""
+        """Take in messages of one partition or, for None, those that belong to no partition."""
         buffer = None if partition is None else self._buffers.get(partition)
         if partition is not None and buffer is None:
-            # It was closed while this was on its way.
+            # The partition was closed while this was on its way.
             return
         errors = [message for message in messages if message.error() is not None]
         if errors:
@@ -271,7 +277,7 @@ class SharedConsumer:
                 buffer.error = error
 
     def _append(self, buffer: Buffer, messages: Sequence[Any]) -> None:
-        """Put records of a partition behind those that came before, as far as its end."""
+        """Put records of a partition behind those that came before, up to its end."""
         offsets = _offsets(messages)
         if offsets[0] < buffer.next_offset:
             raise KafkaException(
@@ -285,7 +291,7 @@ class SharedConsumer:
         leader_epoch = messages[-1].leader_epoch()
         buffer.leader_epoch = UNKNOWN_EPOCH if leader_epoch is None else leader_epoch
         if offsets[-1] >= buffer.end:
-            # What stands between the last record and the end is no record.
+            # Between the last record before the end and the end there are no records.
             buffer.passed = max(buffer.passed, buffer.end)
             count = bisect_left(offsets, buffer.end)
             if not count:
@@ -316,7 +322,7 @@ class SharedConsumer:
         ]
         self._committed |= self._commits
         self._commits.clear()
-        # Only lag tools look at it, and the next snapshot tells it again.
+        # Only lag tools look at the offset, and the next snapshot commits it again.
         with contextlib.suppress(KafkaException):
             if changed:
                 self.client.commit(offsets=changed, asynchronous=True)
@@ -329,8 +335,11 @@ class SharedConsumer:
 
 
 def _held_weakly(method: Callable[..., None]) -> Callable[..., None]:
-    """Return a callback that keeps nobody alive: a client has threads and connections, which are
-    to end with whoever uses it, and not at the next garbage collection."""
+    """Return a callback that keeps its object alive no longer than others do.
+
+    A client has threads and connections, which must end with whoever uses it and not at the next
+    garbage collection.
+    """
     held = WeakMethod(method)
 
     def call(*arguments: Any) -> None:
@@ -348,7 +357,7 @@ def _offsets(messages: Sequence[Any]) -> Sequence[int]:
 
 
 def is_passing(error: KafkaError) -> bool:
-    """Return true for an error after which the client itself connects again."""
+    """Return True for an error after which the client connects again by itself."""
     return bool(error.retriable()) or error.code() in (
         KafkaError._ALL_BROKERS_DOWN,
         KafkaError._TRANSPORT,

@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 
 
 class KafkaReader:
-    """Reads one partition from an offset on."""
+    """A reader of one partition from an offset on."""
 
     def __init__(
         self, topic: KafkaTopic, partition: int, state: ReadState | int | None, start: Position
     ) -> None:
-        """``state`` may be the next offset alone, of which no topic is known."""
+        """Begin at ``state``, which may be a bare offset without a known topic, or else at
+        ``start``."""
         self._topic = topic
         self._place = TopicPartition(topic.name, partition)
         self._name = f"{topic.name}/{partition}"
@@ -67,7 +68,8 @@ class KafkaReader:
             elif buffer.error is not None:
                 self._settle(buffer.error)
             if not buffer.chunks and buffer.passed > self._offset:
-                # With the epoch of an earlier record the broker would take this for cut off.
+                # With the epoch of an earlier record the broker would believe that the log was
+                # truncated.
                 self._offset, self._leader_epoch = buffer.passed, UNKNOWN_EPOCH
             known = self._consumer.client.get_watermark_offsets(self._place, cached=True)
         except KafkaException as error:
@@ -78,21 +80,21 @@ class KafkaReader:
         return _poll_of(self._place, chunks, first=first, lag=lag, now_ms=now_ms)
 
     def finished(self) -> bool:
-        """Return true once all records before the end were given."""
+        """Return True once all records before the end were given."""
         return self._offset >= self._end
 
     def state(self) -> ReadState:
-        """Return where to resume, and tell the consumer group."""
+        """Return where to resume, and commit it to the consumer group."""
         self._consumer.commit(self._place.partition, self._offset)
         topic = self._topic
         return ReadState(topic.name, topic.topic_id, self._offset, self._leader_epoch)
 
     def bounds(self) -> tuple[int, int]:
-        """Return the offset of the record that comes next, and the end that was asked for."""
+        """Return (the offset of the next record, the end that was asked for)."""
         return self._offset, self._end
 
     def close(self) -> None:
-        """Read nothing of the partition any more."""
+        """Stop reading the partition."""
         self._consumer.close(self._buffer)
 
     def _begin(self, offset: int, leader_epoch: int, low: int, high: int) -> None:
@@ -106,7 +108,7 @@ class KafkaReader:
     def _settle(self, error: KafkaError) -> None:
         """Go on where retention has removed the next record. Raises SourceError for all else."""
         topic = self._topic
-        # Most errors, and the worst of them, come of another topic.
+        # Most errors, and the worst of them, come from a topic that was replaced.
         topic.partitions()
         topic.check_same()
         if error.code() != KafkaError._AUTO_OFFSET_RESET:
@@ -133,7 +135,7 @@ class KafkaReader:
     def _retained(self, offset: int, low: int, high: int) -> int:
         """Return the offset to read from, where ``low`` to ``high`` are there.
 
-        Raises SourceError where that would skip records that nobody said may be skipped.
+        Raises SourceError where that would skip records without permission.
         """
         if low <= offset <= high:
             return offset
@@ -150,7 +152,7 @@ class KafkaReader:
 def _poll_of(
     place: TopicPartition, chunks: Sequence[Chunk], *, first: int, lag: int, now_ms: int
 ) -> Poll:
-    """Return chunks as one poll; a mark where there are none."""
+    """Return chunks as one poll; a mark where there are no chunks."""
     count = 0
     tombstones: list[int] = []
     for chunk in chunks:

@@ -1,4 +1,4 @@
-"""What a worker logs of its reading: where it begins, how it goes on, where it failed."""
+"""Log lines of a worker's reading: where it begins, how it goes on, where it failed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def offsets_text(offsets: Mapping[Place, int]) -> str:
 
 
 def offsets_fields(offsets: Mapping[Place, int]) -> dict[str, Any]:
-    """Return the same as fields of a line."""
+    """Return the offset of each partition as fields of a log line."""
     return {"offsets": {f"{topic}/{one}": at for (topic, one), at in sorted(offsets.items())}}
 
 
@@ -37,7 +37,7 @@ def log_begin(resumed: Mapping[Place, int], begun: Mapping[Place, int]) -> None:
 
 
 class Since:
-    """Logs what was read since the line before, every so many seconds."""
+    """Logs, every ``every_s`` seconds, what was read since the line before."""
 
     def __init__(
         self, progress: Progress, every_s: float, clock: Callable[[], float] = time.monotonic
@@ -80,7 +80,7 @@ def _totals(progress: Progress) -> tuple[Counts, int]:
 
 
 def next_offsets(progress: Progress) -> dict[Place, int]:
-    """Return what each partition reads next."""
+    """Return the next offset of each partition."""
     return {(one.topic, one.partition): one.next_offset for one in progress.read()[0]}
 
 

@@ -1,6 +1,6 @@
-"""A worker as Prometheus sees it: ``/metrics``, ``/healthz`` and ``/readyz`` on its own port.
+"""The metrics of a worker for Prometheus, and ``/healthz`` and ``/readyz``, on its own port.
 
-What is counted anyway is read when it is scraped; while nobody scrapes this costs nothing.
+What is counted anyway is read at a scrape; without scrapes this costs nothing.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from streams.progress import Place, Progress
 from streams.run import Failures, Retries, WorkerError
 
 ANSWER_WITHIN_S = 10.0
-"""A client that is slower than this is let go."""
+"""Seconds after which a slow client is let go."""
 LOOK_EVERY_S = 0.2
-"""How soon the server ends when it is told to."""
+"""Seconds within which the server ends when it is told to."""
 
 
 class PortTakenError(WorkerError):
-    """The port of ``/metrics`` cannot be had; the message says which, and what to do."""
+    """A port for ``/metrics`` that cannot be had; the message says which, and what to do."""
 
 
 class WorkerCollector(Collector):
-    """Reads the metrics of a worker when it is scraped."""
+    """Collector of a worker's metrics at each scrape."""
 
     def __init__(
         self,
@@ -65,7 +65,8 @@ class WorkerCollector(Collector):
         ):
             values = ((place, getattr(one, name)) for place, one in counted.items())
             yield self._of_places(metric, values)
-        # Every code from the first scrape on: a counter that comes with a value has no rate.
+        # Every code is there from the first scrape: a counter that appears with a value has no
+        # rate.
         dead = metrics.RECORDS_DEAD.family()
         for place, one in counted.items():
             by_code: Mapping[str, int] = one.dead_by_code or {}
@@ -153,14 +154,14 @@ class _Handler(WSGIRequestHandler):
     timeout = ANSWER_WITHIN_S
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: a scrape is no event."""
+        """Log nothing: a scrape is not worth a line."""
 
 
 class _Server(ThreadingWSGIServer):
     daemon_threads = True
 
     def server_bind(self) -> None:
-        # Not as the library does it, which asks DNS for the address's name.
+        # The library's own method asks DNS for the address's name.
         TCPServer.server_bind(self)
         self.server_name = str(self.server_address[0])
         self.server_port = int(self.server_address[1])
@@ -177,7 +178,7 @@ def serving(
 ) -> Iterator[int]:
     """Serve ``/metrics``, ``/healthz`` and ``/readyz`` in a thread; gives the port.
 
-    ``why_not_ready`` gives "" where it is. Raises PortTakenError.
+    ``why_not_ready`` returns "" when the worker is ready. Raises PortTakenError.
     """
     registry = CollectorRegistry()
     for collector in collectors:

@@ -32,9 +32,9 @@ def open_topic(
     flow: str = "",
     skipped: Callable[[str], None] | None = None,
 ) -> KeptTopic:
-    """The topic named, embedded or in Kafka as the settings say.
+    """Return the topic of that name, embedded or in Kafka as the settings say.
 
-    ``flow`` names who reads, for the remedies in errors. With ``skipped`` reading goes on from
+    ``flow`` names who reads, for the remedies in errors. With ``skipped``, reading goes on from
     the oldest record left where retention removed the next one, and ``skipped`` is given a line
     that tells which offsets are missing.
     """
@@ -62,7 +62,7 @@ def open_topic(
 
 
 def open_source(settings: Settings, name: str, flow: str, run: Run) -> TopicSource:
-    """The source of a flow: its share of the topic, followed, or read once to its end."""
+    """Return the source of a flow: its share of the topic, followed or read once to its end."""
     topic = open_topic(
         settings,
         name,
@@ -75,7 +75,7 @@ def open_source(settings: Settings, name: str, flow: str, run: Run) -> TopicSour
 
 
 def sent_again_in(settings: Settings, topic: str) -> Callable[[], Offsets]:
-    """Return what finds the records of a topic that were sent again, once, when first called."""
+    """Return a function that finds a topic's superseded records, once, when first called."""
 
     @cache
     def find() -> Offsets:

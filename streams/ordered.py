@@ -1,13 +1,13 @@
 """Events of a partition in order of time: held back until the watermark has passed them.
 
-What depends on the order of events (a session, a burst) is a fold over them. It is given them
-once none that is earlier can come any more, and so its rows depend neither on how the stream was
-cut into batches nor on any order within the delay. An event that the watermark has passed when
-it comes is late.
+What depends on the order of events (a session, a burst) is a fold over them. The fold is given
+events once no earlier event can come any more. So its rows depend neither on how the stream was
+cut into batches nor on any order within the delay. An event that the watermark has passed when it
+comes is late.
 
-While a partition is quiet, and at the end of a run, the fold is asked what its rows would be if
-nothing else came, on a copy of its state: they are provisional, and what is true in the end
-replaces them. The copy is asked again as time passes, until the next event comes.
+While a partition is quiet, and at the end of a run, a copy of the fold is asked what its rows
+would be if nothing else came. These rows are provisional, and the final ones replace them. The
+copy is asked again as time passes, until the next event comes.
 """
 
 from __future__ import annotations
@@ -26,30 +26,31 @@ from streams.window_chunks import packed, unpacked
 from streams.windows import NO_END_MS
 
 OFFSET = "offset"
-"""Of an event that is held: where it stands in its partition."""
+"""Column of a held event: its offset in the partition."""
 THE_END_MS = 2**62
-"""Nothing will come any more."""
+"""Time after every event: nothing will come any more."""
 
 
 class Fold(Protocol):
-    """What a flow keeps of the events of one partition, in order of time."""
+    """The state that a flow keeps of the events of one partition, in order of time."""
 
     def take(self, events: pl.DataFrame, passed_ms: int, version: int) -> Rows | None:
-        """Take the events before ``passed_ms``, in no order among themselves, and give the rows
-        that are due by then: no earlier event will come. ``version`` is that of the rows.
+        """Take the events before ``passed_ms`` and return the rows that are due by then.
 
-        All events of one millisecond are given together, with OFFSET beside their columns.
+        No earlier event will come. The events are in no order among themselves; all events of one
+        millisecond are given together, with OFFSET beside their columns. The rows get ``version``.
         """
 
     def due_ms(self) -> int:
-        """When time alone, without an event, leads to rows; THE_END_MS where it never does."""
+        """Return when time alone, without an event, leads to rows; THE_END_MS where it never
+        does."""
 
     def snapshot(self) -> bytes:
-        """The state as bytes."""
+        """Return the state as bytes."""
 
     @property
     def holds(self) -> Mapping[str, int]:
-        """What it holds, by schemas.metrics.HELD_KINDS."""
+        """Return what it holds, by schemas.metrics.HELD_KINDS."""
 
 
 MakeFold = Callable[[int, bytes | None], Fold]
@@ -59,7 +60,7 @@ _NUMBERS = 5
 
 
 class OrderedStep:
-    """Gives a fold the events of one partition in order.
+    """A step that gives a fold the events of one partition in order.
 
     Its state is bounded by the events of ``delay_ms`` and by the fold's own.
     """
@@ -76,10 +77,11 @@ class OrderedStep:
         early_every_ms: int = 0,
         early_ms: Callable[[int], int] = lambda newest_ms: newest_ms,
     ) -> None:
-        """``choose`` gives the events that the fold takes; the others are filtered.
+        """Restore the state from a snapshot, if there is one.
 
-        With ``early_every_ms`` (of the wall clock) provisional rows are asked for while events
-        come, too: those up to ``early_ms`` of the newest event time.
+        ``choose`` gives the events that the fold takes; the others are filtered. With
+        ``early_every_ms`` (of the wall clock) provisional rows are also asked for while events
+        come: those up to ``early_ms`` of the newest event time.
         """
         self._flow = flow
         self._delay_ms = delay_ms
@@ -93,11 +95,11 @@ class OrderedStep:
         self._early_at_ms = NEVER
         self._next_offset = 0
         self._held: pl.DataFrame | None = None
-        """One row an event that the watermark has not passed; None before the first."""
+        """Events that the watermark has not passed, one row each; None before the first."""
         self._asked: Fold | None = None
-        """A copy of the fold that was asked for provisional rows since the last event."""
+        """Copy of the fold that was asked for provisional rows since the last event."""
         self._asked_ms = NEVER
-        """Up to when it was."""
+        """Time up to which it was asked."""
         folded = self._restore(snapshot) if snapshot else None
         self._fold = make_fold(partition, folded)
 
@@ -172,7 +174,7 @@ class OrderedStep:
             self._held = pl.concat([self._held, events])
 
     def _pass(self, watermark_ms: int) -> Rows | None:
-        """Give the fold what the watermark has passed."""
+        """Give the fold the events that the watermark has passed."""
         held = self._held
         if held is None:
             return None
@@ -193,27 +195,27 @@ class OrderedStep:
         return self._ask(self._early_ms(self._newest_ms))
 
     def _mark(self, polled_at_ms: int, *, end: bool) -> Rows | None:
-        """Provisional rows that are due as time passes, or, at the end, all of them."""
+        """Return the provisional rows that are due as time passes or, at the end, all of them."""
         if self._held is None:
             return None
         quiet_ms = max(0, polled_at_ms - self._polled_at_ms)
-        # A partition of few records never agrees on a time, and its rows must be there too.
+        # A partition of few records never agrees on a time, so the highest time counts here.
         until_ms = THE_END_MS if end else self._highest_ms - self._delay_ms + quiet_ms
         return self._ask(until_ms) if until_ms >= self._due_ms() else None
 
     def _due_ms(self) -> int:
-        """How far time must come for provisional rows; THE_END_MS or more where none follow."""
+        """Return the time that leads to provisional rows; THE_END_MS or more where none follow."""
         if self._held is None:
             return THE_END_MS + 1
-        # All events are asked for at once: two questions a partition that falls quiet, no more,
-        # but for what time alone brings.
+        # All events are asked for at once: a partition that falls quiet leads to two questions at
+        # most, except for what time alone brings.
         due_ms = (self._asked or self._fold).due_ms()
         if len(self._held) and self._asked_ms <= self._highest_ms:
             due_ms = min(due_ms, self._highest_ms + 1)
         return max(due_ms, self._asked_ms + 1)
 
     def _ask(self, until_ms: int) -> Rows | None:
-        """The rows that the fold would give if nothing else came, without those it gave before."""
+        """Return new rows that the fold would give if nothing else came."""
         assert self._held is not None
         if self._asked is None:
             self._asked = self._make_fold(self._partition, self._fold.snapshot())
@@ -223,8 +225,8 @@ class OrderedStep:
         return self._asked.take(events, until_ms, self._version(PROVISIONAL))
 
     def _version(self, phase: int) -> int:
-        # What stands earlier in the partition is known to each later state: the offset orders
-        # the writes of a row as the number of events orders those of a window.
+        # Each later state of the partition knows all that is earlier in it: the offset orders the
+        # writes of a row as the number of events orders those of a window.
         return version_of(0, self._next_offset, phase)
 
 

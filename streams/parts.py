@@ -1,4 +1,4 @@
-"""Parts of records, where a flow counts those of a few records and not the records themselves."""
+"""Parts of records, where a flow counts parts of a few records and not the records themselves."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from streams.columns import Column
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Rows beside the frame: of most records none, of some one or several."""
+    """Rows beside the frame: most records give no row, some give one or several."""
 
     of: Callable[[list[Any]], list[int]]
-    """The places among records of those that may have some, in order: few."""
+    """Function that returns the indexes of the few records that may have parts, in order."""
     columns: Mapping[str, Column]
-    """Lifted of these: each part has the value of its record."""
+    """Columns taken from these records: each part has the value of its record."""
     each: str
     """Name of the column of the parts' own values."""
     values: Column
-    """Its lift gives a list a record, with a value for each part."""
+    """Column whose ``lift`` gives a list per record, with a value for each part."""
 
 
 class LiftedParts:
-    """The parts of records that were lifted one after the other."""
+    """Parts of records that are taken block by block."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -39,7 +39,7 @@ class LiftedParts:
         self._values: list[Any] = []
 
     def lift(self, records: list[Any], first: int) -> None:
-        """Add those of records of which ``first`` were lifted before."""
+        """Add the parts of ``records``; ``first`` records were taken before."""
         places = self._parts.of(records)
         few = [records[place] for place in places]
         self._places += [first + place for place in places]
@@ -50,7 +50,7 @@ class LiftedParts:
         self._values += chain.from_iterable(lists)
 
     def frame(self, places: Int64s) -> pl.DataFrame:
-        """Return a row per part, in order, with ROW: the place of its record in ``places``."""
+        """Return one row per part, in order, with ROW: its record's entry in ``places``."""
         parts = self._parts
         counts = np.array(self._counts, dtype=np.int64)
         rows = places[np.repeat(np.array(self._places, dtype=np.int64), counts)]

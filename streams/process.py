@@ -14,11 +14,12 @@ from pathlib import Path
 from types import FrameType
 
 STOP_WITHIN_S = 8.0
-"""From a signal to the end, whatever a sink does. Whoever ends a worker gives it a little more."""
+"""Seconds from a signal to the end, whatever a sink does. Whoever ends a worker waits a little
+longer."""
 
 NATIVE_BYTES_MAX = 2_000_000
 LOOK_EVERY_S = 1.0
-"""How often a log is looked at whether it has grown too long."""
+"""Seconds between checks whether a log has grown too long."""
 DESCRIPTORS_WANTED = 65_536
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -27,7 +28,7 @@ _KEEP_BYTES = 1 << 30
 
 
 def tune_process() -> None:
-    """Let the allocator keep what it has, so that read buffers are not paged in anew."""
+    """Let the allocator keep its memory, so that read buffers are not paged in again."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
@@ -58,7 +59,7 @@ def descriptors_left() -> int:
 
 
 def resident_bytes() -> int:
-    """The memory this process has now."""
+    """Return the memory in bytes that this process has now."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except (OSError, IndexError, ValueError):
@@ -67,25 +68,25 @@ def resident_bytes() -> int:
 
 
 def bound_log(path: Path, bytes_max: int) -> None:
-    """Empty a file that has grown longer, and keep what was in it beside it.
+    """Empty a file that has grown longer than ``bytes_max``, and keep what was in it beside it.
 
-    Whoever writes to it appends, so that it can be cut under them.
+    Its writers append, so that it can be cut while they write.
     """
     try:
         if path.stat().st_size > bytes_max:
             path.with_suffix(".log.1").write_bytes(path.read_bytes())
             os.truncate(path, 0)
     except OSError:
-        # A log is a help, not a result: the work goes on without.
+        # A log is a help, not a result: the work goes on without it.
         return
 
 
 @contextmanager
 def native_messages_in(path: Path, look_every_s: float = LOOK_EVERY_S) -> Iterator[None]:
-    """Put aside what native code writes to standard error, where Python's own goes on as it was.
+    """Put aside what native code writes to standard error; Python's own messages still go there.
 
-    The engine tells of every exception by a panic of several lines before it hands it on. The
-    file and the one before it have NATIVE_BYTES_MAX each, and what comes between two looks.
+    The engine reports every exception by a panic of several lines before it hands it on. The file
+    and the one before it have NATIVE_BYTES_MAX each, plus what comes between two looks.
     """
     done = threading.Event()
 
@@ -116,9 +117,10 @@ def native_messages_in(path: Path, look_every_s: float = LOOK_EVERY_S) -> Iterat
 def stopped_by_signals(
     stop: threading.Event, name: str, *, stop_within_s: float = STOP_WITHIN_S
 ) -> Iterator[None]:
-    """SIGTERM and SIGINT set ``stop``, and end a worker that a sink holds up all the same.
+    """Set ``stop`` at SIGTERM and SIGINT, and end a worker that a sink holds up all the same.
 
-    A thread of its own takes them: the main one may be in a call that lets no handler run.
+    A thread of its own takes the signals: the main thread may be in a call that lets no handler
+    run.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -153,7 +155,7 @@ def stopped_by_signals(
 
 
 def _noted(_number: int, _frame: FrameType | None) -> None:
-    """The thread has it already; a signal without a handler of Python's is not told to it."""
+    """Do nothing: the thread has the signal. Without a handler in Python it would not get it."""
 
 
 def _end_hard(name: str) -> None:
@@ -163,5 +165,5 @@ def _end_hard(name: str) -> None:
         file=sys.stderr,
         flush=True,
     )
-    # Any moment is safe to die at; unwinding would wait for the sink.
+    # Dying is safe at any moment; unwinding would wait for the sink.
     os._exit(1)

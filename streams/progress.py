@@ -1,7 +1,7 @@
-"""What a worker has done so far: counts by partition, rows by table, and how long it took.
+"""The work that a worker has done so far: counts by partition, rows by table, and durations.
 
 Counts of the whole life of a flow are kept in its snapshots. What this process counted itself
-begins at 0: that is what Prometheus is told, so that no counter goes back and every rate is right
+begins at 0. Prometheus is given the latter, so that no counter goes back and every rate is right
 after a restart.
 """
 
@@ -18,12 +18,12 @@ from schemas.status import PartitionStatus
 from streams.batch import Poll
 
 Place = tuple[str, int]
-"""(topic, partition)"""
+"""Key of a partition: (topic, partition)."""
 
 
 @dataclass(slots=True)
 class Counts:
-    """Every record of a partition is one of these: read = used + filtered + late + dead."""
+    """Counts of a partition's records: read = used + filtered + late + dead."""
 
     read: int = 0
     used: int = 0
@@ -32,7 +32,7 @@ class Counts:
     dead: int = 0
 
     def add(self, more: Counts) -> None:
-        """Count others, too."""
+        """Add other counts to these."""
         self.read += more.read
         self.used += more.used
         self.filtered += more.filtered
@@ -40,7 +40,7 @@ class Counts:
         self.dead += more.dead
 
     def status(self, poll: Poll, watermark_ms: int) -> PartitionStatus:
-        """Return the state of a partition of which these are the counts, after a poll."""
+        """Return the status of the partition with these counts, after a poll."""
         return PartitionStatus(
             topic=poll.topic,
             partition=poll.partition,
@@ -57,11 +57,11 @@ class Counts:
 
 @dataclass(slots=True)
 class Counted(Counts):
-    """What this process counted of a partition."""
+    """Counts of a partition by this process."""
 
     size_bytes: int = 0
     dead_by_code: Counter[str] | None = None
-    """None where there is none, as almost always."""
+    """Dead letters by code; None where there are none, as almost always."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +69,9 @@ class StateSize:
     """The state of a partition at its last snapshot."""
 
     size_bytes: int | None
-    """None where it is not kept as a whole."""
+    """Size of the state; None where it is not kept as a whole."""
     held: Mapping[str, int]
-    """By kind."""
+    """Number of held items by kind."""
 
 
 class Spread:
@@ -88,7 +88,7 @@ class Spread:
         self.total += value
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Return (upper end, number of values up to it) in order, the last of all values."""
+        """Return (upper end, number of values up to it) in order; the last is of all values."""
         number = 0
         found = []
         for bound, count in zip((*self._bounds, float("inf")), [*self._counts], strict=True):
@@ -128,7 +128,7 @@ class Progress:
             self._rows[table] += rows
 
     def took(self, metric: Metric, topic: str, seconds: float) -> None:
-        """Count how long something took; ``topic`` is "" where it is not of one."""
+        """Count how long something took; ``topic`` is "" where it belongs to no topic."""
         spread = self._spreads.get((metric, topic))
         if spread is None:
             with self._lock:
@@ -141,7 +141,7 @@ class Progress:
             self._sizes[place] = size
 
     def read(self) -> tuple[list[PartitionStatus], int]:
-        """(partitions in order, rows written by this process)."""
+        """Return (partitions in order, rows written by this process)."""
         with self._lock:
             rows = sum(self._rows.values())
             return [self._partitions[key] for key in sorted(self._partitions)], rows

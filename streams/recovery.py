@@ -1,12 +1,12 @@
-"""Where a flow's states are kept, which process holds them, and their move to another layout.
+"""Recovery stores: where a flow's states are kept, who holds them, their move to another layout.
 
     recovery/<flow>/lock            held shared by every worker of the flow, exclusively by a move
     recovery/<flow>/layout          how many processes share the flow: "3"
     recovery/<flow>/of-3/<i>/       the store of process i (0, 1, 2), and its own lock
-    recovery/<flow>/draft/          a move that is not finished; of no value after a crash
+    recovery/<flow>/draft/          a move that is not finished; worthless after a crash
 
 Process i of N reads the partitions p with p % N == i. When N changes, the states are moved
-once, by the first process that starts with the new N, while none of the old one runs. The
+once, by the first process that starts with the new N, while no process of the old one runs. The
 file ``layout`` is the switch: before it names the new layout the old stores are untouched and
 valid, afterwards the new ones are; a crash at any moment leaves one of the two.
 """
@@ -30,24 +30,24 @@ from streams.source import Share
 from streams.states import States, make_store, read_states
 
 LOCK_WAIT_S = 60.0
-"""Longest wait for another process that is moving the states."""
+"""Longest wait in seconds for another process that is moving the states."""
 _OWN_LOCK_WAIT_S = 0.5
 _LOCK_POLL_S = 0.05
 _LAYOUT_BYTES_MAX = 16
 
 
 def recovery_folder(home: Path, flow: str) -> Path:
-    """Where all states of a flow lie."""
+    """Return the folder of all states of a flow."""
     return home / "recovery" / flow
 
 
 def store_folder(recovery: Path, share: Share) -> Path:
-    """The store of one process."""
+    """Return the folder of one process's store."""
     return recovery / f"of-{share.count}" / str(share.index)
 
 
 def kept_layout(recovery: Path) -> int | None:
-    """How many processes the kept states are for; None where there are none."""
+    """Return the number of processes that the kept states are for; None without states."""
     try:
         text = (recovery / "layout").read_text()[:_LAYOUT_BYTES_MAX].strip()
     except FileNotFoundError:
@@ -56,7 +56,7 @@ def kept_layout(recovery: Path) -> int | None:
         layouts = [folder.name.removeprefix("of-") for folder in recovery.glob("of-*")]
         if not layouts:
             return None
-        # One alone is whole: it came by a rename.
+        # A single one is whole: it came by a rename.
         text = layouts[0] if len(layouts) == 1 else ""
     count = int(text) if text.isdecimal() else 0
     if count < 1:
@@ -84,11 +84,11 @@ def held_store(
     steps: Sequence[str] = ONE_TOPIC_STEPS,
     lock_wait_s: float = LOCK_WAIT_S,
 ) -> Iterator[Path]:
-    """The store of one process, held against all others, with the states of its partitions.
+    """Give the store of one process, locked, with the states of its partitions.
 
-    ``steps`` are those of the flow that keep a state a partition. Made where there is none, and
-    moved where the flow ran with another number of processes. Raises WorkerError where a process
-    of another layout or this very share still runs.
+    ``steps`` are the flow's steps that keep a state per partition. The store is made where there
+    is none, and moved where the flow ran with another number of processes. Raises WorkerError
+    where a process of another layout, or of this very share, still runs.
     """
     recovery = recovery_folder(home, flow)
     recovery.mkdir(0o700, parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def held_store(
                 time.monotonic() + lock_wait_s,
             )
         except OSError as error:
-            # That of a write does not say where.
+            # An error of a write does not say where.
             error.filename = error.filename or recovery
             raise
         folder = store_folder(recovery, share)
@@ -120,7 +120,7 @@ def held_store(
 
 
 def _check_own(store: Path) -> None:
-    """Raise WorkerError where others may write what is loaded: who writes a state runs code."""
+    """Raise WorkerError where others may write the states: whoever writes a state can run code."""
     recovery = store.parent.parent
     for path in (recovery, store.parent, store, *store.glob("*.sqlite3*")):
         found = path.stat()
@@ -136,12 +136,13 @@ def _check_own(store: Path) -> None:
 def _agree_on_layout(
     recovery: Path, kept: Kept, count: int, lock: IO[str], until_s: float
 ) -> None:
-    """Hold the flow's lock shared, its states being laid out for so many processes."""
+    """Hold the flow's lock shared, with its states laid out for this many processes."""
     while True:
         if _try_lock(lock, fcntl.LOCK_SH):
             if _is_ready(recovery, count):
                 return
-            # Not a conversion: two that look at the same moment must not wait for each other.
+            # The lock is released and not converted: two that convert at once would wait for each
+            # other.
             fcntl.flock(lock, fcntl.LOCK_UN)
             if _try_lock(lock, fcntl.LOCK_EX):
                 if not _is_ready(recovery, count):
@@ -171,7 +172,7 @@ def _is_ready(recovery: Path, count: int) -> bool:
 
 
 def _running(recovery: Path) -> str:
-    """What says which process of the kept layout runs; "" where none does."""
+    """Return a text that names a running process of the kept layout; "" where none runs."""
     count = kept_layout(recovery)
     for index in range(count or 0):
         share = Share(index, count or 1)
@@ -186,7 +187,8 @@ def _running(recovery: Path) -> str:
 
 
 def _lay_out(recovery: Path, of: Kept, count: int) -> None:
-    """Make the stores for ``count`` processes of what there is. The flow's lock is held."""
+    """Make the stores for ``count`` processes from those that are there. The flow's lock is
+    held."""
     draft = recovery / "draft"
     shutil.rmtree(draft, ignore_errors=True)
     _take_over_single_store(recovery)
@@ -214,7 +216,7 @@ def _lay_out(recovery: Path, of: Kept, count: int) -> None:
 
 
 def _states_of(recovery: Path, of: Kept, count: int, draft: Path) -> States:
-    """All states of a layout."""
+    """Return all states of a layout."""
     found: States = {step: {} for step in of.steps}
     for index in range(count):
         store = store_folder(recovery, Share(index, count))
@@ -224,7 +226,7 @@ def _states_of(recovery: Path, of: Kept, count: int, draft: Path) -> States:
 
 
 def _copy_holds(store: Path, of: Kept, draft: Path) -> States:
-    """What a store holds, by a copy of it: one that is run on is changed."""
+    """Return the states of a store, read from a copy: reading changes it."""
     _check_own(store)
     copy = draft / "copy"
     shutil.copytree(store, copy)
@@ -241,11 +243,11 @@ def _part_of(states: States, share: Share) -> States:
 
 
 def _take_over_single_store(recovery: Path) -> None:
-    """A store that lies in the flow's folder itself is that of a layout of one process."""
+    """Move a store that is in the flow's folder itself into a layout of one process."""
     files = sorted(recovery.glob("*.sqlite3*"))
     if not files:
         return
-    # First, so that what a crash leaves half moved is known for what it is.
+    # The layout is written first, so that a move that a crash leaves half done is recognized.
     _switch(recovery, 1)
     store = store_folder(recovery, Share())
     store.mkdir(parents=True, exist_ok=True)
@@ -275,7 +277,7 @@ def _write_to_disk(folder: Path) -> None:
 
 
 def _lock_own(own: IO[str]) -> bool:
-    """Tried for a moment: another process may be looking whether it is held."""
+    """Try for a moment to lock the store: another process may be checking whether it is held."""
     until_s = time.monotonic() + _OWN_LOCK_WAIT_S
     while not _try_lock(own, fcntl.LOCK_EX):
         if time.monotonic() >= until_s:

@@ -1,9 +1,10 @@
-"""Reading a range of event time again: from where, until where, and which windows are certain.
+"""Read a range of event time again: from where, until where, and which windows are certain.
 
-The rules are those of the live worker: an event counts, or is late, as it was for it. A window
-is certain ("settled") once the watermark has passed its end by the whole lateness: from then on
-no event of the topic can change it, and only such windows are given. Where an event has rows of
-its own no other can change them: those of the records that the live worker has read are certain.
+The rules are those of the live worker: an event counts, or is late, as it was for it. A window is
+certain ("settled") once the watermark has passed its end by the whole lateness. From then on no
+event of the topic can change it, and only such windows are given. Where an event has rows of its
+own, no other event can change them: the rows of the records that the live worker has read are
+certain.
 """
 
 from __future__ import annotations
@@ -25,29 +26,30 @@ from streams.source import EARLIEST, Position, Reader, SourceError, Topic, wall_
 from streams.tumbling import Tumbling
 
 BEGIN_MS, END_MS = 0, 2**62
-"""A range without a beginning, without an end."""
+"""Bounds of a range without a beginning, and without an end."""
 END_OFFSET = 2**62
 PROBE_RECORDS = 500
 WARM_UP_RECORDS = 4_096
-"""Read before the first record that counts, so that the last ones agree on the time as they did
-for the live worker."""
+"""Records read before the first one that counts, so that the last records agree on the time as
+they did for the live worker."""
 SILENT_MAX_S = 60.0
-"""A partition that has records and gives none for so long is given up."""
+"""Seconds without a record after which a partition that has more is given up."""
 
 
 class RangeError(ValueError):
-    """No whole window lies in the range that was asked for; the message says which do."""
+    """A range without a whole window; the message says so."""
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Event time from inclusive, to exclusive, milliseconds since 1970 UTC."""
+    """Event times from ``from_ms`` to before ``to_ms``, in milliseconds since 1970 UTC."""
 
     from_ms: int = BEGIN_MS
     to_ms: int = END_MS
 
     def whole_windows(self, size_ms: int) -> Range:
-        """The windows that lie in the range with all of their events. Raises RangeError."""
+        """Return the range of the windows that lie in it with all of their events. Raises
+        RangeError."""
         found = Range(
             -(-self.from_ms // size_ms) * size_ms,
             self.to_ms if self.to_ms == END_MS else self.to_ms // size_ms * size_ms,
@@ -61,22 +63,23 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What of event time the rows of a flow depend on."""
+    """Rules of event time that the rows of a flow depend on."""
 
     size_ms: int
-    """Of its windows; 1 where each event has rows of its own."""
+    """Size of its windows; 1 where each event has rows of its own."""
     reach_ms: int | None
-    """An event still counts when one of up to this much later was seen: delay and lateness.
-    None where every event counts; those of a topic then have rows of their own."""
+    """Milliseconds that an event may be behind the newest one and still count: delay and lateness.
+    None where every event counts; each event of a topic then has rows of its own."""
     lateness_ms: int = 0
-    """A window can change until the watermark has passed its end by this."""
+    """Milliseconds that the watermark must have passed a window's end for it not to change any
+    more."""
 
 
 def settled(spec: Tumbling, generation: int, *, any_order: bool = False) -> Tumbling:
-    """The windows of ``spec``, each written once, when nothing can change it any more.
+    """Return the windows of ``spec``, each written once, when nothing can change it any more.
 
-    An event is late for these exactly where it was late for ``spec``; with ``any_order`` none
-    is, and all windows stay open to the end.
+    An event is late for these exactly where it was late for ``spec``. With ``any_order`` no event
+    is late, and all windows stay open to the end.
     """
     waits_ms = END_MS // 2 if any_order else spec.delay_ms + spec.lateness_ms
     return replace(
@@ -85,51 +88,52 @@ def settled(spec: Tumbling, generation: int, *, any_order: bool = False) -> Tumb
 
 
 class Partitions(Protocol):
-    """A topic whose partitions can be read from an offset to the end as it stands."""
+    """A topic whose partitions can be read from an offset to their present end."""
 
     def count(self) -> int:
-        """How many there are. Raises SourceError."""
+        """Return the number of partitions. Raises SourceError."""
 
     def open(self, partition: int, start: Position) -> Reader:
-        """A reader from there to the end as it stands now."""
+        """Return a reader from ``start`` to the present end."""
 
 
 @dataclass(frozen=True, slots=True)
 class TopicPartitions:
-    """A topic that was opened to its end as it stands."""
+    """A topic that was opened to its present end."""
 
     topic: Topic
 
     def count(self) -> int:
-        """How many partitions there are. Raises SourceError."""
+        """Return the number of partitions. Raises SourceError."""
         return self.topic.partitions()
 
     def open(self, partition: int, start: Position) -> Reader:
-        """A reader from there to the end as it stands now."""
+        """Return a reader from ``start`` to the present end."""
         return self.topic.open(partition, None, start)
 
 
 @dataclass(slots=True)
 class Replayed:
-    """What came of one partition."""
+    """Results of one partition."""
 
     partition: int
     windows: Range
-    """Those that were given: within the range, settled, and read from their first event on."""
+    """Windows that were given: within the range, settled, and read from their first event on."""
     first_offset: int
     next_offset: int
     read: int = 0
     used: int = 0
-    """Good events from the range's beginning on, late ones among them."""
+    """Number of good events from the range's beginning on, late ones among them."""
     late: int = 0
     dead: int = 0
     oldest_ms: int = END_MS
     newest_ms: int = NEVER
-    """Of the good events of the range; with the rules of a watermark also of what follows it."""
+    """Bounds, with ``oldest_ms``, of the times of the range's good events and, with the rules of a
+    watermark, of those that follow it."""
     settled_ms: int = END_MS
-    """Windows that begin before this can change no more."""
+    """Time before which windows begin that can change no more."""
     unread: int = 0
-    """Records from ``Replay.read_to`` on."""
+    """Number of records from ``Replay.read_to`` on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,18 +147,19 @@ class Replay:
     rules: Rules
     make_step: MakeStep
     start_of: pl.Expr
-    """Of a row that the step gives: its window's start, milliseconds."""
+    """Expression for the start of the window of a row that the step gives, in milliseconds."""
     asked: Range
     complete: bool = False
-    """Nothing will follow in the topic: the last windows are certain too."""
+    """True if nothing will follow in the topic: then the last windows are certain too."""
     limit_of: Callable[[int], int] = lambda _partition: END_MS
-    """Windows of the partition that end after this are not given: the live worker may still
-    change them."""
+    """Time by partition: windows that end after it are not given, because the live worker may
+    still change them."""
     read_to: Callable[[int], int] = lambda _partition: END_OFFSET
-    """Records of the partition from this offset on are not read: the live worker will."""
+    """Offset by partition from which on records are not read, because the live worker will read
+    them."""
     take_dead: Callable[[list[DeadLetter]], None] = lambda _letters: None
-    """Hears of the records of each poll that cannot be read. Those of a topic are told of by the
-    live worker."""
+    """Function that is given the dead letters of each poll. For a topic the live worker writes
+    them."""
 
     def run(
         self,
@@ -162,10 +167,10 @@ class Replay:
         take: Callable[[Rows], None],
         told: Callable[[int, int], None] = lambda _read, _left: None,
     ) -> Replayed:
-        """Read one partition and give ``take`` its rows.
+        """Read one partition and give its rows to ``take``.
 
-        ``told`` hears after each poll how many records were read and are left. Raises
-        SourceError, RangeError.
+        ``told`` is given, after each poll, the numbers of records that were read and that are
+        left. Raises SourceError, RangeError.
         """
         windows = self.asked.whole_windows(self.rules.size_ms)
         start, windows = self._start(partition, windows)
@@ -194,12 +199,12 @@ class Replay:
         take: Callable[[Rows], None],
         told: Callable[[int, int], None],
     ) -> bool:
-        """Whether the watermark passed the whole range."""
+        """Read the partition; return whether the watermark passed the whole range."""
         windows = done.windows
         limit_ms = END_MS if self.complete else self.limit_of(done.partition)
         last_ms = min(windows.to_ms, limit_ms) - self.rules.size_ms
         wanted = self.start_of.is_between(windows.from_ms, last_ms)
-        # Where no watermark says how far the stream is, later events are of no use.
+        # Without a watermark that says how far the stream is, later events are of no use.
         to_ms = windows.to_ms if self.rules.reach_ms is None else END_MS
 
         def give(rows: Rows | None) -> None:
@@ -226,7 +231,7 @@ class Replay:
                 break
             if self.rules.reach_ms is not None and step.watermark_ms >= windows.to_ms:
                 return True
-        # Where every event counts, nothing but the end says that a window has all of them.
+        # Where every event counts, only the end says that a window has all of them.
         if self.complete or self.rules.reach_ms is None:
             give(step.on_batch(_end(done)).rows)
         return False
@@ -235,9 +240,9 @@ class Replay:
         """Return the offset to read from, and the windows that are whole from there on.
 
         An event may be ahead of its append time by as much as is accepted, and its own window
-        counts it. So reading starts at the first record that was appended so long before the
-        range or later; earlier ones have no event in it, and move no watermark up to it. Of a
-        history that was appended later than its events, that is the whole topic.
+        counts it. So reading starts at the first record that was appended so long before the range
+        or later. Earlier records have no event in the range, and do not move the watermark up to
+        it. For a history that was appended later than its events, this is the whole topic.
         """
         low, high = self._bounds(partition, EARLIEST)
         reach_ms, ahead_ms = self.rules.reach_ms, self.records.future_max_ms
@@ -250,7 +255,7 @@ class Replay:
             start = min(max(low, appended - WARM_UP_RECORDS), high)
         if start > low or low == 0:
             return start, windows
-        # Retention has taken what came before: it may have held events of these windows.
+        # Retention has removed earlier records, which may have held events of these windows.
         newest_ms = self._newest_at(partition, low)
         if newest_ms is None:
             return start, Range(windows.to_ms, windows.to_ms)
@@ -267,8 +272,7 @@ class Replay:
             reader.close()
 
     def _newest_at(self, partition: int, offset: int) -> int | None:
-        """Return the event time of some records from an offset on, as far as they agree on one;
-        None where they never do."""
+        """Return the event time that records from an offset on agree on; None if they never do."""
         reader = self.partitions.open(partition, Position("offset", offset))
         clock = Clock()
         read = 0
@@ -284,7 +288,7 @@ class Replay:
 
 
 def _polls(reader: Reader) -> Iterator[Poll]:
-    """What a reader gives to its end. Raises SourceError where nothing comes for long."""
+    """Yield the polls of a reader to its end. Raises SourceError where nothing comes for long."""
     silent_since_s = time.monotonic()
     while not reader.finished():
         poll = reader.poll(wall_clock_ms())
@@ -299,7 +303,7 @@ def _polls(reader: Reader) -> Iterator[Poll]:
 
 
 def _cut(poll: Poll, to_offset: int) -> Poll:
-    """The poll without its records from that offset on."""
+    """Return the poll without its records from that offset on."""
     if poll.next_offset <= to_offset:
         return poll
     if poll.offsets is None:
@@ -319,7 +323,7 @@ def _cut(poll: Poll, to_offset: int) -> Poll:
 
 
 def _within(batch: Batch, from_ms: int, to_ms: int) -> Batch:
-    """The batch without the events before the range and those after it."""
+    """Return the batch without the events before and after the range."""
     times = batch.frame[TIME_MS].to_numpy()
     is_in = (times >= from_ms) & (times < to_ms)
     if is_in.all():

@@ -1,4 +1,4 @@
-"""What a worker tells of itself while it runs: its status file, and its metrics."""
+"""The reports of a running worker: its status file, and its metrics."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ log = logging.getLogger(__name__)
 
 STATUS_EVERY_S = 1.0
 RATE_OVER = 10
-"""Statuses: rates are of the seconds between the first of them and the last."""
+"""Number of statuses over which rates are taken, from the first to the last."""
 ERROR_CHARS_MAX = 500
 
 
 class Reporter:
-    """Makes the statuses of one worker process."""
+    """Maker of the statuses of one worker process."""
 
     def __init__(self, flow: str, home: Path, run: Run) -> None:
         self._flow = flow
@@ -51,7 +51,7 @@ class Reporter:
         self._points: deque[tuple[int, int, int]] = deque(maxlen=RATE_OVER)
 
     def status(self, *, finished: bool = False) -> WorkerStatus:
-        """Return what there is to tell now."""
+        """Return the present status."""
         run, now_ms = self._run, _now_ms()
         partitions, rows_written = run.progress.read()
         usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -79,7 +79,7 @@ class Reporter:
         )
 
     def _with_untouched(self, partitions: list[PartitionStatus]) -> list[PartitionStatus]:
-        """Add what an earlier start told of partitions that this one has not read yet."""
+        """Add what an earlier start reported of partitions that this one has not read yet."""
         topics = {one.topic for one in partitions}
         known = {
             (one.topic, one.partition): one
@@ -102,12 +102,12 @@ class Reporter:
             log.warning("cannot write %s: %s", self.path, error)
 
     def failed(self, error: BaseException) -> None:
-        """Keep why the worker ends. No message of ours holds a password."""
+        """Keep the reason why the worker ends. Our messages never hold a password."""
         said = str(error).strip().split("\n")[0] or type(error).__name__
         self._error = said[:ERROR_CHARS_MAX], _now_ms()
 
     def why_not_ready(self) -> str:
-        """Return "" where the worker reads its topics."""
+        """Return why the worker does not read its topics yet; "" where it does."""
         if self._run.stop.is_set():
             return "stopping"
         is_wired = self._run.sources or self._run.progress.counted()
@@ -161,7 +161,7 @@ def reporting(flow: str, home: Path, run: Run) -> Iterator[None]:
 
 @contextmanager
 def _watched(flow: str, home: Path, run: Run, reporter: Reporter) -> Iterator[None]:
-    """Serve the metrics where the run says so, and tell Prometheus where."""
+    """Serve the metrics where the run says so, and tell Prometheus where they are."""
     monitoring = run.monitoring
     if monitoring is None:
         yield
@@ -178,7 +178,7 @@ def _watched(flow: str, home: Path, run: Run, reporter: Reporter) -> Iterator[No
 
 
 def read_status(path: Path) -> WorkerStatus | None:
-    """Return a status, or None where there is none that can be read."""
+    """Return a status; None where there is no readable one."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=WorkerStatus)
     except (OSError, msgspec.DecodeError):
@@ -186,9 +186,9 @@ def read_status(path: Path) -> WorkerStatus | None:
 
 
 def _remove_other_layouts(home: Path, flow: str, count: int) -> None:
-    """Of the flow's status files those of a time with another number of processes.
+    """Remove the flow's status files from runs with another number of processes.
 
-    None of them runs: this process holds the flow's layout.
+    No such process is running: this one holds the flow's layout.
     """
     for path in status_folder(home).glob(f"{flow}.*.json"):
         status = read_status(path)

@@ -1,4 +1,5 @@
-"""What a flow is wired with: how far it reads, which partitions, how it is stopped."""
+"""The settings that a flow is wired with: how far it reads, which partitions, how it is
+stopped."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from streams.source import POLL_EVERY_S, WHOLE, Share, Topic, TopicSource
 
 
 class WorkerError(Exception):
-    """The worker cannot run; the message says why and what to do."""
+    """A worker that cannot run; the message says why and what to do."""
 
 
 def say_on_stderr(line: str) -> None:
@@ -32,20 +33,20 @@ class Settling(Protocol):
 
 
 Failures = Mapping[tuple[str, str], int]
-"""By (server, code of schemas.metrics.SINK_CODES): attempts to write that failed."""
+"""Failed attempts to write, by (server, code of schemas.metrics.SINK_CODES)."""
 Retries = Mapping[str, int]
-"""By server: attempts that were made again."""
+"""Repeated attempts, by server."""
 
 
 @dataclass(frozen=True, slots=True)
 class Monitoring:
-    """Where the metrics of a worker are served."""
+    """Address of a worker's metrics."""
 
     host: str = "127.0.0.1"
     port: int = 0
-    """Of worker 0, the next one of worker 1, and so on; 0 for any that is free."""
+    """Port of worker 0; worker 1 has the next one, and so on. 0 for any free port."""
     sinks: Callable[[], tuple[Failures, Retries]] = lambda: ({}, {})
-    """What the sinks of this process tell of their attempts."""
+    """Function that gives the failures and retries of this process's sinks."""
 
     def port_of(self, worker: int) -> int:
         """Return the port of one worker."""
@@ -54,31 +55,32 @@ class Monitoring:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a flow is wired with: how far it reads, how it is stopped, what it reports."""
+    """Settings of a run: how far a flow reads, how it is stopped, what it reports."""
 
     once: bool = False
-    """Read to the end of the topic as it stands at the start, write all as final, and end."""
+    """Read to the end that the topic has at the start, write all as final, and end."""
     stop: threading.Event = field(default_factory=threading.Event)
     progress: Progress = field(default_factory=Progress)
     share: Share = WHOLE
-    """The partitions that this process reads."""
+    """Share of the partitions that this process reads."""
     poll_every_s: float = POLL_EVERY_S
-    """How often a partition that has been read to its end is looked at."""
+    """Seconds between looks at a partition that has been read to its end."""
     skip_removed: bool = False
     """Go on from the oldest record left where retention removed the next one."""
     monitoring: Monitoring | None = None
-    """None where no metrics are served."""
+    """Address of the metrics; None where they are not served."""
     say: Callable[[str], None] = say_on_stderr
-    """Takes a line that a person must know of."""
+    """Function that takes a line that a person must know of."""
     grown: threading.Event = field(default_factory=threading.Event)
-    """A topic has more partitions than are read: sources end, and the flow is wired anew."""
+    """Set when a topic has more partitions than are read: the sources end, and the flow is wired
+    again."""
     sources: list[TopicSource] = field(default_factory=list)
-    """What ``source`` gave since the flow was wired."""
+    """Sources that ``source`` gave since the flow was wired."""
     settling: list[Settling] = field(default_factory=list)
-    """The flow's sinks that are waited for when it has ended."""
+    """Sinks of the flow that are waited for when it has ended."""
 
     def source(self, topic: Topic) -> TopicSource:
-        """The topic as the flow's source: this process's share of it, stopped with the run."""
+        """Return the topic as the flow's source: this process's share, stopped with the run."""
         source = TopicSource(
             topic,
             self.stop,

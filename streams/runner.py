@@ -1,4 +1,4 @@
-"""Runs one flow as a worker: recovery on, a clean stop on SIGTERM and SIGINT, a status file."""
+"""Run one flow as a worker: recovery on, a clean stop on SIGTERM and SIGINT, a status file."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ log = logging.getLogger(__name__)
 
 SNAPSHOT_EVERY_S = 2.0
 POLLS_A_SNAPSHOT = 2
-"""Of a partition without a backlog: rows are durable at a snapshot, and each poll costs about as
-much as a thousand records."""
+"""Polls per snapshot of a partition without a backlog: rows are durable at a snapshot, and each
+poll costs about as much as a thousand records."""
 POLL_EVERY_MAX_S = 1.0
 FULL_BYTES = 1_048_576
-"""A disk with less than this free is full for a recovery store."""
+"""Free bytes below which a disk counts as full for a recovery store."""
 _DAMAGED = ("DatabaseCorrupt", "NotADatabase", "unable to open database file")
 _NO_STATE = (
     NoPartitionsError,
@@ -55,7 +55,7 @@ _NO_STATE = (
     UnpicklingError,
 )
 LOOK_EVERY_S = 5.0
-"""How often a worker looks whether its topics have more partitions."""
+"""Seconds between checks whether the topics have more partitions."""
 
 
 def run_worker(
@@ -75,8 +75,8 @@ def run_worker(
 ) -> None:
     """Run the flow until it is stopped or, with ``once``, until it has read all there is.
 
-    The states of ``steps`` lie under ``home``. ``wire`` is called again whenever a topic that
-    came by ``Run.source`` has got more partitions. Returns when everything read is written and
+    The states of ``steps`` are under ``home``. ``wire`` is called again whenever a topic that came
+    by ``Run.source`` has got more partitions. Returns when everything read is written and
     snapshotted. Raises WorkerError where another worker runs this share of the flow, or another
     layout of it, on the same home.
     """
@@ -97,13 +97,14 @@ def run_worker(
         held_store(home, flow, share, steps=steps) as store,
         stopped_by_signals(run.stop, name, stop_within_s=stop_within_s),
         reporting(flow, home, run),
-        # What is reported is the cause, too.
+        # The report names the cause, too.
         _causes_alone(recovery_folder(home, flow)),
     ):
         config = RecoveryConfig(str(store), timedelta(0))
         while True:
             dataflow = wire(run)
-            # What is loaded by now lives as long as the worker: no collection looks at it again.
+            # All that is loaded by now lives as long as the worker: no collection needs to look at
+            # it again.
             gc.freeze()
             with _settled(run), _looking_for_growth(run, look_every_s):
                 if _has_parts(run):
@@ -123,7 +124,8 @@ def run_worker(
 
 
 def _has_parts(run: Run) -> bool:
-    """False where all partitions are others' share: the engine takes no source without any."""
+    """Return False where all partitions belong to other processes: the engine refuses a source
+    without partitions."""
     if run.share == WHOLE or not run.sources:
         return True
     return any(source.list_parts() for source in run.sources)
@@ -156,13 +158,13 @@ def _looking_for_growth(run: Run, every_s: float) -> Iterator[None]:
 
     def look() -> None:
         while not done.wait(every_s):
-            # Whether the topic can be read at all is for the source to say.
+            # The source reports an unreadable topic.
             with suppress(SourceError):
                 if any(source.has_grown() for source in run.sources):
                     run.grown.set()
                     return
 
-    # Not waited for: a broker that is away holds it up.
+    # The thread is not waited for: a broker that is away holds it up.
     threading.Thread(target=look, name="growth", daemon=True).start()
     try:
         yield
@@ -188,9 +190,10 @@ def _causes_alone(recovery: Path) -> Iterator[None]:
 
 
 def _in_words(error: BaseException, recovery: Path) -> BaseException:
-    """What the engine says of its recovery store in its own terms, for a person."""
+    """Return what the engine says of its recovery store in its own terms as an error for a
+    person."""
     text = str(error)
-    # A panic of the engine is none of the usual exceptions, and its type cannot be imported.
+    # A panic of the engine is not one of the usual exceptions, and its type cannot be imported.
     is_engines = isinstance(error, RuntimeError) or type(error).__name__ == "PanicException"
     if isinstance(error, _NO_STATE) or (is_engines and any(sign in text for sign in _DAMAGED)):
         return WorkerError(
@@ -219,6 +222,6 @@ def _is_full(folder: Path) -> bool:
 
 
 def _last_words(text: str) -> str:
-    """Return what the database itself says, without what the engine puts around it."""
+    """Return what the database itself says, without the engine's words around it."""
     found = re.findall(r'Some\("([^"]+)"\)', text)
     return str(found[-1]) if found else text

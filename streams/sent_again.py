@@ -1,7 +1,7 @@
-"""Records that were sent again after a fix stand twice in their topic: who reads it anew leaves
-the first ones out, or would count them twice.
+"""Records that were sent again after a fix are twice in their topic: skip the superseded ones.
 
-The notes of that stand in ``dead_letters``; see ``schemas.dead_letters.RetryNote``.
+A reader that did not skip them would count them twice. The notes about them are in
+``dead_letters``; see ``schemas.dead_letters.RetryNote``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Offsets = Mapping[int, Collection[int]]
 
 
 def find_sent_again(dead_letters: Topic, topic: str) -> Offsets:
-    """Return where records of ``topic`` were first read that were sent again.
+    """Return the offsets of the superseded records of ``topic``.
 
     ``dead_letters`` is read to its end, which it must have. Raises SourceError.
     """
@@ -44,34 +44,35 @@ def find_sent_again(dead_letters: Topic, topic: str) -> Offsets:
 
 
 class MarkedTopic:
-    """A topic whose polls say which of their records stand there again (``Poll.sent_again``)."""
+    """A topic whose polls mark superseded records (``Poll.sent_again``)."""
 
     def __init__(self, topic: Topic, find: Callable[[], Offsets]) -> None:
-        """``find`` is called for each partition that is opened, and keeps what it has found."""
+        """Take ``find``, which is called for each partition opened, and keeps what it has
+        found."""
         self.name = topic.name
         self._topic = topic
         self._find = find
 
     def partitions(self) -> int:
-        """How many partitions there are."""
+        """Return the number of partitions."""
         return self._topic.partitions()
 
     def open(self, partition: int, state: Any | None, start: Position | None = None) -> Reader:
-        """A reader of one partition."""
+        """Return a reader of one partition."""
         offsets = self._find().get(partition)
         reader = self._topic.open(partition, state, start)
         return MarkedReader(reader, offsets) if offsets else reader
 
 
 class MarkedReader:
-    """Reads as another reader does, and marks the records of some offsets."""
+    """A reader that reads as another does, and marks the records at some offsets."""
 
     def __init__(self, reader: Reader, offsets: Collection[int]) -> None:
         self._reader = reader
         self._offsets = np.sort(np.array(list(offsets), dtype=np.int64))
 
     def poll(self, now_ms: int) -> Poll:
-        """The records that stand next."""
+        """Return the next records."""
         poll = self._reader.poll(now_ms)
         if not poll.count:
             return poll
@@ -86,15 +87,15 @@ class MarkedReader:
         return replace(poll, sent_again=tuple(map(int, places)))
 
     def finished(self) -> bool:
-        """True once all records up to the end that was asked for were given."""
+        """Return True once all records up to the end that was asked for were given."""
         return self._reader.finished()
 
     def state(self) -> Any:
-        """What ``Topic.open`` needs to go on."""
+        """Return what ``Topic.open`` needs to go on."""
         return self._reader.state()
 
     def bounds(self) -> tuple[int, int]:
-        """The offset of the record that comes next, and the end that was asked for."""
+        """Return (the offset of the next record, the end that was asked for)."""
         return self._reader.bounds()
 
     def close(self) -> None:

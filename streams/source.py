@@ -1,4 +1,4 @@
-"""A topic as the engine's source: one part a partition, whole polls, marks when it is quiet."""
+"""A topic as the engine's source: one part per partition, whole polls, marks when it is quiet."""
 
 from __future__ import annotations
 
@@ -19,33 +19,34 @@ from streams.progress import Place
 
 POLL_BYTES_MAX = 4_194_304
 POLL_EVERY_S = 0.25
-"""How often a partition that has been read to its end is looked at again."""
+"""Seconds between looks at a partition that has been read to its end."""
 MARK_EVERY_MS = 1_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class SourceError(Exception):
-    """A topic cannot be read; the message says why and what to do."""
+    """A topic that cannot be read; the message says why and what to do."""
 
 
 class NoTopicError(SourceError):
-    """There is no such topic."""
+    """A topic that does not exist."""
 
 
 class ReadState(NamedTuple):
-    """Where a reader resumes in a partition, and of which topic; plain data for a snapshot."""
+    """The place and the topic at which a reader resumes a partition; plain data for a snapshot."""
 
     topic: str
     topic_id: str
-    """Differs after the topic was deleted and made again; "" where the server has no ids."""
+    """Id that differs after the topic was deleted and made again; "" where the server has no
+    ids."""
     offset: int
-    """Of the next record."""
+    """Offset of the next record."""
     position: int
-    """The next record's byte in its segment of an embedded partition; Kafka's leader epoch."""
+    """The next record's byte in its segment of an embedded partition; or Kafka's leader epoch."""
 
 
 def other_topic(state: ReadState, topic: str, topic_id: str, flow: str) -> str:
-    """Return what shows that the state is of another topic; "" where it is of this one."""
+    """Return a text that shows that the state is of another topic; "" where it is of this one."""
     if state.topic != topic:
         return f"the state of {flow or 'this flow'} is of topic {state.topic}, not {topic}"
     if state.topic_id and topic_id and state.topic_id != topic_id:
@@ -74,9 +75,9 @@ def pass_over(
     *,
     lost: bool = False,
 ) -> None:
-    """Tell ``skipped`` that reading goes on at offset ``low``: the records before are not there.
+    """Tell ``skipped`` that reading goes on at ``low``, because the records before are gone.
 
-    ``name`` is that of the partition; ``lost`` where it was not retention that removed them.
+    ``name`` is that of the partition; ``lost`` says that it was not retention that removed them.
     Raises SourceError, with the remedy for ``flow``, where nobody asked to skip.
     """
     if skipped is not None:
@@ -98,7 +99,7 @@ def pass_over(
 
 
 def made_anew_remedy(flow: str) -> str:
-    """Say how to go on where a partition is not the one that ``flow`` has read."""
+    """Return how to go on where a partition is not the one that ``flow`` has read."""
     return flow and (
         ". Point TOPICS_URL at the one that has the records; or, to read this one from its "
         f"beginning, stop the workers of {flow} and move FOOTFALL_HOME/recovery/{flow} away (the "
@@ -108,15 +109,15 @@ def made_anew_remedy(flow: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where reading starts or ends: earliest, latest, an offset, or a wall-clock time.
+    """A start or end of reading: earliest, latest, an offset, or a wall-clock time.
 
-    At a time means the first record that was appended at it or later. A start at a time may
-    give a few records before it, an end a few after it, where a topic keeps no time a record.
+    At a time means the first record that was appended at it or later. Where a topic keeps no time
+    per record, a start at a time may give a few records before it, and an end a few after it.
     """
 
     at: Literal["earliest", "latest", "offset", "time"]
     value: int = 0
-    """The offset, or milliseconds since 1970 UTC."""
+    """Offset, or milliseconds since 1970 UTC."""
 
 
 EARLIEST = Position("earliest")
@@ -135,7 +136,7 @@ class Share:
             raise ValueError(f"no share {self.index} of {self.count}")
 
     def has(self, partition: int) -> bool:
-        """True if this process reads the partition."""
+        """Return True if this process reads the partition."""
         return partition % self.count == self.index
 
 
@@ -143,19 +144,20 @@ WHOLE = Share()
 
 
 class Reader(Protocol):
-    """Reads one partition in order."""
+    """A reader of one partition in order."""
 
     def poll(self, now_ms: int) -> Poll:
-        """The records that stand next, none if there are none yet. Never waits long."""
+        """Return the next records; a poll without records if there are none yet. Never waits
+        long."""
 
     def finished(self) -> bool:
-        """True once all records up to the end that was asked for were given."""
+        """Return True once all records up to the end that was asked for were given."""
 
     def state(self) -> Any:
-        """What ``Topic.open`` needs to go on after the last poll; plain data."""
+        """Return what ``Topic.open`` needs to go on after the last poll; plain data."""
 
     def bounds(self) -> tuple[int, int]:
-        """The offset of the record that comes next, and the end that was asked for."""
+        """Return (the offset of the next record, the end that was asked for)."""
 
     def close(self) -> None:
         """Release the file or connection."""
@@ -167,20 +169,21 @@ class Topic(Protocol):
     name: str
 
     def partitions(self) -> int:
-        """How many there are. Raises SourceError where there is no such topic."""
+        """Return the number of partitions. Raises SourceError where there is no such topic."""
 
     def open(self, partition: int, state: Any | None, start: Position | None = None) -> Reader:
-        """A reader that goes on from a state, or begins at ``start`` or as the topic was told."""
+        """Return a reader that resumes at a state, or begins at ``start`` or as the topic was
+        told."""
 
 
 class KeptTopic(Topic, Protocol):
     """A topic whose records can be looked at one by one."""
 
     def kept(self, partition: int) -> tuple[int, int]:
-        """Return the oldest offset left, and the end. Raises SourceError."""
+        """Return (the oldest offset left, the end). Raises SourceError."""
 
     def records(self, partition: int, start: int, end: int) -> Iterator[tuple[int, TopicRecord]]:
-        """Give the records from one offset to before another that are there by now.
+        """Yield the records from offset ``start`` to before ``end`` that are there by now.
 
         Each comes with its offset and all that the topic keeps of it. Raises SourceError.
         """
@@ -190,12 +193,12 @@ class KeptTopic(Topic, Protocol):
 
 
 def wall_clock_ms() -> int:
-    """Milliseconds since 1970 UTC, now."""
+    """Return the present time in milliseconds since 1970 UTC."""
     return time.time_ns() // 1_000_000
 
 
 class TopicSource(FixedPartitionedSource[Poll, Any]):
-    """Hands over the polls of a topic's partitions until it is stopped or at its end.
+    """A source that gives the polls of a topic's partitions until it is stopped or at its end.
 
     Setting ``grown`` ends it as ``stop`` does: its snapshot is taken, and another source goes on.
     """
@@ -219,25 +222,27 @@ class TopicSource(FixedPartitionedSource[Poll, Any]):
         self._round = _Round()
         self._partitions: int | None = None
         self._begins: tuple[dict[Place, int], dict[Place, int]] | None = ({}, {})
-        """Where the parts resume, and where those begin that have no state, until it is logged."""
+        """Offsets at which parts resume, and at which those without a state begin, until they are
+        logged."""
         self.mark_at_ms: defaultdict[int, int] = defaultdict(int)
-        """By partition, the wall clock before which its step has no use for a mark."""
+        """Wall clock by partition before which its step has no use for a mark."""
 
     def list_parts(self) -> list[str]:
         self._partitions = self.topic.partitions()
         return [str(part) for part in range(self._partitions) if self.share.has(part)]
 
     def has_grown(self) -> bool:
-        """True if the topic has more partitions than were listed. Raises SourceError."""
+        """Return True if the topic has more partitions than were listed. Raises SourceError."""
         return self._partitions is not None and self.topic.partitions() > self._partitions
 
     @property
     def ending(self) -> bool:
-        """True once it was told to end."""
+        """Return True once it was told to end."""
         return self._stop.is_set() or self._grown.is_set()
 
     def next_look(self) -> datetime:
-        """Return when quiet partitions are looked at: all at once, as waking up is what costs."""
+        """Return when quiet partitions are looked at: all at once, because waking up is what
+        costs."""
         now_us = time.time_ns() // 1_000
         every_us = self.poll_every // timedelta(microseconds=1)
         next_us = (now_us // every_us + 1) * every_us if every_us else now_us
@@ -253,27 +258,27 @@ class TopicSource(FixedPartitionedSource[Poll, Any]):
         return _Partition(self, reader, for_part, self._round)
 
     def log_begin(self) -> None:
-        """Log once where the parts begin; the engine makes all before it asks one."""
+        """Log once where the parts begin; the engine makes all parts before it asks one."""
         if self._begins is not None:
             log_begin(*self._begins)
             self._begins = None
 
 
 class _Round:
-    """Whose turn it is: the engine asks all partitions in order, round after round.
+    """The turns of the partitions: the engine asks all of them in order, round after round.
 
-    Their polls would all be held at once, so that a round gives about one full poll, and what
-    was read is still in the processor's cache when it is decoded.
+    The polls of a round are all held at once. So a round gives about one full poll, and what was
+    read is still in the processor's cache when it is decoded.
     """
 
     def __init__(self) -> None:
         self._asked = ""
         self._given_bytes = 0
         self._first = ""
-        """The first part in order whose turn it is."""
+        """First part in order whose turn it is."""
 
     def may_give(self, part: str) -> bool:
-        """True if the part may read now."""
+        """Return True if the part may read now."""
         if part <= self._asked:
             if self._given_bytes == 0:
                 self._first = ""
@@ -282,11 +287,11 @@ class _Round:
         return part >= self._first and self._given_bytes < POLL_BYTES_MAX
 
     def gave(self, part: str, size_bytes: int) -> None:
-        """Count what a part has read."""
+        """Count the bytes that a part has read."""
         self._given_bytes += size_bytes
         if self._given_bytes >= POLL_BYTES_MAX // 2:
             self._given_bytes = POLL_BYTES_MAX
-            # The part itself stands before this, every later one after it.
+            # The part itself is before this text, every later one after it.
             self._first = part + "\0"
 
 

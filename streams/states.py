@@ -1,8 +1,8 @@
 """The states of a recovery store, taken out and put in by the engine itself.
 
 The engine keeps a state under (flow id, step id, key), whatever kind of step it is, and gives it
-to the step of that id at the next start. So a small dataflow with the ids of a flow reads what
-a store holds, or writes it into another one; the store's own format is not our business.
+to the step of that id at the next start. So a small dataflow with the ids of a flow reads what a
+store holds, or writes it into another store, without knowing the store's own format.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import run_main
 
 STORE_PARTS = 1
-"""Files of a store; fixed when it is made."""
+"""Number of files of a store; fixed when it is made."""
 RESUME_WAIT_S = 60.0
-"""Longest wait for the engine to have given back all states."""
+"""Longest wait in seconds for the engine to give back all states."""
 _PROBE = "probe"
 
 States = dict[str, dict[str, Any]]
-"""By step id and key."""
+"""States by step id and key."""
 
 
 def make_store(folder: Path, flow_id: str, states: States) -> None:
@@ -50,7 +50,7 @@ def make_store(folder: Path, flow_id: str, states: States) -> None:
 
 
 def read_states(folder: Path, flow_id: str, steps: Iterable[str]) -> States:
-    """What a flow's store holds of these steps. It is run on: give it a copy."""
+    """Return the states of these steps in a flow's store. It is run on: give it a copy."""
     found: States = {step: {} for step in steps}
     flow = Dataflow(flow_id)
     for step, states in found.items():
@@ -68,7 +68,8 @@ def _run(flow: Dataflow, folder: Path) -> None:
 
 
 class _Held(StatefulBatchLogic[Any, Any, Any]):
-    """Holds the state it resumes with, or the last one it is given, and tells it at the end."""
+    """A logic that holds the state it resumes with, or the last it is given, and gives it at the
+    end."""
 
     def __init__(self, state: Any) -> None:
         self._state = state
@@ -85,16 +86,17 @@ class _Held(StatefulBatchLogic[Any, Any, Any]):
 
 
 class _Resumed(FixedPartitionedSource[Any, None]):
-    """Gives a probe and ends when it has come through: states are given back before any item.
+    """A source that gives a probe and ends when it has come through.
 
-    Ended earlier, the flow would be over before the last of them were.
+    States are given back before any item. If it ended earlier, the flow would be over before the
+    last of them were given back.
     """
 
     def __init__(self) -> None:
         self._came = False
 
     def held(self, state: Any) -> _Held:
-        """The logic of a key; that of the probe is not kept."""
+        """Return the logic of a key; that of the probe is not kept."""
         source = self
 
         class Probed(_Held):

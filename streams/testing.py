@@ -1,4 +1,4 @@
-"""Tests told as streams: events in, rows out. No server, no files, no clock.
+"""Tests as streams: events in, rows out. No server, no files, no clock.
 
 result = run_flow(minute_buckets.build, [tag, tag, tag])
 assert result.upserts("bucket", "origin") == [...]
@@ -35,14 +35,14 @@ from streams.progress import Progress
 from streams.source import Position, TopicSource
 
 Event = bytes | str | Mapping[str, Any]
-"""A record of a topic: its bytes, its text, or an object to be written as JSON."""
+"""A record of a topic: bytes, text, or an object to be written as JSON."""
 
 NOW_MS = 1_900_000_000_000
-"""The wall clock of a test, 2030-03-17: later than any event unless a test says so."""
+"""Wall clock of a test, 2030-03-17: later than any event unless a test says so."""
 
 
 class Build(Protocol):
-    """A flow's ``build``."""
+    """Signature of a flow's ``build``."""
 
     def __call__(
         self, source: Source[Poll], outputs: Outputs, progress: Progress, /
@@ -51,34 +51,34 @@ class Build(Protocol):
 
 @dataclass(slots=True)
 class MemoryTopic:
-    """A topic in memory, read in batches of the sizes given."""
+    """A topic in memory, read in batches of the given sizes."""
 
     records: Sequence[Sequence[bytes]]
-    """The records of each partition."""
+    """Records of each partition."""
     cuts: Sequence[int] = (1_000,)
-    """Sizes of the polls, again and again; 0 is a mark."""
+    """Sizes of the polls, repeated; 0 is a mark."""
     abort_after: int | None = None
-    """The run breaks off after this many polls, as a killed process does."""
+    """Number of polls after which the run breaks off, as a killed process does."""
     name: str = "memory"
     agreeing: int = 1
-    """So many of the last records must agree on a time; with 1 every clock is believed."""
+    """Number of the last records that must agree on a time; with 1 every clock is believed."""
     appended_ms: Sequence[int] | None = None
-    """When each record was appended, of every partition; None: when it is read."""
+    """Append time of each record, the same in every partition; None: when it is read."""
     polls: int = 0
 
     def partitions(self) -> int:
-        """How many partitions there are."""
+        """Return the number of partitions."""
         return len(self.records)
 
     def open(
         self, partition: int, state: int | None, start: Position | None = None
     ) -> MemoryReader:
-        """A reader of one partition from an offset on."""
+        """Return a reader of one partition from an offset on."""
         return MemoryReader(self, partition, state or 0)
 
 
 class MemoryReader:
-    """Reads one partition of a MemoryTopic."""
+    """A reader of one partition of a MemoryTopic."""
 
     def __init__(self, topic: MemoryTopic, partition: int, offset: int) -> None:
         self._topic = topic
@@ -87,7 +87,7 @@ class MemoryReader:
         self._cuts: Iterator[int] = cycle(topic.cuts)
 
     def poll(self, now_ms: int) -> Poll:
-        """The next records, as many as the next cut says."""
+        """Return the next records, as many as the next cut says."""
         topic = self._topic
         if topic.abort_after is not None and topic.polls >= topic.abort_after:
             raise AbortExecution
@@ -111,24 +111,24 @@ class MemoryReader:
         )
 
     def finished(self) -> bool:
-        """True once all records were given."""
+        """Return True once all records were given."""
         return self._offset >= len(self._topic.records[self._partition])
 
     def state(self) -> int:
-        """The next offset."""
+        """Return the next offset."""
         return self._offset
 
     def bounds(self) -> tuple[int, int]:
-        """The next offset, and how many records there are."""
+        """Return (the next offset, the number of records)."""
         return self._offset, len(self._topic.records[self._partition])
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""
 
 
 @dataclass(slots=True)
 class Result:
-    """What a flow wrote."""
+    """Rows and letters that a flow wrote."""
 
     items: list[Rows] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
@@ -137,11 +137,12 @@ class Result:
 
     @property
     def rows(self) -> pl.DataFrame:
-        """All rows, in order of writing, without APPENDED; no columns where there were none."""
+        """Return all rows, in order of writing, without APPENDED; without columns if there are
+        none."""
         return _together(item for item in self.items if isinstance(item, pl.DataFrame))
 
     def rows_of(self, table: str) -> pl.DataFrame:
-        """The same of one of several tables."""
+        """Return the rows of one of several tables."""
         return _together(
             item.frames[table]
             for item in self.items
@@ -149,23 +150,24 @@ class Result:
         )
 
     def upserts(self, *key: str) -> list[dict[str, Any]]:
-        """The rows as a table holds them in the end, ordered by key: of each the newest."""
+        """Return the rows as a table holds them in the end: the newest per key, ordered by key."""
         return newest(self.rows, key).to_dicts()
 
     def table(self, table: Table) -> pl.DataFrame:
-        """One of several tables as it is in the end, without versions, ordered by its key."""
+        """Return one of several tables as it is in the end, without versions, ordered by its
+        key."""
         found = newest(self.rows_of(table.name), table.order_by)
         return found.drop(table.version, strict=False)
 
 
 def _together(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
-    """Return the frames as one; when records were appended says nothing of a result."""
+    """Return the frames as one, without APPENDED: append times are not part of a result."""
     given = [frame.drop(APPENDED, strict=False) for frame in frames]
     return pl.concat(given) if given else pl.DataFrame()
 
 
 def newest(rows: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
-    """Of each key the row with the highest version, of equal ones the last, ordered by key."""
+    """Return the row with the highest version per key (the last of equal ones), ordered by key."""
     if rows.is_empty():
         return rows
     ordered = rows.sort("version", maintain_order=True)
@@ -185,14 +187,14 @@ def run_flow(
     appended_ms: Sequence[int] | None = None,
     topic: str = "memory",
 ) -> Result:
-    """Run a flow over events in memory until their end, and give what it wrote.
+    """Run a flow over events in memory until their end, and return what it wrote.
 
-    ``events`` is one partition, or a sequence of partitions. With ``recovery``, a folder, the
-    run goes on where an earlier one broke off (``abort_after`` polls); every poll is then an
+    ``events`` is one partition, or a sequence of partitions. With ``recovery``, a folder, the run
+    goes on where an earlier one broke off (after ``abort_after`` polls); every poll is then an
     epoch of its own. With ``outputs`` the rows go there, and not into the result.
 
-    ``appended_ms`` tells when each event was appended, ``now_ms`` where it is None. As few events
-    cannot agree on a time, every clock is believed, unless ``agreeing`` says otherwise (see
+    ``appended_ms`` says when each event was appended; without it that is ``now_ms``. Few events
+    cannot agree on a time, so every clock is believed unless ``agreeing`` says otherwise (see
     streams.clock).
     """
     listed = list(events)
@@ -253,12 +255,12 @@ class DrivenStep:
         return replace(result, rows=of_topic(result.rows, batch.poll.topic))
 
     def snapshot(self) -> bytes:
-        """The state as bytes."""
+        """Return the state as bytes."""
         return self._clock.snapshot() + self.step.snapshot()
 
 
 class ListSink(DynamicSink[Any]):
-    """Hands what it is given to a callable, without the key."""
+    """A sink that gives its items to a callable, without the key."""
 
     def __init__(self, take: Callable[[list[Any]], None]) -> None:
         self._take = take

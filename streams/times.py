@@ -1,9 +1,10 @@
-"""Event times of a whole batch at once: the columnar twin of ``schemas.times``.
+"""Parse the event times of a whole batch at once: the columnar twin of ``schemas.times``.
 
-Texts of one fixed layout are read as a matrix of characters: the minute that each begins with
-once for all that have it in a row, the rest of each on its own. Most polls are one such matrix;
-in the others the texts of each length make one. Days are counted from the civil calendar by
-Howard Hinnant's ``days_from_civil`` (http://howardhinnant.github.io/date_algorithms.html).
+Texts of one fixed layout are read as a matrix of characters. The minute that a text begins with is
+parsed once for all successive texts that share it, the rest of each text on its own. Most polls
+are one such matrix; in the others the texts of each length make one. Days are counted from the
+civil calendar by Howard Hinnant's ``days_from_civil``
+(http://howardhinnant.github.io/date_algorithms.html).
 """
 
 from __future__ import annotations
@@ -33,21 +34,21 @@ LAYOUTS = (
     "YYYY-MM-DDThh:mm:ss",
     "YYYY-MM-DD hh:mm:ss",
 )
-"""The layouts that are read at once; every other text is read one by one.
+"""Layouts that are parsed as a matrix; every other text is parsed on its own.
 
-``u`` is a digit past the milliseconds, and ``HH:NN`` is how far the zone's clock is off.
+``u`` is a digit past the milliseconds, and ``HH:NN`` is the zone's offset.
 """
 
 BAD_TIME = -1
 
 _DIGITS = "YMDhmsfuHN"
 _MINUTE_CHARS = 16
-"""Each layout begins with the minute, to which many texts in a row belong."""
+"""Characters of the minute that each layout begins with, and many successive texts share."""
 _FEW = 128
-"""Fewer texts are read faster one by one than as a matrix of their own."""
+"""Number of texts below which parsing them one by one is faster than as a matrix of their own."""
 _MONTH_DAYS = np.array([31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], dtype=np.int64)
 
-# Each text is a row: its newline stands in the last place of the row, and no place before takes
+# Each text is a row of the matrix. Its newline is in the last column, and no other column accepts
 # one.
 _BY_WIDTH: dict[int, list[str]] = defaultdict(list)
 for _layout in LAYOUTS:
@@ -58,16 +59,17 @@ Bools = npt.NDArray[np.bool_]
 
 
 def parse_times_ms(texts: Sequence[str]) -> Int64s:
-    """Milliseconds since 1970 UTC of each text; BAD_TIME where a text is no time."""
+    """Return each text's milliseconds since 1970 UTC; BAD_TIME where a text is not a time."""
     times = parse_lines_ms("\n".join([*texts, ""]), len(texts))
     return _parse_each(texts) if times is None else times
 
 
 def parse_lines_ms(lines: str, count: int) -> Int64s | None:
-    """The same of ``count`` texts, each ended by a newline; None where a text holds another."""
+    """Return the same for ``count`` texts, each ended by a newline; None where a text holds
+    another."""
     if count == 0:
         return np.empty(0, dtype=np.int64)
-    # A character that is not ASCII is a byte here too, and one that no layout has.
+    # A character that is not ASCII becomes one byte too, which no layout accepts.
     raw = np.frombuffer(lines.encode("ascii", "replace"), dtype=np.uint8)
     width, rest = divmod(len(raw), count)
     if not rest and width in _BY_WIDTH:
@@ -90,7 +92,7 @@ def _parse_one(text: str) -> int:
 
 
 def _parse_groups(lines: str, raw: Chars, ends: Int64s) -> Int64s:
-    """The times of the texts before each newline, those of one length and layout together."""
+    """Return the times of the texts before each newline, parsed by length and layout."""
     times = np.empty(len(ends), dtype=np.int64)
     is_read = np.zeros(len(ends), dtype=np.bool_)
     widths = np.diff(ends, prepend=-1)
@@ -111,13 +113,14 @@ def _parse_groups(lines: str, raw: Chars, ends: Int64s) -> Int64s:
 
 
 def _rows(raw: Chars, ends: Int64s, width: int) -> Chars:
-    """The characters before each end, and the newline that stands there, as a matrix."""
+    """Return the characters before each end, and the newline there, as a matrix."""
     items = np.ndarray((len(raw) - width + 1,), dtype=f"V{width}", buffer=raw, strides=(1,))
     return items[ends - width + 1].view(np.uint8).reshape(len(ends), width)
 
 
 def _parse_layout(chars: Chars, layout: str) -> tuple[Int64s, Bools]:
-    """The time of each row, and whether it is one in this layout: if not, it may be anything."""
+    """Return (the time of each row, whether it is a time in this layout); if not, it may be
+    anything."""
     starts, lengths = _runs_of_minutes(chars)
     minutes, minute_good = _minutes(chars[starts, :_MINUTE_CHARS], layout[:_MINUTE_CHARS])
     rest_ms, rest_good = _rest_of_minute_ms(chars[:, _MINUTE_CHARS:], layout[_MINUTE_CHARS:])
@@ -130,7 +133,8 @@ def _parse_layout(chars: Chars, layout: str) -> tuple[Int64s, Bools]:
 
 
 def _runs_of_minutes(chars: Chars) -> tuple[Int64s, Int64s]:
-    """Where the minute differs from that of the text before, and how many texts follow it."""
+    """Return where the minute differs from that of the text before, and how many texts share
+    it."""
     count, width = chars.shape
     first, second = (
         np.ndarray((count,), dtype="<u8", buffer=chars, offset=at, strides=(width,)).copy()
@@ -142,7 +146,7 @@ def _runs_of_minutes(chars: Chars) -> tuple[Int64s, Int64s]:
 
 
 def _minutes(chars: Chars, layout: str) -> tuple[Int64s, Bools]:
-    """Minutes since 1970 that the texts begin with, and whether they are minutes of ours."""
+    """Return (the minutes since 1970 that the texts begin with, whether they are valid)."""
     digits, good = _digits(chars, layout)
     number = _reader(digits, layout)
     hour, minute = number("h"), number("m")
@@ -152,7 +156,8 @@ def _minutes(chars: Chars, layout: str) -> tuple[Int64s, Bools]:
 
 
 def _rest_of_minute_ms(chars: Chars, layout: str) -> tuple[npt.NDArray[np.int32], Bools]:
-    """Seconds, fractions, and what makes the zone's clock UTC, in milliseconds."""
+    """Return (seconds, fractions and the zone's correction to UTC in milliseconds, whether
+    valid)."""
     digits, good = _digits(chars, layout)
     number = _reader(digits, layout)
     second = number("s")
@@ -169,9 +174,9 @@ def _rest_of_minute_ms(chars: Chars, layout: str) -> tuple[npt.NDArray[np.int32]
 
 
 def _digits(chars: Chars, layout: str) -> tuple[Chars, Bools]:
-    """What stands in each place of the layout, less "0", and which texts are as the layout.
+    """Return (the digits at each place of the layout, which texts fit the layout).
 
-    One place a row: each is contiguous then.
+    There is one place per row, so that each place is contiguous.
     """
     digits = np.ascontiguousarray(chars.T) - np.uint8(ord("0"))
     highest = np.zeros(len(chars), dtype=np.uint8)
@@ -185,7 +190,7 @@ def _digits(chars: Chars, layout: str) -> tuple[Chars, Bools]:
 
 
 def _reader(digits: Chars, layout: str) -> Callable[[str], npt.NDArray[np.int32]]:
-    """Gives the decimal number that the places of a mark spell, for each text."""
+    """Return a function that gives, for each text, the number spelled by a mark's places."""
 
     def number(mark: str) -> npt.NDArray[np.int32]:
         first, last = layout.index(mark), layout.rindex(mark)
@@ -201,7 +206,7 @@ def _reader(digits: Chars, layout: str) -> Callable[[str], npt.NDArray[np.int32]
 def _days(
     year: npt.NDArray[np.int32], month: npt.NDArray[np.int32], day: npt.NDArray[np.int32]
 ) -> tuple[Int64s, Bools]:
-    """Days since 1970-01-01 of each date, and whether it is one within our years."""
+    """Return (days since 1970-01-01 of each date, whether it is a date from 1970 to YEAR_MAX)."""
     good = (year >= 1970) & (year <= YEAR_MAX) & (month >= 1) & (month <= 12) & (day >= 1)
     leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
     good &= day <= _MONTH_DAYS[np.clip(month, 1, 12) - 1] + (leap & (month == 2))

@@ -1,8 +1,8 @@
-"""Reading embedded topics: whole lines of append-only partition files, segment after segment.
+"""Read embedded topics: whole lines of append-only partition files, segment after segment.
 
-The layout is told in ``schemas.topic_files``. A torn last line of a writer that was killed is
-not read: it has no newline yet, and the next writer cuts it off. One that a person has left
-without its newline gets it, once the file has not grown for a moment.
+The layout is described in ``schemas.topic_files``. A torn last line of a writer that was killed is
+not read: it has no newline yet, and the next writer cuts it off. A last line that a person left
+without its newline gets one, once the file has not grown for a moment.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ from streams.source import (
 
 NO_END = 2**62
 GONE_S = 2.0
-"""For so long the file may be missing or another one while a writer begins a segment."""
+"""Seconds for which the file may be missing or replaced while a writer begins a segment."""
 LOOK_FAR_S = 1.0
-"""The end is looked for so often from an older segment."""
+"""Seconds between searches for the end from an older segment."""
 
 
 class FileTopic:
-    """An embedded topic that can be read. ``end`` None follows what is appended.
+    """An embedded topic that can be read; with ``end`` None it follows what is appended.
 
-    ``flow`` and ``skipped`` are as KafkaTopic has them.
+    ``flow`` and ``skipped`` are as in KafkaTopic.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class FileTopic:
         self.skipped = skipped
 
     def partitions(self) -> int:
-        """Return how many partitions there are. Raises SourceError without such a topic."""
+        """Return the number of partitions. Raises SourceError without such a topic."""
         with _as_source_error():
             meta = read_meta(self.folder, self.name)
         if meta is None:
@@ -88,13 +88,13 @@ class FileTopic:
             return FileReader(self, partition, state, start or self.start)
 
     def kept(self, partition: int) -> tuple[int, int]:
-        """Return the oldest offset left, and the end. Raises SourceError."""
+        """Return (the oldest offset left, the end). Raises SourceError."""
         place = self.folder, self.name, partition
         with _as_source_error():
             return first_offset(*place), end_offset(*place)
 
     def records(self, partition: int, start: int, end: int) -> Iterator[tuple[int, TopicRecord]]:
-        """Give the records from one offset to before another that are there by now."""
+        """Yield the records from offset ``start`` to before ``end`` that are there by now."""
         with _as_source_error():
             for one in segments(self.folder, self.name, partition):
                 if one.first < end:
@@ -112,7 +112,7 @@ class FileTopic:
 
 
 class FileReader:
-    """Reads one partition from a place on."""
+    """A reader of one partition from a place on."""
 
     def __init__(
         self, topic: FileTopic, partition: int, state: Any | None, start: Position
@@ -128,7 +128,7 @@ class FileReader:
         if state is None:
             self._segment = self._opened_at(self._find_start(start))
         else:
-            # Before a topic was known by an id, states had no more than the last two.
+            # States from before topics had ids have only the last two fields.
             self._segment = self._resumed(
                 ReadState(topic.name, "", *state) if len(state) == 2 else ReadState(*state)
             )
@@ -160,7 +160,7 @@ class FileReader:
         )
 
     def finished(self) -> bool:
-        """Tell whether all records before the end were given."""
+        """Return whether all records before the end were given."""
         return self._segment.offset >= self._end_offset
 
     def state(self) -> ReadState:
@@ -170,7 +170,7 @@ class FileReader:
         return ReadState(self._topic.name, ids, segment.offset, segment.position)
 
     def bounds(self) -> tuple[int, int]:
-        """Return the offset of the record that comes next, and the end that was asked for."""
+        """Return (the offset of the next record, the end that was asked for)."""
         return self._segment.offset, self._end_offset
 
     def close(self) -> None:
@@ -208,7 +208,7 @@ class FileReader:
                 return found
             if looked_again and not self._go_on():
                 return found
-            # Lines may have been appended just before it was closed.
+            # Lines may have been appended just before the segment was closed.
             looked_again = not looked_again
 
     def _go_on(self) -> bool:
@@ -228,7 +228,7 @@ class FileReader:
         if first < segment.offset:
             raise self._replaced("its files were replaced while they were read")
         if first > segment.offset:
-            # Retention has taken all before it.
+            # Retention has removed all records before it.
             self._pass_over(segment.offset, first, lost=first > listed[0].first)
         self._segment = self._opened_at(first)
         segment.close()
@@ -236,7 +236,7 @@ class FileReader:
         return True
 
     def _resumed(self, state: ReadState) -> OpenSegment:
-        """Open the segment of a state, at its place, where that is still what it was."""
+        """Open the segment of a state, at its place, if that is still what it was."""
         topic_id, _, partition_id = state.topic_id.rpartition(".")
         read = state._replace(topic_id=topic_id)
         check_same_topic(read, self._topic.name, self._id, self._topic.flow)
@@ -259,10 +259,10 @@ class FileReader:
             segment = OpenSegment(listed[at])
             if segments(*self._place) == listed:
                 break
-            # One was closed or removed in the meantime.
+            # A segment was closed or removed in the meantime.
             segment.close()
         if not segment.has_file and offset <= (end := segment.end_offset()):
-            # It was removed, and nothing else tells of its records than their entries.
+            # The file was removed, and only the entries still tell of its records.
             self._pass_over(offset, end, lost=True)
             segment.go_to(end, 0)
             return segment
@@ -328,7 +328,7 @@ class FileReader:
     def _offset_of_time(self, time_ms: int, *, before: bool) -> int:
         """Return the first record that was appended at this time or later, or the end.
 
-        With ``before`` the lines of unknown time before it count as appended then, too.
+        With ``before``, the lines of unknown time before it count as appended then, too.
         """
         offset = 0
         for segment in segments(*self._place):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 PARQUET_ROWS_MIN = 1_000
-"""From here on Parquet is smaller than Arrow, a quarter of it where groups are many, and no
+"""Rows from which on Parquet is smaller than Arrow, a quarter of it where groups are many, and no
 slower to write; a few rows take it ten times as long."""
 
 
@@ -24,24 +24,24 @@ class Chunk:
 
     @staticmethod
     def of(frame: pl.DataFrame, starts: pl.Series) -> Chunk:
-        """A chunk of a frame whose rows are of windows that start then."""
+        """Return a chunk of a frame whose rows are of windows with these starts."""
         first_ms, last_ms = starts.min(), starts.max()
         return Chunk(first_ms, last_ms, len(frame), frame, None)  # type: ignore[arg-type]
 
     @staticmethod
     def of_packed(first_ms: int, last_ms: int, rows: int, data: bytes) -> Chunk:
-        """A chunk from what ``data`` gave."""
+        """Return a chunk from what ``data`` gave."""
         return Chunk(first_ms, last_ms, rows, None, data)
 
     def frame(self) -> pl.DataFrame:
-        """The rows."""
+        """Return the rows."""
         if self._frame is not None:
             return self._frame
         assert self._data is not None
         return unpacked(self._data)
 
     def data(self) -> bytes:
-        """The frame as bytes, far smaller than itself: from here on it is kept so."""
+        """Return the frame as bytes, far smaller than itself: from here on it is kept so."""
         if self._data is None:
             assert self._frame is not None
             self._data = packed(self._frame)
@@ -50,7 +50,7 @@ class Chunk:
 
 
 def packed(frame: pl.DataFrame) -> bytes:
-    """A frame as bytes."""
+    """Return a frame as bytes."""
     buffer = io.BytesIO()
     if len(frame) < PARQUET_ROWS_MIN:
         frame.write_ipc_stream(buffer, compression="lz4")
@@ -60,5 +60,5 @@ def packed(frame: pl.DataFrame) -> bytes:
 
 
 def unpacked(data: bytes) -> pl.DataFrame:
-    """The frame that ``packed`` was given."""
+    """Return the frame that ``packed`` was given."""
     return pl.read_parquet(data) if data.startswith(b"PAR1") else pl.read_ipc_stream(data)

@@ -6,11 +6,11 @@ The watermark is that of the row: which events are late, and what every row hold
 never depends on how the stream was cut into batches.
 
 The wall clock decides nothing but when rows are written. When a partition is quiet, its last
-windows are written as final after the delay; should more of their events come all the same,
-they are counted, and the fuller row wins.
+windows are written as final after the delay; if more of their events come all the same, they are
+counted, and the fuller row wins.
 
-    open      windows that the watermark has not passed: one row an event until they are
-              merged, because most rows are grouped once and for all when their window closes
+    open      windows that the watermark has not passed: one row per event until they are
+              merged, because most rows are grouped only once, when their window closes
     closed    groups of windows that can still be corrected, in chunks of whole windows
 """
 
@@ -30,25 +30,25 @@ from streams.tumbling import FRESH, WINDOW, Tumbling
 from streams.window_chunks import Chunk, packed, unpacked
 
 OPEN_ROWS_MAX = 65_536
-"""Unmerged rows are merged when there are more, and twice as many as there are groups."""
+"""Unmerged rows above which they are merged, if there are also twice as many as groups."""
 CLOSED_CHUNKS_MAX = 32
 NO_END_MS = 2**62
 
 
 class WindowSizeError(Exception):
-    """The windows that were kept are of another size; the message says what to do."""
+    """Kept windows that are of another size; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class WindowRows:
-    """What a batch led to."""
+    """Results of a batch."""
 
     rows: pl.DataFrame | None
     """Columns WINDOW, the groups, EVENTS, the sums, VERSION: upserts, in order of writing."""
     late: Int64s
-    """Which rows of the batch's frame came too late to count."""
+    """Indexes of the rows of the batch's frame that came too late to count."""
     watermarks_ms: Int64s
-    """The watermark that each of the late rows met."""
+    """Watermark that each of the late rows met."""
 
 
 NO_ROWS = np.empty(0, dtype=np.int64)
@@ -60,33 +60,34 @@ class WindowState:
 
     spec: Tumbling
     newest_ms: int = NEVER
-    """How far event time has come."""
+    """Event time reached."""
     highest_ms: int = NEVER
-    """The highest event time of any record, which may not be agreed on."""
+    """Highest event time of any record, which may not be agreed on."""
     polled_at_ms: int = NEVER
     """Wall clock of the last poll that had records."""
     written_at_ms: int = NEVER
     """Wall clock when provisional rows were last written."""
     quiet_to_ms: int = NEVER
-    """Windows that end by this were written as final while the partition was quiet."""
+    """Time up to which windows end that were written as final while the partition was quiet."""
     open: list[pl.DataFrame] = field(default_factory=list)
     open_rows: int = 0
     group_rows: int = 0
-    """Groups of the open windows when they were last merged."""
+    """Number of groups of the open windows when they were last merged."""
     merged: bool = True
-    """``open`` is one frame at most, with one row a group."""
+    """True if ``open`` is one frame at most, with one row per group."""
     earliest_end_ms: int = NO_END_MS
     """End of the earliest open window."""
     closed: list[Chunk] = field(default_factory=list)
 
     @property
     def watermark_ms(self) -> int:
-        """No earlier event is expected; NEVER before the first event."""
+        """Return the watermark: no earlier event is expected. NEVER before the first event."""
         return self.newest_ms - self.spec.delay_ms if self.newest_ms != NEVER else NEVER
 
     @property
     def mark_at_ms(self) -> int:
-        """The wall clock before which ``mark`` gives no rows; NO_END_MS where it never does."""
+        """Return the wall clock before which ``mark`` gives no rows; NO_END_MS where it never
+        does."""
         due_ms = NO_END_MS
         if self.open and self.quiet_to_ms < self._last_end_ms():
             size_ms = self.spec.size_ms
@@ -98,12 +99,13 @@ class WindowState:
 
     @property
     def holds(self) -> dict[str, int]:
-        """Open windows and their groups; asked after a snapshot, which has merged them."""
+        """Return the numbers of open windows and groups; ask after a snapshot, which merges
+        them."""
         windows = sum(frame[WINDOW].n_unique() for frame in self.open)
         return {"windows": windows, "groups": sum(map(len, self.open))}
 
     def add(self, frame: pl.DataFrame, polled_at_ms: int, seen: Seen | None = None) -> WindowRows:
-        """Count the events of a batch, and give the rows that are due.
+        """Count the events of a batch, and return the rows that are due.
 
         ``seen`` says how far event time has come with each of them; without it every time is
         believed.
@@ -120,7 +122,8 @@ class WindowState:
         on_time = frame
         reached = seen.reached_ms - spec.delay_ms
         if (times < reached).any():
-            # Some row is behind the watermark that it meets: its window may be passed already.
+            # Some row is behind the watermark that it meets, which may have passed its window
+            # already.
             ends = times // spec.size_ms * spec.size_ms + spec.size_ms
             is_late = ends + spec.lateness_ms <= reached
             is_correction = (ends <= reached) & ~is_late
@@ -147,11 +150,12 @@ class WindowState:
         return WindowRows(_concat(rows), late, watermarks)
 
     def mark(self, polled_at_ms: int, *, end: bool = False) -> pl.DataFrame | None:
-        """The rows that are due as time passes without events, or, at the end, all of them."""
+        """Return the rows that are due as time passes without events or, at the end, all of
+        them."""
         if not self.open:
             return None
         quiet_ms = max(0, polled_at_ms - self.polled_at_ms)
-        # A partition of few records never agrees on a time, and its windows must be final too.
+        # A partition of few records never agrees on a time, and its windows must become final too.
         passed_ms = NO_END_MS if end else self.highest_ms - self.spec.delay_ms + quiet_ms
         if self.earliest_end_ms > passed_ms:
             return _concat(self._write_early(polled_at_ms))
@@ -164,7 +168,7 @@ class WindowState:
         return _concat(rows + self._write_early(polled_at_ms))
 
     def snapshot(self) -> bytes:
-        """The state as bytes; ``restore`` takes it back."""
+        """Return the state as bytes; ``restore`` takes it back."""
         open_data = packed(self._merge()) if self.open else b""
         header = np.array(
             [
@@ -188,7 +192,8 @@ class WindowState:
 
     @staticmethod
     def restore(spec: Tumbling, snapshot: bytes) -> WindowState:
-        """The state that ``snapshot`` gave. Raises WindowSizeError for windows of another size."""
+        """Return the state that ``snapshot`` gave. Raises WindowSizeError for windows of another
+        size."""
         reader = io.BytesIO(snapshot)
 
         def numbers(count: int) -> list[int]:
@@ -234,7 +239,7 @@ class WindowState:
         self.quiet_to_ms = min(self.quiet_to_ms, earliest_end_ms - 1)
 
     def _merge(self) -> pl.DataFrame:
-        """The open windows, with one row a group from here on. There must be some."""
+        """Return the open windows, from here on with one row per group. There must be a window."""
         if not self.merged:
             self.open = [self.spec.grouped(pl.concat(self.open, rechunk=True))]
             self.open_rows = self.group_rows = len(self.open[0])
@@ -242,14 +247,14 @@ class WindowState:
         return self.open[0]
 
     def _close(self, watermark_ms: int) -> list[pl.DataFrame]:
-        """Move the windows that the watermark has passed to the closed ones; their rows."""
+        """Move the windows that the watermark has passed to the closed ones; return their rows."""
         if self.earliest_end_ms > watermark_ms:
             return []
         last_start_ms = watermark_ms - self.spec.size_ms
         passed, opened = zip(*(_split(frame, last_start_ms) for frame in self.open), strict=True)
         closing = pl.concat(passed, rechunk=True)
         closing = closing.drop(FRESH) if self.merged else self.spec.grouped(closing, fresh=False)
-        # There is none where the newest event is of those that are not counted.
+        # No window is left where the newest event is one that is not counted.
         self.open = [frame for frame in opened if len(frame)]
         self.open_rows = sum(map(len, self.open))
         starts = [int(frame[WINDOW].to_numpy().min()) for frame in self.open]
@@ -261,7 +266,7 @@ class WindowState:
         return [self.spec.versioned(closing, FINAL)]
 
     def _compact(self) -> None:
-        """Put the smaller chunks together; windows never span chunks, so nothing is merged."""
+        """Join the smaller chunks; windows never span chunks, so no groups are merged."""
         by_size = sorted(self.closed, key=lambda chunk: chunk.rows)
         small, large = by_size[: -CLOSED_CHUNKS_MAX // 4], by_size[-CLOSED_CHUNKS_MAX // 4 :]
         self.closed = [
@@ -270,7 +275,7 @@ class WindowState:
         ]
 
     def _correct(self, events: pl.DataFrame) -> pl.DataFrame:
-        """Count events of closed windows, and give the rows that they change."""
+        """Count events of closed windows, and return the rows that they change."""
         groups = self.spec.grouped(events)
         revised: list[pl.DataFrame] = []
         for index, chunk in enumerate(self.closed):
@@ -304,7 +309,7 @@ class WindowState:
             self.closed = [chunk for chunk in self.closed if chunk.last_ms > gone_ms]
 
     def _write_early(self, polled_at_ms: int) -> list[pl.DataFrame]:
-        """Provisional rows of what has changed, if it is time for them."""
+        """Return provisional rows of what has changed, if it is time for them."""
         if polled_at_ms - self.written_at_ms < self.spec.write_every_ms:
             return []
         self.written_at_ms = polled_at_ms
@@ -326,11 +331,11 @@ def _chunk(frame: pl.DataFrame) -> Chunk:
 
 
 def _split(frame: pl.DataFrame, last_start_ms: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The rows of windows that start by ``last_start_ms``, and the others."""
+    """Return (the rows of windows that start by ``last_start_ms``, the others)."""
     is_before = frame[WINDOW].to_numpy() <= last_start_ms
     count = int(np.count_nonzero(is_before))
     if is_before[:count].all():
-        # So are most streams: in order. Nothing is copied.
+        # Most streams are in order. Nothing is copied.
         return frame.head(count), frame.tail(len(frame) - count)
     return where(frame, is_before), where(frame, ~is_before)
 

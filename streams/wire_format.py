@@ -1,7 +1,7 @@
-"""The values of Kafka's records, as they lie there, made into the lines of a poll.
+"""Make the values of Kafka's records, as they are stored there, into the lines of a poll.
 
 PLAIN       a value is JSON
-CONFLUENT   before it stand a zero byte and the four bytes of a schema's id, which Confluent's
+CONFLUENT   before it are a zero byte and the four bytes of a schema's id, which Confluent's
             serializers write
 """
 
@@ -15,7 +15,7 @@ HEAD_BYTES = 5
 
 
 def is_confluent(record: bytes) -> bool:
-    """Return true for a record in Confluent's wire format; no JSON begins with a zero byte."""
+    """Return True for a record in Confluent's wire format; no JSON begins with a zero byte."""
     return len(record) > HEAD_BYTES and record[0] == 0
 
 
@@ -30,9 +30,9 @@ def wire_format_reason(record: bytes) -> str:
 
 
 def lines_of(values: Sequence[bytes | None], wire_format: str) -> tuple[bytes, list[int]]:
-    """Return a line per value, and the places of the tombstones, which have no value.
+    """Return a line per value, and the indexes of the tombstones, which have no value.
 
-    With CONFLUENT the head is left out; a value without one stays as it is.
+    With CONFLUENT the head is left out; a value without a head stays as it is.
     """
     if wire_format == CONFLUENT:
         values = [

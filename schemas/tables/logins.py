@@ -1,4 +1,4 @@
-"""``failed_login``: each login that failed, and how many of a user in each minute."""
+"""``failed_login``: each failed login, and the number of a user's in each minute."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ FAILED_LOGIN = raw_table(
 )
 FAILED_LOGIN_VIEW = raw_view(FAILED_LOGIN)
 
-# Failures are few: to count them when somebody asks is cheaper than to keep counts, and it is
-# never too late for one.
+# Failures are few: counting them at a query is cheaper than keeping counts, and no failure is too
+# late for it.
 FAILED_PER_MINUTE_VIEW = View(
     name="failed_logins_per_minute",
     select="""

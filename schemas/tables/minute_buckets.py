@@ -1,6 +1,6 @@
 """``minute_buckets``: count and revenue of every group in each minute, in ClickHouse.
 
-``minute_buckets_rows`` holds one row a (minute, group, topic partition); the view
+``minute_buckets_rows`` holds one row per (minute, group, topic partition); the view
 ``minute_buckets`` sums the partitions and gives each row once.
 """
 

@@ -1,5 +1,7 @@
-"""Which products were looked at, by whom: ``product_user_views_rows`` holds one row a (minute,
-source topic, product, user, topic partition), from which both views follow.
+"""Views of products by users.
+
+``product_user_views_rows`` holds one row per (minute, source topic, product, user, topic
+partition), from which both views follow.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What tables of rows that stand for one record each have in common.
+"""Raw tables, in which each row stands for one record.
 
-Such a row is known by where its record stands in its topic: written again, it is the same row.
+Such a row is identified by its record's place in the topic: written again, it is the same row.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ RECORD = {**PLACE, OFFSET: "UInt64"}
 
 
 def raw_table(name: str, columns: Mapping[str, str], by: Sequence[str], *, time: str) -> Table:
-    """A table of raw rows, sorted for those who ask by ``by``; ``time`` must be one of them."""
+    """Return a table of raw rows, sorted for queries by ``by``; ``time`` must be one of them."""
     return Table(
         name=f"{name}_rows",
         columns={**columns, **RECORD, "version": "UInt64"},
@@ -25,7 +25,7 @@ def raw_table(name: str, columns: Mapping[str, str], by: Sequence[str], *, time:
 
 
 def raw_view(table: Table, *, condition: str = "") -> View:
-    """Each row of a raw table once, under the table's own name and without its housekeeping."""
+    """Return a view of each row once, under the table's own name and without its housekeeping."""
     names = [name for name in table.columns if name not in (*RECORD, table.version)]
     where = f" WHERE {condition}" if condition else ""
     return View(

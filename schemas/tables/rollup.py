@@ -9,7 +9,7 @@ from sqlalchemy import Table
 
 @dataclass(frozen=True, slots=True)
 class Rollup:
-    """``total`` is ``partial`` summed over topics and their partitions.
+    """A pair of tables: ``total`` is ``partial`` summed over topics and their partitions.
 
     ``partial`` has the columns ``key``, ``topic``, ``topic_partition``, ``sums`` and ``version``;
     ``total`` the same without topic and partition.
@@ -18,10 +18,10 @@ class Rollup:
     partial: Table
     total: Table
     key: tuple[str, ...]
-    """The window's start first."""
+    """Columns of the key, the window's start first."""
     sums: tuple[str, ...]
-    """The number of events first."""
+    """Columns that are summed, the number of events first."""
     to_announce: Table | None = None
-    """``key`` and ``write_id`` of the totals whose notice was not sent yet."""
+    """Table of the ``key`` and ``write_id`` of the totals whose notice was not sent yet."""
     newest: Table | None = None
-    """By topic and partition the newest APPENDED of all rows that were written."""
+    """Table of the newest APPENDED of all rows that were written, by topic and partition."""

@@ -1,5 +1,4 @@
-"""``service_health``: how many requests each service served in a minute, how many failed, and
-how long they took there.
+"""``service_health``: requests of each service per minute, failures and durations.
 
 ``service_health_rows`` keeps every duration of a (minute, server, operation, topic partition), so
 that percentiles over all partitions are durations that were measured. A percentile p of n
@@ -11,13 +10,13 @@ TRAILING_REQUESTS_MIN requests.
 
 errors    at least ERRORS_MIN, and their share is more than STANDARD_ERRORS standard errors
           sqrt(r * (1 - r) / requests) above r, which is (errors + 1) / (requests + 2) of the
-          trailing hour. Failures come in clumps (somebody types a password wrong again and
-          again): three standard errors would find many a minute like all others.
-latency   p50 is at least LATENCY_FACTOR times what is usual: the median (by rank) of the p50 of
-          the trailing hour's minutes, or LATENCY_MIN_MS if that is more. A few slow requests
-          move p95 of a minute with few; half of all being slow is no accident.
+          trailing hour. Failures come in clumps (somebody types a wrong password several
+          times): three standard errors would find many ordinary minutes.
+latency   p50 is at least LATENCY_FACTOR times the usual one: the median (by rank) of the p50 of
+          the trailing hour's minutes, or LATENCY_MIN_MS if that is more. In a minute with few
+          requests a few slow ones move p95; half of all being slow is no accident.
 
-``value`` is the share of errors, or p50 in ms, and ``expected`` is r, or what is usual.
+``value`` is the share of errors, or p50 in ms, and ``expected`` is r, or the usual p50.
 """
 
 from __future__ import annotations
@@ -67,10 +66,12 @@ VIEW = View(
 
 
 def anomalies_in(source: str) -> str:
-    """Return the query of anomalies among the minutes of the view ``service_health``, or of a
-    query that gives some of its rows."""
-    # Shares and roots are compared as whole numbers: which minutes stand out is then the same
-    # wherever it is worked out.
+    """Return the query of anomalies in ``source``.
+
+    ``source`` is the view ``service_health``, or a query that gives some of its rows.
+    """
+    # Shares and roots are compared as whole numbers, so that the same minutes stand out wherever
+    # the query runs.
     return f"""
         WITH
             toInt256(errors) * (before + 2) - toInt256(requests) * failed AS above,

@@ -1,7 +1,8 @@
-"""Who was online: logins, users by minute, and how long each stayed.
+"""Users online: logins, users by minute, and sessions.
 
-``online_users_per_minute_rows`` has a row a (minute, topic partition), also one that says
-nobody; ``sessions_rows`` those of platform_logs and of shop_events, each with its own reasons.
+``online_users_per_minute_rows`` has one row per (minute, topic partition), also where nobody was
+online. ``sessions_rows`` has the sessions of platform_logs and of shop_events, each with its own
+reasons.
 """
 
 from __future__ import annotations

@@ -1,24 +1,24 @@
-"""``shop_events``: a table a kind of event, and the views that answer the usual questions.
+"""``shop_events``: a table per kind of event, and the views that answer the usual questions.
 
 ``shop_page_visit``, ``shop_searching``, ...   each event of a kind once: ``time``, ``user_id``,
                                                then the fields of the kind
-``shop_events_rows``              how many events there are of each kind that there is
-``shop_funnel_by_hour``           how many users visited a page (PageVisit), then searched, then
-                                  added to the cart, then ordered in an hour of event time: a
-                                  user counts for a step who did it after the steps before it,
-                                  in the same hour, and once per step and hour
+``shop_events_rows``              by kind that occurs: number of events
+``shop_funnel_by_hour``           by hour of event time: users who visited a page (PageVisit), then
+                                  searched, then added to the cart, then ordered. A user counts
+                                  for a step after the steps before it in the same hour, and
+                                  once per step and hour
 ``shop_searches_without_visit``   by query: searches after which their user visited no page from
                                   the search itself to VISIT_WITHIN_S later, both included
 ``shop_compared_pairs``           by pair of items, the smaller id first, and comparison type
 ``shop_returns_by_reason``        by reason and item
-``shop_campaign_sales``           by sale: participations, and of how many items and users
-``shop_coupon_orders``            by coupon: on how many orders it was used
-``shop_support_load``             by hour and way of contact: contacts, and of how many users
-``shop_registrations_by_hour``    registrations
-``shop_logins_by_hour``           by hour and login type: logins, and of how many users
+``shop_campaign_sales``           by sale: participations, items and users
+``shop_coupon_orders``            by coupon: number of orders that it was used on
+``shop_support_load``             by hour and way of contact: contacts and users
+``shop_registrations_by_hour``    by hour: registrations
+``shop_logins_by_hour``           by hour and login type: logins and users
 
-Codes are told by name in what is counted by them, and are numbers in the tables. An hour, a
-query, a pair without any event has no row.
+Views that count by a code show its name; in the tables codes are numbers. An hour, a query or a
+pair without any event has no row.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from schemas.tables.clickhouse import Table, View
 from schemas.tables.raw import raw_table, raw_view
 
 VISIT_WITHIN_S: Final = 300
-"""A page that is visited later than this after a search is none that the search led to."""
+"""Seconds after a search within which a visited page counts as found by it."""
 
 _TYPES = {"int": "Int64", "double": "Float64", "text": "String", "code": "UInt8"}
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")
 
 
 def view_name(kind: str) -> str:
-    """``PageVisit`` is ``shop_page_visit``."""
+    """Return the view's name of a kind: ``shop_page_visit`` for ``PageVisit``."""
     return f"shop_{_WORD.sub('_', kind).lower()}"
 
 
@@ -57,7 +57,7 @@ def _column_type(field: Field) -> str:
 
 
 def table_of(kind: Kind) -> Table:
-    """The table of a kind."""
+    """Return the table of a kind."""
     fields = {field.name: _column_type(field) for field in kind.fields}
     return raw_table(
         view_name(kind.name),
@@ -70,13 +70,14 @@ def table_of(kind: Kind) -> Table:
 TABLES: Final[dict[str, Table]] = {
     name: table_of(kind) for name, kind in SCHEMA.kinds.items()
 }  # fmt: skip
-"""By kind."""
+"""Tables by kind."""
 VIEWS: Final[dict[str, View]] = {name: raw_view(table) for name, table in TABLES.items()}
-"""Each event of a kind once."""
+"""Views by kind, with each event once."""
 
 
 def named(column: str, codes: Mapping[int, str]) -> str:
-    """A code by its name; by itself where it is of a later version than this view."""
+    """Return SQL for a code's name, or for its number where it is of a later version than this
+    view."""
     names = ", ".join(f"'{name}'" for name in codes.values())
     return f"transform({column}, {list(codes)}, [{names}], toString({column}))"
 
@@ -122,7 +123,7 @@ FUNNEL_VIEW = View(
 
 SEARCHES_VIEW = View(
     name="shop_searches_without_visit",
-    # Of each search the first visit that is not before it decides.
+    # For each search the first visit that is not before it decides.
     select=f"""
         SELECT query, count() AS searches
         FROM shop_searching AS s

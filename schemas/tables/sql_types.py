@@ -12,8 +12,8 @@ from sqlalchemy.types import TypeEngine
 class UtcTime(TypeDecorator[datetime]):
     """An aware moment, read back in UTC.
 
-    PostgreSQL: TIMESTAMP WITH TIME ZONE. SQLite: text as ``sql_time`` gives, which sorts, and
-    which is compared as in PostgreSQL: ``start_event_time = '2019-10-01 00:00:05'``.
+    PostgreSQL has TIMESTAMP WITH TIME ZONE. SQLite has text as ``sql_time`` gives it, which sorts,
+    and which is compared as in PostgreSQL: ``start_event_time = '2019-10-01 00:00:05'``.
     """
 
     impl = DateTime(timezone=True)
@@ -42,7 +42,7 @@ class UtcTime(TypeDecorator[datetime]):
 
 
 def sql_time(moment: datetime) -> str:
-    """``2019-10-01 00:00:05``, or ``2019-10-01 00:00:05.250`` where there is a fraction."""
+    """Return ``2019-10-01 00:00:05``, or ``2019-10-01 00:00:05.250`` where there is a fraction."""
     utc = moment.astimezone(UTC)
     fraction = f".{utc.microsecond:06d}" if utc.microsecond else ""
     return f"{utc:%Y-%m-%d %H:%M:%S}{fraction.removesuffix('000')}"

@@ -1,10 +1,10 @@
 """``events``: the metrics of a shop in each window, in PostgreSQL (or SQLite).
 
-``events_by_partition`` holds what each topic partition saw of a window; the sink sums it into
-``events`` (one row a window, corrected in place) within the transaction that wrote it.
+``events_by_partition`` holds each topic partition's part of a window; the sink sums it into
+``events`` (one row per window, corrected in place) within the transaction that wrote it.
 ``events_to_announce`` names the rows of ``events`` whose notice was not sent yet: it is written
 in that transaction too, so that a crash between the row and its notice loses neither.
-``events_newest`` says by topic partition how new the records are that stand in these tables.
+``events_newest`` says by topic partition how new the records in these tables are.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""``request_trace`` and ``user_trace``: every record of platform_logs, by request and by user;
-``request_summary``: what became of each request, the newest where an id was used again. What
-makes steps one request is said in ``flows._request_lives``.
+"""Traces and request summaries.
+
+``request_trace`` and ``user_trace`` have every record of platform_logs, by request and by user.
+``request_summary`` has the outcome of each request, the newest where an id was used again.
+``flows._request_lives`` says which steps make one request.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ REQUEST_TRACE = raw_table(
         "server": _NAME,
         "log": _NAME,
         "user_id": "String",
-        # Empty where the record has none.
+        # Empty where the record has no status.
         "status": _NAME,
         "error": "String",
         "failed": "Bool",
@@ -55,7 +57,7 @@ REQUEST_SUMMARY = Table(
         "servers": "Array(String)",
         "operation": _NAME,
         "outcome": _NAME,
-        # "Server.Action" of the first step that is not there; empty where none is missing.
+        # "Server.Action" of the first missing step; empty where no step is missing.
         "missing": _NAME,
         **PLACE,
         "version": "UInt64",

@@ -1,8 +1,8 @@
-"""Profiles in Aerospike: one record a cookie, in it an ordered map of VIEWs and one of BUYs.
+"""Profiles in Aerospike: one record per cookie, with an ordered map of VIEWs and one of BUYs.
 
-Delivery    one operate a cookie and put adds its tags and trims its maps: atomic, and putting
+Delivery    one operate per cookie and put adds its tags and trims its maps: atomic, and putting
             again changes nothing; no tag is read to be written back
-Durability  as AEROSPIKE_COMMIT_LEVEL asks: in all replicas, or in the master alone
+Durability  as AEROSPIKE_COMMIT_LEVEL asks: in all replicas, or only in the master
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sinks._aerospike_recent import KEEP_S
 from sinks.profiles.frames import checked, newest
 
 SUFFIXES = ("_v", "_b")
-"""Of the bins of VIEWs and of BUYs."""
+"""Suffixes of the bins of VIEWs and of BUYs."""
 REMEDIES = Remedies(
     too_big="lower NUM_TAGS_TO_KEEP",
     other_kind="set AEROSPIKE_PROFILES_BIN or AEROSPIKE_PROFILES_NAMESPACE to another name",
@@ -72,9 +72,12 @@ class AerospikeProfiles:
         others: Sequence[Host] = (),
         connect: Connect = aerospike.client,
     ) -> None:
-        """``timeout_ms`` bounds each attempt to connect, read or write a batch; for ``keep_s``
-        what was written may be lost with a node. ``others``: nodes that are asked for the cluster
-        where the first does not answer."""
+        """Take the server's address; the first use connects.
+
+        ``timeout_ms`` bounds each attempt to connect, read or write a batch. What was written may
+        be lost with a node for ``keep_s``. ``others`` are nodes that are asked for the cluster
+        where the first does not answer.
+        """
         self._server = AerospikeServer(
             host,
             port,
@@ -97,25 +100,25 @@ class AerospikeProfiles:
         self._keep = keep
 
     def put(self, tags: pl.DataFrame) -> None:
-        """See ProfileStore."""
+        """Add tags; see ProfileStore."""
         self._server.write(self._kept(tags))
 
     def recent(self) -> list[pl.DataFrame]:
-        """See ProfileStore."""
+        """Return the tags that may still be lost; see ProfileStore."""
         return self._server.recent()
 
     def restore(self, tags: pl.DataFrame) -> None:
-        """See ProfileStore."""
+        """Put an earlier process's recent tags soon; see ProfileStore."""
         self._server.restore(self._kept(tags))
 
     def settle(self) -> None:
-        """See ProfileStore."""
+        """Wait until no tag can be lost any more; see ProfileStore."""
         self._server.settle()
 
     def get(
         self, cookie: str, from_ms: int, to_ms: int, limit: int
     ) -> tuple[list[bytes], list[bytes]]:
-        """See ProfileStore."""
+        """Return (views, buys) of a cookie; see ProfileStore."""
         lists = [
             map_operations.map_get_by_key_range(
                 name,
@@ -128,7 +131,7 @@ class AerospikeProfiles:
         try:
             key = self._record_key(cookie)
         except UnicodeEncodeError:
-            # Half of a surrogate pair: no cookie that was sent can have it.
+            # The text has half of a surrogate pair, which no cookie that was sent can have.
             return [], []
         found = self._server.operate(key, lists)
         if found is None:
@@ -137,7 +140,7 @@ class AerospikeProfiles:
         return views, buys
 
     def close(self) -> None:
-        """See ProfileStore."""
+        """Release the connection; see ProfileStore."""
         self._server.close()
 
     def _kept(self, tags: pl.DataFrame) -> pl.DataFrame:
@@ -155,12 +158,13 @@ class AerospikeProfiles:
 
     def _record_key(self, cookie: str) -> RecordKey:
         encoded = cookie.encode()
-        # Texts end at a NUL in the client, so that two cookies would be one.
+        # In the client a text ends at a NUL, which would make two cookies one.
         return self._namespace, self._set, bytearray(encoded) if b"\0" in encoded else cookie
 
 
 def bin_names(bin_name: str) -> tuple[str, str]:
-    """The bins of VIEWs and of BUYs; a long name is cut, between characters, so that both fit."""
+    """Return the bins of VIEWs and of BUYs; a long name is cut, between characters, so that both
+    fit."""
     stem = bin_name.encode()[: BIN_NAME_MAX - len(SUFFIXES[0])].decode(errors="ignore")
     return stem + SUFFIXES[0], stem + SUFFIXES[1]
 
@@ -181,7 +185,7 @@ def key_without_topic(key: bytes) -> bytes:
 
 
 def by_cookie(tags: pl.DataFrame) -> Iterator[CookieTags]:
-    """The tags of each cookie, from tags sorted by cookie."""
+    """Yield the tags of each cookie, from tags sorted by cookie."""
     current: CookieTags | None = None
     for cookie, action, time_ms, topic, partition, offset, tag in tags.iter_rows():
         if current is None or current.cookie != cookie:
@@ -195,7 +199,7 @@ def by_cookie(tags: pl.DataFrame) -> Iterator[CookieTags]:
 
 
 def operations(tags: CookieTags, bins: tuple[str, str], keep: int) -> list[dict[str, Any]]:
-    """What one record is asked: add the tags of each kind, then keep the last ``keep``.
+    """Return one record's operations: add the tags of each kind, then keep the last ``keep``.
 
     A tag that was written before topics were part of its key is replaced.
     """
@@ -214,7 +218,7 @@ def operations(tags: CookieTags, bins: tuple[str, str], keep: int) -> list[dict[
 
 @lru_cache
 def _trim(name: str, keep: int) -> dict[str, Any]:
-    # All but the last by key; by name, for other helpers order these otherwise.
+    # All but the last by key are removed. Arguments by name: other helpers order them otherwise.
     operation: dict[str, Any] = map_operations.map_remove_by_index_range(
         bin_name=name,
         index_start=-keep,
@@ -226,17 +230,18 @@ def _trim(name: str, keep: int) -> dict[str, Any]:
 
 
 def name_of(cookie: str) -> str:
-    """A profile, in an error; a long cookie is cut."""
+    """Return the name of a profile in an error; a long cookie is cut."""
     return f"cookie {cookie[:60]!r}"
 
 
 def why_not_written(record: BatchRecord, cookie: str, about: str) -> str | None:
-    """None where it was, why where it may be tried again. Raises SinkRefusedError."""
+    """Return None if it was written, or why it may be tried again. Raises SinkRefusedError."""
     return _aerospike_answers.why_not_written(record, name_of(cookie), about, REMEDIES)
 
 
 def newest_of(found: object, limit: int) -> list[bytes]:
-    """The tags of a map, newest first; ``found`` is its keys and values one after the other."""
+    """Return the tags of a map, newest first; ``found`` is its keys and values one after the
+    other."""
     if not found:
         return []
     if isinstance(found, dict):

@@ -1,4 +1,4 @@
-"""The frame of tags that a profile store is given."""
+"""The frame of tags for a profile store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KINDS = (pl.String, pl.String, pl.Int64, pl.String, pl.Int64, pl.Int64, pl.Bina
 
 
 def checked(tags: pl.DataFrame) -> pl.DataFrame:
-    """The tags by cookie, action and ORDER. Raises SinkRefusedError for another shape."""
+    """Return the tags by cookie, action and ORDER. Raises SinkRefusedError for another shape."""
     if set(tags.columns) - {APPENDED} != set(COLUMNS):
         raise SinkRefusedError(f"profiles take the columns {COLUMNS}, not {tuple(tags.columns)}")
     for name, kind in zip(COLUMNS, _KINDS, strict=True):
@@ -33,7 +33,8 @@ def checked(tags: pl.DataFrame) -> pl.DataFrame:
 
 
 def newest(tags: pl.DataFrame, keep: int) -> pl.DataFrame:
-    """Of each cookie's tags of one action the last ``keep`` of sorted tags: others cannot stay."""
+    """Keep the last ``keep`` sorted tags per cookie and action: the store would not keep
+    others."""
     if len(tags) <= keep:
         return tags
     place = pl.int_range(pl.len(), 0, -1).over(pl.struct("cookie", "action").rle_id())

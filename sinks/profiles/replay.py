@@ -1,4 +1,4 @@
-"""The profile store as the target of a replay: each tag replaces itself, nothing is versioned."""
+"""The profile store as the target of a replay: each tag replaces itself, without versions."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class ProfileReplay(Unshadowed):
     sums: tuple[str, ...] = ("tags",)
 
     def __init__(self, store: ProfileStore, keep: int) -> None:
-        """``keep``: how many tags of a kind a profile holds at most."""
+        """Take the store, and the most tags of a kind that a profile holds, ``keep``."""
         self._store = store
         self._keep = keep
 
     def newest_generation(self) -> int:
-        """Always 0."""
+        """Return 0: profiles have no generations."""
         return 0
 
     def write(self, frames: Sequence[pl.DataFrame], *, shadow: bool) -> None:
@@ -35,19 +35,20 @@ class ProfileReplay(Unshadowed):
             self._store.put(pl.concat(frames))
 
     def remove_older(self, spans: Sequence[Span], generation: int, *, shadow: bool) -> int:
-        """Nothing: a tag of the topic stays a tag. Return when what was written is durable."""
+        """Remove nothing, as a tag of the topic stays a tag; return when all writes are
+        durable."""
         self._store.settle()
         return 0
 
     def partitions(self, from_ms: int, to_ms: int) -> Mapping[tuple[str, int], int]:
-        """Nothing: a profile does not tell of which partition its tags are."""
+        """Return nothing: a profile does not say from which partition its tags are."""
         return {}
 
     def missing(self, tags: pl.DataFrame) -> Iterator[tuple[int, str, str]]:
-        """(time in ms, cookie, kind) of each tag that should stand in a profile and does not.
+        """Yield (time in ms, cookie, kind) of each tag that a profile should have and lacks.
 
-        ``tags`` are those of a range of event time, columns as ``schemas.profiles.COLUMNS``. A
-        tag need not stand where as many newer ones do as a profile holds.
+        ``tags`` are those of a range of event time, columns as ``schemas.profiles.COLUMNS``. A tag
+        may be missing where the profile is full of newer ones.
         """
         ordered = tags.unique(_KEY).sort(_KEY, descending=[False, False, *[True] * len(ORDER)])
         rows = ordered.select("cookie", "action", "time_ms", "tag").iter_rows()
@@ -66,7 +67,7 @@ class ProfileReplay(Unshadowed):
                     yield time_ms, cookie, action
 
     def _oldest_ms(self, cookie: str, action: str) -> int:
-        """The event time of the oldest tag of a full profile."""
+        """Return the event time of the oldest tag of a full profile."""
         low, high = 0, _EVER_MS
         while high - low > 1:
             middle = (low + high) // 2

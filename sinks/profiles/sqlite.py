@@ -26,20 +26,23 @@ from sinks.retry import Backoff, call_with_retry
 T = TypeVar("T")
 
 BUSY_S = 5.0
-"""One wait for another process's put; it is tried again until the whole time is over."""
+"""Longest single wait in seconds for another process's put; it is repeated until the whole time is
+over."""
 IDLE_CONNECTIONS_MAX = 8
-"""Held open for readers; one is for the writer."""
+"""Most connections held open for readers; the writer has one of its own."""
 WRITER_CACHE_KIB = 32_768
 READER_CACHE_KIB = 4_096
 WAL_PAGES = 8_000
-"""The log is folded into the file when it has 32 MB: folding is the dearest part of a put."""
+"""Pages (32 MB) of the log at which it is folded into the file: folding is the dearest part of a
+put."""
 LAYOUT = 2
-"""Of the tables; another number is the file of another version."""
+"""Number of the tables' layout; a file with another number is of another version."""
 _LAYOUT_WITHOUT_TOPICS = 1
 
 _ORDER = ", ".join(ORDER)
 _NEWEST_FIRST = ", ".join(f"{name} DESC" for name in ORDER)
-# Tags stand in the order they came, which writes whole pages; only the narrow index is random.
+# Tags are stored in the order they came, which writes whole pages; only the narrow index is
+# random.
 _CREATE = (
     "CREATE TABLE IF NOT EXISTS tags (cookie TEXT NOT NULL, buy INTEGER NOT NULL,"
     " time_ms INTEGER NOT NULL, topic TEXT NOT NULL, topic_partition INTEGER NOT NULL,"
@@ -48,7 +51,7 @@ _CREATE = (
     f"PRAGMA user_version = {LAYOUT}",
 )
 _MOVE = (
-    # The name is quoted, for no value can be bound in a statement that changes a table.
+    # The name is quoted, because no value can be bound in a statement that changes a table.
     "ALTER TABLE tags ADD COLUMN topic TEXT NOT NULL DEFAULT {topic}",
     "DROP INDEX tags_of_cookie",
     *_CREATE[1:],
@@ -67,7 +70,7 @@ _INT64_MAX = 2**63 - 1
 
 
 class SqliteProfiles:
-    """A ProfileStore on a file, which is made at the first use, and its folder."""
+    """A ProfileStore on a file; the first use makes the file and its folder."""
 
     def __init__(
         self,
@@ -85,7 +88,7 @@ class SqliteProfiles:
         self._writer: deque[sqlite3.Connection] = deque(maxlen=1)
 
     def put(self, tags: pl.DataFrame) -> None:
-        """See ProfileStore."""
+        """Add tags; see ProfileStore."""
         if tags.is_empty():
             return
         rows = newest(checked(tags), self._keep).with_columns(
@@ -114,7 +117,7 @@ class SqliteProfiles:
     def get(
         self, cookie: str, from_ms: int, to_ms: int, limit: int
     ) -> tuple[list[bytes], list[bytes]]:
-        """See ProfileStore."""
+        """Return (views, buys) of a cookie; see ProfileStore."""
         bounds = (max(from_ms, 0), min(to_ms, _INT64_MAX), max(limit, 0))
 
         def get(connection: sqlite3.Connection) -> tuple[list[bytes], list[bytes]]:
@@ -127,13 +130,13 @@ class SqliteProfiles:
         except sqlite3.Error as error:
             raise self._sink_error(error) from error
         except UnicodeEncodeError:
-            # Half of a surrogate pair: no cookie that was sent can have it.
+            # The text has half of a surrogate pair, which no cookie that was sent can have.
             return [], []
 
     def move(self, topic: str) -> int | None:
-        """Say in the tags of a file of before that they are of ``topic``; how many there are.
+        """Give the tags of a file in its earlier layout their ``topic``; return their number.
 
-        None where there is no such file. Raises SinkError.
+        Returns None where there is no such file. Raises SinkError.
         """
         if not self._path.exists():
             return None
@@ -158,18 +161,18 @@ class SqliteProfiles:
             raise self._sink_error(error) from error
 
     def recent(self) -> list[pl.DataFrame]:
-        """None: what was put is in the file."""
+        """Return nothing: all tags are in the file."""
         return []
 
     def restore(self, tags: pl.DataFrame) -> None:
-        """See ProfileStore."""
+        """Put the tags; see ProfileStore."""
         self.put(tags)
 
     def settle(self) -> None:
-        """Nothing is left to wait for."""
+        """Do nothing: there is nothing to wait for."""
 
     def close(self) -> None:
-        """See ProfileStore."""
+        """Close the connections; see ProfileStore."""
         for idle in (self._readers, self._writer):
             while idle:
                 idle.pop().close()
@@ -180,7 +183,7 @@ class SqliteProfiles:
         cache_kib: int,
         work: Callable[[sqlite3.Connection], T],
     ) -> T:
-        """Do ``work`` with a connection of one's own: an idle one, or a new one."""
+        """Do ``work`` with a connection that nobody else uses: an idle one, or a new one."""
         try:
             connection = idle.pop()
         except IndexError:
@@ -248,7 +251,7 @@ def _layout(connection: sqlite3.Connection) -> int:
 
 
 def _turn_wal_on(connection: sqlite3.Connection, wait_s: float) -> None:
-    # Its busy timeout does not cover this change, which needs the file for itself.
+    # SQLite's busy timeout does not cover this change, which needs the file for itself.
     deadline = time.monotonic() + wait_s
     while True:
         try:
