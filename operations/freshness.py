@@ -36,7 +36,7 @@ SEEN_WITHIN_S = 6.0
 """A store that shows nothing new for so long is asked again in its next turn, unless a record is
 known that it should show."""
 QUIET_MS = 60_000
-"""A store whose newest record is older is not waited for: FlowBehind tells of one so far behind."""
+"""A store whose newest record is older is not waited for: FlowBehind tells of such a flow."""
 
 
 class Store(Protocol):
