@@ -73,7 +73,10 @@ def _health() -> list[Panel]:
         number(
             "Restarts, 1 h",
             "Starts of the flow's workers within an hour, after their first one.",
-            PromQL(f"sum(increase({of('footfall_worker_starts_total')}[1h]))"),
+            PromQL(
+                "sum(max by (worker) "
+                f"(increase({of('footfall_worker_starts_observed_total')}[1h])))"
+            ),
             decimals=0,
             steps={1: ORANGE, 4: RED},
             runbook="RestartLoop",
