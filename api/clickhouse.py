@@ -41,7 +41,8 @@ class ClickHouse:
         """Prepare requests to the server at ``url``.
 
         Where the URL names no user and the embedded server of ``home`` listens there, requests
-        carry that server's password."""
+        carry that server's password.
+        """
         try:
             address = clickhouse_address(url)
             tls = address.tls()

@@ -283,8 +283,7 @@ _decode_letter = msgspec.json.Decoder(DeadLetter).decode
 
 
 def offered_cookies(tags: Sequence[bytes]) -> list[str]:
-    """Return the cookies with the most tags, of equals the newest first. Tags come newest
-    first."""
+    """Return the cookies with the most tags, of equals the newest; tags come newest first."""
     seen: Counter[str] = Counter()
     for tag in tags:
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -91,7 +91,8 @@ def failures_of(requests: Rows, steps: Rows) -> list[FailedRequest]:
 def sessions_of(source: str, until: Mapping[str, int], rows: Rows) -> Sessions | None:
     """Return one source's sessions, None where there are none.
 
-    ``rows`` are (is the total, reason, shortest length in s, sessions, median in s)."""
+    ``rows`` are (is the total, reason, shortest length in s, sessions, median in s).
+    """
     lengths: dict[str, list[int]] = {}
     median_s, sessions = 0.0, 0
     for total, ended_by, least_s, count, median in rows:

@@ -57,7 +57,8 @@ def range_ms(last: Mapping[str, int]) -> tuple[int, int]:
 def minutes_between(found: Collection[int], now_ms: int) -> list[int]:
     """Return every minute from the first of these to the last, in ms.
 
-    Where ``now_ms`` is more than STILL_MS later, no more rows are to come: go on to it."""
+    Where ``now_ms`` is more than STILL_MS later, no more rows are to come: go on to it.
+    """
     if not found:
         return []
     last_ms = max(found) if now_ms - max(found) <= STILL_MS else now_ms

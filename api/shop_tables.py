@@ -107,8 +107,7 @@ class ShopTables:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take functions that give the watermarks of a topic and of a flow, None before any
-        read."""
+        """Take functions that give a topic's and a flow's watermark, None before any read."""
         self._flow_watermark_ms = flow_watermark_ms
         self._clickhouse = clickhouse
         self._watermark_ms = watermark_ms

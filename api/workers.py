@@ -134,8 +134,7 @@ class WorkerMeter:
             points.popleft()
 
     def _rates_of(self, status: WorkerStatus) -> tuple[dict[str, float], float]:
-        """Return a worker's (records read per second by topic, share of a core); 0 where it is
-        gone."""
+        """Return a worker's (records read per second by topic, share of a core), 0 when gone."""
         points = self._points[status.flow, status.worker]
         first, last = points[0], points[-1]
         seconds = (last.updated_ms - first.updated_ms) / 1000
