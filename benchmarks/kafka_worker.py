@@ -1,4 +1,4 @@
-"""A flow as ``footfall run --once`` has it: its topic to a frame, or to its tables."""
+"""A flow as ``footfall run --once`` runs it: from its topic to a frame, or to its tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from streams.source import Share
 
 
 def run(job: Job) -> Answer:
-    """How many events were read and, to a frame, what the final rows add up to."""
+    """Return the number of events read and, for a frame, the sums of the final rows."""
     module = importlib.import_module(f"flows.{job.flow}")
     contract = module.CONTRACT
     settings = read_settings(job.environ)

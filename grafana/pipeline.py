@@ -1,4 +1,4 @@
-"""*Pipeline*: are all flows healthy, and where do they stand?"""
+"""*Pipeline*: the health of all flows, and how far behind each is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far each flow is, decided from statuses and topics' ends; and of real processes."""
+"""Facts of flows, decided from statuses and topics' ends; also of real processes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def status(*parts: PartitionStatus, age_ms: int = 500, **more: Any) -> WorkerSta
 def facts_of(
     *statuses: WorkerStatus, ends: dict[str, Any] | None = None, **more: Any
 ) -> list[FlowFacts]:
-    """Records were appended at 1,000 ms for each offset."""
+    """Return the facts of flows; records were appended at 1,000 ms for each offset."""
     return flows_now(
         statuses,
         more.get("groups", {}),

@@ -12,7 +12,7 @@ from streams.testing import run_flow
 
 
 def event(second: int, kind: str = "view", price: float = 1.0) -> dict[str, Any]:
-    """A row of the export, some seconds after midnight."""
+    """Return a row of the export, some seconds after midnight."""
     return {
         "event_time": f"2019-10-01 00:{second // 60:02d}:{second % 60:02d} UTC",
         "event_type": kind,
@@ -30,7 +30,8 @@ Window = tuple[int, int, int, int, int, int, int]
 
 
 def windows(*events: dict[str, Any], window_s: float = 1.0) -> list[Window]:
-    """(start, end in s after midnight, events, viewed, cart, sold, cents) of each window."""
+    """Return (start, end in s after midnight, events, viewed, cart, sold, cents) of each
+    window."""
     build = partial(store_metrics.build, window_s=window_s)
     rows = run_flow(build, list(events)).upserts("start_event_time", "topic_partition")
     midnight = datetime(2019, 10, 1, tzinfo=UTC)

@@ -112,7 +112,7 @@ FILLED_IN = {
     "TOPIC/P:OFFSET": "user_tags/0:1", "TOPIC": "user_tags", "FLOW": "minute_buckets",
     "I/N": "0/2", "N": "2", "T": "2022-03-22",
 }  # fmt: skip
-"""What stands in the place of names that a page leaves to its reader."""
+"""Values for the names that a page leaves to its reader."""
 
 
 def test_commands_of_pages_are_those_of_the_command_line() -> None:
@@ -204,7 +204,7 @@ Exposed = dict[str, frozenset[str]]
 
 @pytest.fixture(scope="module")
 def exposed(tmp_path_factory: pytest.TempPathFactory) -> Exposed:
-    """Of a worker, an observer and an api that run."""
+    """Return the metrics of a worker, an observer and an api that run."""
     home = tmp_path_factory.mktemp("exposed")
     fill(home, 0, 5_000)
     found: Exposed = {}
@@ -236,7 +236,7 @@ LISTED = {name: frozenset(one.labels) for one in ALL for name in _names(one.name
 
 
 def faults(query: Query, exposed: Exposed) -> Iterator[str]:
-    """What a query asks for that there is not."""
+    """Yield what a query asks for that does not exist."""
     sums = records()
     for name in query.names - sums.keys() - exposed.keys():
         yield f"{query.where}: no process exposes {name}"
