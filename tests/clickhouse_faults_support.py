@@ -128,10 +128,10 @@ class Shop:
         topics.close()
 
     def rows(self) -> list[list[Any]]:
-        """Return the table's rows in their newest version, but for whether a window was
-        revised."""
+        """Return the table's rows in their newest version, but for append times and whether a
+        window was revised."""
         sql = (
-            "SELECT * EXCEPT (version), bitShiftRight(version, 2) AS events"
+            "SELECT * EXCEPT (version, appended_ms), bitShiftRight(version, 2) AS events"
             " FROM minute_buckets_rows FINAL ORDER BY ALL"
         )
         return query_rows(self.url, sql)[1]

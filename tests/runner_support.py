@@ -18,6 +18,7 @@ import pytest
 from generator.tags import TagWorld
 from schemas.status import PartitionStatus, WorkerStatus, status_folder
 from schemas.tables.minute_buckets import ROWS
+from schemas.topics import APPENDED
 from sinks.topic_files import FileTopics
 
 ROOT = Path(__file__).parent.parent
@@ -122,9 +123,13 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def newest_rows(rows: list[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
-    """Return the rows as a table holds them in the end: the highest version of each key."""
+    """Return the rows as a table holds them in the end: the highest version of each key.
+
+    Without their append times: equal records were appended at other times.
+    """
     newest: dict[Any, dict[str, Any]] = {}
-    for row in rows:
+    for whole in rows:
+        row = {name: value for name, value in whole.items() if name != APPENDED}
         key = tuple(row[name] for name in ROWS.order_by)
         if key not in newest or newest[key]["version"] <= row["version"]:
             newest[key] = row
