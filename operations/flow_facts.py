@@ -17,6 +17,9 @@ STALE_MS = 15_000
 """A worker tells of itself each second."""
 STALE_WITHOUT_PROCESS_MS = 3_000
 """Its process may run where ids are counted apart, as in a container."""
+STUCK_S = 30.0
+"""Seconds that a record may wait for a worker which runs and reads nothing: more than a start
+takes."""
 
 Ends = Mapping[str, Mapping[int, tuple[int, int]]]
 """By topic and partition: the oldest offset that is left, and the next one."""
@@ -86,6 +89,8 @@ class FlowFacts:
     """The lowest of its partitions that have one."""
     error: str = ""
     """Why a worker last failed, where none has run since."""
+    is_stuck: bool = False
+    """Its workers run and read nothing, and a record has waited for STUCK_S."""
 
     @property
     def lost(self) -> list[PlaceFacts]:
@@ -135,7 +140,7 @@ class FlowFacts:
             return "a worker is missing"
         if self.lag and self.state in ("stopped", "finished"):
             return "behind, without a worker"
-        return ""
+        return "behind, and does not read" if self.is_stuck else ""
 
 
 def flows_now(
@@ -201,6 +206,8 @@ def flow_now(
     marks = [
         part.watermark_ms for one in of_now for part in one.partitions if part.watermark_ms >= 0
     ]
+    oldest_s = max((place.age_s or 0.0 for place in places), default=0.0)
+    waited_s = min([oldest_s, *((now_ms - one.started_ms) / 1000 for one in running)])
     failed = [one for one in of_now if one.error_ms > one.started_ms and one not in running]
     return FlowFacts(
         name,
@@ -209,6 +216,9 @@ def flow_now(
         rows_per_s=round(sum((one.rows_per_s for one in running), 0.0), 1),
         watermark_ms=min(marks, default=None),
         error=max(failed, key=lambda one: one.error_ms).error if failed else "",
+        is_stuck=bool(running)
+        and not any(one.read_per_s for one in running)
+        and waited_s >= STUCK_S,
     )
 
 

@@ -19,6 +19,9 @@ import pytest
 import sqlalchemy
 
 from api.clickhouse import ClickHouse
+from cli.doctor.command import examine
+from cli.doctor.findings import Finding
+from infra._clickhouse_folder import locked
 from schemas.database_addresses import ClickHouseAddress
 from schemas.embedded_clickhouse import own_headers, running_address
 from schemas.tables.minute_buckets import ROWS, VIEW
@@ -189,3 +192,18 @@ def test_a_bi_tool_reflects_tables_and_views_and_reads_them(tmp_path: Path) -> N
             with pytest.raises(sqlalchemy.exc.DatabaseError, match="Not run by the embedded"):
                 connection.execute(sqlalchemy.text("SELECT file('/etc/passwd')"))
         engine.dispose()
+
+
+def test_one_that_runs_and_does_not_answer_is_told_by_doctor(tmp_path: Path) -> None:
+    folder = tmp_path / "clickhouse"
+    folder.mkdir()
+
+    def of_doctor() -> Finding:
+        found = examine({"FOOTFALL_HOME": str(tmp_path)}, within_s=30)
+        return next(one for one in found if one.check == "ClickHouse")
+
+    with locked(folder):
+        told = of_doctor()
+        assert told.level == "fail" and "runs and does not answer" in told.found
+    told = of_doctor()
+    assert told.level == "ok" and "not running" in told.found

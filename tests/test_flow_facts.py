@@ -41,7 +41,7 @@ def part(number: int, next_offset: int, **more: Any) -> PartitionStatus:
 def status(*parts: PartitionStatus, age_ms: int = 500, **more: Any) -> WorkerStatus:
     given: dict[str, Any] = {
         "flow": "f", "worker": 0, "pid": RUNS, "finished": False, "workers": 1, "started_ms": 10,
-        "rows_per_s": 7.0, **more,
+        "rows_per_s": 7.0, "read_per_s": 9.0, **more,
     }  # fmt: skip
     return WorkerStatus(
         updated_ms=NOW_MS - age_ms, cpu_s=0, memory_bytes=0, rows_written=0,
@@ -82,6 +82,17 @@ def test_a_worker_that_runs_is_no_trouble_however_far_it_is_behind() -> None:
     found = fact_of(status(part(0, 0), part(1, 0)))
     assert (found.lag, found.state, found.trouble) == (150, "running", "")
     assert (found.rows_per_s, found.watermark_ms) == (7.0, 5_000)
+
+
+def test_a_worker_that_runs_and_reads_nothing_of_what_waits_is_a_trouble() -> None:
+    stuck = fact_of(status(part(0, 0), part(1, 0), read_per_s=0.0))
+    assert (stuck.state, stuck.trouble) == ("running", "behind, and does not read")
+    begun = status(part(0, 0), part(1, 0), read_per_s=0.0, started_ms=NOW_MS - 29_000)
+    assert fact_of(begun).trouble == ""
+    young = fact_of(
+        status(part(0, 0), read_per_s=0.0), appended_ms=lambda *_place: NOW_MS - 29_000
+    )
+    assert young.trouble == ""
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ AEROSPIKE_SECURITY = range(51, 84)
 
 def look_at_clickhouse(settings: Settings, *, is_set: bool) -> list[Finding]:
     """Check reachability, version, clock, tables and parts. ``is_set``: a server was named."""
-    from cli.home import Home, answers
+    from cli.home import Home, answers, read_note
+    from infra._clickhouse_folder import is_in_use
     from sinks import SinkError
     from sinks.clickhouse import ClickHouseReader
 
@@ -34,6 +35,17 @@ def look_at_clickhouse(settings: Settings, *, is_set: bool) -> list[Finding]:
     where = shown_host((address.host, address.port))
     start = "start it, or mend CLICKHOUSE_URL"
     if not is_set and not answers(address.origin):
+        if is_in_use(home.clickhouse):
+            note = read_note(home)
+            which = f"process {note.pid} at {note.url}" if note is not None else "its process"
+            return [
+                fail(
+                    "ClickHouse",
+                    f"embedded: {which} runs and does not answer",
+                    "is the machine busy, or the process stopped? `footfall demo` starts it again "
+                    "where it has ended",
+                )
+            ]
         if home.clickhouse.is_dir():
             return [ok("ClickHouse", f"embedded, not running; its data is in {home.clickhouse}")]
         start = "`footfall init` makes an embedded one, or set CLICKHOUSE_URL"
