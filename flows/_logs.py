@@ -123,10 +123,8 @@ def records(*columns: str, **more: Column) -> Records:
 
     Raises KeyError for a name that is not in COLUMNS.
     """
-    return Records(
-        PlatformLog,
-        time="commonData.time",
-        columns={name: COLUMNS[name] for name in columns} | more,
-        bytes_max=PLATFORM_LOGS.record_bytes_max,
+    return Records.of(
+        PLATFORM_LOGS,
+        {name: COLUMNS[name] for name in columns} | more,
         times=lambda logs: [log.commonData.time for log in logs],
     )

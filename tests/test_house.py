@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "benchmarks": set(ROOMS),
 }
 """What each room may import of this project."""
-READ_ENVIRONMENT = {"api/server.py", "schemas/settings.py"}
+READ_ENVIRONMENT = {"api/server.py", "flows/_flow.py", "schemas/settings.py"}
 """Besides these, and all of ``cli``, only a ``main`` may."""
 
 

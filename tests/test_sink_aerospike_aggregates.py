@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows import minute_buckets as flow
-from flows._wiring import TeeWriter, minute_buckets
+from flows._sinks import TeeWriter, minute_buckets
 from schemas.settings import read_settings
 from schemas.times import iso_ms
 from sinks import SinkRefusedError, SinkUnavailableError
@@ -366,7 +366,7 @@ def test_what_the_flow_writes_is_read_back() -> None:
             },
         }  # fmt: skip
 
-    result = run_flow(flow.build, [[tag(0, 5), tag(70, 7)], [tag(59, 11)]])
+    result = run_flow(flow.FLOW.dataflow, [[tag(0, 5), tag(70, 7)], [tag(59, 11)]])
     aggregates = writer(ModelServer())
     aggregates.write([result.rows])
     assert aggregates.get(GROUP, at(0), at(60)) == [
