@@ -21,8 +21,10 @@ from flows._sinks import (
 )
 from schemas.settings import SettingError, Settings
 from streams.batch import ROW, TIME_MS, Batch, TableRows
+from streams.columns import Column, boolean, cents, ident, integer, text
 from streams.decode import Records
 from streams.ordered import fold
+from streams.parts import Parts
 from streams.steps import Choose, StepResult, rows, windows
 from streams.tumbling import EVENTS, VERSION, WINDOW, Tumbling
 
@@ -35,9 +37,11 @@ __all__ = [
     "Batch",
     "Choose",
     "ClickHouse",
+    "Column",
     "Flow",
     "Messages",
     "MinuteBuckets",
+    "Parts",
     "Profiles",
     "Reading",
     "Records",
@@ -49,12 +53,17 @@ __all__ = [
     "TableRows",
     "TopicPerKind",
     "Tumbling",
+    "boolean",
     "catalogue",
+    "cents",
     "fold",
+    "ident",
+    "integer",
     "moment",
     "others_of",
     "placed",
     "rows",
+    "text",
     "windows",
 ]
 

@@ -35,6 +35,11 @@ from streams.columns import Column, boolean, ident, ident_series, integer, text
 from streams.decode import Records
 
 
+def event_times(logs: list[Any]) -> list[str]:
+    """Return the event times of records."""
+    return [log.commonData.time for log in logs]
+
+
 def _user_ids(logs: list[Any]) -> list[Any]:
     return [of.userId if type(of := log.commonData.userId) is NestedUserId else of for log in logs]
 
@@ -126,5 +131,5 @@ def records(*columns: str, **more: Column) -> Records:
     return Records.of(
         PLATFORM_LOGS,
         {name: COLUMNS[name] for name in columns} | more,
-        times=lambda logs: [log.commonData.time for log in logs],
+        times=event_times,
     )

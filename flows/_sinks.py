@@ -5,21 +5,20 @@ Clients of servers are imported where they are opened, because a test of a flow 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from msgspec import Struct
 
-from schemas.metrics import WRITE_SECONDS
+from flows._writers import MessageWriter, ProfileWriter, TeeWriter, counted, counted_by_table
 from schemas.settings import Settings
 from schemas.tables.clickhouse import Table
 from schemas.topics import DEAD_LETTERS, LATE_EVENTS, TOPICS, Topic
 from sinks import RowWriter
-from sinks.buffered import ROWS_MAX_DEFAULT, BufferedSink, ForgetfulWriter, RecentSink, Wrote
-from streams.batch import TIME_MS, TableRows
+from sinks.buffered import ROWS_MAX_DEFAULT, BufferedSink, RecentSink
+from streams.batch import TIME_MS
 from streams.decode import Records
-from streams.progress import Progress
 from streams.run import Run
 from streams.source import TopicSource
 
@@ -166,7 +165,7 @@ class Profiles(Sink):
     def open(self, settings: Settings, run: Run, sources: Sources) -> RecentSink:
         """Return the sink of the profile store."""
         sink = RecentSink(
-            lambda: _ProfileWriter(settings),
+            lambda: ProfileWriter(settings),
             _partitions(sources),
             rows_max=settings.kafka_max_poll_records,
             wrote=counted(run.progress, "profiles"),
@@ -198,10 +197,14 @@ class Messages(Sink):
     def open(self, settings: Settings, run: Run, sources: Sources) -> BufferedSink[pl.DataFrame]:
         """Return the sink of the topic."""
         return BufferedSink(
-            lambda: _MessageWriter(self, settings),
+            lambda: self.writer(settings),
             rows_max=1_000,
             wrote=counted(run.progress, self.topic.name),
         )
+
+    def writer(self, settings: Settings) -> MessageWriter:
+        """Return a writer of rows to the topic."""
+        return MessageWriter(settings, self.topic.name, self.message_of)
 
 
 class SqlRollup(Sink):
@@ -235,7 +238,7 @@ class SqlRollup(Sink):
         return SqlReplay(settings.postgres_url, self.rollup, topic, after_write=notices)
 
     def _notices(self, settings: Settings) -> AfterWrite:
-        return _MessageWriter(self.notices, settings).write_rows
+        return self.notices.writer(settings).write_rows
 
 
 class TopicPerKind(Sink):
@@ -287,91 +290,6 @@ def letters(settings: Settings) -> tuple[BufferedSink[Any], BufferedSink[Any]]:
         return BufferedSink(lambda: LetterWriter(open_topics(settings), topic), rows_max=1_000)
 
     return sink(DEAD_LETTERS.name), sink(LATE_EVENTS.name)
-
-
-def counted(progress: Progress, table: str) -> Wrote:
-    """Return a function that counts the rows that a sink writes to one table, and the time it
-    takes."""
-
-    def wrote(items: Sequence[Sized], seconds: float) -> None:
-        progress.wrote(table, sum(map(len, items)))
-        progress.took(WRITE_SECONDS, "", seconds)
-
-    return wrote
-
-
-def counted_by_table(progress: Progress) -> Wrote:
-    """Return the same for a sink of several tables."""
-
-    def wrote(items: Sequence[TableRows], seconds: float) -> None:
-        for item in items:
-            for name, frame in item.frames.items():
-                progress.wrote(name, len(frame))
-        progress.took(WRITE_SECONDS, "", seconds)
-
-    return wrote
-
-
-class TeeWriter:
-    """A ForgetfulWriter of rows to one writer and then, where there is one, to a forgetful one."""
-
-    def __init__(self, first: RowWriter, second: ForgetfulWriter | None) -> None:
-        self._first = first
-        self._second = second
-
-    def write(self, frames: Sequence[pl.DataFrame]) -> None:
-        """Return when the rows are durable in both; after an error the first may have them."""
-        self._first.write(frames)
-        if self._second is not None:
-            self._second.write(frames)
-
-    def recent(self) -> Sequence[pl.DataFrame]:
-        """Return what the second may still forget."""
-        return self._second.recent() if self._second is not None else ()
-
-    def restore(self, rows: pl.DataFrame) -> None:
-        """Write what the second may have forgotten."""
-        if self._second is not None:
-            self._second.restore(rows)
-
-    def settle(self) -> None:
-        """Return when the second can forget nothing any more. Raises SinkError."""
-        if self._second is not None:
-            self._second.settle()
-
-    def close(self) -> None:
-        """Release both."""
-        self._first.close()
-        if self._second is not None:
-            self._second.close()
-
-
-class _ProfileWriter:
-    def __init__(self, settings: Settings) -> None:
-        from sinks.open import open_profiles
-
-        store = self._store = open_profiles(settings)
-        self.recent, self.restore = store.recent, store.restore
-        self.settle, self.close = store.settle, store.close
-
-    def write(self, frames: Sequence[pl.DataFrame]) -> None:
-        self._store.put(pl.concat(frames))
-
-
-class _MessageWriter:
-    def __init__(self, messages: Messages, settings: Settings) -> None:
-        from sinks.letters import LetterWriter
-        from sinks.open import open_topics
-
-        self._message_of = messages.message_of
-        self._letters = LetterWriter(open_topics(settings), messages.topic.name)
-        self.close = self._letters.close
-
-    def write(self, frames: Sequence[pl.DataFrame]) -> None:
-        self.write_rows([row for frame in frames for row in frame.iter_rows(named=True)])
-
-    def write_rows(self, rows: Iterable[Any]) -> None:
-        self._letters.write([self._message_of(row) for row in rows])
 
 
 def _opened(settings: Settings, table: Table) -> RowWriter:

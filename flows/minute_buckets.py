@@ -12,10 +12,22 @@ from __future__ import annotations
 
 import polars as pl
 
-from flows import EVENTS, VERSION, WINDOW, Flow, MinuteBuckets, Reading, Records, Tumbling, windows
+from flows import (
+    EVENTS,
+    VERSION,
+    WINDOW,
+    Flow,
+    MinuteBuckets,
+    Reading,
+    Records,
+    Tumbling,
+    ident,
+    integer,
+    text,
+    windows,
+)
 from schemas.tables.minute_buckets import ROWS
 from schemas.topics import USER_TAGS
-from streams.columns import ident, integer, text
 
 TAGS = Records.of(
     USER_TAGS,

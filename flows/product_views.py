@@ -11,7 +11,6 @@ Replay   rows are upserts: reading the same events again changes nothing
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,17 +24,19 @@ from flows import (
     Choose,
     ClickHouse,
     Flow,
+    Parts,
     Reading,
     Records,
     Tumbling,
+    ident,
+    integer,
     moment,
+    text,
     windows,
 )
-from flows._logs import USER, listed_in, product_of, records
+from flows._logs import USER, event_times, listed_in, product_of
 from schemas.tables.product_views import PRODUCT_USER_VIEWS
 from schemas.topics import PLATFORM_LOGS, STORE_EVENTS, USER_TAGS, Topic
-from streams.columns import ident, integer, text
-from streams.parts import Parts
 
 VIEW, LISTING = "CatalogProductReq", "CatalogDbRep"
 """Actions of platform_logs."""
@@ -62,8 +63,10 @@ def _looked_at(logs: list[Any]) -> list[Any]:
     ]
 
 
-LOGS = replace(
-    records(),
+LOGS = Records.of(
+    PLATFORM_LOGS,
+    {},
+    times=event_times,
     parts=Parts(
         of=_looks,
         columns={

@@ -22,10 +22,9 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from flows import Batch, Flow, Reading, Records, SettingError, Settings, TopicPerKind, rows
+from flows import Batch, Column, Flow, Reading, Records, SettingError, Settings, TopicPerKind, rows
 from schemas.topics import SHOP_EVENTS, TOPICS, Topic
 from sinks.split import KIND, VALUE, WhyNot
-from streams.columns import Column
 
 
 def _any_kind(_kind: str) -> None:

@@ -27,12 +27,13 @@ from flows import (
     Settings,
     SqlRollup,
     Tumbling,
+    cents,
+    text,
     windows,
 )
 from schemas.dead_letters import StoreMetricsAvailable
 from schemas.tables.store_metrics import ROLLUP, SUMS
 from schemas.topics import STORE_EVENTS, STORE_METRICS_AVAILABLE
-from streams.columns import cents, text
 
 ROWS_OF_STORE = Records.of(
     STORE_EVENTS,

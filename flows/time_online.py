@@ -18,7 +18,7 @@ from typing import Any
 
 import polars as pl
 
-from flows import ClickHouse, Flow, Reading, Records, fold
+from flows import ClickHouse, Column, Flow, Reading, Records, fold, ident
 from flows._sessions import (
     DELAY_MS,
     LOGIN,
@@ -36,7 +36,6 @@ from flows._sessions import (
 from schemas.shop_events import STRUCTS
 from schemas.tables.sessions import SESSIONS
 from schemas.topics import PLATFORM_LOGS, SHOP_EVENTS
-from streams.columns import Column, ident
 
 _LOGGING_IN = STRUCTS["LoggingIn"]
 

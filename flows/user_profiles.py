@@ -12,9 +12,8 @@ from functools import partial
 
 import polars as pl
 
-from flows import Batch, Flow, Profiles, Reading, Records, Settings, rows
+from flows import Batch, Flow, Profiles, Reading, Records, Settings, rows, text
 from schemas.topics import USER_TAGS
-from streams.columns import text
 
 TAGS = Records.of(
     USER_TAGS,

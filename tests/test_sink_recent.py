@@ -15,7 +15,7 @@ import pytest
 from bytewax.dataflow import Dataflow
 
 from flows import minute_buckets, user_profiles
-from flows._sinks import TeeWriter
+from flows._writers import TeeWriter
 from generator.tags import TagWorld
 from schemas.settings import read_settings
 from schemas.times import iso_ms, parse_time_ms

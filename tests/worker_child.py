@@ -21,7 +21,7 @@ import msgspec
 import polars as pl
 
 from flows import minute_buckets
-from flows._sinks import counted
+from flows._writers import counted
 from sinks.buffered import BufferedSink, Wrote, tell_nobody
 from streams.engine import Outputs
 from streams.process import STOP_WITHIN_S
