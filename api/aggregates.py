@@ -1,4 +1,4 @@
-"""``/aggregates``: count and revenue of each minute of a range, a row a minute."""
+"""``/aggregates``: count and revenue of each minute of a range, one row per minute."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ Sums = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class AggregatesQuery:
-    """What is asked, checked."""
+    """A checked query."""
 
     from_ms: int
     to_ms: int
     action: str
     aggregates: tuple[str, ...]
     filters: Mapping[str, str]
-    """Only those given, in the order of FILTERS."""
+    """Filters that were given, in the order of FILTERS."""
 
     def minutes_ms(self) -> range:
-        """The start of every minute asked for."""
+        """Return the start of every minute asked for, in ms."""
         return range(self.from_ms, self.to_ms, MINUTE_MS)
 
 
 class AggregatesSource(Protocol):
-    """Where the sums come from."""
+    """The source of the sums."""
 
     async def sums(
         self, from_ms: int, to_ms: int, action: str, filters: Mapping[str, str]
     ) -> Mapping[int, Sums]:
-        """Sums by the minute's start in ms; minutes without tags absent. Raises SinkError."""
+        """Return the sums by the minute's start in ms, without empty minutes. Raises SinkError."""
 
 
 def parse_query(query: bytes) -> AggregatesQuery:
-    """The query of a query string. Raises RequestError 400 naming the parameter."""
+    """Return the checked query of a query string. Raises RequestError 400 naming the parameter."""
     parameters = read_parameters(query, PARAMETERS)
     from_ms, to_ms = whole_minutes(parameters, SHAPE, MINUTES_MAX)
     action = optional(parameters, "action")
@@ -80,7 +80,7 @@ def _aggregates(parameters: Parameters) -> tuple[str, ...]:
 
 
 def aggregates_answer(query: AggregatesQuery, sums: Mapping[int, Sums]) -> bytes:
-    """The answer: every value a string, a row for every minute, empty ones too."""
+    """Return the answer: a row for every minute, empty ones too, and every value a string."""
     columns = ["1m_bucket", "action", *query.filters]
     columns += [AGGREGATES[name] for name in query.aggregates]
     rows = []

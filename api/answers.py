@@ -1,4 +1,4 @@
-"""What a handler gives back and how a request is read: the small HTTP vocabulary of the rooms.
+"""The types of handlers: the request that one reads and the answer that it returns.
 
 A handler is ``async (scope, receive) -> Answer``. It raises RequestError for what the client
 did wrong (or what cannot be served now); ``api.endpoint`` turns both into bytes on the wire.
@@ -24,7 +24,7 @@ PRIVATE: Headers = (
     (b"cache-control", b"no-store"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-"""An answer stays with who asked: most tell of somebody."""
+"""Answers are neither kept nor shared: most hold personal data."""
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 
 
@@ -53,7 +53,7 @@ class RequestError(Exception):
         self.headers = headers
 
     def answer(self) -> Answer:
-        """The response that says so."""
+        """Return the response that says so."""
         return error_answer(self.status, self.message, self.headers)
 
 
@@ -62,7 +62,7 @@ class ClientGoneError(Exception):
 
 
 def messages_of(answer: Answer, head_only: bool = False) -> tuple[Message, Message]:
-    """The ASGI messages of an answer, without its body for HEAD."""
+    """Return the ASGI messages of an answer, without its body for HEAD."""
     headers: list[tuple[bytes, bytes]] = list(answer.headers)
     if answer.status not in (204, 304):
         headers += (
@@ -77,10 +77,10 @@ def messages_of(answer: Answer, head_only: bool = False) -> tuple[Message, Messa
 
 
 def error_answer(status: int, message: str, headers: Headers = ()) -> Answer:
-    """``{"error": message}``"""
+    """Return an answer with the body ``{"error": message}``."""
     return Answer(status, encode_json({"error": message}), headers=(*PRIVATE, *headers))
 
 
 def json_answer(value: Any) -> Answer:
-    """200 with the value as JSON."""
+    """Return 200 with the value as JSON."""
     return Answer(200, encode_json(value))

@@ -1,4 +1,4 @@
-"""The routes. Every handler stands in an Endpoint and all behind the Door, both plain ASGI."""
+"""The routes. Every handler is in an Endpoint and all are behind the Door, both plain ASGI."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from api.services import Services
 
 
 def create_app(services: Services) -> Starlette:
-    """The application over these services, which the caller opens and closes."""
+    """Return the application over these services, which the caller opens and closes."""
     metrics = services.metrics
     collector = Collector(services.writing, metrics)
 

@@ -14,14 +14,14 @@ from api.answers import ClientGoneError, Receive, RequestError, Scope
 BODY_BYTES_MAX = 1_048_576
 """The largest body of a request: as large as the largest record that a flow reads."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-"""Some editors and libraries begin a file with it; it is not part of the text."""
+"""Some editors and libraries begin a file with this mark; it is not part of the text."""
 
 ZSTD_WINDOW_LOG_MAX = 23
 """8 MB, as encoders take by default; a frame may ask for a window of 2 GB to be decoded in."""
 
 
 async def read_body(scope: Scope, receive: Receive, bytes_max: int = BODY_BYTES_MAX) -> bytes:
-    """Return the whole body, decoded as its header Content-Encoding says, without a mark.
+    """Return the whole body, decoded as Content-Encoding says, without a byte order mark.
 
     Raises RequestError 413 where it is larger, compressed or not, 415 for an encoding that is
     not known, 400 where it cannot be decoded; ClientGoneError.
@@ -75,7 +75,7 @@ def _decoded(body: bytes, encodings: str, bytes_max: int) -> bytes:
 
 
 class _Decoder(Protocol):
-    """Decodes one member of a gzip file, or one frame of zstd."""
+    """A decoder of one member of a gzip file, or of one frame of zstd."""
 
     @property
     def eof(self) -> bool: ...
@@ -90,7 +90,7 @@ def _inflated(body: bytes, bytes_max: int, decoder: Callable[[], _Decoder]) -> b
     length = 0
     while body:
         part = decoder()
-        # One byte more than may be tells that there is more.
+        # Ask for one byte more than is allowed, to see whether there is more.
         pieces.append(part.decompress(body, bytes_max - length + 1))
         length += len(pieces[-1])
         if length > bytes_max:

@@ -26,7 +26,7 @@ KEEP_ALIVE_S = 5.0
 """Shorter than servers keep an idle connection."""
 ANSWER_BYTES_MAX = 8 * 1_048_576
 DATETIME_S_MAX = 2**32 - 1
-"""ClickHouse's DateTime ends here, in 2106: no bucket stands beyond."""
+"""The last second of ClickHouse's DateTime, in 2106: no bucket is later."""
 
 _ERROR = re.compile(r"Code: \d+[.,] [^\n]*[^\n\",]")
 _TAGS = re.compile(r"<[^>]*>")
@@ -38,8 +38,11 @@ class ClickHouse:
     """A ClickHouse server, real or embedded. Make it inside the event loop that serves."""
 
     def __init__(self, url: str, home: Path | None = None) -> None:
-        """``home``: where its own embedded server listens at the URL, which names no user,
-        requests bring that server's password."""
+        """Prepare requests to the server at ``url``.
+
+        Where the URL names no user and the embedded server of ``home`` listens there, requests
+        carry that server's password.
+        """
         try:
             address = clickhouse_address(url)
             tls = address.tls()
@@ -47,7 +50,7 @@ class ClickHouse:
             raise SinkRefusedError(f"CLICKHOUSE_URL {error}") from None
         self._url = f"{address.origin}/"
         self._own_headers = partial(own_headers, home, address)
-        # The status then speaks of the whole query, and not of its beginning.
+        # The status is then that of the whole query, and not of its beginning.
         self._settings = {"wait_end_of_query": "1"}
         if address.database:
             self._settings["database"] = address.database
@@ -62,7 +65,7 @@ class ClickHouse:
     async def rows(
         self, query: str, parameters: Mapping[str, str | int] | None = None
     ) -> list[list[Any]]:
-        """The rows of a SELECT. ``{name:Type}`` in the query takes its value from parameters.
+        """Return the rows of a SELECT. ``{name:Type}`` in it takes its value from parameters.
 
         64-bit integers come as strings. Raises SinkUnavailableError where the server does not
         answer in time, SinkRefusedError with its reason where it refuses.
@@ -118,8 +121,7 @@ class _Answer(msgspec.Struct):
 
 
 def _rows_of(body: bytes) -> list[list[Any]] | None:
-    """The rows of a result, None where it is not whole: it may have begun and ended in an
-    error."""
+    """Return the rows of a result, None where it is not whole: it may have ended in an error."""
     try:
         answer = msgspec.json.decode(body, type=_Answer)
         return None if answer.exception else _decode_rows(answer.data)
@@ -155,7 +157,7 @@ def _reason(error: Exception) -> str:
 
 
 def _escaped(value: str | int) -> str:
-    """A parameter's text as ClickHouse reads it: tab-separated escapes."""
+    """Return a parameter's text as ClickHouse reads it, with tab-separated escapes."""
     return str(value).translate(_ESCAPES)
 
 

@@ -33,7 +33,7 @@ class Collector:
         metrics.records_waiting.set_function(lambda: writing.records_waiting)
 
     def one(self, topic: str) -> Handler:
-        """The handler that takes one record of the topic: 204 once it is durable."""
+        """Return the handler that takes one record of the topic: 204 once it is durable."""
         incoming = INCOMING[topic]
 
         async def handle(scope: Scope, receive: Receive) -> Answer:
@@ -48,7 +48,7 @@ class Collector:
         return handle
 
     async def many(self, scope: Scope, receive: Receive) -> Answer:
-        """``POST /events/{topic}``: ``{"stored": n}`` once all are durable."""
+        """Handle ``POST /events/{topic}``: ``{"stored": n}`` once all are durable."""
         incoming = _writable(scope["path_params"]["topic"])
         content_type = dict(scope["headers"]).get(b"content-type", b"").decode("latin-1")
         body = await read_body(scope, receive)

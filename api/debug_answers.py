@@ -1,4 +1,5 @@
-"""Debug answers: the body of a query is what its sender expects; differences are told.
+"""Debug answers: the body of a query is the answer that its sender expects; differences are
+logged and counted.
 
 Only with FOOTFALL_DEBUG_ANSWERS=1. The answer itself is the same with and without.
 """
@@ -24,7 +25,7 @@ Path = str
 
 
 class DebugAnswers:
-    """Compares answers where it is switched on."""
+    """Comparison of answers with those expected, where it is switched on."""
 
     def __init__(self, enabled: bool, count: Callable[[int], None]) -> None:
         self._enabled = enabled
@@ -49,7 +50,7 @@ class DebugAnswers:
 
 
 def compare_json(expected: bytes, answer: bytes) -> list[str]:
-    """A line for each place where the two differ."""
+    """Return a line for each place where the two differ."""
     try:
         wanted = msgspec.json.decode(expected)
         return list(_differences("$", wanted, msgspec.json.decode(answer)))

@@ -45,7 +45,7 @@ _START = b"""fetch("/openapi.json")
 
 
 def package_version() -> str:
-    """The version of Footfall, also where it runs from its sources."""
+    """Return the version of Footfall, also where it runs from its sources."""
     try:
         return version("footfall")
     except PackageNotFoundError:
@@ -53,12 +53,12 @@ def package_version() -> str:
 
 
 def description() -> Answer:
-    """``/openapi.json``"""
+    """Return the answer of ``/openapi.json``."""
     return file_answer("openapi.js", encode_json(openapi(package_version())), DOCS_POLICY)
 
 
 def docs_files() -> dict[str, Answer]:
-    """The page and the viewer's files, by path below ``/docs/``; the page is ````."""
+    """Return the page (at "") and the viewer's files, by path below ``/docs/``."""
     files = {"": file_answer("index.html", _PAGE, DOCS_POLICY)}
     files["start.js"] = file_answer("start.js", _START, DOCS_POLICY)
     for name in VIEWER_FILES:

@@ -1,4 +1,4 @@
-"""The door: requests come in that call the server by its own name and are of no foreign page.
+"""The door: lets in requests that name this server as Host and come from no foreign page.
 
 A page that is open in the same browser can send requests here, though it may not read the
 answers; under a name of its own that leads to this machine it could read them as well. So:
@@ -34,7 +34,7 @@ PREFLIGHT = Answer(
 )
 HOSTS_KEPT = 100
 ROUTE = "(door)"
-"""By this name the metrics count what does not come in."""
+"""The route under which the metrics count requests that the door answers."""
 
 
 class Door:
@@ -71,7 +71,7 @@ class Door:
     def _refusal(
         self, scope: Scope, headers: Mapping[bytes, bytes], is_named: bool
     ) -> Answer | None:
-        """Return the answer to a request that does not come in."""
+        """Return the answer to a request that does not come in, None for one that does."""
         host = headers.get(b"host")
         # A client that names no host is no browser.
         if host is not None and host not in self._seen and not self._is_own(host):
@@ -110,7 +110,7 @@ def _is_foreign(headers: Mapping[bytes, bytes]) -> bool:
 
 
 def _shared(send: Send, origin: bytes) -> Send:
-    """Send answers that pages of this origin may read."""
+    """Return a ``send`` whose answers pages of this origin may read."""
     shared: Headers = ((b"access-control-allow-origin", origin), (b"vary", b"Origin"))
 
     async def send_shared(message: Message) -> None:

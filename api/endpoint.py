@@ -1,4 +1,4 @@
-"""The one thing that stands around every handler: answer, count, log. Plain ASGI, no layers."""
+"""The wrapper of every handler: answers, counts and logs. Plain ASGI."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ log = logging.getLogger("footfall.api")
 
 @dataclass(frozen=True, slots=True)
 class RequestLog:
-    """What is logged of a request; nothing where ``requests`` is off."""
+    """The parts of a request that are logged; nothing where ``requests`` is off."""
 
     requests: bool = False
     headers: bool = False

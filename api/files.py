@@ -19,7 +19,7 @@ PAGE_POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
     b" connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Nothing from another host, no inline script: what a brand is called can never run."""
+"""Nothing from another host, no inline script: the name of a brand can never run as code."""
 DOCS_POLICY = PAGE_POLICY.replace(b"style-src 'self'", b"style-src 'self' 'unsafe-inline'")
 """Swagger UI sets styles in its markup."""
 
@@ -29,11 +29,11 @@ APART: Headers = (
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-"""No other site learns from where it was linked, holds the page's window, or embeds its files."""
+"""No other site learns which page links to it, holds the page's window, or embeds its files."""
 
 
 def read_files(folder: Traversable, prefix: str = "") -> dict[str, bytes]:
-    """All files below a folder of a package, by relative path, of the known content types."""
+    """Return all files of known content types below a folder of a package, by relative path."""
     found: dict[str, bytes] = {}
     for entry in folder.iterdir():
         if entry.is_dir():
@@ -44,9 +44,9 @@ def read_files(folder: Traversable, prefix: str = "") -> dict[str, bytes]:
 
 
 def file_answer(name: str, content: bytes, policy: bytes = PAGE_POLICY) -> Answer:
-    """The file as an answer; its ETag is its digest.
+    """Return the file as an answer; its ETag is its digest.
 
-    A page is not kept by the browser, not even to go back to: what it shows tells of somebody.
+    The browser keeps no copy of a page, not even to go back to: it shows personal data.
     """
     etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'.encode()
     headers: Headers = (
@@ -59,7 +59,7 @@ def file_answer(name: str, content: bytes, policy: bytes = PAGE_POLICY) -> Answe
 
 
 def unless_seen(answer: Answer, scope: Scope) -> Answer:
-    """The answer, or 304 where the browser holds it already."""
+    """Return the answer, or 304 where the browser holds it already."""
     etag = answer.headers[0][1]
     if any(name == b"if-none-match" and value == etag for name, value in scope["headers"]):
         return Answer(304, headers=answer.headers)
@@ -67,7 +67,7 @@ def unless_seen(answer: Answer, scope: Scope) -> Answer:
 
 
 def serve_files(answers: dict[str, Answer]) -> Handler:
-    """A handler for ``{path}`` below the route."""
+    """Return a handler for ``{path}`` below the route."""
 
     async def handle(scope: Scope, receive: Receive) -> Answer:
         answer = answers.get(scope["path_params"]["path"])
@@ -79,7 +79,7 @@ def serve_files(answers: dict[str, Answer]) -> Handler:
 
 
 def serve_one(answer: Answer) -> Handler:
-    """A handler that always gives this file."""
+    """Return a handler that always gives this file."""
 
     async def handle(scope: Scope, receive: Receive) -> Answer:
         return unless_seen(answer, scope)

@@ -1,6 +1,6 @@
 """``/healthz``: the process serves. ``/readyz``: what it needs works, each part by name.
 
-Flows are no part of it: a load balancer must not take the door away because a worker is dead.
+Flows are not part of it: a load balancer must not drop the server because a worker is dead.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from sinks import SinkError
 CHECK_WITHIN_S = 3.0
 
 Check = Callable[[], Awaitable[None]]
-"""Returns if the part works; raises RequestError, NotStoredError or SinkError if not."""
+"""A check that returns where the part works; else RequestError, NotStoredError or SinkError."""
 
 
 async def healthy(scope: Scope, receive: Receive) -> Answer:
-    """200 as long as the event loop turns."""
+    """Answer 200 as long as the event loop turns."""
     return Answer(200, b'{"status":"ok"}')
 
 

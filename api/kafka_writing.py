@@ -36,7 +36,7 @@ RECORDS_IN_FLIGHT_MAX = 20_000
 WRITE_WITHIN_S = 10.0
 CHECK_WITHIN_S = 2.0
 MAKE_WITHIN_S = 2.0
-"""For one question about topics; a stop of the server may have to wait for it."""
+"""Limit of one request about topics; a stop of the server may have to wait for it."""
 RETRY_AFTER_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Waits between attempts to reach the brokers at start; the last is repeated."""
 
@@ -54,9 +54,9 @@ log = logging.getLogger("footfall.api")
 
 
 class KafkaWriting:
-    """Writing for Kafka. Connects in the background: an absent broker is no failed start.
+    """Writing for Kafka. It connects in the background: the server starts without a broker.
 
-    ``topics_made`` are created where they do not stand yet.
+    ``topics_made`` are created where they are missing.
     """
 
     def __init__(self, bootstrap: str, topics_made: Sequence[str] = ()) -> None:
@@ -65,7 +65,7 @@ class KafkaWriting:
         self._topics = set(INCOMING)
         self._limits: dict[str, int] = {}
         self._asked_s = -math.inf
-        """When the limits of the topics were asked for."""
+        """Time at which the limits of the topics were last asked for, in seconds of the clock."""
         self._records = 0
         self._producer: AIOKafkaProducer | None = None
         self._closing = False
@@ -90,7 +90,8 @@ class KafkaWriting:
                 f"Kafka at {self._bootstrap} did not acknowledge within {WRITE_WITHIN_S:g} s"
             ) from None
         except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
-            # The limit was lowered, or is not known. Numbers were given that nobody has.
+            # The limit was lowered, or is not known. The producer has used sequence numbers that
+            # no broker has seen, so a new producer is needed.
             self._topics.add(topic)
             self._begin_anew(producer)
             await asyncio.to_thread(self._ask_limits)
@@ -134,7 +135,7 @@ class KafkaWriting:
         """Raise RecordTooLargeError where the topic does not take one of the records."""
         found = self._too_large(topic, records)
         if found is not None and time.monotonic() - self._asked_s > LIMITS_KEPT_S:
-            # Somebody may have raised it because of records like this.
+            # Somebody may have raised the limit because of records like this.
             await asyncio.to_thread(self._ask_limits)
             found = self._too_large(topic, records)
         if found is not None:
@@ -155,7 +156,7 @@ class KafkaWriting:
         return None
 
     def _ask_limits(self) -> None:
-        """Ask what the topics take. Blocking."""
+        """Ask for the record size that each topic takes. Blocking."""
         topics = KafkaTopics(self._bootstrap, give_up_after_s=MAKE_WITHIN_S)
         self._limits |= topics.record_bytes_max(self._topics)
         self._asked_s = time.monotonic()
@@ -204,7 +205,7 @@ class KafkaWriting:
         return producer
 
     def _make_topics(self) -> None:
-        """Create what is absent. Blocking; brokers that refuse are left to make topics themselves.
+        """Create missing topics. Blocking; brokers that refuse are left to make topics themselves.
 
         Raises SinkUnavailableError.
         """

@@ -37,19 +37,19 @@ from schemas.dead_letters import DeadLetter
 
 SNAPSHOT_EVERY_S = 1.0
 FIRST_LOOK_S = 0.5
-"""How long the first viewer waits for the tables; all others see the last values at once."""
+"""Wait of the first viewer for the tables; all others see the last values at once."""
 FLOWS_EVERY_S = 10.0
-"""Seconds between the numbers of all flows: they are half of what changes. What is wrong with
-a flow is told at once."""
+"""Seconds between the numbers of all flows, which are half of what changes. Troubles are sent
+at once."""
 LOOK_EVERY_S = 2.0
 LOOK_UNSEEN_EVERY_S = 15.0
-"""At the topics, while somebody sees the page and else; at what the workers say each second."""
+"""Seconds between looks at the topics, with a viewer and without. Workers are read each second."""
 LOOK_OLD_S = 6.0
-"""A look that takes longer than this is told: nothing is known of the flows meanwhile."""
+"""A look at the topics that takes longer is shown as a trouble."""
 CHECKED_WITHIN_S = 3.0
 COOKIES_SHOWN = 8
 TAGS_LOOKED_AT = 50
-"""Of each partition: the cookies that come most often among them are offered first."""
+"""Tags read per partition; the cookies that come most often among them are offered."""
 LETTERS_SHOWN = 8
 PAYLOAD_CHARS_MAX = 300
 REASON_CHARS_MAX = 500
@@ -59,13 +59,13 @@ log = logging.getLogger("footfall.api")
 
 @dataclass(frozen=True, slots=True)
 class LiveSources:
-    """Where the page's data come from. What may block is called in a thread."""
+    """The sources of the page's data. Blocking ones are called in a thread."""
 
     meter: WorkerMeter
     look: Callable[[], Look]
-    """At all flows. Blocking."""
+    """Looks at all flows. Blocking."""
     look_again: Callable[[Look], Look]
-    """At the workers alone, with the topics' ends of another look. Blocking."""
+    """Looks at the workers alone, with the topics' ends of another look. Blocking."""
     sent: Callable[[], list[Sent]]
     """Blocking."""
     minutes: Callable[[], Awaitable[Minutes]]
@@ -73,11 +73,11 @@ class LiveSources:
     windows: Callable[[], Windows]
     """Blocking."""
     newest: Callable[[str, int], list[bytes]]
-    """Newest records of a topic, so many of each partition. Blocking."""
+    """Newest records of a topic, at most so many per partition. Blocking."""
     shop: ShopTables | None = None
-    """None where there is no ClickHouse to ask: the panels of the shop stay empty."""
+    """None without a ClickHouse: the panels of the shop stay empty."""
     checks: Mapping[str, Check] = field(default_factory=dict)
-    """By the name of a server, its check."""
+    """Checks by the name of the server."""
 
 
 class Live:
@@ -110,7 +110,7 @@ class Live:
         if sources.shop is not None:
             self._shop = ShopPanels(sources.shop, sources.newest, clock)
             self._parts |= self._shop.parts
-        # A server that hangs must not be asked less often: its return is to be seen at once.
+        # A server that hangs is asked as often as any other, so that its return is seen at once.
         self._servers: Refreshed[list[str]] = Refreshed(
             self._check_servers, [], SNAPSHOT_EVERY_S, clock, cost_share_max=1.0
         )
@@ -120,7 +120,7 @@ class Live:
         self._look_began_s = clock()
         self._looking: asyncio.Future[Look] | None = None
         self._look_problem = ""
-        # Their own threads: what else is asked for may hang in all others.
+        # Looks have their own threads: other questions may hang in all of the usual ones.
         self._threads = ThreadPoolExecutor(2, "live-look")
         self._made_s: float | None = None
         self._answers = LiveAnswers()
@@ -140,7 +140,7 @@ class Live:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def handle(self, scope: Scope, receive: Receive) -> Answer:
-        """``GET /live.json``: the snapshot or what changed, 304 where the viewer has seen it."""
+        """Handle ``GET /live.json``: the snapshot, a patch, or 304 where nothing is new."""
         async with self._making:
             if self._made_s is None or self._clock() - self._made_s >= SNAPSHOT_EVERY_S:
                 await self._make()
@@ -200,7 +200,7 @@ class Live:
             await asyncio.sleep(SNAPSHOT_EVERY_S)
 
     async def _observe(self) -> None:
-        """Take in what the workers say now, and begin a look at the topics where one is due."""
+        """Read what the workers report now, and begin a look at the topics where one is due."""
         loop = asyncio.get_running_loop()
         if self._looking is not None and self._looking.done():
             self._take_look(self._looking)
@@ -248,7 +248,7 @@ class Live:
 
 @dataclass(frozen=True, slots=True)
 class _Flows:
-    """The flows as they are sent: numbers now and then, and what is wrong with one at once."""
+    """The flows as they are sent: numbers now and then, troubles at once."""
 
     flows: list[Flow]
     counts: Counts
@@ -256,7 +256,7 @@ class _Flows:
     at_s: float | None
 
     def next(self, meter: WorkerMeter, now_s: float) -> _Flows:
-        """Return what is to be sent now."""
+        """Return the flows to send now."""
         found = meter.flows()
         if self.at_s is None or now_s - self.at_s >= FLOWS_EVERY_S:
             return _Flows(found, meter.counts(), meter.topics(), now_s)
@@ -283,7 +283,7 @@ _decode_letter = msgspec.json.Decoder(DeadLetter).decode
 
 
 def offered_cookies(tags: Sequence[bytes]) -> list[str]:
-    """The cookies of these tags, newest first: the busiest first, then the newest."""
+    """Return the cookies with the most tags, of equals the newest; tags come newest first."""
     seen: Counter[str] = Counter()
     for tag in tags:
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -292,13 +292,13 @@ def offered_cookies(tags: Sequence[bytes]) -> list[str]:
 
 
 def shown_letters(records: Sequence[bytes]) -> list[Letter]:
-    """The newest dead letters, each once, with the beginnings of their payloads."""
+    """Return the newest dead letters, each once, with the beginnings of their payloads."""
     letters: dict[tuple[str, str, int, int], Letter] = {}
     for record in records:
         try:
             letter = _decode_letter(record)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            continue  # of another version
+            continue  # a letter of another version
         payload = letter.payload if letter.payload is not None else letter.payload_base64
         identity = (letter.flow, letter.topic, letter.partition, letter.offset)
         letters.setdefault(

@@ -1,4 +1,4 @@
-"""``/live.json`` on the wire: whole for who asks first, then what changed; compressed.
+"""``/live.json`` on the wire: first a whole snapshot, then patches; compressed.
 
 ``?since=<tag>`` names the snapshot that the viewer has, by the ETag it came with. The answer is
 ``{"patch": ...}`` (see ``api.patches``), or a whole snapshot where that one is not known any more.
@@ -19,7 +19,7 @@ from api.patches import patch_of
 from api.snapshot import Snapshot
 
 KEPT = 30
-"""Snapshots: half a minute of a viewer that did not ask."""
+"""Snapshots kept: a viewer that has not asked for half a minute still gets a patch."""
 COMPRESSED_FROM_BYTES = 200
 
 

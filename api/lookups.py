@@ -1,8 +1,8 @@
-"""``/live/requests/{id}`` and ``/live/users/{id}``: what a person asks of one request, one user.
+"""``/live/requests/{id}`` and ``/live/users/{id}``: lookups of one request and of one user.
 
-An id is any text of up to ID_CHARS_MAX characters and only ever a bound parameter. One that
-nobody knows has empty lists. AT_ONCE lookups run at a time, WAITING_MAX more wait, and the rest
-are told to come again: whoever types ids takes nothing from the panels.
+An id is any text of up to ID_CHARS_MAX characters, and only ever a bound parameter. An unknown
+id has empty lists. AT_ONCE lookups run at a time, WAITING_MAX more wait, and further ones get
+503, so that lookups do not slow the panels down.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from schemas.tables.traces import REQUEST_SUMMARY_VIEW, REQUEST_TRACE, USER_TRAC
 from sinks import SinkError
 
 ID_CHARS_MAX = 200
-"""As long as a record may have one."""
+"""The longest id that a record may have."""
 STEPS_SHOWN = 500
 TRAIL_SHOWN = 200
 SESSIONS_SHOWN = 5
@@ -44,7 +44,7 @@ class TraceStep(Struct, frozen=True):
 
 
 class MissingStep(Struct, frozen=True):
-    """The step that a request lacks; ``after`` is the step before it in ``steps``, -1 of none."""
+    """The step that a request lacks; ``after`` is the index of the step before it, or -1."""
 
     server: str
     log: str
@@ -52,7 +52,7 @@ class MissingStep(Struct, frozen=True):
 
 
 class Summary(Struct, frozen=True):
-    """What became of a request."""
+    """The one-row outcome of a request."""
 
     user_id: str
     started_ms: int
@@ -112,9 +112,9 @@ class Lookups:
         self._waiting = 0
 
     async def request(self, scope: Scope, receive: Receive) -> Answer:
-        """``GET /live/requests/{id}``"""
+        """Handle ``GET /live/requests/{id}``."""
         request_id = _id_of(scope, "request_id")
-        # One more than is shown tells whether there are more.
+        # One step more than is shown tells whether there are more.
         steps, summary = await self._rows(
             request_id,
             "SELECT toUnixTimestamp64Milli(time), server, log, user_id, status, error, failed"
@@ -128,7 +128,7 @@ class Lookups:
         return Answer(200, encode_json(trace_of(request_id, steps, summary)))
 
     async def user(self, scope: Scope, receive: Receive) -> Answer:
-        """``GET /live/users/{id}``"""
+        """Handle ``GET /live/users/{id}``."""
         user_id = _id_of(scope, "user_id")
         trail, sessions = await self._rows(
             user_id,
@@ -180,8 +180,8 @@ def trace_of(request_id: str, steps: Sequence[Any], summary: Sequence[Any]) -> R
 
 
 def missing_in(steps: Sequence[TraceStep], operation: str, missing: str) -> MissingStep:
-    """Where the missing step ("Server.Action") belongs: after the last of the steps that come
-    before it in the operation."""
+    """Return the missing step ("Server.Action") with its place: after the last of the steps that
+    come before it in the operation."""
     server, _, log = missing.partition(".")
     known = OPERATIONS.get(operation)
     order = known.steps if known else ()

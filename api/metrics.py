@@ -1,4 +1,4 @@
-"""What the HTTP side counts of itself, for Prometheus."""
+"""Prometheus metrics of the HTTP side."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class ApiMetrics:
     """One process's metrics, in a registry of their own."""
 
     def __init__(self) -> None:
-        # A series of its own for each, which nothing reads.
+        # These would be one more series per metric, which nothing reads.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.requests = metrics.API_REQUESTS.counter(self.registry)
@@ -34,5 +34,5 @@ class ApiMetrics:
         return found
 
     def exposition(self) -> tuple[bytes, bytes]:
-        """(text, content type) of all metrics."""
+        """Return (text, content type) of all metrics."""
         return generate_latest(self.registry), CONTENT_TYPE_LATEST.encode()

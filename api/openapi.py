@@ -21,13 +21,13 @@ from schemas.user_tags import UserTag
 
 
 class Error(Struct, frozen=True):
-    """Why a request was not served; it begins with the field or parameter that is wrong."""
+    """The reason why a request was not served, after the field or parameter that is wrong."""
 
     error: str
 
 
 class Stored(Struct, frozen=True):
-    """How many records are durable now."""
+    """The number of records that are durable now."""
 
     stored: int
 
@@ -48,7 +48,7 @@ class Aggregates(Struct, frozen=True):
 
 
 class Ready(Struct, frozen=True):
-    """``ok`` for each part, or what is wrong with it."""
+    """The state of each part: ``ok``, or what is wrong with it."""
 
     ready: bool
     parts: dict[str, str]
@@ -61,7 +61,7 @@ RECORDS: tuple[type[Struct], ...] = (
     *shop_events.STRUCTS.values(),
     ClientReport,
 )
-"""What ``POST /events/{topic}`` takes, each in its topic."""
+"""The records that ``POST /events/{topic}`` takes, each in its topic."""
 
 STRUCTS: tuple[type[Struct], ...] = (
     *RECORDS,
@@ -98,11 +98,11 @@ EXAMPLES: dict[type[Struct], Json] = {
         "report": {"page": "/"},
     },
 }
-"""What the viewer offers to send."""
+"""The bodies that the viewer offers to send."""
 
 
 def openapi(version: str) -> Json:
-    """The document as plain values."""
+    """Return the document as plain values."""
     _, components = msgspec.json.schema_components(
         STRUCTS, ref_template="#/components/schemas/{name}"
     )
@@ -168,7 +168,7 @@ def _plain(about: str) -> Json:
 
 _WRONG: Json = {"400": _json(Error)}
 _NOT_TAKEN: Json = {status: _json(Error) for status in ("403", "408", "413", "415")}
-"""A foreign page or topic, a body that stalls, too large a one, an encoding that is not known."""
+"""A foreign page or topic, a body that stalls, one that is too large, an unknown encoding."""
 _DOWN: Json = {"503": _json(Error)}
 
 
@@ -211,7 +211,7 @@ def _events() -> Json:
 
 
 def _lookup(summary: str, name: str, struct: type[Struct]) -> Json:
-    """An id that nobody knows is no error: its lists are empty."""
+    """Describe a lookup. An unknown id is not an error: its lists are empty."""
     return {
         **_operation(summary, {"200": _json(struct), **_WRONG, **_DOWN}),
         "parameters": [_path(name, f"Any text of up to {ID_CHARS_MAX} characters")],
@@ -219,7 +219,7 @@ def _lookup(summary: str, name: str, struct: type[Struct]) -> Json:
 
 
 def _both(summary: str, parameters: list[Json], struct: type[Struct]) -> Json:
-    """POST and GET do the same; the body of a POST is ignored."""
+    """Describe POST and GET, which do the same; the body of a POST is ignored."""
     operation = {
         **_operation(summary, {"200": _json(struct), **_WRONG, **_DOWN}),
         "parameters": parameters,

@@ -1,4 +1,4 @@
-"""From settings to services: opens what the addresses name, and closes it again."""
+"""Opens the services that the settings name, and closes them again."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PROBE_BYTES = 4096
 
 @asynccontextmanager
 async def open_services(settings: Settings) -> AsyncIterator[Services]:
-    """The services of these settings, inside a running event loop.
+    """Open the services of these settings, inside a running event loop.
 
     A server that does not answer is no error here: ``/readyz`` names it, its routes say 503.
     """
@@ -97,7 +97,8 @@ def _open_live(
     opened: AsyncExitStack,
 ) -> Live:
     meter = WorkerMeter()
-    # Consumer groups would be asked every other second; flows of this home have status files.
+    # Asking Kafka's consumer groups every other second costs too much; flows of this home have
+    # status files.
     observer = Observer(settings, asks_groups=False)
     minutes = MinutesSource(clickhouse, partial(meter.watermark_ms, "minute_buckets"))
     windows = WindowsSource(settings.postgres_url, partial(meter.watermark_ms, "store_metrics"))

@@ -17,12 +17,12 @@ Parameters = dict[str, list[str]]
 
 
 def bad(name: str, reason: str) -> RequestError:
-    """The error of a parameter."""
+    """Return the error of a parameter."""
     return RequestError(400, f"{name}: {reason}")
 
 
 def read_parameters(query: bytes, known: Collection[str]) -> Parameters:
-    """The values of each parameter, in order. An unknown one is an error: it is a typo."""
+    """Return the values of each parameter, in order. An unknown one is an error: it is a typo."""
     try:
         pairs = parse_qsl(
             query.decode("ascii"),
@@ -43,7 +43,7 @@ def read_parameters(query: bytes, known: Collection[str]) -> Parameters:
 
 
 def required(parameters: Parameters, name: str, shape: str) -> str:
-    """The one value of a parameter that must be given."""
+    """Return the one value of a parameter that must be given."""
     value = optional(parameters, name)
     if value is None:
         raise bad(name, f"required, as {shape}")
@@ -51,7 +51,7 @@ def required(parameters: Parameters, name: str, shape: str) -> str:
 
 
 def optional(parameters: Parameters, name: str) -> str | None:
-    """The one value of a parameter, or None where it is not given."""
+    """Return the one value of a parameter, or None where it is not given."""
     values = parameters.get(name, [])
     if len(values) > 1:
         raise bad(name, f"given {len(values)} times")
@@ -59,7 +59,7 @@ def optional(parameters: Parameters, name: str) -> str | None:
 
 
 def time_range(parameters: Parameters, shape: str) -> tuple[int, int]:
-    """(from, to) of ``time_range`` in milliseconds since the epoch; from is not after to."""
+    """Return (from, to) of ``time_range`` in ms since the epoch; from is not after to."""
     text = required(parameters, "time_range", shape)
     ends = text.split("_")
     if len(ends) != 2:
@@ -71,7 +71,7 @@ def time_range(parameters: Parameters, shape: str) -> tuple[int, int]:
 
 
 def whole_minutes(parameters: Parameters, shape: str, minutes_max: int) -> tuple[int, int]:
-    """The same where both ends must be whole minutes, at most ``minutes_max`` apart."""
+    """Return (from, to) in ms, where both must be whole minutes, at most ``minutes_max`` apart."""
     from_ms, to_ms = time_range(parameters, shape)
     if from_ms % MINUTE_MS or to_ms % MINUTE_MS:
         raise bad("time_range", "takes whole minutes")
@@ -81,7 +81,7 @@ def whole_minutes(parameters: Parameters, shape: str, minutes_max: int) -> tuple
 
 
 def whole_number(parameters: Parameters, name: str, default: int, highest: int) -> int:
-    """The number of a parameter, from 0."""
+    """Return the whole number of a parameter, from 0 to ``highest``."""
     text = optional(parameters, name)
     if text is None:
         return default

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 SHIFT_MAX = 12
-"""Lists grow at an end: by this many elements at most between two looks, or they are sent anew."""
+"""The largest shift that is looked for: lists grow at an end between two snapshots."""
 SAME: Final[dict[str, Any]] = {"~": {}, "-": []}
 """The patch of a value that did not change."""
 
@@ -33,7 +33,7 @@ def patch_of(old: Any, new: Any) -> Any:
 
 
 def patched(old: Any, patch: Any) -> Any:
-    """Return what the patch makes of a value: as the page does."""
+    """Return the value that the patch makes of the old one, as the page does."""
     if not isinstance(patch, dict):
         return patch
     if "=" in patch:

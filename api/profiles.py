@@ -21,10 +21,10 @@ RawTags = Sequence[bytes]
 
 
 class ProfileStore(Protocol):
-    """What is read of a profile store; may block, and is called from several threads."""
+    """A profile store as it is read here. It may block, and is called from several threads."""
 
     def get(self, cookie: str, from_ms: int, to_ms: int, limit: int) -> tuple[RawTags, RawTags]:
-        """(views, buys), newest first, as they were sent. Raises SinkError."""
+        """Return (views, buys), newest first, as they were sent. Raises SinkError."""
 
 
 class Profiles:
@@ -45,7 +45,7 @@ class Profiles:
     async def get(
         self, cookie: str, from_ms: int, to_ms: int, limit: int
     ) -> tuple[RawTags, RawTags]:
-        """(views, buys). Raises RequestError 503."""
+        """Return (views, buys). Raises RequestError 503."""
         if self._reads >= self._reads_max:
             raise RequestError(
                 503, "too many profile reads wait: try again", ((b"retry-after", b"1"),)
@@ -66,12 +66,12 @@ class Profiles:
         await self.get("", 0, 0, 0)
 
     def close(self) -> None:
-        """Let go of the threads."""
+        """Release the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def profile_answer(cookie: str, views: RawTags, buys: RawTags) -> bytes:
-    """``{"cookie", "views": [tag...], "buys": [tag...]}`` without decoding a tag."""
+    """Return ``{"cookie", "views": [tag...], "buys": [tag...]}`` without decoding a tag."""
     return b'{"cookie":%b,"views":[%b],"buys":[%b]}' % (
         encode_json(cookie),
         b",".join(views),

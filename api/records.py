@@ -48,7 +48,7 @@ class Incoming:
     """Decodes one record."""
 
     def record(self, data: bytes, now_ms: int) -> Record:
-        """The checked record, keyed by the topic's key field. Raises BadRecordError.
+        """Return the checked record, keyed by the topic's key field. Raises BadRecordError.
 
         ``now_ms`` is the wall clock: the flows refuse what is far in the future, and what they
         would refuse is not taken in.
@@ -67,7 +67,7 @@ class Incoming:
         return id_text(attrgetter(topic.key)(value)).encode(), one_line(data)
 
 
-# A float does not tell 5000000.125 from a price: the text of the number does.
+# A float cannot tell whether a price has more than two decimals: the number's text can.
 _PRICED: Any = msgspec.defstruct(
     "StoreEvent", [("price", msgspec.Raw)], bases=(StoreEvent,), frozen=True, gc=False
 )
@@ -87,12 +87,12 @@ INCOMING: dict[str, Incoming] = {
 
 
 def one_line(data: bytes) -> bytes:
-    """The same JSON on one line."""
+    """Return the same JSON on one line."""
     return data.translate(_NEWLINES) if b"\n" in data or b"\r" in data else data
 
 
 def check_time(field: str, text: str, now_ms: int) -> None:
-    """Raises BadRecordError naming the field."""
+    """Check that a field is a time, and not far in the future. Raises BadRecordError naming it."""
     try:
         time_ms = parse_time_ms(text)
     except BadTimeError as error:
@@ -123,7 +123,7 @@ def _decoded(decoder: msgspec.json.Decoder[Any], data: bytes) -> Any:
 
 
 def split_records(body: bytes, content_type: str = "") -> list[bytes]:
-    """The records of a body: one JSON object, a JSON array of them, or NDJSON.
+    """Return the records of a body: one JSON object, a JSON array of them, or NDJSON.
 
     Raises BadRecordError for an array that is no JSON, and for a body without a record.
     """
@@ -156,7 +156,7 @@ def _is_json(body: bytes) -> bool:
 def read_records(
     incoming: Incoming, body: bytes, now_ms: int, content_type: str = ""
 ) -> list[Record]:
-    """All records of a body, or none: BadRecordError names the first that is bad, from 0."""
+    """Return all records of a body. BadRecordError names the first that is bad, counted from 0."""
     found = []
     for index, data in enumerate(split_records(body, content_type)):
         try:

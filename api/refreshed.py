@@ -1,4 +1,4 @@
-"""A value that is asked for again from time to time, and never holds up who reads it."""
+"""A value that is asked for again from time to time, and never makes its reader wait."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from sinks import SinkError
 
 COST_SHARE_MAX = 0.1
-"""A slow question is asked less often: it is under way this share of the time at most."""
+"""The largest share of time that a question is under way: a slow one is asked less often."""
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ class Refreshed(Generic[T]):
         self.value = first
         self.problem: str | None = None
         self.is_answered = False
-        """Return true where the value is an answer: before, it says nothing of what there is."""
+        """True once the value is an answer; before, it is the first value that was given."""
         self._cost_share_max = cost_share_max
         self._ask = ask
         self._every_s = every_s
@@ -41,7 +41,7 @@ class Refreshed(Generic[T]):
         self._asking: asyncio.Task[None] | None = None
 
     def refresh(self) -> asyncio.Task[None] | None:
-        """Ask again if it is due; the task of the question that is under way, if one is."""
+        """Ask again if it is due. Return the task of the question under way, if there is one."""
         if self._asking is not None and self._asking.done():
             self._asking = None
         if self._asking is None and self._clock() >= self._due_s:

@@ -38,11 +38,11 @@ log = logging.getLogger("footfall.api")
 CONNECTIONS_MAX = 4000
 CONNECTIONS_MIN = 64
 DESCRIPTORS_KEPT = 512
-"""For files, and for connections to servers."""
+"""Descriptors kept for files and for connections to servers."""
 FINISH_WITHIN_S = 1
-"""What requests under way get when the server is told to stop."""
+"""Time for requests under way when the server is told to stop."""
 STOP_WITHIN_S = 2.8
-"""From the signal to the end of the process, whatever hangs."""
+"""Time from the signal to the end of the process, whatever hangs."""
 EXIT_FAILED = 1
 
 
@@ -59,7 +59,7 @@ def serve(
     ``is_observing`` its metrics tell of every flow's lag, too.
     """
     set_up_logs(settings, "api")
-    # Its warnings are of what clients send, a line for each.
+    # uvicorn warns of what clients send, one line per request.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     number = settings.frontend_port if port is None else port
     try:
@@ -67,7 +67,7 @@ def serve(
     except PortError as error:
         print(error, file=sys.stderr, flush=True)
         return EXIT_FAILED
-    # What was acknowledged is durable: a part that hangs at the end may be left behind.
+    # All acknowledged records are durable, so a part that hangs at the end may be cut off.
     last_resort = threading.Timer(STOP_WITHIN_S, os._exit, (0,))
     last_resort.daemon = True
     try:
@@ -79,7 +79,7 @@ def serve(
         ):
             uvloop.run(_serve(settings, listening, last_resort.start, observers))
     except SinkError as error:
-        # Only what opens the services raises these here: an address that is none.
+        # Only opening the services raises these here, for an address that is not valid.
         print(error, file=sys.stderr, flush=True)
         return EXIT_FAILED
     finally:
@@ -188,7 +188,7 @@ async def _serve(
 
 
 def config(app: Starlette, limits: Limits = LIMITS) -> uvicorn.Config:
-    """Return how uvicorn runs the application."""
+    """Return uvicorn's configuration for the application."""
     return connections.config(
         app,
         limits,
@@ -199,8 +199,8 @@ def config(app: Starlette, limits: Limits = LIMITS) -> uvicorn.Config:
 
 
 def main() -> int:
-    """For ``python -m api.server [--open]``."""
-    # What it makes, in the home above all, is its user's own.
+    """Serve, for ``python -m api.server [--open]``. Returns the exit code."""
+    # Files that it makes, in the home above all, can be read by its user alone.
     os.umask(0o077)
     try:
         settings = read_settings()

@@ -1,4 +1,4 @@
-"""What the HTTP side stands on, all of it passed in: tests pass their own, start-up the real."""
+"""The parts of the HTTP side, all passed in: tests pass their own, start-up the real ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Services:
     aggregates: AggregatesSource
     live: Live
     checks: Mapping[str, Check]
-    """What ``/readyz`` asks, by the name it shows."""
+    """The checks of ``/readyz``, by the name that it shows."""
     lookups: Lookups = field(default_factory=Lookups)
     hosts: OwnHosts = field(default_factory=OwnHosts)
     origins: frozenset[str] = frozenset()

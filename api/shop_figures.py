@@ -1,4 +1,4 @@
-"""From rows to the figures of the shop's panels: pure, one function a panel that counts."""
+"""Figures of the shop's panels from rows: pure, one function per panel that counts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAME_CHARS_MAX = 200
 
 
 def online_of(rows: Rows, now_ms: int) -> Online:
-    """From (minute in s, which partition of which topic, active, online).
+    """Return users by minute, from rows of (minute in s, topic/partition, active, online).
 
     Partitions write their newest minute one after another: until one has, its users are taken to
     be as many as the minute before.
@@ -44,7 +44,8 @@ def online_of(rows: Rows, now_ms: int) -> Online:
 
 
 def health_of(rows: Rows, now_ms: int) -> Health:
-    """From (server, operation, requests, errors, requests of the last minute, percentiles)."""
+    """Return services and their slowest operations, from rows of (server, operation, requests,
+    errors, requests of the last minute, p50, p95 and p99 in ms)."""
     services: dict[str, list[int]] = {}
     operations = []
     minute_requests = 0
@@ -73,7 +74,7 @@ def health_of(rows: Rows, now_ms: int) -> Health:
 
 
 def failures_of(requests: Rows, steps: Rows) -> list[FailedRequest]:
-    """From requests and, by request, the (log, status, error) of the first step that failed."""
+    """Return the failed requests, with (log, status, error) of each one's first failed step."""
     failed = dict(steps)
     found = []
     for request_id, user_id, started_ms, duration_ms, operation, outcome, missing in requests:
@@ -88,7 +89,10 @@ def failures_of(requests: Rows, steps: Rows) -> list[FailedRequest]:
 
 
 def sessions_of(source: str, until: Mapping[str, int], rows: Rows) -> Sessions | None:
-    """From (is the total, reason, shortest length in s, sessions, median); None of no rows."""
+    """Return one source's sessions, None where there are none.
+
+    ``rows`` are (is the total, reason, shortest length in s, sessions, median in s).
+    """
     lengths: dict[str, list[int]] = {}
     median_s, sessions = 0.0, 0
     for total, ended_by, least_s, count, median in rows:

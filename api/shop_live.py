@@ -1,4 +1,4 @@
-"""The shop's part of the live page's snapshot: each panel asked for in its own time."""
+"""The shop's part of the live page's snapshot; each panel's question is asked in its own time."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from schemas.topics import LOGIN_ALERTS
 
 ALERTS_SHOWN = 8
 ALERTS_LOOKED_AT = 50
-"""Of each partition: the newest by event time may have been written a little earlier."""
+"""Alerts read per partition: the newest by event time may have been written a little earlier."""
 TIMES_TOLD = 20
 
 _decode_alert = msgspec.json.Decoder(LoginAlert).decode
 
 Newest = Callable[[str, int], list[bytes]]
-"""Newest records of a topic, so many of each partition. Blocking."""
+"""Newest records of a topic, at most so many per partition. Blocking."""
 
 
 class ShopPanels:
@@ -67,7 +67,7 @@ class ShopPanels:
         }
 
     def snapshot(self) -> ShopNow:
-        """The last values."""
+        """Return the last values."""
         return ShopNow(
             now_ms=self._now.value,
             online=self._online.value,
@@ -87,7 +87,7 @@ class ShopPanels:
 
 
 def shown_alerts(records: Sequence[bytes]) -> list[Alert]:
-    """The newest alerts by event time, each (user, time) once: a crash may have sent it twice."""
+    """Return the newest alerts by event time, each (user, time) once: a crash may repeat one."""
     alerts: dict[tuple[str, int], Alert] = {}
     for record in records:
         with contextlib.suppress(

@@ -1,4 +1,4 @@
-"""How the live page asks ClickHouse about the shop: bounded questions, about the newest alone."""
+"""Bounded questions of the live page to ClickHouse, about the newest rows of the shop alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SETTINGS = (
 _UNKNOWN_TABLE = "Code: 60."
 _TOO_SLOW = "Code: 159."
 STILL_MS = 2 * MINUTE_MS
-"""How far a table may be behind the newest minute because its flow is about to write it."""
+"""The furthest that a table is behind the newest minute because its flow is about to write it."""
 
 between = (
     "{0} >= toDateTime({{from_s:UInt32}}, 'UTC') AND {0} < toDateTime({{to_s:UInt32}}, 'UTC')"
@@ -30,7 +30,7 @@ Rows = list[list[Any]]
 async def ask(
     clickhouse: ClickHouse, query: str, parameters: Mapping[str, str | int] | None = None
 ) -> Rows:
-    """The rows of a bounded query; of a table that was not made, what to do. Raises SinkError."""
+    """Return the rows of a bounded query. Raises SinkError, with advice for a missing table."""
     try:
         return await clickhouse.rows(query + SETTINGS, parameters)
     except SinkRefusedError as error:
@@ -44,19 +44,21 @@ async def ask(
 
 
 def last_minutes(now_ms: int, minutes: int) -> dict[str, int]:
-    """The bounds of ``between``: so many minutes, the last of which begins at ``now_ms``."""
+    """Return the bounds of ``between``: so many minutes, the last beginning at ``now_ms``."""
     to_s = now_ms // 1000 + 60
     return {"from_s": max(0, to_s - minutes * 60), "to_s": to_s}
 
 
 def range_ms(last: Mapping[str, int]) -> tuple[int, int]:
-    """The same bounds in milliseconds."""
+    """Return the same bounds in milliseconds."""
     return last["from_s"] * 1000, last["to_s"] * 1000
 
 
 def minutes_between(found: Collection[int], now_ms: int) -> list[int]:
-    """Every minute from the first of these on: to the last of them, which may be a little before
-    the newest one; to that one where nothing is to come."""
+    """Return every minute from the first of these to the last, in ms.
+
+    Where ``now_ms`` is more than STILL_MS later, no more rows are to come: go on to it.
+    """
     if not found:
         return []
     last_ms = max(found) if now_ms - max(found) <= STILL_MS else now_ms
@@ -64,7 +66,7 @@ def minutes_between(found: Collection[int], now_ms: int) -> list[int]:
 
 
 def every_minute(rows: Rows, now_ms: int) -> tuple[list[int], list[int], list[int]]:
-    """Minutes without a row are those in which nothing was: zeros."""
+    """Return (minutes in ms, ones, others), with zeros for minutes that have no row."""
     found = {int(minute_s) * 1000: (int(one), int(other)) for minute_s, one, other in rows}
     starts = minutes_between(found, now_ms)
     ones = [found.get(start, (0, 0)) for start in starts]
@@ -72,5 +74,5 @@ def every_minute(rows: Rows, now_ms: int) -> tuple[list[int], list[int], list[in
 
 
 def newest_s(table: str, column: str) -> str:
-    """The newest moment of a table as an expression in seconds; 0 where it has no row."""
+    """Return an expression for the newest moment of a table in seconds; 0 where it has no row."""
     return f"(SELECT toUInt64(toUnixTimestamp(max({column}))) FROM {table})"

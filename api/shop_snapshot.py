@@ -1,4 +1,4 @@
-"""What the live page is told about the shop: the part ``shop`` of ``/live.json``.
+"""The shop's part of ``/live.json``, its field ``shop``.
 
 Times are milliseconds since the epoch, of event time: the newest moment in the tables is "now",
 whatever the wall clock says. Lists by minute have the same length, oldest first, and a value for
@@ -49,7 +49,7 @@ class Service(Struct, frozen=True):
 
 
 class SlowOperation(Struct, frozen=True):
-    """How long requests of an operation took at one service."""
+    """Durations of an operation's requests at one service."""
 
     server: str
     operation: str
@@ -63,7 +63,7 @@ class SlowOperation(Struct, frozen=True):
 class Health(Struct, frozen=True):
     """Services and the slowest operations between two moments; most errors, slowest first.
 
-    ``minute_requests`` is how many requests the services had in the last whole minute.
+    ``minute_requests`` is the number of requests that the services had in the last whole minute.
     """
 
     from_ms: int = 0
@@ -108,10 +108,10 @@ class FailedRequest(Struct, frozen=True):
 
 
 class Sessions(Struct, frozen=True):
-    """Sessions of one source by why they ended and by length.
+    """Sessions of one source, by the reason why they ended and by length.
 
-    ``lengths`` has, by reason, how many were as long as each of SESSION_LENGTHS_S and shorter
-    than the next.
+    ``lengths`` has, by reason, the number of sessions that were at least as long as each of
+    SESSION_LENGTHS_S and shorter than the next.
     """
 
     source: str
@@ -122,7 +122,7 @@ class Sessions(Struct, frozen=True):
 
 
 class Product(Struct, frozen=True):
-    """How often a product was looked at, and how often it stood in a list."""
+    """Views of a product, and its impressions: how often it was in a list."""
 
     product_id: str
     views: int
@@ -139,14 +139,14 @@ class Products(Struct, frozen=True):
 
 
 class Funnel(Struct, frozen=True):
-    """Return how many users came as far as each step, in order, by hour, oldest first."""
+    """The number of users who came as far as each step, by hour, oldest first."""
 
     hour_ms: list[int] = []
     steps: dict[str, list[int]] = {}
 
 
 class ShopNow(Struct, frozen=True):
-    """What the shop is doing. ``now_ms`` is the newest minute of event time, if there is one."""
+    """The figures of the shop. ``now_ms`` is the newest minute of event time, null without any."""
 
     now_ms: int | None = None
     online: Online = Online()
@@ -154,7 +154,7 @@ class ShopNow(Struct, frozen=True):
     alerts: list[Alert] = []
     health: Health = Health()
     anomalies: list[Anomaly] = []
-    """The newest first."""
+    """Newest first."""
     failures: list[FailedRequest] = []
     sessions: list[Sessions] = []
     products: list[Products] = []

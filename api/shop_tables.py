@@ -1,8 +1,8 @@
-"""What the live page reads of the shop's tables: one bounded question for each panel.
+"""The live page's questions to the shop's tables: one bounded question per panel.
 
-Event time decides what is new. For what follows from platform_logs, now is the newest minute of
-``NEWEST_OF`` (a stray event in the future does not move it, see ``shown_newest_ms``); the other
-topics have a newest moment of their own. A question asks for the newest minutes or hours alone,
+Event time decides what is new. For panels that follow from platform_logs, "now" is the newest
+minute of ``NEWEST_OF`` (a stray event in the future does not move it, see ``shown_newest_ms``);
+other topics have a newest moment of their own. A question asks for the newest minutes or hours,
 so that it reads the newest partitions of a table and not its past, and for LIMIT rows.
 """
 
@@ -71,11 +71,11 @@ HOURS_OF_SESSIONS = 6
 HOURS_OF_FUNNEL = 6
 FAILURES_SHOWN = 10
 FAILURES_OF_OPERATION = 4
-"""Passwords are mistyped all the time: they must not hide what else fails."""
+"""At most so many per operation: mistyped passwords must not hide other failures."""
 CANDIDATES_MAX = 100
-"""Requests that failed when last heard of, and may be well by now."""
+"""Requests that an older row calls failed, to be looked at again: they may be complete by now."""
 ANOMALIES_SHOWN = 2
-"""Of each measure."""
+"""Per measure."""
 PRODUCTS_SHOWN = 8
 PAIRS_MAX = 200
 """(server, operation) pairs; about twenty are known."""
@@ -90,7 +90,7 @@ NEWEST_OF = {
     FAILED_LOGIN.name: "time",
     HEALTH.name: "minute",
 }
-"""Tables in which only what happened has a row, and the column that says when."""
+"""Tables whose rows all come from events that happened, and the column of their event time."""
 
 FUNNEL_STEPS = ("visited", "searched", "added_to_cart", "ordered")
 FUNNEL_KINDS = ("PageVisit", "Searching", "CartAdd", "Ordering")
@@ -107,7 +107,7 @@ class ShopTables:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``watermark_ms`` of a topic and of a flow, None where nothing was read."""
+        """Take functions that give a topic's and a flow's watermark, None before any read."""
         self._flow_watermark_ms = flow_watermark_ms
         self._clickhouse = clickhouse
         self._watermark_ms = watermark_ms
@@ -119,7 +119,7 @@ class ShopTables:
         self._room = asyncio.Semaphore(AT_ONCE)
 
     async def now_ms(self) -> int | None:
-        """The newest minute of platform_logs, None where there is none. Asked once a second."""
+        """Return the newest minute of platform_logs, None without one. Asked once a second."""
         # Panels come together, and one asks for all of them.
         async with self._asking:
             if self._asked_s is None or self._clock() - self._asked_s >= MOMENT_EVERY_S:
@@ -128,7 +128,7 @@ class ShopTables:
         return self._now_ms
 
     async def _newest_ms(self) -> int | None:
-        # The last one goes on after the last record, until the last session has ended.
+        # online_per_minute goes on after the last record, until the last session has ended.
         columns = [*NEWEST_OF.items(), (ONLINE_PER_MINUTE.name, "minute")]
         (row,) = await self._ask("SELECT " + ", ".join(starmap(newest_s, columns)))
         *happened, online = (int(value or 0) * 1000 for value in row)
@@ -136,7 +136,7 @@ class ShopTables:
         return self._shown_ms(newest_ms, PLATFORM_LOGS.name) if newest_ms else None
 
     async def online(self) -> Online:
-        """The last MINUTES_SHOWN minutes."""
+        """Return the last MINUTES_SHOWN minutes."""
         now_ms = await self.now_ms()
         if now_ms is None:
             return Online()
@@ -150,7 +150,7 @@ class ShopTables:
         return replace(online_of(rows, now_ms), whole_ms=self._whole_ms(now_ms, "online_users"))
 
     async def logins(self) -> Logins:
-        """The last MINUTES_SHOWN minutes."""
+        """Return the last MINUTES_SHOWN minutes."""
         now_ms = await self.now_ms()
         if now_ms is None:
             return Logins()
@@ -169,7 +169,7 @@ class ShopTables:
         return Logins(*every_minute(rows, now_ms), whole_ms)
 
     async def health(self) -> Health:
-        """The last MINUTES_OF_HEALTH minutes, the newest one included.
+        """Return the last MINUTES_OF_HEALTH minutes, the newest one included.
 
         A percentile is a duration that was measured: see schemas.tables.service_health.
         """
@@ -192,12 +192,12 @@ class ShopTables:
         return health_of(rows, now_ms)
 
     async def anomalies(self) -> list[Anomaly]:
-        """Minutes of the same time that were unlike the hour before them, the newest first."""
+        """Return the newest of the minutes of ``health`` that were unlike the hour before them."""
         now_ms = await self.now_ms()
         if now_ms is None:
             return []
         last = last_minutes(now_ms, MINUTES_OF_HEALTH)
-        # The view looks back from every minute of the table: here it has those that count alone.
+        # The view looks back from every minute of the table: give it only the minutes that count.
         recent = (
             f"(SELECT * FROM {HEALTH_VIEW.name}"
             " WHERE minute >= toDateTime({rows_from_s:UInt32}, 'UTC'))"
@@ -219,13 +219,13 @@ class ShopTables:
         ]  # fmt: skip
 
     async def failures(self) -> list[FailedRequest]:
-        """The newest requests of the last MINUTES_SHOWN minutes that failed or lack a step, at
-        most FAILURES_OF_OPERATION of an operation."""
+        """Return the newest requests of the last MINUTES_SHOWN minutes that failed or lack a step,
+        at most FAILURES_OF_OPERATION per operation."""
         now_ms = await self.now_ms()
         if now_ms is None:
             return []
-        # The tables are sorted by request: which are the newest is told without FINAL, and what
-        # became of these few with it.
+        # The tables are sorted by request: the newest requests are found without FINAL, which is
+        # fast, and the outcomes of these few are read with it.
         newest = (
             f"request_id IN (SELECT request_id FROM {REQUEST_SUMMARY.name}"
             f" WHERE {between('started')} AND outcome != '{OUTCOME_OK}' AND {DELETED} = 0"
@@ -250,7 +250,7 @@ class ShopTables:
         return failures_of(requests, steps)
 
     async def sessions(self) -> list[Sessions]:
-        """Sessions that began in the last HOURS_OF_SESSIONS hours, of both sources."""
+        """Return the sessions that began in the last HOURS_OF_SESSIONS hours, per source."""
         now_ms = await self.now_ms()
         found = []
         for source in (PLATFORM_LOGS.name, SHOP_EVENTS.name):
@@ -274,7 +274,7 @@ class ShopTables:
         return found
 
     async def products(self) -> list[Products]:
-        """The most viewed ones of the last MINUTES_OF_PRODUCTS minutes of each source."""
+        """Return the most viewed products of the last MINUTES_OF_PRODUCTS minutes, per source."""
         found = []
         for source in (PLATFORM_LOGS.name, STORE_EVENTS.name, USER_TAGS.name):
             newest_ms = await self._newest_of(PRODUCT_USER_VIEWS, "minute", source)
@@ -298,7 +298,7 @@ class ShopTables:
         return found
 
     async def funnel(self) -> Funnel:
-        """The last HOURS_OF_FUNNEL hours in which somebody did something, oldest first."""
+        """Return those of the last HOURS_OF_FUNNEL hours that have events, oldest first."""
         newest = [newest_s(EVENT_TABLES[kind].name, "time") for kind in FUNNEL_KINDS]
         (row,) = await self._ask("SELECT " + ", ".join(newest))
         newest_ms = max(int(value or 0) * 1000 for value in row)
@@ -324,7 +324,7 @@ class ShopTables:
         )
 
     async def _newest_of(self, table: Table, at: str, source: str) -> int | None:
-        """The newest minute of one source in a table of several."""
+        """Return the newest minute of one source in a table of several, None without rows."""
         rows = await self._ask(
             f"SELECT toUInt64(toUnixTimestamp({at})) FROM {table.name}"
             f" WHERE source = {{source:String}} ORDER BY {at} DESC LIMIT 1",
@@ -333,11 +333,11 @@ class ShopTables:
         return self._shown_ms(int(rows[0][0]) * 1000, source) if rows else None
 
     def _whole_ms(self, now_ms: int, *flows: str) -> int:
-        """Until when the minutes of a panel are over, by the flows that write its rows."""
+        """Return the end of a panel's last whole minute, by the flows that write its rows."""
         return whole_until_ms(now_ms, *map(self._flow_watermark_ms, flows))
 
     def _shown_ms(self, newest_ms: int, topic: str) -> int:
-        """The minute in which the newest moment of a topic is, that of stray events left out."""
+        """Return the minute of a topic's newest moment, stray events left out."""
         shown_ms = shown_newest_ms(newest_ms, self._watermark_ms(topic))
         return shown_ms // MINUTE_MS * MINUTE_MS
 

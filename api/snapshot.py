@@ -1,4 +1,4 @@
-"""What the live page is told each second: the shape of ``/live.json``.
+"""The shape of ``/live.json``, which the live page reads each second.
 
 Times are milliseconds since the epoch. Lists of one panel have the same length, oldest first.
 """
@@ -14,20 +14,20 @@ from operations.sent import Sent
 
 
 class Rates(Struct, frozen=True):
-    """Records read a second, by topic, over the last minutes of wall time."""
+    """Records read per second, by topic, over the last minutes of wall time."""
 
     times_ms: list[int]
     topics: dict[str, list[float | None]]
 
 
 class Worker(Struct, frozen=True):
-    """One worker process; gone where it has not told of itself for too long."""
+    """One worker process; ``gone`` where it has not reported for too long."""
 
     worker: int
     pid: int
     state: Literal["running", "finished", "gone"]
     age_s: float
-    """Since it told of itself; 0 of one that runs."""
+    """Time since its last report; 0 while it runs."""
     cpu_share: float
     memory_bytes: int
 
@@ -37,7 +37,7 @@ class Flow(Struct, frozen=True):
 
     flow: str
     state: str
-    """As ``footfall status`` has it."""
+    """As ``footfall status`` shows it."""
     trouble: str
     """Its fault as a predicate, "has no worker"; "" where there is none."""
     error: str
@@ -49,7 +49,7 @@ class Flow(Struct, frozen=True):
     late: int
     dead: int
     lag: int | None
-    """Records it has not read yet; None where the topics cannot be asked."""
+    """Records that it has not read yet; None where the topics cannot be asked."""
     lag_s: float | None
     """Age of the oldest of them, where it is known."""
     rows_written: int
@@ -90,7 +90,7 @@ class TopRow(Struct, frozen=True):
 
 
 class Top(Struct, frozen=True):
-    """Those with the highest revenue between two moments of event time, best first."""
+    """Brands, origins and categories with the highest revenue between two moments, best first."""
 
     from_ms: int = 0
     to_ms: int = 0
@@ -133,7 +133,7 @@ class Snapshot(Struct, frozen=True):
     flows: list[Flow]
     counts: Counts
     topics: dict[str, int]
-    """Records that stand in each topic."""
+    """Records in each topic."""
     sent: list[Sent]
     """Sources that generators of this home have sent."""
     minutes: Minutes
@@ -143,7 +143,7 @@ class Snapshot(Struct, frozen=True):
     dead_letters: list[Letter]
     shop: ShopNow = ShopNow()
     problems: dict[str, str] = field(default_factory=dict)
-    """By panel: why it shows old values or none."""
+    """By panel: the reason why it shows old values, or no values."""
     waiting: list[str] = []
     """Panels whose first answer has not come yet."""
     troubles: list[str] = []

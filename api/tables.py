@@ -1,4 +1,4 @@
-"""What the live page reads of the tables: minutes and top lists, windows of store metrics."""
+"""The live page's reads of minutes, top lists, and windows of store metrics."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ TOP_ROWS = 8
 NAME_CHARS_MAX = 120
 WINDOWS_SHOWN = 120
 BEHIND_MAX = 2
-"""Minutes by which a watermark that is worth something is behind the newest one."""
+"""A watermark that is more minutes (or windows) behind the newest one is not used."""
 STRAY_MS = 5 * MINUTE_MS
 """Buckets further than this past the watermark come from stray events."""
 
 CONNECT_WITHIN_S, ANSWER_WITHIN_S = 2.0, 5.0
-"""Those of the store."""
+"""Limits for the store of store metrics."""
 
 _RANGE = (
     f" FROM {VIEW.name} WHERE bucket >= toDateTime({{from_s:UInt32}}, 'UTC')"
@@ -37,14 +37,14 @@ _RANGE = (
 
 
 def shown_newest_ms(newest_ms: int, watermark_ms: int | None) -> int:
-    """The newest moment, or the minute after the watermark where it comes from a stray event."""
+    """Return the newest moment, or the minute after the watermark where a stray event made it."""
     if watermark_ms is not None and newest_ms > watermark_ms + STRAY_MS:
         return watermark_ms // MINUTE_MS * MINUTE_MS + MINUTE_MS
     return newest_ms
 
 
 def whole_until_ms(newest_ms: int, *watermarks_ms: int | None, length_ms: int = MINUTE_MS) -> int:
-    """Return until when minutes (or windows of another length) are over.
+    """Return the moment up to which minutes (or windows of another length) are over.
 
     ``newest_ms`` is the start of the newest one, and the watermarks are of the flows that write
     them. A watermark that is several minutes behind says nothing: in a slow stream it waits for
@@ -74,7 +74,7 @@ class MinutesSource:
         self._known: dict[int, tuple[int, int, int]] = {}
 
     async def minutes(self) -> Minutes:
-        """The last minutes of event time. Raises SinkError."""
+        """Return the last minutes of event time. Raises SinkError."""
         newest_ms = await self._newest_ms()
         if newest_ms is None:
             self._known = {}
@@ -100,7 +100,7 @@ class MinutesSource:
         return Minutes(starts, views, buys, revenue, whole_ms)
 
     async def top(self) -> Top:
-        """The best of the last minutes of event time, by revenue. Raises SinkError."""
+        """Return the best of the last minutes of event time, by revenue. Raises SinkError."""
         newest_ms = await self._newest_ms()
         if newest_ms is None:
             return Top()
@@ -147,14 +147,14 @@ class WindowsSource:
     """The newest rows of the table ``events``. Blocking: call it in a thread."""
 
     def __init__(self, url: str, watermark_ms: Callable[[], int | None] = lambda: None) -> None:
-        """Raises SinkRefusedError for what is not the URL of a store."""
+        """Take the URL of a store. Raises SinkRefusedError for any other text."""
         self._url = url
         self._watermark_ms = watermark_ms
         self._store: Store | None = None
         self._file = path_of(url, STORE_TAKES) if scheme_of(url) == "sqlite" else None
 
     def windows(self) -> Windows:
-        """Oldest first; empty where the table was not made yet. Raises SinkError."""
+        """Return the newest windows, oldest first; empty without the table. Raises SinkError."""
         if self._file is not None and not self._file.exists():
             return Windows()
         if self._store is None:

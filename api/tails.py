@@ -16,7 +16,7 @@ from schemas.topic_files import Segment, records_path, segments
 
 TAIL_BYTES_FIRST = 65_536
 TAIL_BYTES_MAX = 2_097_152
-"""Holds at least one dead letter whose payload is as long as they get."""
+"""Room for at least one dead letter with the longest payload."""
 KAFKA_WITHIN_S = 2.0
 PARTITIONS_MAX = 256
 _ROUND_S = 0.05
@@ -27,9 +27,9 @@ class Tail(Protocol):
     """Reads the end of a topic."""
 
     def newest(self, topic: str, records_max: int) -> list[bytes]:
-        """Up to that many records of each partition, newest first as far as can be told.
+        """Return up to that many records per partition, newest first as far as can be told.
 
-        Empty for a topic that does not stand. Raises OSError.
+        It is empty for a topic that does not exist. Raises OSError.
         """
 
     def close(self) -> None:
@@ -70,7 +70,7 @@ def _newest(of_partition: Sequence[Segment], records_max: int) -> list[bytes]:
     """Return the last records of a partition, oldest first."""
     found: list[bytes] = []
     for segment in reversed(of_partition):
-        # One that is gone by now had older ones than are asked for, or none.
+        # Retention may have removed the segment meanwhile.
         with contextlib.suppress(FileNotFoundError):
             found = _last_lines(segment.records, records_max - len(found)) + found
         if len(found) >= records_max:
@@ -79,7 +79,7 @@ def _newest(of_partition: Sequence[Segment], records_max: int) -> list[bytes]:
 
 
 def _last_lines(path: Path, lines_max: int) -> list[bytes]:
-    """The last whole lines of a file, oldest first; a line that is still written is left out."""
+    """Return the last whole lines of a file, oldest first; one still being written is left out."""
     length = TAIL_BYTES_FIRST
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
@@ -96,10 +96,10 @@ def _last_lines(path: Path, lines_max: int) -> list[bytes]:
 
 
 class KafkaTail:
-    """The end of Kafka's topics, through a consumer that belongs to no group's offsets."""
+    """The end of Kafka's topics, through a consumer that commits no offsets."""
 
     def __init__(self, bootstrap: str) -> None:
-        # Panels ask at once, each in a thread, and an assignment is of the whole consumer.
+        # Panels ask at once, each in a thread, and an assignment is one for the whole consumer.
         self._lock = Lock()
         self._consumer = Consumer(
             {

@@ -1,7 +1,7 @@
-"""Measures the flows for those who look: their lines, their troubles, and rates by differencing.
+"""Measures the flows: their lines, their troubles, and rates from differences of counts.
 
-Counts, memory and CPU are the workers' own word. Who runs, and how far behind a flow is, comes
-from ``operations.flow_facts``, for the live page and the demo's terminal view alike.
+Counts, memory and CPU are what the workers report. Which workers run, and how far behind a flow
+is, comes from ``operations.flow_facts``, for the live page and the demo's terminal view alike.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HISTORY_MAX = 180
 """Points of the rate chart: three minutes."""
 MEGABYTE = 1_000_000
 SMALL = 10.0
-"""Numbers below have a fraction."""
+"""Numbers below this keep one decimal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class WorkerMeter:
         self._movement = Movement()
 
     def observe(self, look: Look) -> None:
-        """Take in what was found at this moment."""
+        """Take in a look at the flows."""
         self._look = look
         self._running = {
             (flow.name, one.worker)
@@ -66,7 +66,7 @@ class WorkerMeter:
             history.append(rates.get(topic, 0.0))
 
     def rates(self) -> Rates:
-        """The history of each topic's rate."""
+        """Return the history of each topic's rate, in records per second."""
         topics = {
             topic: [None if rate is None else _short(rate) for rate in history]
             for topic, history in sorted(self._topics.items())
@@ -74,7 +74,7 @@ class WorkerMeter:
         return Rates(list(self._times_ms), topics)
 
     def flows(self) -> list[Flow]:
-        """A line for each flow that has workers here, by name."""
+        """Return a line for each flow that has workers here, by name."""
         return [self._flow(facts) for facts in self._look.flows if facts.workers]
 
     def troubles(self) -> list[str]:
@@ -82,7 +82,7 @@ class WorkerMeter:
         return sentences(self._look.flows, self._movement, self._look.at_ms)
 
     def counts(self) -> Counts:
-        """Counts of records: one that several flows read is one."""
+        """Count records; one that several flows read counts once."""
         most: dict[tuple[str, int], list[int]] = {}
         for status in self._look.statuses:
             for one in status.partitions:
@@ -94,19 +94,19 @@ class WorkerMeter:
         return Counts(read, late, dead, lag)
 
     def topics(self) -> dict[str, int]:
-        """Return the number of records that stand in each topic of the catalogue."""
+        """Return the number of records in each topic of the catalogue."""
         return {
             topic: self._look.letters(topic)
             for topic in sorted(TOPICS.keys() & self._look.ends.keys())
         }
 
     def watermark_ms(self, flow: str) -> int | None:
-        """The middle one of the partitions' watermarks: one stray event does not move it."""
+        """Return the median of the partitions' watermarks: one stray event does not move it."""
         marks = _watermarks(one for one in self._look.statuses if one.flow == flow)
         return median_low(marks) if marks else None
 
     def topic_watermark_ms(self, topic: str) -> int | None:
-        """The same of a topic: of the flows that read it, the one that is furthest."""
+        """Return the same for a topic: of the flows that read it, the one that is furthest."""
         found = []
         for name in {status.flow for status in self._look.statuses}:
             marks = [
@@ -134,7 +134,7 @@ class WorkerMeter:
             points.popleft()
 
     def _rates_of(self, status: WorkerStatus) -> tuple[dict[str, float], float]:
-        """(records read a second by topic, share of a core) of a worker; none of a gone one."""
+        """Return a worker's (records read per second by topic, share of a core), 0 when gone."""
         points = self._points[status.flow, status.worker]
         first, last = points[0], points[-1]
         seconds = (last.updated_ms - first.updated_ms) / 1000
@@ -147,7 +147,7 @@ class WorkerMeter:
         return rates, (last.cpu_s - first.cpu_s) / seconds
 
     def _topic_rates(self) -> dict[str, float]:
-        """Of the flows that read a topic, the fastest tells the topic's rate."""
+        """Return the rate of each topic: that of the fastest flow that reads it."""
         by_flow: dict[tuple[str, str], float] = {}
         for status in self._look.statuses:
             for topic, rate in self._rates_of(status)[0].items():
@@ -194,12 +194,12 @@ class WorkerMeter:
 
 
 def _short(value: float) -> float:
-    """As many digits as a person reads: they are sent again and again."""
+    """Round to as many digits as a person reads: they are sent again and again."""
     return round(value, 1) if value < SMALL else round(value)
 
 
 def _begins_anew(before: _Point, now: _Point) -> bool:
-    """A restart or a fresh start: its counts cannot be compared with those before."""
+    """Tell whether the worker was restarted: its counts cannot be compared with those before."""
     return now.pid != before.pid or any(
         now.read.get(topic, 0) < count for topic, count in before.read.items()
     )

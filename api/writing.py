@@ -1,7 +1,7 @@
 """Durable writes of what comes in over HTTP. A record is acknowledged once it cannot be lost.
 
 Embedded topics are written by one group commit: requests queue, one committer takes all that
-wait, writes them by one call a topic in a worker thread, and then answers all of them.
+wait, writes them by one call per topic in a worker thread, and then answers all of them.
 
 Delivery      at least once: a request that was answered with an error may still be stored
 Back pressure a full queue refuses at once (BusyError), and nothing grows without a limit
@@ -23,8 +23,8 @@ from sinks import Record, SinkError, TopicWriter
 RECORDS_WAITING_MAX = 20_000
 BYTES_WAITING_MAX = 64 * 1_048_576
 COMMIT_EVERY_S = 0.01
-"""Commits start no closer than this. A lone request waits for none; under load a request waits
-half of it, and the cost of a commit (ten files and their syncs) is shared by many."""
+"""Least time between the starts of commits. A lone request does not wait; under load a request
+waits half of it, and many share the cost of a commit (ten files and their syncs)."""
 CLOSE_WITHIN_S = 1.0
 
 log = logging.getLogger("footfall.api")
@@ -60,7 +60,7 @@ class Writing(Protocol):
 
     @property
     def records_waiting(self) -> int:
-        """Records taken and not durable yet."""
+        """Number of records taken and not durable yet."""
 
 
 @dataclass(slots=True)
@@ -170,7 +170,7 @@ class GroupCommit:
                 waiting.done.set_exception(NotStoredError(failure))
 
     def _write_all(self, by_topic: dict[str, list[_Waiting]]) -> dict[str, str]:
-        """Why each topic that failed was not written. Runs in the commit thread."""
+        """Write all topics; return the reason for each that failed. Runs in the commit thread."""
         failures = {}
         for topic, group in by_topic.items():
             records = [record for waiting in group for record in waiting.records]

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> int:
-    """Measure, print, and with --write keep the figures in docs/."""
+    """Measure, print and, with --write, save the figures in docs/."""
     args = _arguments()
     cache = Path(os.environ.get("FOOTFALL_HOME") or ".footfall").absolute() / "bench"
     compared = [flow for flow in TOPIC_OF if flow in args.flows]
@@ -79,7 +79,7 @@ def _flows(text: str) -> list[str]:
 
 
 def _every(args: argparse.Namespace, cache: Path) -> list[str]:
-    """The section of every flow."""
+    """Return the section about every flow."""
     found = every_flow.measure(
         args.flows,
         partial(make_input, cache, say=_say),
@@ -94,7 +94,7 @@ def _every(args: argparse.Namespace, cache: Path) -> list[str]:
 def _over_kafka(
     figures: dict[str, list[Figure]], args: argparse.Namespace, cache: Path
 ) -> list[str]:
-    """The section of the runs over Kafka, or why there is none."""
+    """Return the section about the runs over Kafka, or why there are no such runs."""
     why: str | None = "--no-kafka was given"
     if not args.no_kafka:
         one_of = f"it takes one of {', '.join(TOPIC_OF)} among the flows"
@@ -139,7 +139,7 @@ def _head(args: argparse.Namespace) -> list[str]:
 def beside_peers(
     figures: dict[str, list[Figure]], parts: dict[str, dict[str, float]]
 ) -> list[str]:
-    """The section of the flows of TOPIC_OF; nothing where none of them was measured."""
+    """Return the section about the flows of TOPIC_OF; nothing if no such flow was measured."""
     if not figures:
         return []
     return [

@@ -1,4 +1,4 @@
-"""The same as one DuckDB query over the files, one thread: the floor, without a stream."""
+"""The same analytic as one DuckDB query over the files, one thread: the floor of the cost."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ QUERIES = {
 
 
 def run(flow: str, folder: Path, _home: Path) -> Answer:
-    """What the query answers."""
+    """Return what the query answers."""
     columns, query = QUERIES[flow]
     connection = duckdb.connect(config={"threads": 1})
     files = f"read_json('{folder}/*/*.jsonl', format='newline_delimited', columns={columns})"

@@ -1,7 +1,7 @@
 """Analytics of the simulated shop as one DuckDB query over the files, one thread.
 
-It needs no order and keeps nothing; records that cannot be read are left out by the query's
-conditions, and late ones, which are hours behind, by the moment at which the shop opened.
+It needs no order and keeps no state. The query's conditions leave out records that cannot be read,
+and late ones, which are from before the shop opened.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LOGS = (
     "{action: 'VARCHAR', "
     "commonData: 'STRUCT(time VARCHAR, userId JSON, requestId JSON, serverName VARCHAR)', "
     "data: 'STRUCT(status VARCHAR, productId JSON, products STRUCT(productId JSON)[])', "
-    # Of the broken ones alone: it is nested deeper than is read.
+    # Only broken records have this field, which is nested deeper than flows read.
     "extra: 'JSON'}"
 )
 _STORE = "{event_time: 'VARCHAR', event_type: 'VARCHAR', product_id: 'JSON', user_id: 'JSON'}"
@@ -79,11 +79,11 @@ QUERIES = {
     ("product_views", STORE_EVENTS.name): (_STORE, _STORE_VIEWS),
     ("product_views", USER_TAGS.name): (_TAGS, _TAG_VIEWS),
 }
-"""By flow and topic: the columns that are read, and the query."""
+"""The columns that are read, and the query, by flow and topic."""
 
 
 def run(flow: str, folder: Path, _home: Path) -> Answer:
-    """What the query answers."""
+    """Return what the query answers."""
     columns, query = QUERIES[flow, topic_in(folder)]
     connection = duckdb.connect(config={"threads": 1})
     files = (

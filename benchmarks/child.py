@@ -1,4 +1,4 @@
-"""One measured run in a process of its own: prints its answer as JSON."""
+"""One measured run in a process of its own, which prints its answer as JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 def main(variant: str, flow: str, folder: Path, home: Path) -> None:
     """Run a variant of a flow over the topic in ``folder``; ``home`` is empty."""
-    # As `footfall run` does: it is read when polars is imported.
+    # As `footfall run` does: Polars reads it when it is imported.
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
     answer = importlib.import_module(f"benchmarks.{variant}").run(flow, folder, home)
     print(json.dumps(answer))

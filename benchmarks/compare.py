@@ -22,11 +22,11 @@ TOPIC_OF = {
     "minute_buckets": "user_tags",
     "user_profiles": "user_tags",
 }
-"""By flow, the topic it reads."""
+"""The topic that each flow reads."""
 VARIANTS = ("footfall", "plain_loop", "batch_query")
 PER_EVENT = "per_event"
 PER_EVENT_EVENTS = 200_000
-"""The per-event dataflow is so dear that it is measured on fewer events."""
+"""Events of the per-event dataflow, which takes too much time for more."""
 
 MakeInput = Callable[[str, int], Input]
 Say = Callable[[str], None]
@@ -43,8 +43,8 @@ def compare(
 ) -> list[Figure]:
     """Measure all variants of a flow of TOPIC_OF, Footfall's own first.
 
-    They run in turn, so that a slow moment of the machine falls on all of them. Raises
-    BenchmarkError where one fails or answers otherwise.
+    They run in turn, so that a slow moment of the machine affects all of them. Raises
+    BenchmarkError where one fails or gives another answer.
     """
     topic_name = TOPIC_OF[flow]
     full = make_input(topic_name, events)
@@ -68,7 +68,7 @@ def compare(
 def parts_of(
     flow: str, make_input: MakeInput, *, events: int, say: Say, launch: Launch = run_children
 ) -> dict[str, float]:
-    """CPU seconds per million events of each part, measured apart from the engine."""
+    """Return CPU seconds per million events of each part, measured apart from the engine."""
     say(f"{flow}: its parts")
     topic = make_input(TOPIC_OF[flow], events)
     found = run_once("parts", flow, topic, launch).answer

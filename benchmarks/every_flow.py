@@ -50,28 +50,28 @@ PEERS: dict[Subject, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What was measured of a flow over a topic; times are CPU seconds per million events."""
+    """The figures of a flow over a topic; times are CPU seconds per million events."""
 
     to_frame: Figure
     to_sink: Figure
     server_cpu_s_per_million: float
-    """Of ClickHouse, its merges so far with it; 0 where the flow does not write there."""
+    """Time of ClickHouse, with its merges so far; 0 where the flow does not write there."""
     parts: dict[str, float]
     peers: list[Figure]
 
     @property
     def engine(self) -> float:
-        """What the parts leave: the engine, recovery and the sink's buffer."""
+        """Return what the parts leave: the time of the engine, recovery and the sink's buffer."""
         return self.to_frame.cpu_s_per_million - sum(self.parts.values())
 
     @property
     def sink(self) -> float:
-        """What the worker takes more with its real sink."""
+        """Return the additional time of the worker with its real sink."""
         return self.to_sink.cpu_s_per_million - self.to_frame.cpu_s_per_million
 
 
 def subjects(names: Sequence[str]) -> list[Subject]:
-    """Each of these flows with each topic that it reads."""
+    """Return each of these flows with each topic that it reads."""
     contracts = flows.catalogue()
     return [(name, topic) for name in names for topic in contracts[name].topics]
 
@@ -88,7 +88,7 @@ def measure(
 ) -> dict[Subject, Found]:
     """Measure these flows over at most EVENTS_MAX events, in at most RUNS_MAX runs.
 
-    Raises BenchmarkError where a run fails, has not read all, or answers otherwise than a peer.
+    Raises BenchmarkError where a run fails, has not read all, or differs from a peer's answer.
     """
     events, runs = min(events, EVENTS_MAX), min(runs, RUNS_MAX)
     cache.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ class _Bench:
     launch: Launch
 
     def found(self, runs: int) -> Found:
-        """The variants in turn, so that a slow moment of the machine falls on all of them."""
+        """Run the variants in turn, so that a slow moment of the machine affects all of them."""
         flow, topic = self.flow, self.full.topic
         peers = PEERS.get((flow, topic), ())
         full: dict[str, list[Run]] = defaultdict(list)
@@ -140,7 +140,7 @@ class _Bench:
         for number in range(runs):
             answers = {variant: done[number].answer for variant, done in full.items()}
             if not answers[FRAME]:
-                # Its rows come more than once: only tables can tell what they add up to.
+                # Its rows come more than once: only tables have the true sums.
                 del answers[FRAME]
             check_same(f"{flow} over {topic}, run {number + 1}", answers)
         figures = {
@@ -156,7 +156,7 @@ class _Bench:
         )
 
     def _run(self, what: str, of: Input) -> tuple[Run, float]:
-        """A worker to its end; what ClickHouse used meanwhile, in CPU seconds."""
+        """Run a worker to its end; return the run, and the CPU seconds of ClickHouse meanwhile."""
         name = f"{self.flow} over {of.topic} to {what}"
         with tempfile.TemporaryDirectory(prefix="footfall-bench-") as folder:
             home = Path(folder) / "home"
@@ -176,9 +176,9 @@ class _Bench:
 
 
 def _topics_beside(flow: str, of: Input, folder: Path) -> Path:
-    """A folder with the topic, and the others that the flow reads without a record.
+    """Return a folder with the topic, and the flow's other topics without a record.
 
-    What the run writes to topics of its own must not stand in the cache.
+    The run writes topics of its own there, which must not be in the cache.
     """
     folder.mkdir(parents=True)
     (folder / of.topic).symlink_to((of.folder / of.topic).absolute())

@@ -16,7 +16,7 @@ Figures = Mapping[Subject, Found]
 
 
 def section(found: Figures) -> list[str]:
-    """The lines of the section."""
+    """Return the lines of the section."""
     events = max(one.to_frame.events for one in found.values())
     missed = [
         f"`{flow}` over `{topic}` ({one.to_frame.cpu_s_per_million:.2f} of {goal_of(flow):.1f})"
@@ -46,17 +46,17 @@ def section(found: Figures) -> list[str]:
 
 
 def goal_of(flow: str) -> float:
-    """CPU seconds per million events that a flow may take before its sink."""
+    """Return the CPU seconds per million events that a flow may take before its sink."""
     return GOALS.get(flow, GOAL)
 
 
 def is_met(flow: str, found: Found) -> bool:
-    """Whether the flow keeps to its goal."""
+    """Tell whether the flow keeps to its goal."""
     return found.to_frame.cpu_s_per_million <= goal_of(flow)
 
 
 def flow_table(found: Figures) -> list[str]:
-    """A row a flow and topic."""
+    """Return the lines of a table with one row per flow and topic."""
     names = (*PARTS, "engine", "**in all**", "goal", "+ sink", "server", "events/s", "peak MB")
     lines = [
         f"| flow | topic | {' | '.join(names)} | sink |",
@@ -80,7 +80,7 @@ def flow_table(found: Figures) -> list[str]:
 
 
 def peers(found: Figures) -> list[str]:
-    """What others take for the same answer; nothing where there are none."""
+    """Return lines about what peers take for the same answer; nothing without peers."""
     lines = [
         f"| `{flow}` | `{topic}` | {PEERS[peer.variant]} | {peer.cpu_s_per_million:.2f} | "
         f"{peer.cpu_s_per_million / one.to_frame.cpu_s_per_million:.2f} | {speed(peer)} | "

@@ -8,6 +8,6 @@ from schemas.topic_files import META_FILE
 
 
 def topic_in(folder: Path) -> str:
-    """The name of the one topic in a folder."""
+    """Return the name of the one topic in a folder."""
     (path,) = folder.glob(f"*/{META_FILE}")
     return path.parent.name

@@ -1,4 +1,4 @@
-"""The flow as it stands: topic files to rows in the sink's frame, recovery on."""
+"""The flow as it is: topic files to rows in the sink's frame, recovery on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SUMMED = {
     "store_metrics": {"events" if name == SUMS[0] else name: name for name in SUMS},
     "user_profiles": {},
 }
-"""By flow: what every variant must agree on, and the column of the flow's rows it sums."""
+"""The answer that all variants must agree on, and the columns of rows that give it, by flow."""
 
 
 class CountingWriter:
@@ -41,11 +41,11 @@ class CountingWriter:
                 self.answer[name] += int(final[column].sum())
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""
 
 
 def run(flow: str, folder: Path, home: Path) -> Answer:
-    """Run the flow over the topic in ``folder`` once; what its final rows add up to."""
+    """Run the flow over the topic in ``folder`` once; return what its final rows add up to."""
     declared = flows.catalogue()[flow]
     writer = CountingWriter(SUMMED[flow])
     runs: list[Run] = []

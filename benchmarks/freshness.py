@@ -1,9 +1,9 @@
-"""From the acknowledged POST until a reader sees it, while every flow of the demo runs.
+"""Times from an acknowledged POST until a reader sees it, while every flow of the demo runs.
 
 python -m benchmarks.freshness [--seconds N] [--rate N]
 
-Probes are sent to the demo's api beside its simulated shop: a tag of a cookie and a brand of its
-own, and a purchase of a price that no other has. A reader asks every store again and again.
+Probes are sent to the demo's api beside its simulated shop: a tag with a cookie and a brand of its
+own, and a purchase with a price that no other has. A reader asks every store again and again.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ PROBE_CENTS = 10**9
 """The price of a probe, above all that the shop sells in a window."""
 
 See = Callable[[Collection[int]], Collection[int]]
-"""Numbers of probes -> those of them that a reader sees."""
+"""Numbers of probes -> the numbers of those that a reader sees."""
 
 
 @dataclass(slots=True)
 class Store:
-    """Asks one store, and keeps when each probe was there."""
+    """Asks one store, and keeps how long each probe took to be there."""
 
     name: str
     see: See
     waiting: dict[int, float] = field(default_factory=dict)
-    """By probe, when it was acknowledged."""
+    """Time at which each probe was acknowledged, in seconds of the monotonic clock."""
     seconds: list[float] = field(default_factory=list)
 
     def look(self, done: threading.Event) -> None:
-        """Ask until all was seen or, when ``done``, nothing more is waited for."""
+        """Ask until all probes were seen and no more are to come (``done``)."""
         while not done.is_set() or self.waiting:
             seen = self.see(tuple(self.waiting)) if self.waiting else ()
             now_s = time.monotonic()
@@ -66,7 +66,7 @@ class Store:
 
 
 def main() -> int:
-    """Measure, and print a line for each store."""
+    """Measure, and print one line per store."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.freshness")
     parser.add_argument("--seconds", type=float, default=120.0, help="of probes (120)")
     parser.add_argument("--rate", type=int, default=1_000, help="records of the shop a second")
@@ -137,7 +137,7 @@ def _stores(settings: Settings, port: int) -> list[Store]:
     def windows(probes: Collection[int]) -> list[int]:
         sql = f"SELECT coalesce(sum(value_items_sold_in_cent / {PROBE_CENTS}), 0) FROM events"
         [[count]] = ask_store(settings, sql)[1]
-        # They are sold in the order of their numbers, each one once.
+        # Probes are sold in the order of their numbers, each once.
         return [one for one in probes if one < count]
 
     return [

@@ -33,14 +33,14 @@ _DECIDES_THE_BYTES = (
 WORLDS: dict[str, World] = {
     world.topic: world for world in (StoreWorld(seed=SEED), TagWorld(seed=SEED))
 }
-"""By topic, for those that have a world of their own."""
+"""Worlds by topic, for topics that have a world of their own."""
 SHOP = ShopWorld(
     seed=SEED,
     disturbances=Disturbances(out_of_order=0.01, late=0.0005, malformed=0.0005),
     records_per_s=1_000,
     users=50_000,
 )
-"""What the other topics are taken from."""
+"""The shop that the other topics are taken from."""
 SHOP_TOPICS = (PLATFORM_LOGS.name, SHOP_EVENTS.name)
 
 
@@ -54,21 +54,21 @@ class Input:
 
     @property
     def files(self) -> list[Path]:
-        """The records of each partition, as NDJSON."""
+        """Return the files of the partitions' records, as NDJSON."""
         return [self.folder / self.topic / f"{n}.jsonl" for n in range(PARTITIONS_DEFAULT)]
 
     @property
     def record_bytes(self) -> float:
-        """Mean size of a record, its newline included; 0 where there is none."""
+        """Return the mean bytes of a record, its newline included; 0 without records."""
         return sum(path.stat().st_size for path in self.files) / max(1, self.events)
 
 
 def make_input(
     cache: Path, topic: str, events: int, say: Callable[[str], None] = lambda _line: None
 ) -> Input:
-    """The first ``events`` records of the topic's world, from the cache or made now.
+    """Return the first ``events`` records of the topic's world, from the cache or made now.
 
-    What lies there is used again if it is whole and was made of the same world, size and code.
+    Files of the cache are used if they are whole and were made of the same world, size and code.
     """
     made = Input(cache / f"{topic}-{events}", topic, events)
     stamp = _stamp(topic, events)
@@ -91,7 +91,7 @@ def make_input(
 
 
 def batches(topic: str, events: int) -> Iterator[list[Record]]:
-    """The first ``events`` records of a topic, BATCH_ROWS at a time, the last ones fewer.
+    """Yield the first ``events`` records of a topic, BATCH_ROWS at a time, the last ones fewer.
 
     Those of SHOP_TOPICS are what the shop sends to that topic; the other topics are left out.
     """

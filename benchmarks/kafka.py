@@ -18,7 +18,7 @@ from benchmarks.tables import answer_of
 
 EVENTS_MAX = 1_000_000
 FILES = 0
-"""Stands for the number of partitions where topic files are read."""
+"""Used as the number of partitions where topic files are read."""
 LAYOUTS = ((1, 1), (2, 1), (4, 1), (4, 2), (10, 1))
 """(partitions, processes) of the runs over Kafka."""
 
@@ -31,9 +31,9 @@ class Case:
     """One row of the tables."""
 
     what: str
-    """FRAME or TABLES of a flow; PLAIN or BYTEWAX of a topic."""
+    """FRAME or TABLES for a flow; PLAIN or BYTEWAX for a topic."""
     partitions: int
-    """Of the topic in Kafka, or FILES."""
+    """Partitions of the topic in Kafka, or FILES."""
     processes: int = 1
 
     def __str__(self) -> str:
@@ -46,17 +46,17 @@ Figures = dict[Case, Figure]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What was measured over Kafka."""
+    """The figures over Kafka."""
 
     events: int
     kafka_version: str
     flows: dict[str, Figures]
     topics: dict[str, Figures]
-    """Of readers that do nothing."""
+    """Figures of readers that do nothing."""
     faust: Figure | None = None
-    """Of login_alerts, where it was asked for."""
+    """Figure of login_alerts, if it was asked for."""
     idle: kafka_idle.Idle | None = None
-    """A worker with nothing to do, where it was asked for."""
+    """Figures of a worker with nothing to do, if they were asked for."""
 
 
 def measure(
@@ -72,12 +72,12 @@ def measure(
     with_faust: bool = False,
     with_idle: bool = False,
 ) -> Found:
-    """Measure every flow of ``topic_of`` (by flow the topic it reads) over at most EVENTS_MAX.
+    """Measure every flow of ``topic_of`` (the topic by flow) over at most EVENTS_MAX events.
 
-    ``make_input`` gives the files of a topic with so many events, ``file_answer`` what a flow
-    makes of them. ``with_faust`` measures login_alerts as well, ``with_idle`` a worker of many
-    partitions that has nothing to do. Raises BenchmarkError where a run fails or answers
-    otherwise.
+    ``make_input`` gives the files of a topic with so many events, ``file_answer`` a flow's answer
+    over them. ``with_faust`` also measures login_alerts, ``with_idle`` a worker of many
+    partitions that has nothing to do. Raises BenchmarkError where a run fails or gives another
+    answer.
     """
     events = min(events, EVENTS_MAX)
     partitions = sorted({partitions for partitions, _ in layouts})
@@ -101,9 +101,9 @@ def measure(
 
 
 def check_answers(name: str, runs: dict[Case, list[Run]], expected: Answer) -> None:
-    """Raises BenchmarkError where a run's rows add up to something else than ``expected``.
+    """Raise BenchmarkError where a run's rows add up to something else than ``expected``.
 
-    What only tables can tell must be the same in all runs to tables.
+    Sums that only tables have must be the same in all runs to tables.
     """
     by_what: dict[str, dict[str, Answer]] = defaultdict(dict)
     for case, done in runs.items():
@@ -125,12 +125,12 @@ class _Bench:
     say: Say
 
     def readers(self, cases: Sequence[Case]) -> Figures:
-        """Of readers that do nothing with the records."""
+        """Measure readers that do nothing with the records."""
         name = f"readers of {self.full.topic}"
         return self._figures(name, cases, lambda case, of: self._run(name, "", case, of), {})
 
     def flow(self, flow: str, cases: Sequence[Case], answer: Answer) -> Figures:
-        """Of the flow's worker, whose rows must add up to ``answer``."""
+        """Measure the flow's worker, whose rows must add up to ``answer``."""
         return self._figures(flow, cases, lambda case, of: self._run(flow, flow, case, of), answer)
 
     def _figures(
@@ -140,7 +140,7 @@ class _Bench:
         run: Callable[[Case, Input], Run],
         expected: Answer,
     ) -> Figures:
-        """The cases in turn, so that a slow moment of the machine falls on all of them."""
+        """Run the cases in turn, so that a slow moment of the machine affects all of them."""
         full: dict[Case, list[Run]] = defaultdict(list)
         empty: dict[Case, list[Run]] = defaultdict(list)
         for number in range(self.runs):
@@ -177,11 +177,11 @@ class _Bench:
             return replace(done, answer=answer)
 
     def _topics(self, case: Case, of: Input, home: Path) -> dict[str, str]:
-        """Settings that lead to the records."""
+        """Return the settings that lead to the records."""
         if case.partitions != FILES:
             name = topic_name(of.topic, case.partitions, empty=not of.events)
             return {"TOPICS_URL": self.servers.topics_url, "KAFKA_TOPIC": name}
-        # Beside it the run makes topics of its own, which must not stand in the cache.
+        # The run makes topics of its own there, which must not be in the cache.
         folder = home / "topics"
         folder.mkdir()
         (folder / of.topic).symlink_to((of.folder / of.topic).absolute())

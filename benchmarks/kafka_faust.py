@@ -1,4 +1,4 @@
-"""``login_alerts`` as it runs on Kafka: on Faust, which answers each failure when it comes."""
+"""``login_alerts`` as it runs on Kafka: on Faust, which decides at each failed login."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from schemas.topics import PLATFORM_LOGS
 
 FLOW = "login_alerts"
 EVENTS_MAX = 200_000
-"""It is dear, and what it costs grows with the events alone."""
+"""Most events: the run is slow, and its cost grows with the events alone."""
 PARTITIONS = 4
 
 
 def why_not() -> str | None:
-    """Why it cannot be measured, on one line; None where it can."""
+    """Return why it cannot be measured, on one line; None where it can."""
     if importlib.util.find_spec("faust") is None:
         return "Faust is not installed: pip install 'footfall[alerts]'"
     return None
@@ -35,13 +35,13 @@ def measure(
     runs: int,
     say: Callable[[str], None],
 ) -> Figure:
-    """Of the worker over at most EVENTS_MAX events. Raises BenchmarkError where a run fails."""
+    """Measure the worker over at most EVENTS_MAX events. Raises BenchmarkError if a run fails."""
     topic = PLATFORM_LOGS.name
     full, none = make_input(topic, min(events, EVENTS_MAX)), make_input(topic, 0)
     fill(servers.bootstrap, topic, full.events, [PARTITIONS], say)
     done: list[Run] = []
     empty: list[Run] = []
-    # Of each run its own, for that is where the state is.
+    # Each run has a consumer group of its own, since the state belongs to the group.
     groups = (f"bench-{number}" for number in itertools.count())
     for number in range(runs):
         say(f"{FLOW} on Faust, run {number + 1} of {runs}, {full.events:,} events")

@@ -1,4 +1,4 @@
-"""A worker of hundreds of partitions in which nothing happens: what it needs all the same."""
+"""A worker of hundreds of partitions in which nothing happens: its memory, threads and CPU."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ PARTITIONS = 500
 EVENTS = 20_000
 READ_WITHIN_S = 120.0
 SETTLE_S = 75.0
-"""By then the last windows are written as final."""
+"""Time after which the last windows are written as final."""
 OVER_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """The needs of a worker that has read all there is."""
+    """The figures of a worker that has read all records."""
 
     partitions: int
     threads: int
     descriptors: int
     memory_mb: float
     core_percent: float
-    """A share of one core, over OVER_S."""
+    """Percent of one core, over OVER_S."""
 
 
 def measure(
@@ -92,6 +92,6 @@ def _wait_until_read(worker: subprocess.Popen[bytes], status: Path) -> None:
 
 
 def _cpu_s(process: Path) -> float:
-    """The CPU that a process has used, by the kernel's account."""
+    """Return the CPU seconds that a process has used, as the kernel counts them."""
     fields = (process / "stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -15,37 +15,37 @@ import sys
 import msgspec
 
 FRAME, TABLES = "frame", "tables"
-"""What a worker does with its rows: adds them up and drops them, or writes them."""
+"""The two uses of a worker's rows: to add them up and drop them, or to write them."""
 FAUST = "faust"
-"""A worker on the other engine that some flow has on Kafka."""
+"""A worker on Faust, which some flow has on Kafka."""
 PLAIN, BYTEWAX = "plain", "bytewax"
-"""What only reads: the client itself, or Bytewax's own source."""
+"""The readers: the client itself, or Bytewax's own source."""
 
 
 class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one process is to do."""
+    """The work of one process."""
 
     what: str
     """FRAME, TABLES, FAUST, PLAIN or BYTEWAX."""
     topic: str
     environ: dict[str, str]
-    """For read_settings: where topics and tables are, and the home."""
+    """Variables for read_settings: addresses of topics and tables, and the home."""
     flow: str = ""
-    """Of a worker."""
+    """The flow of a worker, "" for a reader."""
     index: int = 0
     count: int = 1
     """This process reads share ``index`` of ``count``."""
     follow: bool = False
-    """A worker goes on until it is stopped."""
+    """True where the worker goes on until it is stopped."""
 
     def encode(self) -> str:
-        """As the argument of the process."""
+        """Return the job as the argument of a process."""
         return msgspec.json.encode(self).decode()
 
 
 def main(text: str) -> None:
     """Do a job and print its answer."""
-    # As `footfall run` does: it is read when polars is imported.
+    # As `footfall run` does: Polars reads it when it is imported.
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
     job = msgspec.json.decode(text, type=Job)
     name = "kafka_worker" if job.flow else "kafka_readers"

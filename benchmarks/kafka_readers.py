@@ -1,4 +1,4 @@
-"""Reading a topic of Kafka and doing nothing with it: what no worker can be below.
+"""Readers of a topic of Kafka that do nothing with it: the least that any worker costs.
 
 ``plain``    confluent-kafka's client as it comes, in calls of 10,000 records
 ``bytewax``  Bytewax's own source as it comes, whose messages are dropped by the next step
@@ -24,7 +24,7 @@ RECORDS_A_CALL = 10_000
 
 
 def run(job: Job) -> Answer:
-    """How many records were read, to the end of every partition."""
+    """Read to the end of every partition; return the number of records."""
     bootstrap = read_settings(job.environ).kafka_bootstrap
     assert bootstrap is not None
     return {"read": (_plain if job.what == PLAIN else _bytewax)(bootstrap, job.topic)}

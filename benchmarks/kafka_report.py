@@ -17,12 +17,12 @@ READERS = {PLAIN: "confluent-kafka, `consume(10_000)`", BYTEWAX: "Bytewax's `Kaf
 
 
 def not_measured(why: str) -> list[str]:
-    """The section where there is nothing to tell."""
+    """Return the section for a run without Kafka."""
     return [TITLE, "", f"Not measured in this run: {why}.", ""]
 
 
 def section(found: Found, files: dict[str, Figure]) -> list[str]:
-    """The lines of the section; ``files`` has each flow's figure from topic files to a frame."""
+    """Return the lines of the section; ``files`` has each flow's figure from files to a frame."""
     flows = {
         flow: {Case(FRAME, FILES): files[flow], **figures} for flow, figures in found.flows.items()
     }
@@ -75,7 +75,7 @@ def _faust(figure: Figure) -> list[str]:
 
 
 def flow_table(flows: dict[str, Figures]) -> list[str]:
-    """A row a case, those to a frame first."""
+    """Return a table with one row per case, those to a frame first."""
     lines = [
         "| flow | from | to | CPU s per million | times files | events/s | peak MB |",
         "|---|---|---|---:|---:|---:|---:|",
@@ -93,7 +93,7 @@ def flow_table(flows: dict[str, Figures]) -> list[str]:
 
 
 def reader_table(topics: dict[str, Figures]) -> list[str]:
-    """A row a reader and number of partitions."""
+    """Return a table with one row per reader and number of partitions."""
     lines = [
         "| topic | who | partitions | CPU s per million | events/s | peak MB |",
         "|---|---|---:|---:|---:|---:|",
@@ -109,7 +109,7 @@ def reader_table(topics: dict[str, Figures]) -> list[str]:
 
 
 def growth(flow: str, figures: Figures) -> list[str]:
-    """A sentence for what goes to a frame and one for what goes to the sink."""
+    """Return one sentence for the runs to a frame and one for those to the sink."""
     return [_growth(flow, figures, what) for what in (FRAME, TABLES)]
 
 

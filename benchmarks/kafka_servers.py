@@ -1,4 +1,4 @@
-"""What the runs over Kafka stand on: a broker with filled topics, ClickHouse, and the tables."""
+"""The servers of the runs over Kafka: a broker with filled topics, ClickHouse, and the tables."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Servers:
 
     @property
     def topics_url(self) -> str:
-        """TOPICS_URL of the broker."""
+        """Return the TOPICS_URL of the broker."""
         return f"kafka://{self.bootstrap}"
 
 
 def why_not(environ: Mapping[str, str], say: Say) -> str | None:
-    """Why there can be no broker, on one line; None where there can. May fetch the jars."""
+    """Return why no broker can run, on one line, or None. It may fetch the jars."""
     try:
         find_java(environ)
         find_jars(cache_folder(environ), environ, say)
@@ -47,14 +47,14 @@ def why_not(environ: Mapping[str, str], say: Say) -> str | None:
 
 
 def version_of(jars: Path) -> str:
-    """The version of Kafka among its jars; "" where no name tells it."""
+    """Return the version of Kafka from the names of its jars; "" where no name has it."""
     names = [path.stem for path in jars.glob("kafka_*-*.jar")]
     return min(names, key=len).rpartition("-")[2] if names else ""
 
 
 @contextmanager
 def started(cache: Path, say: Say, flows: list[str]) -> Iterator[Servers]:
-    """Servers of this benchmark's own, on a folder under ``cache`` that is removed after it."""
+    """Run servers of this benchmark's own, on a folder under ``cache`` that is then removed."""
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         prefix="servers-", dir=cache, ignore_cleanup_errors=True
@@ -83,16 +83,16 @@ def make_output_topics(bootstrap: str) -> None:
 
 
 def topic_name(topic: str, partitions: int, *, empty: bool = False) -> str:
-    """The name of the measured topic of so many partitions, or of its empty twin."""
+    """Return the name of the measured topic of so many partitions, or of its empty twin."""
     return f"bench_{topic}_{partitions}" + ("_empty" if empty else "")
 
 
 def fill(
     bootstrap: str, topic: str, events: int, partition_counts: Sequence[int], say: Say
 ) -> None:
-    """Write a world's records to a topic of each number of partitions; make its empty twin.
+    """Write a world's records to one topic per number of partitions; make its empty twin.
 
-    They are those of the topic files, with the same keys.
+    The records are those of the topic files, with the same keys.
     """
     writer = KafkaTopics(bootstrap)
     try:

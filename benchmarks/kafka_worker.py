@@ -1,4 +1,4 @@
-"""A flow as ``footfall run --once`` has it: its topic to a frame, or to its tables."""
+"""A flow as ``footfall run --once`` runs it: from its topic to a frame, or to its tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from streams.source import Share
 
 
 def run(job: Job) -> Answer:
-    """How many events were read and, to a frame, what the final rows add up to."""
+    """Return the number of events read and, for a frame, the sums of the final rows."""
     contract = flows.catalogue()[job.flow]
     settings = read_settings(job.environ)
     if job.what == FAUST:

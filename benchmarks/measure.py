@@ -19,19 +19,19 @@ from statistics import median
 from benchmarks.inputs import Input
 
 SHORT_BESIDE_START = 0.25
-"""By how much of its start-up a run must be longer to say something of a speed."""
+"""Share of its start-up by which a run must be longer to give a speed."""
 RUN_TIMEOUT_S = 300
 """A process that runs longer is killed, and the run has failed."""
 ROOT = Path(__file__).resolve().parent.parent
 
 
 class BenchmarkError(Exception):
-    """A run failed, or two variants disagree on the answer."""
+    """A run that failed, or variants that disagree on the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run from start to end: of one process, or of some at the same time."""
+    """One run from start to end, of one process or of several at the same time."""
 
     cpu_s: float
     wall_s: float
@@ -40,8 +40,8 @@ class Run:
 
 
 Launch = Callable[[str, Sequence[Sequence[str]], Path], Run]
-"""Runs modules with their arguments at the same time: (name, modules, folder for what they print)
--> what they took together."""
+"""Runs modules with their arguments at the same time:
+(name, modules, folder for their output) -> the figures of all together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +52,15 @@ class Figure:
     events: int
     cpu_s_per_million: float
     events_per_s: float
-    """NaN where the runs were too short beside their start-up to tell."""
+    """NaN where the runs were too short beside their start-up to give a speed."""
     memory_mb: float
 
 
 def run_children(name: str, modules: Sequence[Sequence[str]], folder: Path) -> Run:
     """Run ``python -m`` for each list of a module and its arguments, all at the same time.
 
-    CPU, memory and answers are added up; what they print goes to ``folder``. Raises
-    BenchmarkError with the end of what one printed that failed.
+    CPU, memory and answers are added up; output goes to ``folder``. Raises BenchmarkError with the
+    last lines of a process that failed.
     """
     outputs = [folder / f"output-{number}" for number in range(len(modules))]
     children: list[subprocess.Popen[bytes]] = []
@@ -96,7 +96,7 @@ def run_children(name: str, modules: Sequence[Sequence[str]], folder: Path) -> R
 
 
 def run_once(variant: str, flow: str, topic: Input, launch: Launch = run_children) -> Run:
-    """Run a variant over a topic. Raises BenchmarkError with the end of what it printed."""
+    """Run a variant over a topic. Raises BenchmarkError with the last lines that it printed."""
     with tempfile.TemporaryDirectory(prefix="footfall-bench-") as home:
         state = Path(home) / "state"
         state.mkdir()
@@ -108,7 +108,7 @@ def _ended(name: str, child: subprocess.Popen[bytes], output: Path) -> Run:
     killer = threading.Timer(RUN_TIMEOUT_S, child.kill)
     killer.start()
     try:
-        # The kernel's own account of this child, and of no other.
+        # The kernel counts this child alone.
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
     finally:
@@ -122,7 +122,7 @@ def _ended(name: str, child: subprocess.Popen[bytes], output: Path) -> Run:
 
 
 def figure_of(variant: str, events: int, runs: list[Run], empty: list[Run]) -> Figure:
-    """The figure of some runs over ``events`` events and some over none."""
+    """Return the figure of runs over ``events`` events and of runs over no events."""
     cpu_s = median(run.cpu_s for run in runs) - median(run.cpu_s for run in empty)
     start_s = median(run.wall_s for run in empty)
     wall_s = median(run.wall_s for run in runs) - start_s
@@ -136,7 +136,7 @@ def figure_of(variant: str, events: int, runs: list[Run], empty: list[Run]) -> F
 
 
 def check_same(flow: str, answers: dict[str, dict[str, int]]) -> None:
-    """Raises BenchmarkError where variants over the same events have other answers."""
+    """Raise BenchmarkError where variants over the same events have different answers."""
     expected = next(iter(answers.values()))
     for variant, answer in answers.items():
         if answer != expected:
@@ -144,7 +144,7 @@ def check_same(flow: str, answers: dict[str, dict[str, int]]) -> None:
 
 
 def check_read(name: str, run: Run, topic: Input) -> Run:
-    """The run without what it has read. Raises BenchmarkError if that is not the whole topic."""
+    """Return the run without its count of records. Raises BenchmarkError if that is not right."""
     answer = dict(run.answer)
     read = answer.pop("read")
     if read != topic.events:

@@ -1,4 +1,4 @@
-"""Which part of a flow costs what: the pure pieces alone, over the same polls."""
+"""The costs of a flow's parts: the pure pieces alone, over the same polls."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _polls(folder: Path, topic: str) -> Iterator[Poll]:
         FileTopic(folder, topic, end=LATEST).open(n, None) for n in range(PARTITIONS_DEFAULT)
     ]
     waiting = list(readers)
-    # The partitions in turn, as the source gives them.
+    # Read the partitions in turn, as the source gives them.
     while waiting:
         for reader in list(waiting):
             poll = reader.poll(wall_clock_ms())
@@ -44,7 +44,7 @@ def _polls(folder: Path, topic: str) -> Iterator[Poll]:
 
 
 def run(flow: str, folder: Path, _home: Path) -> dict[str, int]:
-    """Microseconds of CPU that each of PARTS took in all, and the events read."""
+    """Return the CPU microseconds that each of PARTS took in all, and the number of events."""
     tune_process()
     topic = topic_in(folder)
     records, make_step = pieces(flow, topic)
@@ -52,7 +52,7 @@ def run(flow: str, folder: Path, _home: Path) -> dict[str, int]:
     spent = dict.fromkeys(PARTS, 0.0)
     events = 0
     polls = _polls(folder, topic)
-    # What a run over no events does too is start-up.
+    # Work that a run over no events does too counts as start-up.
     no_events = Poll(topic, 0, 0, b"", 0, 0, wall_clock_ms(), end=True)
     DrivenStep(make_step).on_batch(records.decode(flow, no_events))
     # As the worker does.

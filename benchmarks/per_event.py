@@ -1,7 +1,7 @@
-"""The same analytics written the ordinary way: one object an event through Bytewax's operators.
+"""The same analytics in the usual way: one object per event through Bytewax's operators.
 
-With the settings that were found to cost the least: lines in batches of 2,000, no waiting on
-the wall clock, and a snapshot every 10 s.
+The settings are those that cost the least: lines in batches of 2,000, no waiting on the wall
+clock, and a snapshot every 10 s.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ FLOWS = {
 
 
 def run(flow: str, folder: Path, home: Path) -> Answer:
-    """What the dataflow's rows add up to."""
+    """Run the dataflow; return what its rows add up to."""
     answer: Answer = {}
     dataflow = Dataflow(flow)
     lines = op.input("read", dataflow, _Lines(folder))

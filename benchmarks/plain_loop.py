@@ -1,4 +1,4 @@
-"""A plain Python loop: msgspec and a dict, one pass, nothing kept through a crash."""
+"""A plain Python loop: msgspec and a dict, one pass, without recovery."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _records(folder: Path, struct: Any) -> Iterator[Any]:
 
 
 def minute_buckets(folder: Path) -> Answer:
-    """Count and revenue by minute and group."""
+    """Sum count and revenue by minute and group."""
     groups: dict[Any, list[int]] = defaultdict(lambda: [0, 0])
     for tag in _records(folder, UserTag):
         product = tag.product_info
@@ -41,7 +41,7 @@ def minute_buckets(folder: Path) -> Answer:
 
 
 def store_metrics(folder: Path) -> Answer:
-    """Counts and value sold by second."""
+    """Sum counts and value sold by second."""
     windows: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0, 0])
     for event in _records(folder, StoreEvent):
         window = windows[event.event_time]
@@ -64,7 +64,7 @@ def store_metrics(folder: Path) -> Answer:
 
 
 def user_profiles(folder: Path) -> Answer:
-    """The newest 200 tags of each cookie and action."""
+    """Keep the newest 200 tags of each cookie and action."""
     newest: dict[Any, deque[Any]] = defaultdict(lambda: deque(maxlen=200))
     events = 0
     for tag in _records(folder, UserTag):
@@ -81,5 +81,5 @@ FLOWS: dict[str, Callable[[Path], Answer]] = {
 
 
 def run(flow: str, folder: Path, _home: Path) -> Answer:
-    """What the loop counts."""
+    """Return what the loop counts."""
     return FLOWS[flow](folder)

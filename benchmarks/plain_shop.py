@@ -1,7 +1,7 @@
 """Analytics of the simulated shop as plain Python loops: msgspec and dicts, one pass.
 
-They take what a flow takes: records that cannot be read are left out, and so are late ones; what
-depends on the order of events waits in a heap until the watermark has passed it.
+They take the records that a flow takes: records that cannot be read are left out, and late ones
+too. Where the order matters, events wait in a heap until the watermark has passed them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from schemas.user_tags import UserTag
 
 Answer = dict[str, int]
 BLOCK_BYTES = 1 << 16
-"""A bad record costs its block the speed."""
+"""Bytes that are decoded at once; a block with a bad record is decoded line by line."""
 DELAY_MS = 5_000
 WINDOW_LATENESS_MS = 600_000 + 60_000
 STEP_LATENESS_MS = 120_000
@@ -48,7 +48,7 @@ Timed = tuple[int, Any]
 
 
 def _records(path: Path, kind: Any, time_of: Callable[[Any], str]) -> Iterator[Timed]:
-    """The good records of a partition."""
+    """Yield the good records of a partition."""
     decoder = msgspec.json.Decoder(kind)
     future_ms = time.time() * 1_000 + FUTURE_MAX_MS
     with path.open("rb") as file:
@@ -87,11 +87,11 @@ def _on_time(records: Iterable[Timed], lateness_ms: int) -> Iterator[Timed]:
 
 _RECORD, _LOGOUT, _LOGIN = range(3)
 Act = tuple[int, int, str]
-"""(time in ms, what it is, user)"""
+"""(time in ms, kind of act, user)"""
 
 
 def _ordered(acts: Iterable[Act]) -> Iterator[Act]:
-    """In order of time; late ones are left out."""
+    """Yield acts in order of time; late ones are left out."""
     newest_ms = _NEVER
     held: list[Act] = []
     for act in acts:
@@ -126,7 +126,7 @@ _ACTS = {PLATFORM_LOGS.name: _log_acts, SHOP_EVENTS.name: _event_acts}
 
 
 def time_online(topic: str, paths: list[Path]) -> Answer:
-    """How many sessions there were, and for how long in all."""
+    """Return the number of sessions, and their length in all."""
     sessions = spent_ms = 0
     for path in paths:
         online: dict[str, tuple[int, int]] = {}
@@ -156,7 +156,7 @@ def time_online(topic: str, paths: list[Path]) -> Answer:
 
 
 def request_trace(_topic: str, paths: list[Path]) -> Answer:
-    """How many requests turned out how."""
+    """Return the number of requests by outcome."""
     outcomes: Counter[str] = Counter()
     forms: dict[Any, tuple[str, Any]] = {}
     for path in paths:
@@ -223,7 +223,7 @@ _LOOKS = {
 
 
 def product_views(topic: str, paths: list[Path]) -> Answer:
-    """Views and impressions by minute, product and user."""
+    """Sum views and impressions by minute, product and user."""
     groups: dict[Any, list[int]] = defaultdict(lambda: [0, 0])
     for path in paths:
         for *key, views, impressions in _LOOKS[topic](path):
@@ -244,5 +244,5 @@ FLOWS: dict[str, Callable[[str, list[Path]], Answer]] = {
 
 
 def run(flow: str, folder: Path, _home: Path) -> Answer:
-    """What the loop counts."""
+    """Return what the loop counts."""
     return FLOWS[flow](topic_in(folder), sorted(folder.glob("*/*.jsonl")))

@@ -31,7 +31,7 @@ Figures = Mapping[str, Sequence[Figure]]
 
 
 def machine() -> str:
-    """Processor, cores and versions, in a line."""
+    """Return processor, cores and versions, on one line."""
     model = platform.processor() or platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -45,7 +45,7 @@ def machine() -> str:
 
 
 def table(figures: Figures) -> str:
-    """A Markdown table; ratios are to Footfall's CPU seconds."""
+    """Return a Markdown table; ratios are to Footfall's CPU seconds."""
     lines = [
         "| flow | who | events | CPU s per million | times Footfall | events/s | peak MB |",
         "|---|---|---:|---:|---:|---:|---:|",
@@ -63,7 +63,7 @@ def table(figures: Figures) -> str:
 
 
 def speed(figure: Figure) -> str:
-    """Events a second, or a dash where the runs were too short to tell."""
+    """Return events per second, or a dash where the runs were too short."""
     return "-" if math.isnan(figure.events_per_s) else f"{figure.events_per_s:,.0f}"
 
 
@@ -71,7 +71,7 @@ _WIDTH, _LEFT, _ROW, _TOP = 760, 190, 24, 46
 
 
 def chart(figures: Figures) -> str:
-    """Bars of CPU seconds per million events, on a logarithmic scale."""
+    """Return an SVG with bars of CPU seconds per million events, on a logarithmic scale."""
     values = [figure.cpu_s_per_million for found in figures.values() for figure in found]
     low = 10 ** math.floor(math.log10(max(min(values), 1e-3)))
     high = 10 ** math.ceil(math.log10(max(values)))

@@ -1,4 +1,4 @@
-"""Where the flows of a benchmark write: tables of each run's own, and what they add up to."""
+"""The tables that a benchmark's flows write to, new ones for each run, and their sums."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ _ANSWERS = {
     "toInt64(sum(round(spent_s * 1000))) AS spent_ms FROM sessions_rows FINAL",
     "user_profiles": "SELECT count(*) AS kept, sum(time_ms) AS time_ms FROM tags",
 }
-"""By flow: what its tables add up to in the end."""
+"""The query for the sums of each flow's tables in the end."""
 
 
 def sink_of(flow: str) -> str:
-    """The name of what a flow writes to here."""
+    """Return the name of the sink that a flow writes to here."""
     return _OTHER_SINKS.get(flow, CLICKHOUSE)
 
 
@@ -59,12 +59,12 @@ class Tables:
     """The tables of one benchmark's runs."""
 
     clickhouse_url: str | None = None
-    """None where no flow needs it."""
+    """None where no flow needs ClickHouse."""
     clickhouse_pid: int | None = None
     _databases: Iterator[int] = field(default_factory=itertools.count)
 
     def make(self, flow: str, home: Path) -> dict[str, str]:
-        """Empty tables of the flow for one run; the settings that lead to them."""
+        """Make empty tables of the flow for one run; return the settings that lead to them."""
         if flow == "user_profiles":
             return {"PROFILES_URL": f"sqlite:///{home}/profiles.sqlite"}
         if flow == "store_metrics":
@@ -79,24 +79,24 @@ class Tables:
         return {"CLICKHOUSE_URL": url}
 
     def drop(self, environ: dict[str, str]) -> None:
-        """Remove what ``make`` made, if it is in ClickHouse: its merges would go on."""
+        """Remove tables of ``make`` in ClickHouse, whose merges would go on."""
         if "CLICKHOUSE_URL" in environ:
             url, _, database = environ["CLICKHOUSE_URL"].rpartition("/")
             clickhouse.query_rows(url, f"DROP DATABASE {database} SYNC")
 
     def server_cpu_s(self) -> float:
-        """What the process of ClickHouse has used since it started; 0 where there is none."""
+        """Return the CPU seconds of ClickHouse's process since it started; 0 without one."""
         if self.clickhouse_pid is None:
             return 0.0
-        # Behind the name, which may hold spaces, the 12th and 13th are user and system time.
+        # After the name, which may hold spaces, fields 12 and 13 are user and system time.
         fields = Path(f"/proc/{self.clickhouse_pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def answer_of(flow: str, environ: dict[str, str]) -> Answer:
-    """What the tables of a run add up to, {} for a flow without an answer.
+    """Return the sums of a run's tables, {} for a flow without an answer.
 
-    ``environ`` is of ``Tables.make``.
+    ``environ`` is that of ``Tables.make``.
     """
     query = _ANSWERS.get(flow)
     if query is None:
@@ -114,7 +114,7 @@ def answer_of(flow: str, environ: dict[str, str]) -> Answer:
 
 @contextmanager
 def tables_in(folder: Path, names: list[str], say: Callable[[str], None]) -> Iterator[Tables]:
-    """The tables of these flows; a ClickHouse of its own under ``folder`` if they need one."""
+    """Yield the tables of these flows; run a ClickHouse under ``folder`` if they need one."""
     if all(sink_of(name) != CLICKHOUSE for name in names):
         yield Tables()
         return
@@ -127,7 +127,7 @@ def tables_in(folder: Path, names: list[str], say: Callable[[str], None]) -> Ite
         supervisor = Supervisor(home.logs, environ, say=say)
         try:
             url = start_clickhouse(supervisor)
-            # Each run has a home of its own, which is not this server's.
+            # Each run has a home of its own, so that it does not find this server's password.
             password = (home.clickhouse / PASSWORD_FILE).read_text().strip()
             url = url.replace("://", f"://{USER}:{password}@")
             yield Tables(url, supervisor.children["clickhouse"].pid)

@@ -1,1 +1,1 @@
-"""The ``footfall`` command: one module for each family of commands."""
+"""The ``footfall`` command: one module per family of commands."""

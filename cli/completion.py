@@ -1,4 +1,4 @@
-"""``footfall completion``: a script by which a shell completes commands, options and flows."""
+"""``footfall completion``: a script with which a shell completes commands, options and flows."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _INSTALLED = {
 
 
 class Word(NamedTuple):
-    """A word that may come next, and what it is for."""
+    """A word that may come next, and a text about it."""
 
     text: str
     about: str = ""
 
 
 Tree = dict[str, list[Word]]
-"""By the commands typed so far ("topics tail"): what may come next."""
+"""The words that may come next, by the commands typed so far ("topics tail")."""
 
 
 def add_commands(commands: Any) -> None:
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def tree_of(parser: argparse.ArgumentParser) -> Tree:
-    """Return what a parser takes, command by command."""
+    """Return the words that a parser takes, command by command."""
     return dict(_walked("", parser))
 
 
@@ -73,7 +73,7 @@ def _walked(at: str, parser: argparse.ArgumentParser) -> Iterator[tuple[str, lis
 
 
 def _flows() -> list[str]:
-    """Return the names of the flows, by their files: importing them takes a second."""
+    """Return the names of the flows, from their files: importing them takes a second."""
     files = sorted((PROJECT / "flows").glob("[!_]*.py"))
     return [file.stem for file in files]
 

@@ -1,4 +1,4 @@
-"""The two databases as a command asks them: SQL in, names of columns and plain rows out."""
+"""Asks the two databases for a command: SQL in, names of columns and plain rows out."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def _add_shares(demo: argparse.ArgumentParser) -> None:
 
 
 def run_demo(args: argparse.Namespace) -> int:
-    """Check what was asked, then run it live or once."""
+    """Check the options, then run the demo live or once."""
     check(args)
     if args.once:
         from cli.demo_once import run_once
@@ -114,7 +114,7 @@ def run_demo(args: argparse.Namespace) -> int:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raises UsageError where options contradict each other."""
+    """Raise UsageError where options contradict each other."""
     if args.once and args.no_generator:
         raise UsageError("--once needs the generator: leave --no-generator out")
     if args.once and args.speed is not None:

@@ -1,4 +1,4 @@
-"""What both kinds of demo share: the home held, servers started, tables made, flows started."""
+"""The parts that both kinds of demo share: home, servers, tables, flows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from schemas.settings import Settings, read_settings
 
 POLL_S = 0.1
 AT_ONCE_MAX = 4
-"""Processes of flows that run to their end at the same time: more would share the same cores."""
+"""Processes of flows that run to their end at the same time; more would share the same cores."""
 
 
 @dataclass(slots=True)
@@ -43,7 +43,7 @@ class House:
     flows: tuple[str, ...] = ()
     generators: list[Child] = field(default_factory=list)
     workers: dict[str, list[Child]] = field(default_factory=dict)
-    """By flow, its processes that were started."""
+    """Processes that were started, by flow."""
 
     def run_until(self, done: Callable[[], bool], tick: Callable[[], None]) -> None:
         """Keep the house running, and ``tick`` many times a second, until it is done.
@@ -57,11 +57,11 @@ class House:
             time.sleep(POLL_S)
 
     def wait_for(self, children: Sequence[Child], tick: Callable[[], None]) -> None:
-        """Until these tasks are done."""
+        """Keep the house running until these tasks are done."""
         self.run_until(lambda: all(child.done for child in children), tick)
 
     def start_flows(self, workers: int) -> list[Child]:
-        """So many worker processes for each flow of the catalogue, until they are stopped."""
+        """Start so many worker processes of each flow, which run until they are stopped."""
         return [child for name in self.flows for child in self._start_flow(name, workers)]
 
     def run_flows(self, workers: int, tick: Callable[[], None]) -> None:
@@ -112,7 +112,7 @@ def open_house(
     """
     import flows
 
-    # One port cannot be that of the workers of every flow: Prometheus finds them by their files.
+    # Workers of all flows cannot share one port: Prometheus finds theirs through their files.
     environ = {name: value for name, value in environ.items() if name != "METRICS_PORT"}
     settings = read_settings(environ)
     if args.csv:
@@ -143,7 +143,7 @@ def open_house(
 
 
 def _clickhouse(house: House) -> str:
-    """The address of the embedded ClickHouse: the one that runs on this home, or our own."""
+    """Return the address of the embedded ClickHouse: one that runs on this home, or our own."""
     home = house.home
     url = running_clickhouse(home)
     if url is None:

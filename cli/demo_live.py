@@ -1,4 +1,4 @@
-"""``footfall demo`` without ``--once``: runs until Ctrl-C and shows what moves."""
+"""``footfall demo`` without ``--once``: runs until Ctrl-C and shows its progress."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from operations.sent import read_sent
 from schemas.settings import read_settings
 
 TOPIC_BYTES = 2_147_483_648
-"""Kept of each topic, some hours of the largest one: the page shows what is newest of topics, and
-for everything else asks tables."""
+"""Bytes kept per topic, some hours of the largest one: the page shows the newest records of a
+topic, and asks tables for everything else."""
 _CONNECT_TIMEOUT_S = 0.2
 
 
 def run_live(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Run until a signal; 0 then. Raises what ``open_house`` raises but Stopped."""
+    """Run until a signal, and return 0. Raises what ``open_house`` raises except Stopped."""
     if not is_set(environ, "TOPICS_RETENTION_BYTES"):
         environ = {**environ, "TOPICS_RETENTION_BYTES": str(TOPIC_BYTES)}
     if args.speed is not None:
-        # The windows of store_metrics are as long as the replay is fast: a row a real second.
+        # The windows of store_metrics are as long as the replay is fast: one row per real second.
         environ = {**environ, "PRODUCER_DATA_SEC_PER_REAL_SEC": str(args.speed)}
     settings = read_settings(environ)
     host = settings.frontend_hostname
@@ -79,7 +79,7 @@ def run_live(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def _tell_simulated(home: Path) -> None:
-    """Say what stands beside a file that is meant to be seen alone."""
+    """Warn of simulated records beside a file that is meant to be seen alone."""
     worlds = [one.name for one in read_sent(home) if one.is_simulated and one.rows]
     if worlds:
         _print(
@@ -89,7 +89,7 @@ def _tell_simulated(home: Path) -> None:
 
 
 def _watched(house: House, show: Show, stack: ExitStack) -> str:
-    """Start what watches the demo; gives where it is, or why it is not: the demo runs without."""
+    """Start Prometheus and Alertmanager; return where they are, or why the demo runs without."""
     found = programs()
     if found is None:
         return HOW_TO_GET
@@ -110,7 +110,7 @@ def _listens(page: str) -> bool:
 
 
 def _reachable(host: str) -> str:
-    """An address that a browser on this machine can open."""
+    """Return an address that a browser on this machine can open."""
     host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{host}]" if ":" in host else host
 

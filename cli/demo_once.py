@@ -19,7 +19,7 @@ from schemas.settings import Settings, read_settings
 
 
 def run_once(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Run to the end; 0 where every event is accounted for.
+    """Run to the end; return 0 where every event is accounted for.
 
     Raises UsageError, FailureError; a signal ends it with 130.
     """
@@ -60,7 +60,7 @@ def run_once(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def _with_input(house: House) -> Iterator[str]:
-    """The flows that have a record to read: to start the others would only take its time."""
+    """Yield the flows that have records to read: starting the others would only take time."""
     import flows
 
     settings = _settings(house)
@@ -72,7 +72,7 @@ def _with_input(house: House) -> Iterator[str]:
 
 
 def _settings(house: House) -> Settings:
-    """The settings, with the address of the ClickHouse that the flows have written to."""
+    """Return the settings, with the address of the ClickHouse that the flows have written to."""
     return read_settings(house.supervisor.environ)
 
 

@@ -1,4 +1,4 @@
-"""What a demo sends: which generators, and the options that contradict each other there.
+"""The generators of a demo, and a check of options that contradict each other.
 
 By default the simulated shop sends to all topics. A CSV or a world of tags takes its place. With
 both a CSV and --shop, live, the file takes the place of the shop's store events alone.
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from generator.shop_world import ShopWorld
 
 Generators = list[tuple[str, tuple[str, ...]]]
-"""(name, what follows ``footfall generate``)"""
+"""(name, arguments of ``footfall generate``)"""
 
 
 def check_sends(args: argparse.Namespace) -> None:
-    """Raises UsageError where options contradict each other."""
+    """Raise UsageError where options contradict each other."""
     is_shop = args.shop or args.events is not None or args.truth is not None
     if args.no_generator and (args.csv or args.tags is not None):
         raise UsageError("--no-generator sends nothing: leave --csv and --tags out")
@@ -43,7 +43,7 @@ def check_sends(args: argparse.Namespace) -> None:
 
 
 def sent_once(args: argparse.Namespace) -> Generators:
-    """What ``--once`` sends: all that is named. Raises UsageError where nothing is."""
+    """Return the generators that ``--once`` runs to their end. Raises UsageError without any."""
     if args.events is not None:
         return [("shop", _shop(args))]
     found: Generators = []
@@ -57,7 +57,7 @@ def sent_once(args: argparse.Namespace) -> Generators:
 
 
 def sent_live(args: argparse.Namespace) -> Generators:
-    """What runs beside the flows until it is stopped or sent to its end."""
+    """Return the generators that run beside the flows until they are stopped or end."""
     if args.no_generator:
         return []
     csv: Generators = []
@@ -74,7 +74,7 @@ def sent_live(args: argparse.Namespace) -> Generators:
 
 
 def check_shop(generators: Generators, home: Home, *, is_fresh: bool) -> None:
-    """Raises UsageError for a shop that cannot be, or that another one is in the way of."""
+    """Raise UsageError for a shop that cannot be, or where another shop was sent before."""
     from cli.generate import shop_world
     from cli.main import build_parser
 
@@ -94,7 +94,7 @@ def _check_progress(world: ShopWorld, home: Home) -> None:
         text = (home.generator / f"{world.name}.json").read_bytes()
         sent = msgspec.json.decode(text, type=Progress)
     except (OSError, msgspec.MsgspecError):
-        # None was sent; what else may be wrong is for the generator to say.
+        # Nothing was sent yet; other errors are reported by the generator.
         return
     if sent.identity != world.identity:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""What a command says when it cannot do its work: one line on stderr and an exit code.
+"""Errors of commands: one line on stderr and an exit code.
 
 UsageError      2   the command line or a setting is wrong
 FailureError    1   the command was right and could not be done
@@ -16,19 +16,19 @@ from schemas.settings import SettingError
 
 
 class CommandError(Exception):
-    """One line for the user; ``exit_code`` is what the process ends with."""
+    """An error with one line for the user and the exit code of the process."""
 
     exit_code = 1
 
 
 class UsageError(CommandError):
-    """The command line, a setting or a file named on it is wrong."""
+    """An error in the command line, in a setting or in a file named there."""
 
     exit_code = 2
 
 
 class FailureError(CommandError):
-    """The command was right and could not be done."""
+    """A command that was right and could not be done."""
 
 
 INTERRUPTED_EXIT_CODE = 130
@@ -39,9 +39,9 @@ _PROJECT_ROOMS = frozenset(
 
 
 def line_and_code(error: BaseException) -> tuple[str, int]:
-    """The line to print for an error that ended a command, and the exit code.
+    """Return the line to print for an error that ended a command, and the exit code.
 
-    Where an engine wraps the error of a step, the step's own error speaks.
+    Where an engine wraps the error of a step, the line is that of the step's own error.
     """
     if error.__cause__ is not None and not _explains_itself(error):
         return line_and_code(error.__cause__)
@@ -57,7 +57,7 @@ def line_and_code(error: BaseException) -> tuple[str, int]:
 
 
 def os_error_line(error: OSError) -> str:
-    """What happened to which file, and what to do where that is plain."""
+    """Return what happened to which file, and what to do where that is known."""
     name = f"{error.filename}: " if error.filename is not None else ""
     reasons = {
         errno.ENOSPC: "the disk is full: free some space and start again",
@@ -73,20 +73,20 @@ def os_error_line(error: OSError) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error on one line, at most 500 characters."""
+    """Return the message of an error on one line, at most 500 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 500 else text[:497] + "..."
 
 
 def did_you_mean(typed: str, names: Iterable[str]) -> str:
-    """``; did you mean x?`` where a name is near, otherwise the names there are."""
+    """Return ``; did you mean x?`` where a name is near, otherwise the names that exist."""
     known = sorted(names)
     near = difflib.get_close_matches(typed, known, n=1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
 
 
 def say(text: str) -> None:
-    """A line for the user that is not a result: on stderr."""
+    """Print a line for the user that is not a result, on stderr."""
     print(f"footfall: {text}", file=sys.stderr, flush=True)
 
 
@@ -97,7 +97,7 @@ def confirmed(question: str) -> bool:
 
 
 def _explains_itself(error: BaseException) -> bool:
-    """Errors of the system, and those that a room of this project defines."""
+    """Tell whether it is an error of the system, or one that this project defines."""
     return isinstance(error, OSError | sqlite3.Error) or any(
         kind.__module__.split(".")[0] in _PROJECT_ROOMS for kind in type(error).__mro__
     )

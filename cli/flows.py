@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WORKERS_MAX = 256
-"""Of one flow; more than a topic has partitions have nothing to do."""
+"""Most processes of one flow; more than a topic has partitions have nothing to do."""
 
 
 def add_commands(commands: Any) -> None:
@@ -60,12 +60,12 @@ def add_commands(commands: Any) -> None:
 
 
 def workers(text: str) -> int:
-    """A number of processes from the command line."""
+    """Read a number of processes from the command line."""
     return count(text, WORKERS_MAX)
 
 
 def worker(text: str) -> tuple[int, int]:
-    """(index, number of processes) from the command line: "0/3"."""
+    """Read (index, number of processes) from the command line: "0/3"."""
     found = re.fullmatch(r"(\d{1,4})/(\d{1,4})", text)
     index, of = (int(found[1]), int(found[2])) if found else (0, 0)
     if not index < of <= WORKERS_MAX:
@@ -95,7 +95,7 @@ def list_flows(_args: argparse.Namespace) -> int:
 
 
 def contract_of(name: str) -> Flow:
-    """The flow of that name, for a process that works on it. Raises UsageError for none."""
+    """Return the flow of that name, for a process that works on it. Raises UsageError."""
     # One worker is one core: more threads in each would only wait for another. Polars reads
     # this once, when it is imported.
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
@@ -123,7 +123,7 @@ def run_flow(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _settings_of_worker(args: argparse.Namespace) -> Iterator[Settings]:
-    """The settings; a worker that ends by itself finds the embedded ClickHouse running."""
+    """Yield the settings. For a worker that ends by itself, the embedded ClickHouse runs."""
     from cli.servers import servers_of_flow, settings_for_clients
 
     if args.once and args.worker == (0, 1):

@@ -119,7 +119,7 @@ def generate_store(args: argparse.Namespace) -> int:
 
 
 def generate_shop(args: argparse.Namespace) -> int:
-    """Send what happens in a simulated shop, and write the truth about it."""
+    """Send the records of a simulated shop, and write the truth about it."""
     world = shop_world(args)
     if read_settings(os.environ).kafka_topic:
         raise UsageError("KAFKA_TOPIC names one topic, but the shop writes four: unset it")
@@ -130,14 +130,14 @@ def generate_shop(args: argparse.Namespace) -> int:
             f"--without: the shop has no topic {args.without}"
             f"{did_you_mean(args.without, world.topics)}"
         )
-    # The world ends by itself, with all that was still under way.
+    # The world ends by itself, once all that is under way in it has ended.
     args.total = None
     rate_per_s = _rate(args, SHOP_RECORDS_PER_S)
     return push_source(world, args, rate_per_s=rate_per_s, without=args.without)
 
 
 def shop_world(args: argparse.Namespace) -> ShopWorld:
-    """The shop of these options. Raises UsageError for options that make none."""
+    """Return the shop of these options. Raises UsageError where they contradict each other."""
     from generator.shop_world import ShopWorld
 
     try:
@@ -209,7 +209,7 @@ def generate_csv(args: argparse.Namespace) -> int:
 
 
 def _csv_path(name: str) -> Path:
-    """The path of a file or of a pipe."""
+    """Return the path of a file or of a pipe."""
     from streams.archive_files import is_pipe
 
     path = Path(name)

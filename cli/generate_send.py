@@ -1,4 +1,4 @@
-"""The sending of ``footfall generate``: into topics, each row once, or over HTTP."""
+"""Sends the records of ``footfall generate``: into topics, each row once, or over HTTP."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _stop_on_signals() -> Event:
 
 
 def _rename(settings: Settings, topics: Sequence[str]) -> Callable[[str], str]:
-    """KAFKA_TOPIC takes the place of the topic that a source is about."""
+    """Return a function that names topics: KAFKA_TOPIC replaces the first topic of a source."""
     about = topics[0]
     return lambda topic: (settings.kafka_topic or topic) if topic == about else topic
 
@@ -153,7 +153,7 @@ def _progress_line(text: str) -> None:
 
 
 def last_line(text: str) -> None:
-    """Print a line that stays, in the place of one that told how far it is."""
+    """Print a line that stays, in place of the progress line."""
     if moves_cursor(sys.stdout):
         print(CLEARED, end="")
     print(text, flush=True)

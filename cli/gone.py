@@ -1,5 +1,5 @@
-"""Rows of a flow's tables whose topic or partition is gone: ``verify`` names them, and ``replay
---gone`` takes them back."""
+"""Rows of a flow's tables whose topic or partition no longer exists: ``verify`` names them, and
+``replay --gone`` takes them back."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def beyond(rows: Mapping[tuple[str, int], int], topic: str, partitions: int) -> dict[int, int]:
-    """Return the number of rows by each partition of the topic that it does not have.
+    """Return the number of rows per partition that the topic does not have.
 
     ``rows``: those of ``ReplayTarget.partitions``.
     """
@@ -31,12 +31,12 @@ def beyond(rows: Mapping[tuple[str, int], int], topic: str, partitions: int) -> 
 def tell_gone(
     settings: Settings, flow: str, replayable: Replayable, target: ReplayTarget, windows: Range
 ) -> int:
-    """Say which rows are of what is gone; 1 where some are of the topic's own partitions.
+    """Say which rows are of a missing topic or partition; return 1 for missing partitions.
 
-    Another topic may be that of another home, elsewhere: its rows are named and are no fault.
+    Another topic may be one of another home: its rows are named and are not an error.
     """
     topic, ours = replayable.topic, topics_of(settings, flow)
-    # The table first: a topic grows, and then its new partitions have rows.
+    # Read the table first: a topic may grow meanwhile, and its new partitions then have rows.
     rows = target.partitions(windows.from_ms, windows.to_ms)
     partitions = topic_partitions(settings, topic).count()
     if topic == ours[0]:
@@ -71,7 +71,7 @@ def _tell_others(
 def run_gone(settings: Settings, args: argparse.Namespace) -> None:
     """Take back the rows of the range whose partition the topic does not have, and say so.
 
-    Of a topic that there is not all rows are: it must be named. Raises UsageError.
+    All rows of a topic that does not exist are taken back; it must be named. Raises UsageError.
     """
     from cli.flows import contract_of
     from sinks.replay import Span
@@ -100,7 +100,7 @@ def run_gone(settings: Settings, args: argparse.Namespace) -> None:
 
 
 def _count_of(settings: Settings, topic: str) -> int:
-    """Return how many partitions a topic has, 0 where there is no such topic."""
+    """Return the number of partitions of a topic, 0 where it does not exist."""
     from streams.source import NoTopicError
 
     try:

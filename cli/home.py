@@ -1,4 +1,4 @@
-"""FOOTFALL_HOME: what lies where, who holds it, and what ``--fresh`` removes."""
+"""FOOTFALL_HOME: its files, its lock, and what ``--fresh`` removes."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ class Home:
 
     @property
     def clickhouse(self) -> Path:
-        """The data of the embedded ClickHouse."""
+        """Folder of the embedded ClickHouse's data."""
         return self.path / "clickhouse"
 
     @property
     def clickhouse_note(self) -> Path:
-        """Where the running embedded ClickHouse can be reached."""
+        """File with the address of the running embedded ClickHouse."""
         return self.path / "run" / "clickhouse.json"
 
     @property
     def logs(self) -> Path:
-        """What the processes of the demo print."""
+        """Folder of what the processes of the demo print."""
         return self.path / "logs"
 
     @property
     def generator(self) -> Path:
-        """Where each generator stood when it was stopped."""
+        """Folder of each generator's progress, for its next start."""
         return self.path / "generator"
 
     def make(self) -> None:
@@ -87,7 +87,7 @@ class Home:
         return file
 
     def clear(self) -> None:
-        """Remove the state this project made here, and nothing else."""
+        """Remove the state that this project made here, and nothing else."""
         for name in STATE_FOLDERS:
             folder = self.path / name
             if folder.is_symlink():
@@ -100,9 +100,9 @@ class Home:
 
 
 def clear_refusal(settings: Settings, *, embedded: bool) -> str | None:
-    """Why ``--fresh`` cannot begin anew: a store that is not under FOOTFALL_HOME. Or None.
+    """Return why ``--fresh`` is refused, a store that is not under FOOTFALL_HOME, or None.
 
-    ``embedded`` tells whether ClickHouse is.
+    ``embedded`` tells whether ClickHouse is under it.
     """
     home = settings.footfall_home
     refusal = (
@@ -125,7 +125,7 @@ def clear_refusal(settings: Settings, *, embedded: bool) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class ClickHouseNote:
-    """``run/clickhouse.json``: the embedded ClickHouse that runs on this home."""
+    """Content of ``run/clickhouse.json``: the embedded ClickHouse that runs on this home."""
 
     url: str
     pid: int
@@ -141,14 +141,14 @@ def write_note(home: Home, note: ClickHouseNote) -> None:
 
 
 def remove_note(home: Home, pid: int) -> None:
-    """Take the note away that was written for this process."""
+    """Remove the note if it was written for this process."""
     note = read_note(home)
     if note is not None and note.pid == pid:
         home.clickhouse_note.unlink(missing_ok=True)
 
 
 def read_note(home: Home) -> ClickHouseNote | None:
-    """The note, or None where there is none that can be read."""
+    """Return the note, or None where there is no readable one."""
     try:
         fields = json.loads(home.clickhouse_note.read_text())
         return ClickHouseNote(url=str(fields["url"]), pid=int(fields["pid"]))
@@ -157,7 +157,7 @@ def read_note(home: Home) -> ClickHouseNote | None:
 
 
 def answers(url: str, timeout_s: float = _PING_TIMEOUT_S) -> bool:
-    """Whether a ClickHouse answers its ping there."""
+    """Tell whether a ClickHouse answers its ping there."""
     try:
         with _direct.open(f"{url.rstrip('/')}/ping", timeout=timeout_s) as reply:
             return bool(reply.status == 200)
@@ -166,18 +166,18 @@ def answers(url: str, timeout_s: float = _PING_TIMEOUT_S) -> bool:
 
 
 def running_clickhouse(home: Home) -> str | None:
-    """The address of the embedded ClickHouse of this home, if it runs."""
+    """Return the address of the embedded ClickHouse of this home, None unless it runs."""
     note = read_note(home)
     return note.url if note is not None and answers(note.url) else None
 
 
 def is_set(environ: Mapping[str, str], variable: str) -> bool:
-    """Whether the user chose a value, so that no embedded twin takes its place."""
+    """Tell whether the user chose a value, so that no embedded server takes its place."""
     return bool(environ.get(variable))
 
 
 def need_file(name: str) -> Path:
-    """The path of a file named by the user. Raises UsageError where it cannot be read."""
+    """Return the path of a file named by the user. Raises UsageError where it cannot be read."""
     path = Path(name)
     if not path.exists():
         raise UsageError(f"no such file: {name}")
@@ -189,7 +189,7 @@ def need_file(name: str) -> Path:
 
 
 def need_free_port(host: str, port: int, option: str) -> None:
-    """Raises UsageError, naming the option, where this cannot be listened on."""
+    """Raise UsageError, naming the option, where this address cannot be listened on."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

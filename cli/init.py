@@ -1,4 +1,4 @@
-"""``footfall init``: makes topics and tables where they do not stand, safely again and again."""
+"""``footfall init``: makes missing topics and tables; it is safe to repeat."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def add_commands(commands: Any) -> None:
 
 
 def run_init(_args: argparse.Namespace) -> int:
-    """Make what is missing, and say what was made, what was grown and what stood."""
+    """Make what is missing; say what was made, what has grown and what existed."""
     from cli.home import Home
     from cli.servers import clickhouse_for_a_while
     from schemas.settings import read_settings
@@ -49,12 +49,12 @@ def run_init(_args: argparse.Namespace) -> int:
 
 
 Made = tuple[str, str, str]
-"""(what it is, its name, MADE, STOOD, or how it was changed)"""
+"""(kind, name, and MADE, STOOD, or how it was changed)"""
 MADE, STOOD = "made", "stood"
 
 
 def make_topics(settings: Settings) -> Iterator[Made]:
-    """The topics of the catalogue, and KAFKA_TOPIC where it names another.
+    """Make the topics of the catalogue, and KAFKA_TOPIC where it names another.
 
     One of the catalogue that has fewer partitions gets more; any other is left as it is.
     """
@@ -82,7 +82,7 @@ def make_topics(settings: Settings) -> Iterator[Made]:
 
 
 def make_clickhouse_tables(settings: Settings) -> Iterator[Made]:
-    """The tables and views of ClickHouse; a view that stands takes its newest form."""
+    """Make the tables and views of ClickHouse; a view that exists takes its newest form."""
     from cli.databases import ask_clickhouse
     from schemas.tables.clickhouse import Table, View
     from sinks.clickhouse import create_tables
@@ -90,7 +90,7 @@ def make_clickhouse_tables(settings: Settings) -> Iterator[Made]:
     from sinks.clickhouse_ttl import set_ttl
 
     tables = described(Table)
-    # Views last: they speak of tables.
+    # Views come last: they refer to tables.
     wanted: list[Table | View] = [*tables, *described(View)]
     url, home = settings.clickhouse_url, settings.footfall_home
     create = partial(create_tables, url, home=home)
@@ -115,7 +115,7 @@ def make_clickhouse_tables(settings: Settings) -> Iterator[Made]:
 
 
 def _topics_of_tables(settings: Settings) -> dict[str, str]:
-    """Return by table the topic whose rows it has, where its flow reads one."""
+    """Return the topic of each table's rows, where its flow reads one topic."""
     import flows
 
     return {
@@ -127,8 +127,8 @@ def _topics_of_tables(settings: Settings) -> dict[str, str]:
 
 
 def _topic_of(settings: Settings, flow: str) -> str:
-    """Return the topic that a flow of one topic has read: the one that its workers tell of, or
-    else the one that it would read now."""
+    """Return the topic that a flow of one topic has read: the one in its status files, or else the
+    one that it would read now."""
     import flows
     from operations.positions import read_statuses
 
@@ -143,7 +143,7 @@ def _topic_of(settings: Settings, flow: str) -> str:
 
 
 def make_store_tables(settings: Settings) -> Iterator[Made]:
-    """The tables of the store's database."""
+    """Make the tables of the store's database."""
     import sqlalchemy
 
     from cli.databases import ask_store
@@ -168,8 +168,8 @@ def make_store_tables(settings: Settings) -> Iterator[Made]:
 
 
 def make_profiles(settings: Settings) -> Iterator[Made]:
-    """The profiles in SQLite, where a file of an earlier version stands; all others are made, and
-    moved, as tags are written."""
+    """Move the profiles of an SQLite file of an earlier version. All others are made, and moved,
+    as tags are written."""
     from sinks.open import open_profiles
     from sinks.profiles.sqlite import SqliteProfiles
 
@@ -188,9 +188,9 @@ def _moved(count: int, what: str, topic: str) -> str:
 
 
 def described(kind: type[T]) -> list[T]:
-    """What the modules of ``schemas.tables`` describe of a kind, each once, by module.
+    """Return all objects of a kind in the modules of ``schemas.tables``, each once, by module.
 
-    By a name of its own, or in a dictionary of many.
+    They have a name of their own there, or are in a dictionary of many.
     """
     import pkgutil
 

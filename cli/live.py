@@ -1,4 +1,4 @@
-"""How the demo is shown: a picture of one moment as one plain line or as a terminal view."""
+"""The demo at one moment, as one plain line or as a terminal view."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GAP = 2
 
 @dataclass(frozen=True, slots=True)
 class FlowLine:
-    """One flow: what its process is doing, and what its workers say (None before the first)."""
+    """One flow: the state of its processes, and its counts (None before the first)."""
 
     name: str
     state: str
@@ -31,10 +31,10 @@ class FlowLine:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """All that is shown at one moment."""
+    """Everything that is shown at one moment."""
 
     page: str
-    """Where the live page is, or empty."""
+    """Address of the live page, or empty."""
     elapsed_s: float
     flows: Sequence[FlowLine]
     generators: Mapping[str, str]
@@ -45,7 +45,7 @@ class Picture:
 
 
 def plain_line(picture: Picture) -> str:
-    """Everything on one line, for a log file; of a flow what is not 0."""
+    """Return everything on one line, for a log file; counts of 0 are left out."""
     parts = [f"{picture.elapsed_s:.0f} s"]
     told = [line.flow for line in picture.flows if line.flow is not None]
     for line in picture.flows:
@@ -78,18 +78,18 @@ COLUMNS: dict[str, Callable[[Flow], str]] = {
     "event time": lambda flow: "" if flow.watermark_ms is None else iso_ms(flow.watermark_ms)[:19],
 }
 DROPPED_FIRST = ("MB", "cpu", "event time", "rows out", "late", "dead", "read", "lag s", "per s")
-"""A narrow terminal lacks these columns, in this order; a number is never cut."""
+"""Columns that a narrow terminal lacks, in this order; a number is never cut."""
 
 
 def terminal_view(picture: Picture, width: int, height: int) -> RenderableType:
-    """A table of the flows, the generators' progress, the latest messages: as many as fit."""
+    """Return a table of the flows, the generators' progress, and the newest messages that fit."""
     from rich.console import Group
     from rich.text import Text
 
     generators = [Text(f"{name}: {text}") for name, text in picture.generators.items() if text]
     messages = [Text(text, "yellow") for text in picture.messages[-MESSAGES_SHOWN:]]
     head = [_title(picture, width), *(Text(text, "bold red") for text in picture.troubles)]
-    # A terminal scrolls where its last line is written to.
+    # A terminal scrolls when its last line is written.
     left = height - 1 - len(head) - 1
     flows = _whole_lines(picture.flows, max(1, left - len(generators)))
     table = _table(flows, width)
@@ -114,9 +114,9 @@ def _title(picture: Picture, width: int) -> Text:
 
 
 def _whole_lines(flows: Sequence[FlowLine], lines_max: int) -> list[FlowLine]:
-    """Those that fit, in order; where not all do, those that are well give way."""
+    """Return the flows that fit, in order; where not all do, healthy ones are left out first."""
     places = sorted(range(len(flows)), key=lambda place: (_is_well(flows[place]), place))
-    # A line tells how many are not shown.
+    # One line is needed to tell how many are not shown.
     kept = places if len(flows) <= lines_max else places[: max(1, lines_max - 1)]
     return [flows[place] for place in sorted(kept)]
 
@@ -126,7 +126,7 @@ def _is_well(line: FlowLine) -> bool:
 
 
 def _table(flows: Sequence[FlowLine], width: int) -> list[Text]:
-    """The lines of the table, with as many columns as fit."""
+    """Return the lines of the table, with as many columns as fit."""
     from rich.text import Text
 
     rows = [(line, {name: of(line.flow) for name, of in COLUMNS.items()} if line.flow else {})

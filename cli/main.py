@@ -33,7 +33,7 @@ FAMILIES = (
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong on one line."""
+    """A parser that says what is wrong on one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"footfall: {message} (see `{self.prog} --help`)\n")
@@ -50,7 +50,7 @@ class _Version(argparse.Action):
 
 
 def build_parser() -> Parser:
-    """The whole command line."""
+    """Return the parser of the whole command line."""
     parser = Parser(
         prog="footfall",
         description="Real-time analytics for an online shop.",
@@ -71,7 +71,7 @@ def build_parser() -> Parser:
 
 
 def command_names(parser: Parser) -> list[str]:
-    """The commands of the parser, in the order of its help."""
+    """Return the commands of the parser, in the order of its help."""
     return [
         name
         for action in parser._actions
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     debug = args.debug or os.environ.get("FOOTFALL_DEBUG", "0") not in ("", "0")
-    # What a command makes, in the home above all, is its user's own.
+    # Files that a command makes, in the home above all, can be read by its user alone.
     mask = os.umask(0o077)
     try:
         code: int = args.handler(args)
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_command(parser: Parser, words: list[str]) -> None:
-    """Options before the command take no value, so the first plain word is the command."""
+    """End with an error for an unknown command: the first word that is not an option."""
     typed = next((word for word in words if not word.startswith("-")), None)
     names = command_names(parser)
     if typed is not None and typed not in names:

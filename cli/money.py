@@ -4,6 +4,6 @@ from __future__ import annotations
 
 
 def money(cents: int) -> str:
-    """Cents as an amount: 123456 is 1,234.56."""
+    """Return cents as an amount: 123456 is 1,234.56."""
     sign = "-" if cents < 0 else ""
     return f"{sign}{abs(cents) // 100:,}.{abs(cents) % 100:02d}"

@@ -1,4 +1,4 @@
-"""Takes what Alertmanager sends to its webhook, and says each alert that begins or ends."""
+"""Takes the messages of Alertmanager's webhook, and says each alert that begins or ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ READ_WITHIN_S = 10.0
 
 
 class Notices:
-    """Says an alert once, though a group is sent anew whenever one of its alerts changes."""
+    """Says each alert once, though Alertmanager sends a group again whenever one of it changes."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
@@ -22,7 +22,7 @@ class Notices:
         self._firing: set[str] = set()
 
     def take(self, message: Any) -> None:
-        """Take a message of the webhook. Raises KeyError and TypeError where it is none."""
+        """Take a message of the webhook. Raises KeyError or TypeError for anything else."""
         with self._lock:
             for alert in message["alerts"]:
                 which, is_firing = alert["fingerprint"], alert["status"] == "firing"
@@ -32,7 +32,7 @@ class Notices:
 
 
 def line_of(alert: Any) -> str:
-    """Return an alert as a line: whether it fires, how bad it is, what is wrong, what to read."""
+    """Return an alert as a line: its state, its severity, what is wrong, what to read."""
     labels, said = alert["labels"], alert["annotations"]
     state = f"fires ({labels['severity']})" if alert["status"] == "firing" else "has ended"
     more = f": {said['description']} See {said['runbook']}" if alert["status"] == "firing" else ""
@@ -48,7 +48,7 @@ def receiving(say: Callable[[str], None], port: int) -> Iterator[None]:
         timeout = READ_WITHIN_S
 
         def do_POST(self) -> None:
-            """Answer 400 to what is no message: Alertmanager then says so in its log."""
+            """Answer 400 to anything but a message: Alertmanager then says so in its log."""
             try:
                 length = min(int(self.headers["Content-Length"]), BODY_BYTES_MAX)
                 notices.take(json.loads(self.rfile.read(length)))

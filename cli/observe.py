@@ -72,7 +72,7 @@ def observe(_args: argparse.Namespace) -> int:
 
 
 def show_status(args: argparse.Namespace) -> int:
-    """Print what each flow does, and tell by the exit code whether all go on."""
+    """Print what each flow does; return 1 where one has a trouble."""
     from cli.table import print_table
     from operations.observer import Observer
     from schemas.settings import read_settings

@@ -11,7 +11,7 @@ _PORT_MAX = 65_535
 
 
 def add_world_options(parser: argparse.ArgumentParser) -> None:
-    """Options of the tag world, as ``generate tags`` has them too."""
+    """Add the options of the tag world."""
     parser.add_argument("--seed", type=seed, metavar="S", default=0, help="of the worlds (0)")
     for option, about in (
         ("--late", "older than any window is corrected for"),
@@ -29,12 +29,12 @@ def add_world_options(parser: argparse.ArgumentParser) -> None:
 
 
 def count(text: str, most: int = 10_000_000_000) -> int:
-    """A number of things from the command line; 1_000_000 and 1,000,000 are understood."""
+    """Read a number of things from the command line; 1_000_000 and 1,000,000 are understood."""
     return _whole(text, 1, most)
 
 
 def count_or_zero(text: str, most: int) -> int:
-    """A number of things from the command line, or 0."""
+    """Read a number of things from the command line, or 0."""
     return _whole(text, 0, most)
 
 
@@ -60,37 +60,37 @@ def need_open(host: str, *, is_open: bool) -> None:
 
 
 def port_or_any(text: str) -> int:
-    """A port from the command line, or 0."""
+    """Read a port from the command line, or 0."""
     return _whole(text, 0, _PORT_MAX)
 
 
 def port_number(text: str) -> int:
-    """A port from the command line."""
+    """Read a port from the command line."""
     return _whole(text, 1, _PORT_MAX)
 
 
 def seed(text: str) -> int:
-    """A seed from the command line."""
+    """Read a seed from the command line."""
     return _whole(text, 0, 2**63 - 1)
 
 
 def share(text: str) -> float:
-    """A share of all records from the command line."""
+    """Read a share of all records from the command line."""
     return _number(text, 0.0, 0.9)
 
 
 def speed(text: str) -> float:
-    """Event seconds a real second from the command line."""
+    """Read event seconds per real second from the command line."""
     return _number(text, 0.001, 1_000_000.0)
 
 
 def rate(text: str) -> float:
-    """Records a second from the command line."""
+    """Read records per second from the command line."""
     return _number(text, 0.1, 10_000_000.0)
 
 
 def moment_ms(text: str) -> int:
-    """An event time from the command line, in ms: UTC; a date alone is its midnight."""
+    """Read an event time from the command line, in ms: UTC; a date alone is its midnight."""
     try:
         return parse_time_ms(f"{text}T00:00" if len(text) == len("2022-03-22") else text)
     except BadTimeError as error:
@@ -118,7 +118,7 @@ def _number(text: str, low: float, high: float) -> float:
 
 
 def world_arguments(args: argparse.Namespace) -> list[str]:
-    """The world's options again, for a child's command line."""
+    """Return the tag world's options again, for a child's command line."""
     return [
         *("--seed", str(args.seed)),
         *("--late", str(args.late)),
@@ -129,7 +129,7 @@ def world_arguments(args: argparse.Namespace) -> list[str]:
 
 
 def shop_arguments(args: argparse.Namespace) -> list[str]:
-    """The simulated shop's options again, for a child's command line."""
+    """Return the simulated shop's options again, for a child's command line."""
     return [
         *("--seed", str(args.seed)),
         *("--late", str(args.late)),

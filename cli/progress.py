@@ -14,7 +14,7 @@ LINE_EVERY_S = 5.0
 
 
 class Told:
-    """Says on stderr how far the reading is. Called with (records read, records left)."""
+    """Says on stderr how far the reading is. It is called with (records read, records left)."""
 
     def __init__(self, name: str, out: IO[str] | None = None) -> None:
         self._name = name
@@ -29,7 +29,7 @@ class Told:
         return self
 
     def part(self, number: int, count: int) -> None:
-        """The next part begins, of so many."""
+        """Begin the next part, of so many."""
         self._earlier += self._read
         self._read = 0
         self._part = f"part {number + 1} of {count}"

@@ -39,7 +39,7 @@ def add_commands(commands: Any) -> None:
 
 
 def run_query(args: argparse.Namespace) -> int:
-    """Ask, and print what was answered."""
+    """Ask, and print the answer."""
     from sinks import SinkRefusedError
 
     sql = args.sql.strip().rstrip(";")
@@ -68,7 +68,7 @@ def _ask(db: str, sql: str) -> Rows:
 def print_json(
     columns: Sequence[str], rows: Sequence[Sequence[object]], out: IO[str] | None = None
 ) -> None:
-    """An array of objects, one a line."""
+    """Print an array of objects, one per line."""
     target = out if out is not None else sys.stdout
     objects = [
         json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) for row in rows
@@ -79,14 +79,14 @@ def print_json(
 def print_csv(
     columns: Sequence[str], rows: Sequence[Sequence[object]], out: IO[str] | None = None
 ) -> None:
-    """A header and a line a row; NULL is empty."""
+    """Print a header and one line per row; NULL is empty."""
     writer = csv.writer(out if out is not None else sys.stdout, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
 
 
 def hint(db: str, sql: str) -> str:
-    """Where a table that is not known to one database stands in the other, if it does."""
+    """Return a hint where a table that one database does not know is in the other, else ""."""
     named = set(re.findall(r"\b(?:from|join)\s+`?\"?(\w+)", sql, re.IGNORECASE))
     there = sorted(named & set(STORE_TABLES))
     if db == "clickhouse" and there:

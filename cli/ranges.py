@@ -1,4 +1,4 @@
-"""A flow and a range of event time, as ``replay`` and ``verify`` of footfall are given them."""
+"""A flow and a range of event time, as ``footfall replay`` and ``footfall verify`` take them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from streams.replay import Partitions, Range, Replay, Replayed
 
 WORKER_SILENT_MAX_S = 10.0
-"""A worker that has said nothing for so long does not run."""
+"""A worker whose status is older does not run."""
 
 
 def add_range_options(parser: argparse.ArgumentParser, *, may_be_all: bool = False) -> None:
-    """FLOW, the range, and what is certain in it; with ``may_be_all`` FLOW may be left out."""
+    """Add FLOW, the range, and ``--complete``; with ``may_be_all`` FLOW may be left out."""
     parser.add_argument(
         "flow",
         metavar="FLOW",
@@ -53,7 +53,7 @@ def add_range_options(parser: argparse.ArgumentParser, *, may_be_all: bool = Fal
 
 
 def has_ranges(flow: str) -> bool:
-    """Whether ranges of what it writes can be written anew; not of a flow that is none here."""
+    """Tell whether ranges of a flow's rows can be written again; False for an unknown flow."""
     import flows
 
     found = flows.catalogue().get(flow)
@@ -61,16 +61,16 @@ def has_ranges(flow: str) -> bool:
 
 
 def takes_archive(settings: Settings, flow: str) -> bool:
-    """Whether that can be from an archive."""
+    """Tell whether ranges of a flow's rows can be written again from an archive."""
     if not has_ranges(flow):
         return False
-    # Not every flow may read the topic that is named there.
+    # KAFKA_TOPIC may name a topic that this flow does not read.
     of_flow = replayables_of(replace(settings, kafka_topic=""), flow, None)
     return not all(replayable.known_by_offset for replayable in of_flow)
 
 
 def need_replay(flow: str) -> None:
-    """Raises UsageError for a flow that tells nothing of its rows."""
+    """Raise UsageError for a flow of which no range can be replayed."""
     import flows
 
     if has_ranges(flow):
@@ -90,9 +90,9 @@ def need_replay(flow: str) -> None:
 
 
 def replayables_of(settings: Settings, flow: str, topic: str | None) -> list[Replayable]:
-    """What the flow tells of its rows, of each topic that it reads or of one.
+    """Return a Replayable for each topic that the flow reads, or for the one that is named.
 
-    Raises UsageError for a topic that is none of the flow's, and SettingError.
+    Raises UsageError for a topic that the flow does not read, and SettingError.
     """
     import flows
 
@@ -112,7 +112,7 @@ def topics_of(settings: Settings, flow: str) -> list[str]:
 
 
 def label_of(flow: str, replayable: Replayable) -> str:
-    """The flow, and which of its topics where it reads several."""
+    """Return the flow's name, with the topic where the flow reads several."""
     import flows
 
     several = len(flows.catalogue()[flow].topics) > 1
@@ -120,7 +120,7 @@ def label_of(flow: str, replayable: Replayable) -> str:
 
 
 def range_of(args: argparse.Namespace) -> Range:
-    """The range asked for. Raises UsageError for one that ends before it begins."""
+    """Return the range asked for. Raises UsageError where it ends before it begins."""
     from streams.replay import BEGIN_MS, END_MS, Range
 
     asked = Range(
@@ -133,7 +133,7 @@ def range_of(args: argparse.Namespace) -> Range:
 
 
 def topic_partitions(settings: Settings, topic: str) -> Partitions:
-    """The topic of the settings, to be read anew as a flow has read it."""
+    """Return the topic, to be read again as a flow has read it."""
     from streams.open import open_topic, sent_again_in
     from streams.replay import TopicPartitions
     from streams.sent_again import MarkedTopic
@@ -144,9 +144,9 @@ def topic_partitions(settings: Settings, topic: str) -> Partitions:
 
 
 def live_limits(settings: Settings, flow: str, replayable: Replayable) -> dict[int, int]:
-    """By partition, until when the live worker's windows can no longer change.
+    """Return, by partition, the time in ms before which the live worker's windows cannot change.
 
-    What stands in the status files of FOOTFALL_HOME; nothing is known of other partitions.
+    This is read from the status files of FOOTFALL_HOME; other partitions are missing.
     """
     limits: dict[int, int] = {}
     if replayable.rules.reach_ms is None:
@@ -164,8 +164,8 @@ def live_limits(settings: Settings, flow: str, replayable: Replayable) -> dict[i
 
 
 def offsets_read(settings: Settings, flow: str, replayable: Replayable) -> dict[int, int]:
-    """By partition, the next offset of the live worker, as the status files of FOOTFALL_HOME tell;
-    nothing is known of other partitions."""
+    """Return the live worker's next offset by partition, from the status files of FOOTFALL_HOME;
+    other partitions are missing."""
     places = of_statuses(read_statuses(settings.footfall_home)).get(flow, {})
     return {
         partition: offset
@@ -175,10 +175,10 @@ def offsets_read(settings: Settings, flow: str, replayable: Replayable) -> dict[
 
 
 def let_worker_write(settings: Settings, flow: str, until_s: float) -> None:
-    """Wait for that moment of the monotonic clock if a worker runs: by then it has written all
-    that its status told of.
+    """Wait until that moment of the monotonic clock if a worker runs.
 
-    Until then rows of its own may still come for windows whose groups are taken back.
+    By then the worker has written all that its status told of; before, rows of its own may still
+    come for windows whose groups are taken back.
     """
     recent_ms = time.time() * 1000 - WORKER_SILENT_MAX_S * 1000
     if any(
@@ -194,8 +194,10 @@ def read_partitions(
     take: Callable[[Rows], None],
     end: Callable[[Replayed], None] = lambda _done: None,
 ) -> list[Replayed]:
-    """Read all of them and give ``take`` the rows, and ``end`` what came of each, telling as
-    ``name`` how far it is."""
+    """Read all partitions and show the progress under ``name``.
+
+    ``take`` is given the rows, and ``end`` the result of each partition.
+    """
     done = []
     count = replay.partitions.count()
     with Told(name) as told:
@@ -207,7 +209,7 @@ def read_partitions(
 
 
 def say_left_out(replay: Replay, done: list[Replayed], label: str) -> None:
-    """Say which records were left out where each has rows of its own, if any."""
+    """Say which records were left out, if any, where each record has rows of its own."""
     if replay.rules.reach_ms is None and any(part.first_offset for part in done):
         say(f"{label}: what stands of records that retention has removed was left as it is")
     unread = sum(part.unread for part in done)
@@ -219,7 +221,7 @@ def say_left_out(replay: Replay, done: list[Replayed], label: str) -> None:
 
 
 def shown(time_ms: int) -> str:
-    """A moment as it is printed."""
+    """Return a moment as it is printed."""
     from schemas.times import iso_ms
 
     text = iso_ms(time_ms)

@@ -1,4 +1,4 @@
-"""``footfall replay``: writes a range of a flow's rows anew, beside the live worker."""
+"""``footfall replay``: writes a range of a flow's rows again, beside the live worker."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _write(
     args: argparse.Namespace,
     snapshot_every_s: float,
 ) -> None:
-    """Write the range of each topic as one generation, and take back what it does not have."""
+    """Write the range of each topic as one generation, and take back rows without an event."""
     shadow = args.into == "shadow"
     generation = 1 + max(target.newest_generation() for target in targets)
     since_s = time.monotonic()
@@ -188,7 +188,7 @@ def _replay(
     generation: int,
     source: ArchiveSource | None,
 ) -> Replay:
-    """What is to be read of a topic, or of its archive."""
+    """Return the replay of a topic, or of its archive."""
     from streams.replay import END_MS, END_OFFSET, Replay, Rules
 
     rules = replayable.rules
@@ -199,7 +199,7 @@ def _replay(
         read_to = offsets_read(settings, args.flow, replayable)
     if source is not None:
         partitions: Partitions = source.archive
-        # Its order says nothing of the topic's: every record counts, however late.
+        # An archive's order is not the topic's: every record counts, however late.
         limits = {0: min(limits.values())} if limits else {}
         rules = Rules(rules.size_ms, None)
     else:
@@ -223,7 +223,7 @@ def _replay(
 def _run(
     replay: Replay, target: ReplayTarget, label: str, rows_max: int, *, shadow: bool
 ) -> tuple[list[Replayed], int]:
-    """Replay every partition; what came of each, and how many rows were written."""
+    """Replay every partition; return the result of each, and the number of rows written."""
     waiting: list[Any] = []
     written = 0
 
@@ -245,7 +245,7 @@ def _run(
 
 
 def _spans(done: list[Replayed], replayable: Replayable) -> list[Span]:
-    """What the replay of a topic has settled."""
+    """Return the spans that the replay of a topic has settled."""
     from sinks.replay import Span
 
     return [
@@ -320,7 +320,7 @@ def _print_differences(target: ReplayTarget, spans: list[Span], label: str, flow
 
 @contextmanager
 def _alone(settings: Settings, flow: str) -> Iterator[None]:
-    """One replay of a flow at a time: two would take the same generation."""
+    """Hold a flow for one replay: two at a time would take the same generation."""
     folder = settings.footfall_home / "replay"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{flow}.lock").open("w") as lock:

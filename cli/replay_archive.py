@@ -1,7 +1,7 @@
-"""``footfall replay --source``: what an archive adds to a replay of a range.
+"""``footfall replay --source``: replays a range from an archive.
 
-Its rows that cannot be read become dead letters, and what it has no event of is taken back only
-where the range was named or the user says so.
+Rows that cannot be read become dead letters, and windows of which the archive has no event are
+taken back only where the range was named or the user agrees.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ArchiveSource:
     """The archive of a replay, and the dead letters of its rows."""
 
     def __init__(self, args: argparse.Namespace, settings: Settings, part: Replayable) -> None:
-        """Raises SourceError where there is nothing to read."""
+        """Open the archive. Raises SourceError where there is nothing to read."""
         from streams.archive import Archive
 
         self.archive = Archive(Path(args.source), part.topic, part.records.struct)
@@ -70,14 +70,14 @@ class ArchiveSource:
         generation: int,
         label: str,
     ) -> tuple[list[Span], int]:
-        """Take back what the archive replaces; the range that it speaks of, and how many rows.
+        """Take back what the archive replaces; return its spans, and the number of removed rows.
 
-        What it has no event of is taken back too where the user has named the range, and every
-        row could be read; otherwise the user is asked.
+        Windows of which it has no event are taken back too where the user has named the range and
+        every row could be read; otherwise the user is asked.
         """
         spans = self._spans(replay, part, label)
         shadow = self._args.into == "shadow"
-        # A shadow alone takes nothing back: it is there to be looked at first.
+        # A shadow alone takes nothing back from the table: it is there to be looked at first.
         is_certain = self._is_named and not part.dead
         if self._args.yes or is_certain or (shadow and not self._args.swap):
             return spans, target.remove_older(spans, generation, shadow=shadow)
@@ -102,7 +102,7 @@ class ArchiveSource:
                 f"too; {remedy}"
             )
         elif confirmed(f"{what}. Take that back?"):
-            # Of a shadow all rows are counted again.
+            # For a shadow, remove_older counts all rows again.
             before = 0 if shadow else removed
             removed = before + target.remove_older(spans, generation, shadow=shadow)
         return spans, removed
@@ -122,10 +122,10 @@ class ArchiveSource:
         return self._args.from_ms is not None and self._args.to_ms is not None
 
     def _spans(self, replay: Replay, part: Replayed, label: str) -> list[Span]:
-        """Return what the archive speaks of, for all partitions of the topic.
+        """Return the spans that the archive covers, for all partitions of the topic.
 
-        Where no end of the range was asked for it is that of the events in the archive, and it
-        says nothing where it has none: what it does not reach must not be taken back.
+        An end of the range that was not asked for is that of the archive's events; without events
+        there are no spans. What the archive does not reach must not be taken back.
         """
         from sinks.replay import Span
         from streams.replay import BEGIN_MS, END_MS

@@ -1,4 +1,4 @@
-"""``footfall report``: the store's metrics as they become available, one line a notice."""
+"""``footfall report``: the store's metrics as they become available, one line per notice."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 Window = tuple[int, int]
-"""Start and end of a window, milliseconds."""
+"""Start and end of a window, in ms."""
 WINDOWS_AT_ONCE = 500
 
 
@@ -64,7 +64,7 @@ def run_report(args: argparse.Namespace) -> int:
 
 
 def notices_of(payloads: Sequence[bytes]) -> Iterator[StoreMetricsAvailable]:
-    """The notices among the records; what is none is passed over (the topic is ours alone)."""
+    """Yield the notices among the records; others are ignored (the topic is ours alone)."""
     import msgspec
 
     from schemas.dead_letters import StoreMetricsAvailable
@@ -78,7 +78,7 @@ def notices_of(payloads: Sequence[bytes]) -> Iterator[StoreMetricsAvailable]:
 
 
 def rows_of(settings: Settings, notices: Sequence[StoreMetricsAvailable]) -> dict[Window, Row]:
-    """The rows of ``events`` that the notices speak of, as they stand now."""
+    """Return the rows of ``events`` for the windows of the notices, as they are now."""
     from schemas.tables.sql_types import sql_time
 
     windows = sorted({window_of(notice) for notice in notices})
@@ -97,12 +97,12 @@ def rows_of(settings: Settings, notices: Sequence[StoreMetricsAvailable]) -> dic
 
 
 def window_of(notice: StoreMetricsAvailable) -> Window:
-    """The window of a notice, milliseconds."""
+    """Return the window of a notice, in ms."""
     return parse_time_ms(notice.start_event_time), parse_time_ms(notice.end_event_time)
 
 
 def report_line(window: Window, row: Row | None) -> str:
-    """One window on one line."""
+    """Return one window on one line."""
     start, end = (_shown(time_ms) for time_ms in window)
     if row is None:
         return f"{start} to {end}  no row in the store"

@@ -1,4 +1,4 @@
-"""``footfall api`` and ``footfall clickhouse``: the servers, each alone."""
+"""``footfall api`` and ``footfall clickhouse``: each server alone."""
 
 from __future__ import annotations
 
@@ -97,14 +97,14 @@ def serve_clickhouse(args: argparse.Namespace) -> int:
     except EmbeddedClickHouseError as error:
         raise UsageError(str(error)) from None
     if not args.tied:
-        # A parent that started this for itself tells of it, or keeps it to itself.
+        # A parent that started this server decides itself whether other commands may use it.
         write_note(home, ClickHouseNote(server.url, os.getpid()))
     for name, why in server.left.items():
         print(f"default.{name} was left in that database: {why}", file=sys.stderr)
     print(f"ClickHouse at {server.url} (data in {home.clickhouse})", flush=True)
     print(f"    {curl_line(home.clickhouse, server.url)}", flush=True)
     host = settings.metrics_hostname
-    # METRICS_PORT is a worker's: here it is always one that is free.
+    # METRICS_PORT is for a worker: here any free port is taken.
     with (
         serving(host, 0, [server.metrics]) as port,
         scrape_target(home.path, "clickhouse", host, port),
@@ -117,6 +117,6 @@ def serve_clickhouse(args: argparse.Namespace) -> int:
 
 
 def curl_line(folder: Path, url: str) -> str:
-    """Return a command that asks the server; the password is on no command line."""
+    """Return a command that asks the server; the password is not on its command line."""
     password = shlex.quote(str(folder / PASSWORD_FILE))
     return f"sed 's/^/user={USER}:/' {password} | curl -sSK - '{url}/?query=SHOW+TABLES'"

@@ -1,7 +1,7 @@
-"""Which servers a command talks to: those the user named, or the embedded ones of this home.
+"""The servers of a command: those that the user named, or the embedded ones of this home.
 
 Topics, profiles and the store are chosen by address alone. ClickHouse has one more case: the
-embedded server takes whatever port is free, and the home's note says which.
+embedded server takes any free port, and a note in the home has its address.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from schemas.settings import Settings, read_settings
 START_WAIT_S = 60.0
 ENGINE_WAIT_S = 60.0
 PORTS_TRIED_MAX = 5
-"""Of which each was free when it was chosen, and taken before the server was there."""
+"""Ports tried in turn; each was free when chosen, and may be taken before the server listens."""
 _POLL_S = 0.05
 
 
 def settings_for_clients(environ: Mapping[str, str]) -> Settings:
-    """The settings, with ``clickhouse_url`` of the running embedded server where none is set."""
+    """Return the settings, with the embedded server's URL where it runs and none is set."""
     settings = read_settings(environ)
     if is_set(environ, "CLICKHOUSE_URL"):
         return settings
@@ -38,10 +38,10 @@ def settings_for_clients(environ: Mapping[str, str]) -> Settings:
 
 @contextmanager
 def clickhouse_for_a_while(environ: Mapping[str, str], *, make: bool) -> Iterator[Settings]:
-    """Settings whose ClickHouse answers: one that runs, or the embedded one for this while.
+    """Yield settings whose ClickHouse answers: one that runs, or an embedded one for this while.
 
-    ``make`` starts an embedded server also where its folder does not stand yet. Raises
-    FailureError where there is none to ask.
+    With ``make`` an embedded server is started even if its folder does not exist yet. Raises
+    FailureError where there is no ClickHouse to ask.
     """
     settings = settings_for_clients(environ)
     home = Home(settings.footfall_home)
@@ -74,7 +74,7 @@ def clickhouse_for_a_while(environ: Mapping[str, str], *, make: bool) -> Iterato
 
 @contextmanager
 def servers_of_flow(environ: Mapping[str, str], flow: str) -> Iterator[Settings]:
-    """Settings of a command that looks at a flow's tables; ClickHouse answers if it has some."""
+    """Yield settings for a flow's tables; ClickHouse answers if the flow has tables there."""
     import flows
 
     if flows.catalogue()[flow].tables:
@@ -86,7 +86,7 @@ def servers_of_flow(environ: Mapping[str, str], flow: str) -> Iterator[Settings]
 
 @contextmanager
 def engine_held(home: Home) -> Iterator[None]:
-    """One command at a time starts the embedded engine on a home; another waits its turn.
+    """Hold a home to start the embedded engine; another command waits its turn.
 
     Raises FailureError when the wait gets long.
     """
@@ -107,7 +107,7 @@ def engine_held(home: Home) -> Iterator[None]:
 
 
 def need_engine() -> None:
-    """Raises UsageError where the embedded engine is not installed."""
+    """Raise UsageError where the embedded engine is not installed."""
     if importlib.util.find_spec("chdb") is None:
         raise UsageError(
             "the embedded ClickHouse is not installed: pip install 'footfall[embedded]', "
@@ -139,9 +139,9 @@ def start_clickhouse(supervisor: Supervisor, check: Callable[[], None] = lambda:
 
 
 def _answers_as_ours(child: Child, url: str, said_before: int, check: Callable[[], None]) -> bool:
-    """Wait until a child serves there; False where another process took its port before it.
+    """Wait until a child serves there; return False where another process took its port.
 
-    ``said_before``: bytes in its log that are of earlier ones.
+    ``said_before``: bytes of the log that earlier processes wrote.
     """
     until_s = time.monotonic() + START_WAIT_S
     while time.monotonic() < until_s:
@@ -153,7 +153,7 @@ def _answers_as_ours(child: Child, url: str, said_before: int, check: Callable[[
             raise FailureError(
                 f"the embedded ClickHouse did not start: {last_line(child.log) or 'no message'}"
             )
-        # Whoever took the port may answer there, too: the child says when it is the one.
+        # Another process that took the port may answer, too: the child's log says when it serves.
         if f"ClickHouse at {url} " in _said(child.log, said_before) and answers(url, 1.0):
             return True
         time.sleep(_POLL_S)
@@ -163,7 +163,7 @@ def _answers_as_ours(child: Child, url: str, said_before: int, check: Callable[[
 
 
 def _said(log: Path, after: int) -> str:
-    """What stands in a log after so many bytes."""
+    """Return what is in a log after so many bytes."""
     with log.open("rb") as file:
         file.seek(after)
         return file.read().decode(errors="replace")

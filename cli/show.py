@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 MEASURE_EVERY_S = 1.0
 LOOK_EVERY_S = 3.0
-"""At the topics; at what the workers say each second."""
+"""Seconds between looks at the topics. Workers' statuses are read each second."""
 PLAIN_EVERY_S = 5.0
 MESSAGES_MAX = 100
 _IDLE = (DONE, WAITING)
 
 
 class Show:
-    """What the user sees of a demo. A context: a terminal is its own while it is open."""
+    """The view that a user has of a demo. As a context it owns the terminal while it is open."""
 
     def __init__(self, *, is_live: bool = True, plain_every_s: float = PLAIN_EVERY_S) -> None:
-        """Of flows that are not ``is_live`` it is no trouble that they wait for their turn."""
+        """Show a demo. Unless ``is_live``, flows that wait for their turn are no trouble."""
         self.page = ""
         self._is_live = is_live
         self._messages: list[str] = []
@@ -67,14 +67,14 @@ class Show:
             self._screen.stop()
 
     def tell(self, text: str) -> None:
-        """Something happened that the user should know."""
+        """Show a message."""
         self._messages.append(text)
         del self._messages[:-MESSAGES_MAX]
         if self._screen is None:
             say(text)
 
     def tick(self, house: House) -> None:
-        """Measure and draw where it is time to."""
+        """Measure and draw when it is time to."""
         now_s = time.monotonic()
         if now_s >= self._measure_s:
             self._measure_s = now_s + MEASURE_EVERY_S
@@ -91,7 +91,7 @@ class Show:
             print(plain_line(picture), flush=True)
 
     def _measure(self, house: House) -> None:
-        """Look at the flows as the live page does; what hangs there must not hold up the demo."""
+        """Look at the flows as the live page does, without waiting for a server that hangs."""
         if self._flows is None or self._observer is None:
             self._flows = Observer(house.settings, asks_groups=False)
             self._observer = Looking("flows", self._flows.look, LOOK_EVERY_S)
@@ -109,7 +109,7 @@ class Show:
         ]
         notes = {child.name: last_line(child.log) for child in house.generators}
         if self._screen is None:
-            # One line has no room for flows that do nothing: they are only counted.
+            # One line has no room for idle flows: they are only counted.
             idle = Counter(line.state for line in lines if line.state in _IDLE)
             lines = [line for line in lines if line.state not in _IDLE]
             told = ", ".join(f"{idle[state]} {state}" for state in _IDLE if idle[state])
@@ -125,7 +125,7 @@ class Show:
 
 
 def _state(children: Sequence[Child], flow: Flow | None) -> str:
-    """Of a flow: what the process does that is least far."""
+    """Return the state of a flow: that of its process that is least far."""
     if not children:
         return WAITING
     if all(child.done for child in children):

@@ -1,4 +1,4 @@
-"""The signals that ask a command to end, as something that it looks at between two steps."""
+"""Signals that ask a command to end, kept until it looks at them between two steps."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(Exception):  # noqa: N818 - asked for, so no error
-    """The user ended it."""
+    """A signal has asked the command to end."""
 
 
 @dataclass(slots=True)
 class Stop:
-    """Set by SIGINT, SIGTERM and SIGHUP while something runs."""
+    """A flag that SIGINT, SIGTERM and SIGHUP set while something runs."""
 
     asked: bool = False
 
     def check(self) -> None:
-        """Raises Stopped once a signal came."""
+        """Raise Stopped once a signal came."""
         if self.asked:
             raise Stopped
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Note the signals for this while; a second one changes nothing: the end is bounded."""
+        """Note the signals for this while; a second one changes nothing, as ending is bounded."""
 
         def on_signal(_number: int, _frame: FrameType | None) -> None:
             self.asked = True

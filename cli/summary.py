@@ -1,4 +1,4 @@
-"""What ``footfall demo --once`` tells at its end, asked from the tables and topics themselves."""
+"""The summary of ``footfall demo --once``, read from the tables and topics themselves."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ SHOP_WORDS = {
     "shop events": "{:,} of {:,} kinds",
 }
 PROFILES_SQL = "SELECT count(DISTINCT cookie) FROM tags"
-"""Of the embedded profiles: Aerospike has no cheap count of its records."""
+"""Query of the embedded profiles: Aerospike has no cheap count of its records."""
 
 
 def summary_lines(settings: Settings, statuses: Sequence[WorkerStatus]) -> list[str]:
-    """The lines, for each topic that had events, and for what was kept aside."""
+    """Return the lines, for each topic that had events, and for late events and dead letters."""
     from sinks.sql import query_rows
 
     lines = [flow_line(flow, found) for flow, found in by_flow(statuses).items()]
@@ -83,7 +83,7 @@ def summary_lines(settings: Settings, statuses: Sequence[WorkerStatus]) -> list[
 
 
 def by_flow(statuses: Iterable[WorkerStatus]) -> dict[str, list[WorkerStatus]]:
-    """The workers of each flow."""
+    """Return the workers of each flow."""
     found: dict[str, list[WorkerStatus]] = {}
     for status in statuses:
         found.setdefault(status.flow, []).append(status)
@@ -91,7 +91,7 @@ def by_flow(statuses: Iterable[WorkerStatus]) -> dict[str, list[WorkerStatus]]:
 
 
 def flow_line(flow: str, workers: Sequence[WorkerStatus]) -> str:
-    """What became of all that a flow's workers have read."""
+    """Return a line with the counts of what a flow's workers have read."""
     read, used, filtered, late, dead = totals(workers)
     parts = [f"{used:,} used"]
     parts += [
@@ -103,7 +103,7 @@ def flow_line(flow: str, workers: Sequence[WorkerStatus]) -> str:
 
 
 def totals(workers: Iterable[WorkerStatus]) -> tuple[int, int, int, int, int]:
-    """(read, used, filtered, late, dead) over all partitions of some workers."""
+    """Return (read, used, filtered, late, dead) over all partitions of some workers."""
     parts = [partition for status in workers for partition in status.partitions]
     return (
         sum(part.read for part in parts),
@@ -115,7 +115,7 @@ def totals(workers: Iterable[WorkerStatus]) -> tuple[int, int, int, int, int]:
 
 
 def accounts(statuses: Sequence[WorkerStatus], flows: Iterable[str]) -> list[str]:
-    """What does not add up, a line each: a flow not at the end, or an event unaccounted for."""
+    """Return a line for each flow that is not at the end or has events not accounted for."""
     found = by_flow(statuses)
     wrong = []
     for flow in flows:
@@ -133,7 +133,7 @@ def accounts(statuses: Sequence[WorkerStatus], flows: Iterable[str]) -> list[str
 
 
 def dead_letters(settings: Settings) -> Counter[tuple[str, str]]:
-    """How many records are dead by (flow, code), each once, however often its letter stands."""
+    """Count dead records by (flow, code), each once even if its letter was written twice."""
     from schemas.dead_letters import dead_letter_of
 
     codes: dict[tuple[str, str, int, int], str] = {}
@@ -146,7 +146,7 @@ def dead_letters(settings: Settings) -> Counter[tuple[str, str]]:
 
 
 def line(name: str, text: str) -> str:
-    """A line of the summary."""
+    """Return a line of the summary."""
     return f"{name:<{_NAME_WIDTH}}{text}"
 
 

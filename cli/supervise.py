@@ -22,7 +22,7 @@ from streams.process import bound_log
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 10.0
 STEADY_S = 30.0
-"""A child that ran this long is not held to account for its earlier deaths."""
+"""Seconds of running after which earlier deaths of a child are forgotten."""
 QUICK_DEATHS_MAX = 5
 LOG_BYTES_MAX = 10_000_000
 LOG_TAIL_BYTES = 8_192
@@ -43,9 +43,9 @@ class Child:
     service: bool
     """A service must not end by itself; a task ends when its work is done."""
     last: bool
-    """Ends after the others: they write to it."""
+    """True where it ends after the others, which write to it."""
     program: bool
-    """Is no command of ours, and a help: the others go on without it."""
+    """True for a program that is not a footfall command: the others go on without it."""
     log: Path
     environ: dict[str, str]
     process: subprocess.Popen[bytes] | None = None
@@ -80,9 +80,9 @@ class Supervisor:
         last: bool = False,
         program: bool = False,
     ) -> Child:
-        """Start ``footfall <arguments>``; what it prints goes to ``<logs>/<name>.log``.
+        """Start ``footfall <arguments>``; its output goes to ``<logs>/<name>.log``.
 
-        Of a ``program`` the first argument is its path.
+        For a ``program`` the first argument is its path.
         """
         path = os.pathsep.join(filter(None, (str(PROJECT), self.environ.get("PYTHONPATH"))))
         child = Child(
@@ -115,7 +115,7 @@ class Supervisor:
                 self._launch(child)
 
     def stop(self) -> list[str]:
-        """End every child within 10 seconds: asked first, killed if it does not.
+        """End every child within 10 seconds: by SIGTERM first, by SIGKILL if that does not help.
 
         Returns the names of those that ran and did not end well.
         """
@@ -187,13 +187,13 @@ class Supervisor:
                 _signal(process, signal.SIGKILL)
             process.wait()
             _close(process)
-        # One that still starts, and takes no signals yet, dies by the one that told it to end.
+        # A child that is still starting has no handler yet, and is killed by SIGTERM itself.
         well = (0, -signal.SIGTERM)
         return [name for name, process in running if process.returncode not in well]
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that is not empty, shortened; "" where there is none."""
+    """Return the last line of a log that is not empty, shortened; "" where there is none."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
@@ -205,7 +205,7 @@ def last_line(log: Path) -> str:
 
 
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    """To the child's whole group; only for a child not known to have ended."""
+    """Send a signal to the child's whole group; only for a child not known to have ended."""
     try:
         os.killpg(process.pid, number)
     except (ProcessLookupError, PermissionError):

@@ -16,7 +16,7 @@ def print_table(
 ) -> None:
     """Print rows under their column names.
 
-    The last column is cut at the terminal's edge; where there is no terminal nothing is.
+    Lines are cut at the terminal's edge; without a terminal nothing is cut.
     """
     target = out if out is not None else sys.stdout
     width = shutil.get_terminal_size().columns if target.isatty() else _WIDTH_WITHOUT_TERMINAL
@@ -25,7 +25,7 @@ def print_table(
 
 
 def table_lines(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    """The lines of a table: names, a rule, rows."""
+    """Return the lines of a table: names, a rule, rows."""
     texts = [[cell_text(value) for value in row] for row in rows]
     widths = [
         max([len(name), *(len(row[place]) for row in texts)]) for place, name in enumerate(columns)
@@ -46,7 +46,7 @@ def table_lines(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> lis
 
 
 def cell_text(value: object) -> str:
-    """A value as it stands in a table: NULL for none, no line breaks."""
+    """Return a value as a table shows it: NULL for None, no line breaks."""
     if value is None:
         return "NULL"
     return " ".join(str(value).splitlines()) if isinstance(value, str) else str(value)

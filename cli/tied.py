@@ -1,9 +1,9 @@
-"""A child of ``footfall demo`` that ends when its parent does, even by ``kill -9``.
+"""Ends a child of ``footfall demo`` when its parent ends, even by ``kill -9``.
 
-Twice over: Linux kills the child by PR_SET_PDEATHSIG, whatever it is doing; elsewhere, and
-where the parent was gone before that call, a thread sees the end of standard input, whose
-other end the parent alone holds. SIGKILL, since all state of a worker is safe at any moment
-and the next start must find ports and folders free.
+There are two ways. Linux kills the child by PR_SET_PDEATHSIG, whatever it is doing; elsewhere,
+and where the parent was gone before that call, a thread sees the end of standard input, whose
+other end the parent alone holds. It uses SIGKILL, since all state of a worker is safe at any
+moment and the next start must find ports and folders free.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def tie_to_parent() -> None:
-    """Must be called early, by a process whose standard input is the parent's pipe."""
+    """End with the parent from now on. Call it early; standard input must be the parent's pipe."""
     _die_with_parent()
     threading.Thread(target=_end_with_input, name="parent-watch", daemon=True).start()
 
@@ -36,7 +36,7 @@ def _die_with_parent() -> None:
 
 
 def main() -> None:
-    """Become a program that is not ours and ends with its parent: ``-m cli.tied PATH ...``."""
+    """Become another program that ends with its parent: ``-m cli.tied PATH ...``."""
     _die_with_parent()
     parent = select.poll()
     parent.register(0, select.POLLHUP)

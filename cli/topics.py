@@ -1,4 +1,4 @@
-"""Topics as a command looks at them: all records to the end, or as they come; their ends."""
+"""Topics as a command reads them: all records to the end, or as they come, and their ends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def polls(
     partitions: tuple[int, ...] | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Poll]:
-    """The records of a topic from ``start`` (earliest): to ``end`` (as found), or followed.
+    """Yield the records of a topic from ``start`` (earliest) to ``end`` (as found), or follow it.
 
     Raises streams.source.SourceError where there is no such topic.
     """
@@ -58,14 +58,14 @@ def polls(
 
 
 def records(poll: Poll) -> list[bytes]:
-    """The records of a poll."""
+    """Return the records of a poll."""
     lines = poll.data.split(b"\n")
     lines.pop()
     return lines
 
 
 def topic_view(settings: Settings) -> TopicView:
-    """How a resumed push looks at the topics it writes to."""
+    """Return the view that a resumed push has of the topics it writes to."""
     from generator.sources import TopicView
     from streams.source import Position
 
@@ -93,12 +93,12 @@ def topic_view(settings: Settings) -> TopicView:
 
 
 def end_of(settings: Settings) -> Callable[[str, int], int]:
-    """Tells the next offset of a topic's partition; keeps its connections for the next time."""
+    """Return a function that gives the next offset of a partition; it keeps its connections."""
     return (_file_ends(settings) if settings.topics_folder else _kafka_ends(settings))[0]
 
 
 Ends = tuple[Callable[[str, int], int], Callable[[str], int]]
-"""(the next offset of a topic's partition, how many partitions a topic has)"""
+"""(next offset of a topic's partition, number of a topic's partitions)"""
 
 
 def _file_ends(settings: Settings) -> Ends:

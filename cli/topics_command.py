@@ -1,4 +1,4 @@
-"""``footfall topics``: which topics there are, and the records in them."""
+"""``footfall topics``: lists the topics, and shows the records in them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SHOWN, SHOWN_MAX = 10, 100_000
 _NO_LIMIT_MS = 2**62
-"""Stands for an append time that nobody knows: no event is in its future."""
+"""Used for an append time that is not known: no event is in its future."""
 
 
 def add_commands(commands: Any) -> None:
@@ -87,7 +87,7 @@ COLUMNS = ("oldest", "end", "records", "bytes", "newest append")
 
 
 def _row(parts: list[PartitionFacts]) -> tuple[object, ...]:
-    """Return the columns of a topic, of which these are partitions."""
+    """Return the columns of a topic that has these partitions."""
     sizes = [one.size_bytes for one in parts if one.size_bytes is not None]
     times = [one.newest_ms for one in parts if one.newest_ms is not None]
     return (
@@ -100,7 +100,7 @@ def _row(parts: list[PartitionFacts]) -> tuple[object, ...]:
 
 
 def _from_to(offsets: list[int]) -> int | str:
-    """Return offsets of several partitions as they are shown: the lowest to the highest."""
+    """Return the lowest to the highest of several partitions' offsets, as text."""
     low, high = min(offsets), max(offsets)
     return low if low == high else f"{low}..{high}"
 
@@ -155,7 +155,7 @@ def _print(args: argparse.Namespace, seen: Seen) -> None:
 
 
 def record_object(topic: str, seen: Seen) -> dict[str, Any]:
-    """Return a record as `--json` shows it; bytes that are no text are in base64."""
+    """Return a record as `--json` shows it; bytes that are not text are in base64."""
     partition, offset, record = seen
     return {
         "topic": topic,
@@ -202,9 +202,9 @@ def run_show(args: argparse.Namespace) -> int:
 
 
 def why_dead(topic: str, record: TopicRecord) -> str:
-    """Return why flows would not take a record; "" where they would, or nobody says.
+    """Return why flows would not take a record; "" where they would, or where it is not known.
 
-    By what the api checks at its door: a flow may ask for more.
+    The checks are those of the api: a flow may ask for more.
     """
     from api.records import INCOMING, BadRecordError
 
@@ -220,7 +220,7 @@ def why_dead(topic: str, record: TopicRecord) -> str:
 
 
 def opened(settings: Settings, name: str) -> KeptTopic:
-    """Return a topic that there is. Raises UsageError, which names those there are."""
+    """Return a topic. Raises UsageError, which names the topics that exist, for an unknown one."""
     from operations.topic_records import listing
     from streams.open import open_topic
     from streams.source import NoTopicError

@@ -1,6 +1,6 @@
-"""Rows of the truth and of a table, compared as multisets: what is missing, too many, different.
+"""Compares the rows of the truth and of a table: what is missing, too many, different.
 
-Both frames are held at once, with what differs beside them: some hundred bytes a row.
+Both frames are held at once, with what differs beside them: some hundred bytes per row.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import polars as pl
 from schemas.times import iso_ms
 
 TOLERANCE = 1e-9
-"""Two floats that are no further apart are equal."""
+"""Two floats that are no further apart count as equal."""
 WHOLE_ROW = "(the row)"
 
 _TIMES = "times"
@@ -25,25 +25,25 @@ _DURATIONS = frozenset({"duration_ms", "p50_ms", "p95_ms", "p99_ms"})
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What became of the rows of the truth. Lists stand in the frames as one text."""
+    """The result of comparing a table with the truth. Lists are in the frames as one text."""
 
     rows: int
-    """How many the truth has."""
+    """Number of rows of the truth."""
     key: tuple[str, ...]
     missing: pl.DataFrame
     extra: pl.DataFrame
     """Rows of the table that the truth lacks."""
     different: pl.DataFrame
-    """Rows of the truth whose key the table has with other values; those are beside them, each
-    column again with _TABLE behind its name."""
+    """Rows of the truth whose key the table has with other values. The table's values are beside
+    them, in columns with _TABLE after their names."""
 
     @property
     def is_equal(self) -> bool:
-        """Whether nothing differs."""
+        """Tell whether nothing differs."""
         return not (self.missing.height or self.extra.height or self.different.height)
 
     def counts(self) -> str:
-        """In words: ``3,412 rows equal``."""
+        """Return the counts in words: ``3,412 rows equal``."""
         if self.is_equal:
             return f"{self.rows:,} rows equal"
         parts = [f"{self.rows:,} rows in the truth"]
@@ -57,11 +57,11 @@ class Comparison:
         return ", ".join(parts)
 
     def columns(self) -> tuple[str, ...]:
-        """Of ``lines``."""
+        """Return the names of the columns of ``lines``."""
         return (*map(_without_unit, self.key), "column", "truth", "table")
 
     def lines(self, most: int) -> list[tuple[str, ...]]:
-        """The first rows of each sort, by key, each value that differs a line."""
+        """Return the first rows of each sort, by key, with one line per value that differs."""
         found = [
             *self._whole(self.missing.head(most), in_truth=True),
             *self._whole(self.extra.head(most), in_truth=False),
@@ -101,7 +101,7 @@ class Comparison:
 def compare(truth: pl.DataFrame, table: pl.DataFrame, key: Sequence[str]) -> Comparison:
     """Compare two frames of the same columns; the order of their rows does not matter.
 
-    Of rows that are not the same those with the same ``key`` are one different row. Raises
+    Rows that differ and have the same ``key`` count as one different row. Raises
     polars.exceptions.SchemaError where the columns are not the same.
     """
     named = tuple(key)
@@ -130,7 +130,7 @@ def _without_lists(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _left_over(truth: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
-    """Rows that are not in both as often, with how often more the truth has them."""
+    """Return rows that are not in both equally often, with how many more the truth has."""
     both = pl.concat([
         truth.with_columns(pl.lit(1, pl.Int64).alias(_TIMES)),
         table.with_columns(pl.lit(-1, pl.Int64).alias(_TIMES)),
@@ -140,7 +140,7 @@ def _left_over(truth: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
 
 
 def _as_rows(counted: pl.DataFrame, key: tuple[str, ...]) -> pl.DataFrame:
-    """Each row as often as it is there, with its place among those of its key."""
+    """Repeat each row as often as it is there, with its number among those of its key."""
     names = [name for name in counted.columns if name != _TIMES]
     times = counted[_TIMES].abs().to_numpy()
     rows = counted.select(names)[pl.arange(len(times), eager=True).to_numpy().repeat(times)]
@@ -148,7 +148,7 @@ def _as_rows(counted: pl.DataFrame, key: tuple[str, ...]) -> pl.DataFrame:
 
 
 def _differ(pairs: pl.DataFrame, key: tuple[str, ...]) -> Iterator[pl.Expr]:
-    # Without a column beside the key, rows of the same key are the same.
+    # Without a column beside the key, rows of the same key are equal.
     yield pl.lit(value=False)
     for name in pairs.columns:
         if name in (*key, _PLACE) or name.endswith(_TABLE):
@@ -171,7 +171,7 @@ def _without_unit(name: str) -> str:
 
 
 def _shown(name: str, value: object) -> str:
-    """A value as it is read: moments as times."""
+    """Return a value as a person reads it: moments as times."""
     if isinstance(value, int) and name.endswith("_ms") and name not in _DURATIONS:
         return iso_ms(value)
     return str(value).replace(_LISTED, ", ")

@@ -1,4 +1,4 @@
-"""The rows of the truth's files, and those that stand in the tables, as frames of one shape."""
+"""Reads the rows of the truth's files, and those of the tables, as frames of one shape."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from schemas.times import parse_time_ms
 from schemas.topics import LOGIN_ALERTS, SHOP_EVENTS
 
 ROWS_MAX = 5_000_000
-"""Of one table of the truth: with those of the table they are held at once."""
+"""Most rows of one table of the truth, held at once with those of the table."""
 ROWS_MORE_MAX = 1_000_000
-"""A table that has so many more is of another world: it is not read."""
+"""A table with so many more rows is of another world, and is not read."""
 PART_ROWS = 100_000
-"""Of an answer of ClickHouse, which comes as text and takes much more room than a frame."""
+"""Rows per answer of ClickHouse, which comes as text and takes much more memory than a frame."""
 
 Columns = Mapping[str, pl.DataType]
 
@@ -39,14 +39,14 @@ _SQLITE_TAGS = (
 
 
 class TableError(FailureError):
-    """A table cannot be compared; the others can."""
+    """A table that cannot be compared; the others can."""
 
 
 class Truth:
     """The files that ``footfall generate shop --truth`` writes."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises UsageError for a folder that holds none."""
+        """List the files. Raises UsageError where the folder has no table of the truth."""
         again = f"`footfall demo --shop --truth {folder}` writes it"
         if not folder.exists():
             raise UsageError(f"--truth: no such folder: {folder}; {again}")
@@ -58,18 +58,18 @@ class Truth:
         self.folder = folder
 
     def names(self) -> list[str]:
-        """Of all that there should be or is to be compared."""
+        """Return the names of all that is to be compared, missing and unknown files included."""
         return [*TABLES, SPLIT, *sorted(self._files.keys() - TABLES.keys())]
 
     def frame(self, name: str) -> pl.DataFrame:
-        """The rows of a table. Raises TableError."""
+        """Return the rows of a table. Raises TableError."""
         if name not in TABLES:
             raise TableError(f"no table of ours is called so, but {self._files[name]} is there")
         path = self._files.get(name)
         if path is None:
             raise TableError(f"{self.folder / f'{name}.parquet'} is missing: write the truth anew")
         try:
-            # By hand, since a name with a star in it is a pattern for polars.
+            # Opened here, since polars takes a name with a star in it for a pattern.
             with path.open("rb") as file:
                 rows = int(pl.scan_parquet(file).select(pl.len()).collect().item())
                 if rows > ROWS_MAX:
@@ -83,18 +83,18 @@ class Truth:
         return frame
 
     def records(self) -> dict[str, int]:
-        """How many records were sent to each topic. Raises TableError."""
+        """Return the number of records sent to each topic. Raises TableError."""
         accounts = self.frame("accounts")
         return dict(accounts.select("topic", "records").iter_rows())
 
 
 def expected(truth: Truth, name: str, reads: Mapping[str, Iterable[str]]) -> pl.DataFrame:
-    """What a table must hold. ``reads``: the topics of each flow. Raises TableError."""
+    """Return the rows that a table must hold. ``reads``: topics by flow. Raises TableError."""
     frame = truth.frame(_SPLIT_TRUTH if name == SPLIT else name)
     if name != "accounts":
         return frame
-    # How many are late is each flow's own; read and dead is the same to all, but for the one
-    # that looks at no more than kind and time.
+    # Late counts differ between flows; read and dead are the same for all, except the flow that
+    # looks at kind and time alone.
     return pl.DataFrame(
         [
             (flow, topic, count, None if flow == SPLIT else malformed + future)
@@ -108,7 +108,7 @@ def expected(truth: Truth, name: str, reads: Mapping[str, Iterable[str]]) -> pl.
 
 
 class Standing:
-    """What stands in the tables that the settings name."""
+    """The rows of the tables that the settings name."""
 
     def __init__(self, settings: Settings) -> None:
         from sinks.clickhouse import ClickHouseReader
@@ -121,7 +121,7 @@ class Standing:
         self._clickhouse.close()
 
     def frame(self, name: str, truth: pl.DataFrame) -> pl.DataFrame:
-        """The rows of a table. Raises TableError, and SinkError where a server is away."""
+        """Return the rows of a table. Raises TableError, and SinkError where a server is away."""
         from sinks import SinkRefusedError
 
         asked = ASKED.get(name)
@@ -193,7 +193,7 @@ class Standing:
 
 
 def _tags_of(settings: Settings, cookies: Iterable[str]) -> Iterator[tuple[Any, ...]]:
-    """Of cookies that are known: Aerospike has no cheap way to tell of all."""
+    """Yield the tags of known cookies: Aerospike has no cheap way to list all."""
     from sinks.open import open_profiles
 
     store = open_profiles(settings)
@@ -209,7 +209,7 @@ def _tags_of(settings: Settings, cookies: Iterable[str]) -> Iterator[tuple[Any, 
 
 
 def _alerts(settings: Settings, columns: Columns) -> pl.DataFrame:
-    """Each alert once, however often it was written."""
+    """Return each alert once, however often it was written."""
     from streams.source import SourceError
 
     decode = msgspec.json.Decoder(LoginAlert).decode
@@ -236,7 +236,7 @@ def _alerts(settings: Settings, columns: Columns) -> pl.DataFrame:
 
 
 def _accounts(settings: Settings) -> pl.DataFrame:
-    """What the flows' workers say that they have read."""
+    """Return the numbers of records that the flows' workers report."""
     rows = [
         (status.flow, part.topic, part.read, part.dead)
         for status in read_statuses(settings.footfall_home)
@@ -248,7 +248,7 @@ def _accounts(settings: Settings) -> pl.DataFrame:
 
 
 def _split(settings: Settings) -> pl.DataFrame:
-    """How many events the topic of each kind holds, of records that the others would read."""
+    """Count the readable events in the topic of each kind."""
     from flows._shop_events import EVENTS
     from sinks.open import open_topics
     from sinks.split import target_of

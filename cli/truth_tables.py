@@ -1,4 +1,4 @@
-"""Where the rows of each table of the truth stand, and what identifies one of them.
+"""The place of each table's rows, and the key of a row.
 
 A query gives the columns of the truth by their names there, in any order: moments as
 milliseconds since 1970 UTC.
@@ -20,7 +20,7 @@ SPLIT = "split_topics"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """How a table is asked. ``sql`` is empty where no database holds it."""
+    """The question for a table's rows. ``sql`` is empty where no database holds them."""
 
     where: Where
     key: tuple[str, ...]
@@ -58,7 +58,7 @@ def _views(view: str, *of: str) -> Asked:
 
 
 def _answers(view: str) -> Asked:
-    """A view of shop_events: its key is what is no count."""
+    """Return the question for a view of shop_events, whose key is all columns but the counts."""
     columns = SHOP_ANSWERS[view]
     key = tuple(name for name, kind in columns.items() if kind == pl.String or _is_moment(name))
     asked = [

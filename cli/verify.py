@@ -62,7 +62,7 @@ def add_commands(commands: Any) -> None:
 
 
 def run_verify(args: argparse.Namespace) -> int:
-    """Compare, print what differs; 0 where all that is certain is equal."""
+    """Compare, print what differs; return 0 where all that is certain is equal."""
     from cli.servers import servers_of_flow
 
     if args.all or args.truth:
@@ -93,7 +93,7 @@ def _verify(settings: Settings, replayable: Replayable, args: argparse.Namespace
         if replayable.count_step is not None:
             code = _verify_sums(settings, replayable, target, args)
             return max(code, tell_gone(settings, args.flow, replayable, target, windows))
-        # What the worker has not read yet it will write.
+        # Records that the worker has not read yet are still to be written.
         read_to = {} if args.complete else offsets_read(settings, args.flow, replayable)
         make_step, start_of = replayable.make_step(0, False), replayable.start_of
         replay = _replay(settings, replayable, args, make_step, start_of)
@@ -119,7 +119,7 @@ def _verify_sums(
     replay = _replay(settings, replayable, args, replayable.count_step, pl.col(START_MS))
     frames: list[pl.DataFrame] = []
     label = label_of(args.flow, replayable)
-    # Of several tables there are no sums.
+    # A flow with sums has one table, so that rows are one frame.
     done = read_partitions(replay, f"verify {label}", frames.append)  # type: ignore[arg-type]
     windows = replay.asked.whole_windows(replay.rules.size_ms)
     standing = target.totals(windows.from_ms, windows.to_ms)
@@ -167,10 +167,10 @@ def differences(
     done: Sequence[Replayed],
     sums: Sequence[str],
 ) -> list[DifferenceRow]:
-    """Where the sums of a (partition, window) differ, of the windows that were read.
+    """Return the differing sums of each (partition, window), of the windows that were read.
 
     A window whose sums over all partitions are equal is equal, as for its readers: after a replay
-    from an archive all of its rows stand in one partition.
+    from an archive all of its rows are in one partition.
     """
     from sinks.replay import START_MS
 

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from cli.truth_read import Truth
 
 LINES_SHOWN = 5
-"""Rows of each sort that are shown of a table."""
+"""Rows of each sort that are shown per table."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a table."""
+    """The result for a table."""
 
     name: str
     comparison: Comparison | None
@@ -30,7 +30,7 @@ class Outcome:
 
     @property
     def is_equal(self) -> bool:
-        """Whether it was compared and nothing differs."""
+        """Tell whether it was compared and nothing differs."""
         return self.comparison is not None and self.comparison.is_equal
 
 
@@ -56,7 +56,7 @@ def outcomes(settings: Settings, truth: Truth) -> Iterator[Outcome]:
 
 
 def run_verify_all(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Compare all, print a line a table and what differs; 0 where all are equal.
+    """Compare all, print one line per table and what differs; return 0 where all are equal.
 
     Raises UsageError, and FailureError where the truth is of another world.
     """
@@ -80,7 +80,7 @@ def run_verify_all(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raises UsageError where options contradict each other."""
+    """Raise UsageError where options contradict each other."""
     if not args.all:
         raise UsageError("--truth is what all tables are compared with: --all --truth DIR")
     if args.flow is not None:
@@ -94,7 +94,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def print_outcome(outcome: Outcome) -> None:
-    """A line, and a table of the first rows that differ."""
+    """Print a line, and a table of the first rows that differ."""
     from cli.table import print_table
 
     comparison = outcome.comparison
@@ -107,8 +107,8 @@ def print_outcome(outcome: Outcome) -> None:
 
 
 def _check_world(settings: Settings, truth: Truth) -> None:
-    """Raises FailureError where a topic holds another number of records than the truth speaks of,
-    or where a flow has not read all of them."""
+    """Raise FailureError where a topic holds another number of records than the truth has, or a
+    flow has not read all of them."""
     from cli.topics import end_of
     from streams.open import open_topic
 
@@ -132,7 +132,7 @@ def _check_world(settings: Settings, truth: Truth) -> None:
 
 
 def flows_behind(settings: Settings, records: Mapping[str, int]) -> list[str]:
-    """The flows whose workers have read less than so many records by topic."""
+    """Return the flows whose workers have read fewer than so many records by topic."""
     import flows
     from operations.positions import of_statuses, read_statuses
 

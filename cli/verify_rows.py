@@ -25,13 +25,13 @@ LINES_SHOWN = 40
 MINUTE_MS = 60_000
 DAY_MS = 86_400_000
 ROWS_MAX = 100_000
-"""Rows held at once, to be looked up."""
+"""Rows held at once to be looked up."""
 
 
 def unexpired(asked: Range, days: int, now_ms: int) -> Range:
-    """Return the part of a range whose raw rows the tables keep for so many days, 0 for ever.
+    """Return the part of a range whose raw rows are kept for ``days``; 0 means for ever.
 
-    Raises UsageError where there is none.
+    Raises UsageError where no part is left.
     """
     oldest_ms = now_ms - days * DAY_MS
     if not days:
@@ -45,7 +45,7 @@ def unexpired(asked: Range, days: int, now_ms: int) -> Range:
 
 
 def verify_raw(settings: Settings, replay: Replay, target: RawTarget) -> int:
-    """Tables of raw rows: each must hold the rows that the topic gives, and no others."""
+    """Check that tables of raw rows hold the rows that the topic gives, and no others."""
     kept = unexpired(replay.asked, settings.raw_rows_ttl_days, round(time.time() * 1000))
     replay = replace(replay, asked=kept)
     ready_s = time.monotonic() + 2 * contract_of(replay.flow).snapshot_every_s
@@ -81,14 +81,14 @@ class RawTarget(Protocol):
     """A ``ClickHouseRawReplay``."""
 
     def unequal(self, frames: list[Rows], span: Span) -> Mapping[tuple[int, str], Unequal]:
-        """Where the tables hold other rows of the span than those given."""
+        """Return where the tables hold other rows of the span than those given."""
 
 
 class StoreTarget(Protocol):
     """A ``ProfileReplay``."""
 
     def missing(self, tags: pl.DataFrame) -> Iterable[tuple[int, str, str]]:
-        """(time in ms, cookie, kind) of each tag that should stand in a profile and does not."""
+        """Yield (time in ms, cookie, kind) of each tag that is missing from its profile."""
 
 
 class Compared:
@@ -105,7 +105,7 @@ class Compared:
         self._begun: int | None = None
         """The offset of the partition's first row, once some were compared."""
         self._next = 0
-        """Then the offset to go on from."""
+        """The offset to go on from after that."""
         self.rows = 0
         self.differing: dict[tuple[int, str], Unequal] = {}
         """(minute's start in ms, table) -> what differs"""
@@ -122,7 +122,7 @@ class Compared:
         self._next = last + 1
 
     def end(self, done: Replayed) -> None:
-        """Compare the rest of a partition, and see what stands where it has no rows."""
+        """Compare the rest of a partition, and look for rows where the topic has none."""
         begun = self._begun
         first = done.first_offset if begun is None else self._next
         self._compare(done.partition, first, done.next_offset)
@@ -144,7 +144,7 @@ class Compared:
 
 
 def _place(waiting: list[Rows]) -> tuple[int, int, int]:
-    """The partition of some rows, and their lowest and highest offset."""
+    """Return the partition of some rows, and their lowest and highest offset."""
     import polars as pl
 
     frames = [
@@ -170,7 +170,7 @@ def _print(differing: Mapping[tuple[int, str], Unequal]) -> None:
 
 
 def verify_stored(replay: Replay, target: StoreTarget, read_to: Mapping[int, int]) -> int:
-    """A store that holds the events themselves: each must be there.
+    """Check that a store of events holds each event.
 
     ``read_to``: by partition, the next offset of the worker, which writes what follows.
     """
@@ -208,17 +208,17 @@ class Missing:
         missing: Callable[[pl.DataFrame], Iterable[tuple[int, str, str]]],
         read_to: Mapping[int, int],
     ) -> None:
-        """``read_to``: by partition, the next offset of the worker; what follows is left out."""
+        """Prepare lookups. ``read_to``: the worker's next offsets; later rows are left out."""
         self._missing = missing
         self._read_to = read_to
         self.left_out = 0
         self._waiting: list[pl.DataFrame] = []
         self.events = 0
         self.by_minute: dict[int, tuple[int, str]] = {}
-        """Minute's start in ms -> (how many, one of them in words)"""
+        """Minute's start in ms -> (number missing, one of them in words)"""
 
     def take(self, rows: pl.DataFrame) -> None:
-        """Look the rows of one partition up, now or with the next ones."""
+        """Look up the rows of one partition, now or with the next ones."""
         read_to = self._read_to.get(rows["topic_partition"][0])
         if read_to is not None:
             is_read = rows["offset"] < read_to

@@ -27,9 +27,9 @@ from schemas.targets import targets_folder
 
 CONFIGURED = PROJECT / "infra"
 PORTS = (9090, 9093, 9095)
-"""Of Prometheus, Alertmanager and its webhook, as they are known; others where these are taken."""
+"""Usual ports of Prometheus, Alertmanager and its webhook; others where these are taken."""
 WEBHOOK = "http://127.0.0.1:9095/alerts"
-"""As infra/alertmanager/alertmanager.yml has it."""
+"""The webhook's address in infra/alertmanager/alertmanager.yml."""
 HOW_TO_GET = (
     "Prometheus and Alertmanager are not installed: apt-get install --no-install-recommends "
     "prometheus prometheus-alertmanager (Debian, Ubuntu), or brew install prometheus alertmanager"
@@ -86,10 +86,10 @@ def watching(
     config: Path,
     say: Callable[[str], None],
 ) -> Iterator[str]:
-    """Start both as children of the supervisor, which ends them; gives a line with addresses.
+    """Start both as children of the supervisor, which ends them; yield a line with addresses.
 
-    Raises UsageError where they run on this home already, or the folder of the configuration is
-    not one.
+    Raises UsageError where they run on this home already, or where the folder of the configuration
+    lacks a file.
     """
     folder = home.path / "prometheus"
     folder.mkdir(0o700, exist_ok=True)
@@ -112,7 +112,7 @@ def watching(
 
 
 def _configure(home: Home, config: Path, *, alertmanager: str, webhook: str) -> None:
-    """Write the folders that the configuration names, as it wants to have them beside it."""
+    """Write the files of both programs where their configuration expects them."""
     folder = home.path / "prometheus"
     shutil.rmtree(folder / "rules", ignore_errors=True)
     try:

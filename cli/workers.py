@@ -40,15 +40,15 @@ def run_workers(
     def tell_added() -> None:
         for tail in tails:
             for line in tail.added():
-                # Of a process that has ended the supervisor has told the last line.
+                # The supervisor has already told the last line of a process that has ended.
                 if line.startswith("{"):
-                    # A line of a log tells itself whose it is.
+                    # A JSON line names its process itself.
                     print(line, file=sys.stderr, flush=True)
                 elif not any(line in text for text in said):
                     say(f"{tail.name}: {line}")
 
     if sys.stderr.isatty():
-        # The processes write to files, which are shown here.
+        # The processes write to files, so they do not see that this is a terminal.
         environ = {"LOG_FORMAT": "PLAIN", **environ}
     supervisor = Supervisor(home.logs, environ, say=tell)
     tails: list[Tail] = []
@@ -76,7 +76,7 @@ def run_workers(
 
 
 class Tail:
-    """What a process adds to its log, from now on."""
+    """The lines that a process adds to its log from now on."""
 
     def __init__(self, name: str, log: Path) -> None:
         self.name = name
@@ -84,7 +84,7 @@ class Tail:
         self._position = log.stat().st_size if log.exists() else 0
 
     def added(self) -> list[str]:
-        """Whole lines added since the last call; the rest of very many with the next one."""
+        """Return whole lines added since the last call; very many take several calls."""
         try:
             with self._log.open("rb") as file:
                 if self._log.stat().st_size < self._position:

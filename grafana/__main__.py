@@ -20,7 +20,7 @@ MODULES = (pipeline, one_flow, shop_now, customers_online, requests, api, server
 
 
 def files() -> dict[Path, str]:
-    """Return what each file holds."""
+    """Return the text of each dashboard's file, by path."""
     return {
         FOLDER / f"{module.__name__.rpartition('.')[2]}.json": text_of(module.dashboard())
         for module in MODULES

@@ -9,7 +9,7 @@ from grafana.panels import ORANGE, RED, Panel, lines, number, rows
 from grafana.queries import PromQL, quantile, rate
 
 ROUTES = 'route=~"$route", route!~"/(metrics|healthz|readyz)"'
-"""Without what monitoring asks, which would hide what clients see."""
+"""Routes without those of monitoring, which would hide the requests of clients."""
 REQUESTS = f"footfall_api_requests_total{{{ROUTES}}}"
 FAILED = f'footfall_api_requests_total{{{ROUTES}, status=~"5.."}}'
 BUCKETS = f"footfall_api_request_seconds_bucket{{{ROUTES}}}"

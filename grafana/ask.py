@@ -1,6 +1,6 @@
-"""Asks what the panels of a dashboard ask, as Grafana does: variables and macros are filled in.
+"""Sends the queries of a dashboard's panels as Grafana does: it fills in variables and macros.
 
-For the test that runs every query, and for the pictures; Grafana itself needs none of it.
+It is for the test that runs every query, and for the pictures; Grafana itself does not need it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class QueryError(Exception):
 
 @dataclass(frozen=True)
 class Range:
-    """The time range above a dashboard, and how far points are apart."""
+    """The time range of a dashboard, and the distance between points."""
 
     from_s: int
     to_s: int
@@ -41,19 +41,19 @@ class Range:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the two data sources are."""
+    """The addresses of the two data sources."""
 
     prometheus: str
     clickhouse: str
-    """With user, password and, unless it is the user's own, the database."""
+    """The URL with user, password and, unless it is the user's default, the database."""
 
     def promql(self, path: str, **parameters: str | float) -> Any:
-        """Return the data of an answer of Prometheus. Raises QueryError."""
+        """Return the ``data`` of Prometheus's answer. Raises QueryError."""
         url = f"{self.prometheus}/api/v1/{path}?{urlencode(parameters)}"
         return json.loads(_answer(urllib.request.Request(url), str(parameters)))["data"]
 
     def sql(self, sql: str) -> Any:
-        """Return an answer of ClickHouse: ``meta`` and ``data``. Raises QueryError."""
+        """Return ClickHouse's answer: ``meta`` and ``data``. Raises QueryError."""
         parts = urlsplit(self.clickhouse)
         settings = {
             "default_format": "JSONCompact",
@@ -80,13 +80,13 @@ def _answer(request: urllib.request.Request, query: str) -> bytes:
 
 @dataclass
 class Asker:
-    """One look at a dashboard. ``chosen`` holds the values of variables that a reader chose."""
+    """One view of a dashboard. ``chosen`` holds the values of variables that a reader chose."""
 
     sources: Sources
     range: Range
     chosen: Mapping[str, str] = field(default_factory=dict)
     values: dict[str, list[str]] = field(default_factory=dict)
-    """Of each variable, once it was asked: one value, or those that "All" stands for."""
+    """Values of each variable once it was asked: one, or all that "All" means."""
 
     def choose(self, dashboard: Mapping[str, Any]) -> None:
         """Ask for the values of the variables, in order: some depend on those before them."""
@@ -122,7 +122,7 @@ class Asker:
         step = step_s or self.range.step_s
         from_s, to_s = f"toDateTime({self.range.from_s})", f"toDateTime({self.range.to_s})"
         macros: dict[str, Callable[[re.Match[str]], str]] = {
-            # All values are chosen: the condition holds for all.
+            # Where all values are chosen the condition is always true.
             r"\$__conditionalAll\((.+?\)), *\$(\w+)\)": lambda m: (
                 m[1] if m[2] in self.chosen else "1=1"
             ),
@@ -144,7 +144,7 @@ class Asker:
     def promql_of(self, expr: str) -> str:
         """Return the expression that Grafana sends."""
         every = self.range
-        # As Grafana has it: four scrapes, or one more than the points are apart.
+        # As Grafana computes it: four scrapes, or the distance of points and one scrape.
         rate_s = max(4 * every.scrape_s, every.step_s + every.scrape_s)
         expr = expr.replace("$__rate_interval", f"{rate_s}s")
         expr = expr.replace("$__range", f"{every.to_s - every.from_s}s")
@@ -220,7 +220,7 @@ def _moment_ms(text: str) -> float:
 
 
 def _by_labels(ref_id: str, fields: list[dict[str, Any]]) -> Iterator[Frame]:
-    """Split rows into a frame for each value of their columns of text, as the plugin does."""
+    """Split rows into one frame per value of their text columns, as the plugin does."""
     texts = [one for one in fields if one["type"] == "string"]
     times = next(one for one in fields if one["type"] == "time")
     numbers = [one for one in fields if one["type"] == "number"]

@@ -1,4 +1,4 @@
-"""A dashboard around panels: what all of them have."""
+"""A dashboard around panels: the parts that all dashboards have."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def board(
 
 
 def chosen(name: str, label: str, query: Query, *, several: bool = False) -> Variable:
-    """Return a variable whose values a query gives; ``several`` of them, or all."""
+    """Return a variable whose values a query gives; with ``several``, a reader may choose many."""
     variable = (
         boards.QueryVariable(name)
         .label(label)
@@ -72,7 +72,7 @@ def chosen(name: str, label: str, query: Query, *, several: bool = False) -> Var
 
 
 def typed(name: str, label: str, about: str) -> Variable:
-    """Return a variable that is typed in."""
+    """Return a variable that a reader types in."""
     return boards.TextBoxVariable(name).label(label).description(about)
 
 

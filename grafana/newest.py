@@ -1,7 +1,6 @@
-"""The panel that says how far a table's event time is, and leads there.
+"""The panel that shows the newest event time of a table, and leads there.
 
-Event time and wall time have nothing to do with each other: a replay of 2019 is nowhere in the
-last hour.
+Event time and wall time are independent: a replay of 2019 is nowhere in the last hour.
 """
 
 from __future__ import annotations

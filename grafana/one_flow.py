@@ -1,4 +1,4 @@
-"""*One flow*: its partitions, its state, and where its time goes."""
+"""*One flow*: its partitions, its state, and the time that each part of its work takes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,10 @@ def _health() -> list[Panel]:
         number(
             "Restarts, 1 h",
             "Starts of the flow's workers within an hour, after their first one.",
-            PromQL(f"sum(increase({of('footfall_worker_starts_total')}[1h]))"),
+            PromQL(
+                "sum(max by (worker) "
+                f"(increase({of('footfall_worker_starts_observed_total')}[1h])))"
+            ),
             decimals=0,
             steps={1: ORANGE, 4: RED},
             runbook="RestartLoop",
@@ -289,10 +292,10 @@ def _freshness(share: float) -> str:
 
 
 def at(metric: str) -> str:
-    """Return the series of a metric, of the chosen partitions."""
+    """Return the series of a metric for the chosen partitions."""
     return f'{metric}{{flow="$flow", topic=~"$topic", partition=~"$partition"}}'
 
 
 def of(metric: str) -> str:
-    """Return the series of a metric, of the whole flow."""
+    """Return the series of a metric for the whole flow."""
     return f'{metric}{{flow="$flow"}}'

@@ -15,11 +15,11 @@ from grafana.queries import Query
 
 GREEN, ORANGE, RED, BLUE, PLAIN = "green", "orange", "red", "blue", "transparent"
 Steps = Mapping[float, str]
-"""Colours by the value from which on they hold. Below the first one all is green, and a cell of a
-table plain."""
+"""Colours by the value from which they hold. Below the first value all is green, and a cell of
+a table has no colour."""
 RUNBOOKS = "runbooks"
-"""The variable that says where docs/runbooks is served. A panel's ``runbook`` is the page of an
-alert, or "" for all of them."""
+"""The variable with the address of docs/runbooks. A panel's ``runbook`` is the page of an alert,
+or "" for all of them."""
 
 Panel = stat.Panel | timeseries.Panel | table.Panel | bargauge.Panel
 _P = TypeVar("_P", stat.Panel, timeseries.Panel, table.Panel, bargauge.Panel)
@@ -36,7 +36,7 @@ def number(
     decimals: int | None = None,
     width: int = 4,
 ) -> stat.Panel:
-    """Return one large number: the newest of a series, with its course, or a row's only value."""
+    """Return one large number: the newest of a series, with its graph, or a row's only value."""
     panel = _panel(stat.Panel(), title, about, [query], unit=unit, steps=steps, runbook=runbook)
     panel = panel.height(4).span(width)
     panel = panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
@@ -67,7 +67,7 @@ def lines(
     width: int = 12,
     height: int = 8,
 ) -> timeseries.Panel:
-    """Return series over time. ``named`` is the name of a series of ClickHouse, by its labels."""
+    """Return series over time. ``named`` names a series of ClickHouse by its labels."""
     panel = _panel(
         timeseries.Panel(), title, about, queries, unit=unit, steps=steps, runbook=runbook
     )
@@ -147,7 +147,7 @@ def rows(
     for name, pixels in (widths or {}).items():
         styles.setdefault(name, []).append(_value("custom.width", pixels))
     for name in hidden:
-        # Before Grafana 12 it was the second one.
+        # The second property is for Grafana before version 12.
         hiding = [_value("custom.hideFrom", {"viz": True}), _value("custom.hidden", True)]
         styles.setdefault(name, []).extend(hiding)
     for name, values in styles.items():
@@ -164,7 +164,7 @@ def ranking(
     width: int = 6,
     height: int = 8,
 ) -> bargauge.Panel:
-    """Return a bar for each row: its first column is the name, its second the length."""
+    """Return one bar per row: its first column is the name, its second the length."""
     panel = _panel(bargauge.Panel(), title, about, [query], unit=unit)
     panel = panel.height(height).span(width).min(0)
     panel = panel.orientation(shapes.VizOrientation.HORIZONTAL)
@@ -183,7 +183,7 @@ def _panel(
     steps: Steps | None = None,
     runbook: str | None = None,
 ) -> _P:
-    """Give a panel what all kinds have."""
+    """Give a panel the properties that all kinds have."""
     panel.title(title).description(about).datasource(queries[0].source)
     for ref_id, query in zip(ascii_uppercase, queries, strict=False):
         panel.with_target(query.target(ref_id))

@@ -1,4 +1,4 @@
-"""*Pipeline*: are all flows healthy, and where do they stand?"""
+"""*Pipeline*: the health of all flows, and how far behind each is."""
 
 from __future__ import annotations
 
@@ -98,7 +98,11 @@ def _flows() -> Panel:
         ),
         PromQL("sum by (flow) (increase(footfall_records_late_total[1h]))", is_table=True),
         PromQL("sum by (flow) (increase(footfall_records_dead_total[1h]))", is_table=True),
-        PromQL("sum by (flow) (increase(footfall_worker_starts_total[1h]))", is_table=True),
+        PromQL(
+            "sum by (flow) (max by (flow, worker) "
+            "(increase(footfall_worker_starts_observed_total[1h])))",
+            is_table=True,
+        ),
         columns={
             "flow": "Flow", "A": "Workers", "B": "Wanted", "C": "Lag", "D": "Lag, time",
             "E": "Watermark", "F": "Records/s", "G": "Rows/s", "H": "Late, 1 h", "I": "Dead, 1 h",

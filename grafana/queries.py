@@ -1,4 +1,4 @@
-"""Queries of the two data sources, as the panels hold them."""
+"""Queries to the two data sources, in the form that panels hold."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ Query = PromQL | SQL
 
 
 def summed(series: str, by: str = "", how: str = "sum") -> str:
-    """Return the PromQL of series added up (or another ``how``) by labels."""
+    """Return the PromQL that adds series up by labels (or combines them by another ``how``)."""
     return f"{how} by ({by}) ({series})" if by else f"{how}({series})"
 
 
 def rate(series: str, by: str = "") -> str:
-    """Return the PromQL of counters' rates, added up by labels."""
+    """Return the PromQL of counters' rates per second, added up by labels."""
     return summed(f"rate({series}[$__rate_interval])", by)
 
 
@@ -69,7 +69,7 @@ def quantile(share: float, buckets: str, by: str = "") -> str:
 
 @dataclass(frozen=True, slots=True)
 class _ClickHouseTarget(builder.Builder[Any], variants.Dataquery):
-    """The SDK has no class for this plugin's queries."""
+    """A query as ClickHouse's plugin takes it, for which the SDK has no class."""
 
     ref_id: str
     query: SQL

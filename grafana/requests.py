@@ -16,7 +16,7 @@ TRACE_URL = "/d/footfall-requests?${__url_time_range}&var-request=${__value.raw}
 USER_URL = "/d/footfall-customers?${__url_time_range}&var-user=${__value.raw}"
 RECENT = """(SELECT * FROM service_health
     WHERE minute >= $__fromTime - INTERVAL 1 HOUR AND minute <= $__toTime)"""
-"""What the anomalies of the range follow from: the view looks at every minute of the table."""
+"""The rows that the range's anomalies depend on: the view itself reads the whole table."""
 ANOMALIES = f"""
     SELECT minute, server, operation, measure, value, expected
     FROM ({anomalies_in(RECENT)})
@@ -170,8 +170,8 @@ def _by_service() -> list[Panel]:
 
 
 def _requests() -> list[Panel]:
-    # The table is sorted by request: which few matter is told without FINAL, and what became of
-    # them with it.
+    # The table is sorted by request: the few that matter are found without FINAL, which is fast,
+    # and their outcomes are read with it.
     def of(condition: str, order: str) -> SQL:
         return SQL(
             f"""

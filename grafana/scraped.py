@@ -1,4 +1,4 @@
-"""A Prometheus that scrapes a home's processes: what the dashboards are tried and drawn on."""
+"""A Prometheus that scrapes a home's processes, for tests and pictures of the dashboards."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ scrape_configs:
 
 @contextmanager
 def prometheus(folder: Path, home: Path) -> Iterator[str]:
-    """Run Prometheus in a folder, on the processes of a home; give its address, and end it.
+    """Run Prometheus in a folder, on the processes of a home; yield its address, and end it.
 
     Raises RuntimeError where it does not start.
     """
@@ -42,7 +42,7 @@ def prometheus(folder: Path, home: Path) -> Iterator[str]:
 
 @contextmanager
 def running(command: Sequence[str], log: Path) -> Iterator[None]:
-    """Run a process for a while."""
+    """Run a process until the context ends."""
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:
@@ -57,7 +57,7 @@ def running(command: Sequence[str], log: Path) -> Iterator[None]:
 
 
 def wait_until(holds: Callable[[], bool], what: str, within_s: float = _START_S_MAX) -> None:
-    """Wait until it holds. Raises RuntimeError where it does not in time."""
+    """Wait until a condition holds. Raises RuntimeError where it does not in time."""
     deadline = time.monotonic() + within_s
     while not holds():
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""*Servers*: what the flows stand on: topics, stores, and the processes themselves."""
+"""*Servers*: topics, stores, and the processes themselves."""
 
 from __future__ import annotations
 

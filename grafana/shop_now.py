@@ -1,4 +1,4 @@
-"""*Shop now*: revenue, sales, views, conversion, and what is looked at."""
+"""*Shop now*: revenue, sales, views, conversion, and the products that are viewed."""
 
 from __future__ import annotations
 

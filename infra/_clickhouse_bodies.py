@@ -1,4 +1,4 @@
-"""Bodies of requests and answers: spooled, decompressed and compressed, multipart taken apart."""
+"""Bodies of requests and answers: spooled, decompressed, compressed; fields of forms."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import IO, Any, cast
 import pyarrow as pa
 
 SPOOL_MEMORY_BYTES_MAX = 1_048_576
-"""A body longer than this lies on disk while it is read."""
+"""A longer body is kept on disk while it is read."""
 BODY_BYTES_MAX = 4_294_967_296
 FORM_BYTES_MAX = 67_108_864
 COMPRESS_FROM_BYTES = 1_024
@@ -34,13 +34,13 @@ class BodyTooLargeError(BodyError):
 
 
 def new_spool(folder: Path) -> IO[bytes]:
-    """A file that lies in memory while it is small."""
+    """Return a file that is in memory while it is small."""
     spool = tempfile.SpooledTemporaryFile(SPOOL_MEMORY_BYTES_MAX, dir=str(folder))  # noqa: SIM115
     return cast("IO[bytes]", spool)
 
 
 def decoded(raw: IO[bytes], encoding: str) -> Iterator[bytes]:
-    """The body ``raw``, decompressed, chunk by chunk.
+    """Yield the body ``raw``, decompressed, chunk by chunk.
 
     ``encoding`` is the Content-Encoding. Raises BodyError.
     """
@@ -56,7 +56,7 @@ def decoded(raw: IO[bytes], encoding: str) -> Iterator[bytes]:
             yield chunk
     except (zlib.error, pa.ArrowException, EOFError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            # Of the disk; what the codec raises has no number.
+            # An error of the disk: those of a codec have no number.
             raise
         raise BodyError(f"The body is not {encoding}: {error}") from None
 
@@ -84,7 +84,7 @@ def _inflated(raw: IO[bytes]) -> Iterator[bytes]:
 
 
 def encoded(body: bytes, accept_encoding: str) -> tuple[bytes, str]:
-    """The body compressed in an accepted way, and its Content-Encoding ("" for as it was)."""
+    """Return the body, compressed if the client accepts that, and its Content-Encoding or ""."""
     if len(body) < COMPRESS_FROM_BYTES:
         return body, ""
     accepted = {part.partition(";")[0].strip().lower() for part in accept_encoding.split(",")}
@@ -99,7 +99,7 @@ def encoded(body: bytes, accept_encoding: str) -> tuple[bytes, str]:
 
 
 def form_fields(body: bytes, content_type: str) -> dict[str, bytes]:
-    """The text fields of a multipart form. Raises BodyError; for files too."""
+    """Return the text fields of a multipart form. Raises BodyError, also for files."""
     boundary = re.search(r'boundary="?([^";,\s]+)"?', content_type)
     if boundary is None:
         raise BodyError("A multipart body without a boundary")

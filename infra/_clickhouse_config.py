@@ -1,7 +1,7 @@
-"""The engine's configuration: what the user that all statements run as may do, and its limits.
+"""The engine's configuration: the rights and limits of the user that runs all statements.
 
-It is written beside the data and named to the engine, which would otherwise take a
-``config.xml`` of the folder it happens to be started in, and let everybody do everything.
+It is written beside the data and named to the engine. Otherwise the engine takes any
+``config.xml`` of the current folder, and lets everybody do everything.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from xml.sax.saxutils import escape
 from infra._clickhouse_errors import Code, failure
 
 RESULT_BYTES_MAX = 536_870_912
-"""A result is held in memory whole; the setting ``max_result_bytes`` of a call moves this."""
+"""A result is held whole in memory; the setting ``max_result_bytes`` of a call changes this."""
 
 GRANTS = (
     "SELECT, INSERT, ALTER, CREATE DATABASE, CREATE TABLE, CREATE VIEW, DROP DATABASE, DROP TABLE,"
     " DROP VIEW, TRUNCATE, OPTIMIZE, SHOW, CHECK, KILL QUERY"
 )
-"""No source or engine that reaches beyond the tables, no dictionary, no function, no SYSTEM."""
+"""Rights that do not reach beyond the tables: no sources, dictionaries, functions or SYSTEM."""
 _FIXED = {
-    # Data of the format Values is data: its expressions would run unseen.
+    # Data of the format Values must not hold expressions, which would run without inspection.
     "input_format_values_interpret_expressions": 0,
     "input_format_values_deduce_templates_of_expressions": 0,
-    # Variables of this process are no tables.
+    # Variables of this process must not be read as tables.
     "allow_python_table_function": 0,
-    # A home within a folder called day=1 holds no column of that name.
+    # A folder of the path that is called day=1 does not make a column "day".
     "use_hive_partitioning": 0,
 }
 _SERVER = """<clickhouse>
@@ -54,7 +54,7 @@ def write_config(folder: Path, query_s_max: int) -> str:
     """Write the configuration into a folder; return the option that names it to the engine."""
     users, server = folder / "users.xml", folder / "server.xml"
     settings = {
-        # An insert is a part at once, so what is acknowledged is on disk with no timer in between.
+        # An insert is written at once: what is acknowledged is on disk, and waits for no timer.
         "async_insert": 0,
         "max_result_bytes": RESULT_BYTES_MAX,
         "max_execution_time": query_s_max,
@@ -72,7 +72,7 @@ def write_config(folder: Path, query_s_max: int) -> str:
 
 
 def check_grants(shown: str) -> None:
-    """Raises EngineError where the engine did not take the configuration: it is silent of that."""
+    """Raise EngineError where the engine, which does not say so, ignored the configuration."""
     granted = shown.strip().removeprefix("GRANT ").removesuffix(" ON *.* TO default")
     if set(granted.split(", ")) != set(GRANTS.split(", ")):
         reason = f"the engine grants what it was not told to: {' '.join(granted.split())[:200]}"

@@ -1,9 +1,9 @@
-"""Decides who is answered: whoever knows the password of the server, and no page of the web.
+"""Decides who is answered: those who know the server's password, and no page of the web.
 
 A page in the user's browser reaches loopback, too. Its requests are known by their Origin or
-Sec-Fetch-Site and, where the page has had its own name resolved to loopback, by their Host. No
-refusal carries ``WWW-Authenticate``: a browser would ask its user for the password, and from then
-on send it with the requests of every page.
+Sec-Fetch-Site and, where the page's own name resolves to loopback, by their Host. No refusal
+carries ``WWW-Authenticate``: a browser would then ask its user for the password, and send it with
+the requests of every page.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from schemas.embedded_clickhouse import PASSWORD_FILE, USER
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 HTTP_PORT = 80
-"""The one that a Host leaves out."""
+"""The port that a Host leaves out."""
 _OWN_SITES = ("same-origin", "none")
-"""``none`` is an address that was typed."""
+"""Values of Sec-Fetch-Site; ``none`` means that the user typed the address."""
 _PORT = re.compile(r":[0-9]+$")
 
 
@@ -29,8 +29,8 @@ class Door:
     """The rules of one server."""
 
     def __init__(self, port: int, password: str, hosts: Collection[str] = ()) -> None:
-        """``hosts``: names beyond loopback's that requests may be sent to, each ``name:port``, or
-        ``name`` for all its ports."""
+        """Set the rules. ``hosts``: names beyond loopback's that requests may be sent to, each
+        ``name:port``, or ``name`` for all ports."""
         self._password = password.encode()
         self._hosts = {f"{name}:{port}" for name in LOOPBACK} | {host.lower() for host in hosts}
         if port == HTTP_PORT:
@@ -38,7 +38,7 @@ class Door:
         self._names = {host for host in map(str.lower, hosts) if not _PORT.search(host)}
 
     def turned_away(self, headers: Mapping[str, str]) -> str | None:
-        """Return why a request is not answered whoever sends it, or None."""
+        """Return why a request is refused whoever sends it, or None."""
         host = headers.get("host", "").lower()
         if not self._known(host):
             return (
@@ -55,7 +55,7 @@ class Door:
         return host in self._hosts or _PORT.sub("", host) in self._names
 
     def check_password(self, headers: Mapping[str, str], params: Mapping[str, str]) -> None:
-        """Raises EngineError unless the request brings the user and the password."""
+        """Raise EngineError unless the request brings the user and the password."""
         user = headers.get("x-clickhouse-user") or params.get("user") or USER
         password = headers.get("x-clickhouse-key") or params.get("password") or ""
         scheme, _, credentials = headers.get("authorization", "").partition(" ")

@@ -1,5 +1,4 @@
-"""The chDB engine as something to send calls to: statements, settings and errors as ClickHouse
-has them.
+"""The chDB engine, which runs calls with ClickHouse's statements, settings and errors.
 
 Every call has a connection handle of its own (made in 0.2 ms), so that settings and parameters
 of one call are never seen by another. Handles run at the same time on the one engine.
@@ -62,7 +61,7 @@ _OF_THE_ASKING = re.compile(
     r"[.:]? ?: In scope SELECT parseQueryToJSON\(.*(?=\. \([A-Z_]+\))", re.DOTALL
 )
 KNOWN_MAX, KNOWN_BYTES_MAX = 512, 8_192
-"""Number and length of the texts that are inspected once, though they come again and again."""
+"""Number and length of the statements that are kept as inspected."""
 _ANY_FILE = "data"
 _OURS = f"&database={DATABASE}"
 
@@ -73,13 +72,13 @@ class EngineMissingError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One statement with everything it needs."""
+    """One statement with all that it needs."""
 
     name: str
-    """Belongs to this call alone; ``Engine.cancel`` takes it."""
+    """The name of this call alone; ``Engine.cancel`` takes it."""
     statement: bytes | InsertWithData
     data_file: str = ""
-    """Holds the data of an INSERT."""
+    """The file with the data of an INSERT."""
     default_format: str = "TabSeparated"
     database: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -98,10 +97,10 @@ class Answer:
 
 
 def insert_from(insert: InsertWithData, file: str) -> bytes:
-    """The statement of an INSERT that takes its data from a file.
+    """Return the statement of an INSERT that takes its data from a file.
 
-    The engine's own stream of inserted chunks is not used: it reports success where the rows
-    could not be written, on a full disk for one.
+    The engine's own stream of inserted chunks is not used: it reports success where the rows could
+    not be written, such as on a full disk.
     """
     source = f"FROM INFILE {quoted(file)} ".encode()
     ending = f" FORMAT {insert.data_format}".encode()
@@ -109,17 +108,16 @@ def insert_from(insert: InsertWithData, file: str) -> bytes:
 
 
 def quoted(text: str) -> str:
-    """A string literal of SQL."""
+    """Return a text as a string literal of SQL."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
 
 
 class Engine:
-    """The one engine of this process, on one data folder. Its methods may be called by threads
-    at the same time."""
+    """The one engine of this process, on one data folder. Threads may call its methods at once."""
 
     def __init__(self, folder: Path, memory_bytes_max: int, query_s_max: int) -> None:
-        """Open the data in a folder, or make it, and move what an older version left elsewhere.
+        """Open or make the data in a folder, and move tables that an older version left elsewhere.
 
         Raises EngineMissingError or EngineError.
         """
@@ -132,7 +130,7 @@ class Engine:
         at = f"{folder / 'engine'}?{write_config(folder, query_s_max)}&{options}"
         self._connect: Callable[[str], Any] = lambda more: chdb.connect(f"{at}{more}")
         try:
-            # Held open: the engine ends with its last handle.
+            # This handle stays open: the engine ends with its last one.
             self._first = self._connect("")
             check_grants(self._ask("SHOW GRANTS"))
             self._ask(f"CREATE DATABASE IF NOT EXISTS {DATABASE}")
@@ -146,12 +144,12 @@ class Engine:
         self._known: dict[tuple[bytes, str | None], Statement] = {}
 
     def _ask(self, sql: str, parameters: Mapping[str, str] | None = None) -> str:
-        """Return the answer to a statement of the server itself."""
+        """Return the answer to one of the server's own statements."""
         answer = self._first.query(sql, "TSVRaw", params=dict(parameters or {}))
         return bytes(answer.bytes()).decode(errors="replace")
 
     def run(self, call: Call) -> Answer:
-        """Run a call to its end. Raises EngineError for what is wrong, or not run here."""
+        """Run a call to its end. Raises EngineError for what is wrong or not allowed."""
         try:
             with closing(self._connect(f"{_OURS}&log_comment={call.name}")) as handle:
                 statement, text = self._inspected(handle, call)
@@ -163,7 +161,7 @@ class Engine:
                     handle.query(f"USE {_identifier(call.database)}", "TSV")
                 self._set(handle, call.settings)
                 if call.only_reads:
-                    # Set last: it can be neither changed nor taken back.
+                    # This comes last: it can neither be changed nor taken back.
                     handle.query("SET readonly = 1", "TSV")
                 return _answered(handle, call, statement, text)
         except EngineError:
@@ -175,8 +173,8 @@ class Engine:
         """Return what is known of the statement, and its text to run."""
         if isinstance(call.statement, bytes):
             return self._statement(handle, call.statement, None), call.statement
-        # It is inspected with another file, so that each worker's INSERT is inspected once: a
-        # literal ends where it ends, whatever it holds.
+        # It is inspected with a fixed file name, so that equal INSERTs are inspected once. The
+        # true name is a quoted literal too, and changes nothing else in the statement.
         text = insert_from(call.statement, _ANY_FILE)
         statement = self._statement(handle, text, _ANY_FILE)
         return statement, insert_from(call.statement, call.data_file)

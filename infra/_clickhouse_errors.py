@@ -9,7 +9,7 @@ _CODE = re.compile(r"Code: (\d+)\.")
 _OF_FILE = re.compile(
     r": \(in file/uri [^)]*\)|: While executing File: data for INSERT was parsed from file"
 )
-"""Said of the file that a request's body was kept in, which its sender knows nothing of."""
+"""Text about the file that a request's body was kept in, which its sender knows nothing of."""
 _NESTED = re.compile(
     r"Code: (\d+)\. DB::Exception: (Code: \1\. DB::Exception: .*)\. "
     r"\([A-Z_]+\)(?: \(version .*\))?",
@@ -18,7 +18,7 @@ _NESTED = re.compile(
 
 
 class Code(IntEnum):
-    """ClickHouse's numbers of the errors that are raised or known here."""
+    """ClickHouse's numbers of the errors that are raised or recognised here."""
 
     BAD_ARGUMENTS = 36
     NOT_IMPLEMENTED = 48
@@ -43,7 +43,7 @@ class EngineError(Exception):
 
 
 class EmbeddedClickHouseError(Exception):
-    """The server cannot start; one line that says why and what to do."""
+    """The reason why the server cannot start, and what to do, on one line."""
 
 
 def failure(code: Code, reason: str) -> EngineError:

@@ -1,4 +1,4 @@
-"""The folder of an embedded server: who holds it, its password, and the address it is known at."""
+"""The folder of an embedded server: its lock, its password, and the file with its address."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from infra._clickhouse_errors import EmbeddedClickHouseError
 from schemas.embedded_clickhouse import ADDRESS_FILE, PASSWORD_FILE
 
 FREE_BYTES_MIN = 67_108_864
-"""With less free on the disk it does not start: merges could not be written."""
+"""The server does not start with less free on the disk: merges could not be written."""
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def _written(folder: Path) -> Iterator[None]:
 
 
 def locked(folder: Path) -> IO[bytes]:
-    """Return the folder's lock file, locked; the kernel gives it back when the process ends."""
+    """Return the folder's lock file, locked; the kernel unlocks it when the process ends."""
     with _written(folder):
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
@@ -46,7 +46,7 @@ def locked(folder: Path) -> IO[bytes]:
         spool = folder / "spool"
         shutil.rmtree(spool, ignore_errors=True)
         spool.mkdir()
-        # A full disk lets folders be made but nothing be written.
+        # On a full disk folders can be made, but nothing can be written.
         (spool / "probe").write_bytes(bytes(4_096))
         (spool / "probe").unlink()
         free_bytes = shutil.disk_usage(folder).free
@@ -56,7 +56,7 @@ def locked(folder: Path) -> IO[bytes]:
 
 
 def password_of(folder: Path, *, renew: bool) -> str:
-    """Return the folder's password; make one where there is none that is its user's alone."""
+    """Return the folder's password; make one if it is missing or others may read its file."""
     file = folder / PASSWORD_FILE
     with _written(folder):
         if not renew and file.exists() and not file.stat().st_mode & 0o077:
@@ -71,11 +71,11 @@ def password_of(folder: Path, *, renew: bool) -> str:
 
 
 def recorded(folder: Path, url: str) -> IO[str]:
-    """Write down where the server listens; return the file, locked for as long as that holds."""
+    """Write the server's address; return the file, which stays locked while the address holds."""
     with _written(folder):
         file = (folder / ADDRESS_FILE).open("w")
         file.write(f"{url}\n")
         file.flush()
-        # A client that looks at it holds it for a moment, shared.
+        # A client that reads the file locks it (shared) for a moment.
         fcntl.flock(file, fcntl.LOCK_EX)
     return file

@@ -60,9 +60,10 @@ _NOT_SETTINGS = frozenset(
         "client_protocol_version",
     }
 )
-"""Parameters of the URL that speak to the HTTP interface; all others are settings.
+"""Parameters of the URL for the HTTP interface; all others are settings.
 
-No session is kept, so what names one is passed over; a log comment is ours, to cancel by.
+No session is kept, so parameters about sessions are ignored. ``log_comment`` is reserved for us:
+queries are cancelled by it.
 """
 
 _STATUS_OF_CODES = {
@@ -94,7 +95,7 @@ _HEADER_VALUE = re.compile(r"[A-Za-z0-9_./:+-]{1,128}")
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A request whose body was read whole."""
+    """A request whose body was read completely."""
 
     method: str
     params: Mapping[str, str]
@@ -120,7 +121,7 @@ class ClickHouseApp:
         self._spool_folder = spool_folder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; one whose client has gone is ended without an answer."""
+        """Answer one request. No answer is sent where the client has gone."""
         try:
             response = await self._respond(Request(scope, receive))
         except ClientDisconnect:
@@ -152,7 +153,7 @@ class ClickHouseApp:
         }
         try:
             with self._metrics.query():
-                # Before the body is taken: who may not ask may not fill the disk either.
+                # Before the body is read: a client without the password may not fill the disk.
                 self._door.check_password(request.headers, params)
                 return await self._let_in(request, params, common)
         except EngineError as error:
@@ -207,7 +208,7 @@ async def _gone(request: Request) -> None:
 
 
 def _header(value: str) -> str:
-    """The value where it is fit for a header, else nothing."""
+    """Return the value where it is fit for a header, else ""."""
     return value if _HEADER_VALUE.fullmatch(value) else ""
 
 
@@ -222,8 +223,10 @@ async def _read_body(request: Request, body: IO[bytes]) -> None:
 
 
 def _text_of(asked: _Asked) -> tuple[dict[str, str], Iterator[bytes]]:
-    """All parameters, of the URL and of a form; and the statement with its data: the query of
-    the URL, a line end, the body."""
+    """Return all parameters, of the URL and of a form, and the statement with its data.
+
+    They are the query of the URL, a line end, and the body.
+    """
     params = dict(asked.params)
     content_type = asked.headers.get("content-type", "")
     if content_type.lower().startswith("multipart/form-data"):
@@ -240,7 +243,7 @@ def _text_of(asked: _Asked) -> tuple[dict[str, str], Iterator[bytes]]:
 
 
 def _statement_of(chunks: Iterator[bytes], data: IO[bytes]) -> bytes | InsertWithData:
-    """The statement to run; the data of an INSERT is written to the file ``data``."""
+    """Return the statement to run; write the data of an INSERT to the file ``data``."""
     head = b""
     for chunk in chunks:
         head += chunk

@@ -1,4 +1,4 @@
-"""What the embedded ClickHouse counts of itself, for Prometheus."""
+"""Prometheus metrics of the embedded ClickHouse."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _REFUSED = {
 
 
 class ClickHouseMetrics(Collector):
-    """One server's metrics; collected as they are now."""
+    """One server's metrics, collected as they are at that moment."""
 
     def __init__(self) -> None:
-        # A series of its own for each, which nothing reads.
+        # These would be one more series per metric, which nothing reads.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._queries = metrics.CLICKHOUSE_QUERIES.counter(self._registry)
@@ -67,5 +67,5 @@ class ClickHouseMetrics(Collector):
         self._rows.inc(rows)
 
     def refused(self) -> None:
-        """Count a connection that was refused, or ended for others' sake."""
+        """Count a connection that was refused, or ended to make room for others."""
         self._connections.inc()

@@ -1,6 +1,6 @@
 """Moves tables that an older version kept in the engine's database ``default``.
 
-A table is renamed, in one step that a kill does not divide. A view is made again in the new
+A table is renamed in one step that a kill does not divide. A view is made again in the new
 database, since its text names the tables with their database, and then dropped in the old one.
 """
 
@@ -25,7 +25,7 @@ Ask = Callable[[str, Mapping[str, str]], str]
 
 
 def move_tables(ask: Ask) -> dict[str, str]:
-    """Move all that can be moved; return why the others were left, by name."""
+    """Move all tables and views that can be moved; return why others were left, by name."""
     found = msgspec.json.decode(ask(_FOUND, {}))["data"]
     made = {name for where, name, engine, _ in found if (where, engine) == (DATABASE, "View")}
     old = [(name, engine, select) for where, name, engine, select in found if where != DATABASE]
@@ -34,7 +34,7 @@ def move_tables(ask: Ask) -> dict[str, str]:
         if engine != "View" and (why := _why_not(partial(_move_table, ask, name))):
             left[name] = why
     views = {name: select for name, engine, select in old if engine == "View"}
-    # A view may read others: those that read none come first.
+    # A view may read others, which must be moved first: try until no more can be moved.
     while views:
         refused = {
             name: why
@@ -60,7 +60,7 @@ def _move_table(ask: Ask, name: str) -> None:
 
 
 def _move_view(ask: Ask, name: str, select: str) -> None:
-    """Without a query it stands there already."""
+    """Move a view; without ``select`` it is in the new database already."""
     if select:
         sent = {"q": select.encode().hex()}
         tree = msgspec.json.decode(ask("SELECT parseQueryToJSON(unhex({q:String}))", sent))
@@ -72,7 +72,7 @@ def _move_view(ask: Ask, name: str, select: str) -> None:
 
 
 def _rename(node: Any) -> None:
-    """Let a tree name the tables in the new database that it names in the old one."""
+    """Replace the old database by the new one in the names of a tree."""
     if isinstance(node, dict):
         parts = node.get("name_parts")
         if parts and parts[0] == OLD_DATABASE:

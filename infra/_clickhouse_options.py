@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 
 QUERY_S_MAX = 60
-"""A query runs no longer, unless it sets ``max_execution_time`` itself."""
+"""Limit of a query in seconds, unless it sets ``max_execution_time`` itself."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add them to a command."""
+    """Add the options to a command."""
     parser.add_argument(
         "--query-seconds",
         type=int,

@@ -1,7 +1,7 @@
 """Find where the statement of an INSERT ends and its data begins, by pure functions.
 
-The engine's parser has the last word: the statement that is made of what is found here is
-inspected as the engine reads it (``_clickhouse_statements``) before it runs.
+The engine's parser decides in the end: the statement that is found here is inspected as the
+engine reads it (``_clickhouse_statements``) before it runs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _OPENING, _CLOSING = frozenset({b"(", b"[", b"{"}), frozenset({b")", b"]", b"}"}
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A word (in upper case), quoted text or sign, where it ends, and how deep in brackets."""
+    """A word (in upper case), quoted text or sign, with its end and its depth in brackets."""
 
     kind: str
     text: bytes
@@ -41,16 +41,16 @@ class InsertWithData:
     """An INSERT whose data follows its statement."""
 
     statement: bytes
-    """Up to its SETTINGS, or to FORMAT or VALUES, which are left out."""
+    """The text up to its SETTINGS, or to FORMAT or VALUES, which are left out."""
     settings: bytes
-    """The clause with its word, or nothing."""
+    """The SETTINGS clause with its word, or nothing."""
     data_format: str
     data_starts: int
     """Position of the first byte of data in the text."""
 
 
 def tokens(text: bytes) -> Iterator[Token]:
-    """The significant tokens of a statement; comments and white space are left out."""
+    """Yield the significant tokens of a statement, without comments and white space."""
     depth = 0
     for match in _TOKEN.finditer(text):
         kind = match.lastgroup or "other"
@@ -65,7 +65,7 @@ def tokens(text: bytes) -> Iterator[Token]:
 
 
 def insert_with_data(text: bytes) -> InsertWithData | None:
-    """Where the data of an INSERT begins, or None for any other statement.
+    """Find where the data of an INSERT begins; return None for any other statement.
 
     ``text`` is the beginning of a request, at least its first HEAD_BYTES_MAX bytes.
     """
@@ -76,7 +76,7 @@ def insert_with_data(text: bytes) -> InsertWithData | None:
     before = first.text
     settings_start = -1
     for token in stream:
-        # Where a name is due, a word is no clause: a table may be called "format".
+        # Where a name is expected, a word begins no clause: a table may be called "format".
         if token.kind == "word" and token.depth == 0 and before not in _BEFORE_NAMES:
             start = token.end - len(token.text)
             if token.text in (b"VALUES", b"FORMAT"):

@@ -1,9 +1,9 @@
 """Decide which statements the embedded server runs, by the tree that the engine's parser makes.
 
-The engine's user may read and write tables and do no more (see ``_clickhouse_config``). What no
-grant withholds is recognised here: files of the server, functions that reach beyond the tables,
-and engines that keep their data elsewhere. The tree is read and never the text, so that no
-comment, quote or alias hides anything. A kind of statement that is not listed is refused.
+The engine's user may read and write tables and do no more (see ``_clickhouse_config``). Grants
+cannot forbid all, so this module refuses files of the server, functions that reach beyond the
+tables, and engines that keep their data elsewhere. It reads the tree and never the text, so that
+no comment, quote or alias hides anything. A kind of statement that is not listed is refused.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _DATABASE_ENGINES = re.compile(r"Atomic|Memory")
 _TABLE_FUNCTIONS = re.compile(
     r"numbers(_mt)?|zeros(_mt)?|generateSeries|generate_series|view|merge", re.IGNORECASE
 )
-"""Functions that take their columns as a text are missing: it may hold expressions."""
+"""Functions that take their columns as a text are missing: the text may hold expressions."""
 _FUNCTIONS_REFUSED = re.compile(
     r"file|ai(classify|embed|extract|filter|generate|redact|similarity|translate)", re.IGNORECASE
 )
@@ -65,23 +65,23 @@ _PLAIN = re.compile(
     r"(?:DESCRIBE TABLE|EXISTS(?: TABLE| VIEW| DATABASE)?|SHOW CREATE(?: TABLE| VIEW| DATABASE)?)"
     rf" {_NAME}(?:\.{_NAME})?(?: FORMAT (?P<format>\w+))?"
 )
-"""Statements that are run though the engine makes no tree of them, in the engine's wording."""
+"""Statements that are allowed though the engine makes no tree of them, in the engine's wording."""
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A statement that may be run."""
+    """A statement that is allowed."""
 
     reads: bool
-    """It gives a result and changes nothing."""
+    """True where it gives a result and changes nothing."""
     answer_format: str | None = None
-    """Named by its FORMAT clause."""
+    """The format that its FORMAT clause names."""
 
 
 def inspected(
     tree: Mapping[str, Any], settings_refused: Collection[str], data_file: str | None = None
 ) -> Statement:
-    """Return what a statement is, by its tree. Raises EngineError where it is not run here.
+    """Return a statement, by its tree. Raises EngineError where it is not allowed.
 
     ``data_file`` is the one file that an INSERT must take its data from; without it no statement
     may name a file.
@@ -109,9 +109,9 @@ def inspected(
 
 
 def inspected_plain(text: str) -> Statement:
-    """Return what a statement without a tree is, by the engine's wording of it.
+    """Return a statement that has no tree, by the engine's wording of it.
 
-    Raises EngineError where it is not run here.
+    Raises EngineError where it is not allowed.
     """
     found = _PLAIN.fullmatch(text)
     if found is None:
@@ -121,7 +121,7 @@ def inspected_plain(text: str) -> Statement:
 
 
 def check_format(name: str | None) -> None:
-    """Raises EngineError for a format that is not given or taken."""
+    """Raise EngineError for a format that is not supported."""
     if name is not None and FORMATS.fullmatch(name) is None:
         raise _refusal(f"the format {name[:40]}")
 
@@ -142,7 +142,7 @@ def _refusal(what: str) -> EngineError:
 def _nodes(tree: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield all objects of a tree, each after the key that leads to it.
 
-    There is no recursion, since a tree may be deep.
+    It uses no recursion, since a tree may be deep.
     """
     waiting: list[tuple[str, Any]] = [("", tree)]
     while waiting:

@@ -16,11 +16,11 @@ T = TypeVar("T")
 WAITING_MAX = 64
 WAIT_S = 10.0
 CANCEL_AGAIN_S = 0.2
-"""A call may be cancelled a moment before the engine knows of it."""
+"""Time between cancels: a call may be cancelled a moment before the engine knows of it."""
 
 
 class Turns:
-    """Lets calls run or wait. It is used inside one event loop."""
+    """Lets calls run or wait. Use it inside one event loop."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Turns:
         """Return what the work returns, or raise what it raises.
 
         ``gone`` ends when the client leaves: then ``cancel`` is called until the work has ended,
-        and ClientDisconnect is raised. Raises EngineError where too many run and wait.
+        and ClientDisconnect is raised. Raises EngineError where too many calls run and wait.
         """
         leaving: asyncio.Future[Any] = asyncio.create_task(gone)
         try:

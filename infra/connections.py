@@ -1,8 +1,8 @@
 """The server's connections: how long each may wait for its client, and how many there may be.
 
 uvicorn's protocol limits neither the size of headers nor the time that a request takes to come
-in. This one does, and costs a request about a microsecond: whoever waits for a client stands in
-a line, oldest first, and once in a while the heads of the lines are looked at.
+in. This one does, at about a microsecond per request: connections that wait for their clients are
+kept in lines, oldest first, and the heads of the lines are looked at now and then.
 
 Headers  in all at most HEAD_BYTES_MAX, else 431; complete within HEAD_S, else 408
 Body     408 once nothing of it has come for BODY_S
@@ -34,14 +34,14 @@ BODY_S = 30.0
 IDLE_S = 75.0
 """Longer than clients and proxies keep an idle connection, so that theirs is the first to go."""
 LINGER_S = 2.0
-"""What a refused client sends is read for this long: cut off at once, it could miss the reason."""
+"""Input of a refused client is read for so long: cut off at once, it could miss the reason."""
 LOOK_EVERY_S = 0.5
 CONNECTIONS_EXTRA = 64
-"""So many more are open to hear why they are refused."""
+"""Connections beyond the limit, open only to be told why they are refused."""
 
 
-# Java's client asks in each first request whether the server would go on in HTTP/2, and the
-# parser takes the body of such a request for the other protocol. A server may pass over it.
+# Java's client asks in each first request to upgrade to HTTP/2, and the parser then takes the body
+# of the request for the other protocol. A server may ignore an upgrade, so the header is renamed.
 _UPGRADE = re.compile(rb"\r\nupgrade(?=[ \t]*:)", re.IGNORECASE)
 _NO_UPGRADE = b"\r\nIgnored"
 _BODY_HEADERS = {b"content-length", b"transfer-encoding"}
@@ -69,13 +69,13 @@ def config(
     refused: Callable[[], object] = lambda: None,
     **more: Any,
 ) -> uvicorn.Config:
-    """Return how uvicorn runs an application: within the limits, without what is not used.
+    """Return uvicorn's configuration for an application: the limits, and no unused features.
 
     ``refused`` is called for each connection that is ended by a limit.
     """
     return uvicorn.Config(
         cast(Any, app),
-        # uvicorn only ever calls it, as it would a class.
+        # uvicorn only calls it, as it would call a class.
         http=cast(Any, partial(Connection, lines=Lines(limits, refused))),
         ws="none",
         lifespan="off",
@@ -91,7 +91,7 @@ def config(
 
 
 Line = dict["Connection", float]
-"""Connections that wait for the same thing, oldest first, and since when each does."""
+"""Connections that wait for the same thing, oldest first, with the time since when each waits."""
 
 
 class Lines:
@@ -101,18 +101,18 @@ class Lines:
         self.limits = limits
         self.refused = refused
         self.leaving: Line = {}
-        """Closed, or told to go, and not gone yet."""
+        """Connections that are closed or told to go, and not gone yet."""
         self.idle: Line = {}
         self.heads: Line = {}
         self.answers: Line = {}
         self.bodies: Line = {}
         self.now_s = 0.0
-        """The time of the last look, by which the lines are kept."""
+        """Time of the last look, in seconds of the loop; entries in lines carry it."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._look_at: asyncio.TimerHandle | None = None
 
     def welcome(self, staying: int) -> None:
-        """Watch one more connection, the last of those that stay; the oldest makes room for it."""
+        """Watch one more connection; the oldest gives way if there are too many."""
         if self._look_at is None:
             self._loop = asyncio.get_running_loop()
             self._look_later()
@@ -130,14 +130,14 @@ class Lines:
         self._look_at = self._loop.call_later(self.limits.look_every_s, self._look)
 
     def _look(self) -> None:
-        """End what has waited too long."""
+        """End the connections that have waited too long."""
         self._look_later()
         limits = self.limits
         for one in self._older(self.heads, limits.head_s):
             one.refuse(408, f"the headers were not complete within {limits.head_s:g} s")
         for one in self._older(self.bodies, limits.body_s):
             if one.flow.read_paused:
-                # It is the server that does not read on.
+                # The server itself has paused reading.
                 one.stand_in(self.bodies, again=True)
             else:
                 one.refuse(408, f"nothing of the body came for {limits.body_s:g} s")
@@ -166,21 +166,21 @@ class _RefusedError(Exception):
 
 
 class Connection(HttpToolsProtocol):
-    """One connection of uvicorn, which stands in a line whenever it waits for its client."""
+    """One connection of uvicorn, which is in a line whenever it waits for its client."""
 
     def __init__(self, *args: Any, lines: Lines, **more: Any) -> None:
         super().__init__(*args, **more)
         self._lines = lines
         self._line: Line | None = None
         self._reading: Literal["", "head", "body"] = ""
-        """What of a request has come in part."""
+        """Part of a request that is being read."""
         self._piece = self._came = self._came_of_body = 0
-        """Bytes of the newest piece; of the request; of its body."""
+        """Bytes of the newest piece, of the request so far, and of its body so far."""
         self._refusal: tuple[int, str] | None = None
         self._unread = 0
-        """Bytes of answers that the client had not taken when that was last asked."""
+        """Bytes of answers that the client had not taken at the last call of ``has_read_on``."""
 
-    # What the transport and the parser call.
+    # Methods that the transport and the parser call.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -213,7 +213,7 @@ class Connection(HttpToolsProtocol):
             self._refusal = (431, _HEAD_TOO_LARGE)
             raise _RefusedError
         if self.parser.should_upgrade() and _BODY_HEADERS & {name for name, _ in self.headers}:
-            # The parser would leave the body out. Its header came in two pieces.
+            # The header came in two pieces and was not renamed; the parser would skip the body.
             self._refusal = (400, "no Upgrade is known here: send it as HTTP/1.1 without")
             raise _RefusedError
         super().on_headers_complete()
@@ -245,10 +245,10 @@ class Connection(HttpToolsProtocol):
         status, message = self._refusal or (400, "the request is not HTTP/1.1 that can be read")
         self.refuse(status, message)
 
-    # What the lines call.
+    # Methods that the lines call.
 
     def stand_in(self, line: Line | None, again: bool = False) -> None:
-        """Stand at the end of this line and in no other; where it stands already, only again."""
+        """Go to the end of this line and leave any other; within its line, only if ``again``."""
         if line is self._line and not again:
             return
         if self._line is not None:
@@ -258,7 +258,7 @@ class Connection(HttpToolsProtocol):
             line[self] = self._lines.now_s
 
     def has_read_on(self) -> bool:
-        """Tell whether the client has taken some of its answer since this was last asked."""
+        """Tell whether the client has taken some of its answer since the last call."""
         before, self._unread = self._unread, self.transport.get_write_buffer_size()
         return not before or self._unread < before
 
@@ -280,7 +280,7 @@ class Connection(HttpToolsProtocol):
         self._settle()
 
     def cut_off(self) -> None:
-        """Close the connection whatever is under way."""
+        """Close the connection at once, whatever is under way."""
         self.connections.discard(self)
         self.stand_in(None)
         self.transport.abort()
@@ -293,11 +293,11 @@ class Connection(HttpToolsProtocol):
         cycle = self.cycle
         is_asked = cycle is not None and not cycle.response_complete
         if is_asked and (self._reading != "body" or self.pipeline or cycle.response_started):
-            # It would stand in the middle of another answer.
+            # The error would come in the middle of another answer.
             self.leave()
             return
         if not self._reading or (self._reading == "body" and not is_asked):
-            # Nobody waits for it: nothing was asked, or that has its answer.
+            # No request waits for an answer.
             self.leave()
             return
         if is_asked:
@@ -309,12 +309,12 @@ class Connection(HttpToolsProtocol):
         self._settle()
 
     def _settle(self, again: bool = False) -> None:
-        """Stand in the line of what is waited for now."""
+        """Go to the line for what this connection waits for now."""
         lines, cycle = self._lines, self.cycle
         is_served = cycle is not None and not cycle.response_complete and not self._reading
         line: Line | None = None
         if is_served and self._refusal is None and not self.flow.write_paused:
-            pass  # It waits for the server.
+            pass  # The client waits for the server.
         elif self.transport.is_closing() or self._refusal is not None:
             line = lines.answers if self.transport.get_write_buffer_size() else lines.leaving
         elif self.flow.write_paused:
@@ -331,7 +331,7 @@ class Connection(HttpToolsProtocol):
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _check_size(self) -> None:
-        """Refuse headers before they are complete, and trailers and frames of chunks likewise."""
+        """Refuse large headers before they are complete; also trailers and frames of chunks."""
         if self._reading == "head":
             self.refuse(431, _HEAD_TOO_LARGE)
         elif self._reading == "body":

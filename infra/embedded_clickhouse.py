@@ -4,7 +4,7 @@
 
 One process owns the data folder (it holds a lock on a file in it) and any number of workers,
 dashboards and ``curl`` reach it as they reach a ClickHouse server, with the user ``default`` and
-the password that lies in the folder:
+the password in the folder:
 
     sed 's/^/user=default:/' .footfall/clickhouse/password | curl -sSK - \\
         'http://127.0.0.1:8123/?query=SELECT+1'
@@ -44,19 +44,19 @@ from infra.ending import waiting_for_the_end
 QUERIES_AT_ONCE_MAX = 12
 CONNECTIONS_MAX = 1_024
 MEMORY_BYTES_MAX = 1_500_000_000
-"""Of all queries and merges together; a query past it fails, the process stays."""
+"""Limit of all queries and merges together; a query past it fails, and the process goes on."""
 START_TIMEOUT_S = 30.0
 _ENGINES_SIGNS = frozenset("?*{}&%\\")
 _DESCRIPTORS = Path("/proc/self/fd")
 GRACE_S, CANCEL_S = 0.7, 1.7
-"""At a stop: time for running queries to end, and to be cancelled; 3 s with the rest."""
+"""Time for running queries to end at a stop, and then to be cancelled; 3 s with the rest."""
 
 
 class EmbeddedClickHouse:
     """The server as an object: ``start()`` returns when it answers, ``stop()`` when it ended.
 
     ``port`` is 0 for any free port; the attribute holds the true one after ``start()``. A process
-    holds one at a time: the engine allows one data folder a process.
+    has one at a time: the engine allows one data folder per process.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class EmbeddedClickHouse:
         hosts: Collection[str] = (),
         new_password: bool = False,
     ) -> None:
-        """``hosts``: names beyond loopback's that requests may be sent to. ``new_password``: take
-        the place of the one that the folder has."""
+        """Prepare a server. ``hosts``: names beyond loopback's that requests may be sent to.
+        ``new_password``: replace the folder's password."""
         self.folder = folder.absolute()
         self.host = host
         self.port = port
@@ -88,14 +88,14 @@ class EmbeddedClickHouse:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Return the address at which it listens."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
 
     def start(self) -> None:
-        """Lock the folder, take the port, open the engine and serve in threads of their own.
+        """Lock the folder, take the port, open the engine and serve in threads of its own.
 
-        Raises EmbeddedClickHouseError; nothing is then left behind.
+        Raises EmbeddedClickHouseError, and then leaves nothing behind.
         """
         try:
             self._start()
@@ -104,7 +104,7 @@ class EmbeddedClickHouse:
             raise
 
     def _start(self) -> None:
-        # All that this process makes is its user's own, the engine's files too.
+        # Files that this process makes, the engine's too, can be read by its user alone.
         os.umask(0o077)
         lock = locked(self.folder)
         self._undo.append(lock.close)
@@ -112,7 +112,7 @@ class EmbeddedClickHouse:
         listener = _bound(self.host, self.port)
         self._undo.append(listener.close)
         self.port = listener.getsockname()[1]
-        # Before anybody can connect: a client that knows of no server here sends no password.
+        # Before listening: a client sends the password only to an address that is written down.
         self._undo.append(recorded(self.folder, self.url).close)
         _listen(listener, self.host, self.port)
         folder = self._named_plainly()
@@ -148,10 +148,10 @@ class EmbeddedClickHouse:
             time.sleep(0.005)
 
     def _named_plainly(self) -> Path:
-        """Return a path of the folder without signs that the engine takes for its own.
+        """Return a path of the folder without signs that have a meaning for the engine.
 
-        They are those of its addresses and of its patterns for files. Where the name has some, the
-        kernel gives the folder another one, for as long as this process holds it open.
+        They are those of its addresses and of its patterns for files. Where the path has some, a
+        path by descriptor takes its place, for as long as this process holds the folder open.
         """
         if not _ENGINES_SIGNS & set(str(self.folder)):
             return self.folder
@@ -165,7 +165,7 @@ class EmbeddedClickHouse:
         return _DESCRIPTORS / str(descriptor)
 
     def stop(self) -> None:
-        """Answer what is running, for a second, then cancel it, and close the folder."""
+        """Let running queries end for a second, then cancel them, and close the folder."""
         self._release()
 
     def _release(self) -> None:
@@ -242,7 +242,7 @@ def _end(
     deadline = time.monotonic() + 0.3
     for worker in workers:
         worker.join(max(0.0, deadline - time.monotonic()))
-    # Closing under a running query is not safe; what it left is as after a kill.
+    # Closing under a running query is not safe; without closing it is as after a kill.
     if not any(worker.is_alive() for worker in workers):
         engine.close()
 

@@ -1,6 +1,6 @@
-"""The signals that end a server in the foreground, also one that a shell has started with ``&``.
+"""Signals that end a server in the foreground, also one that a shell has started with ``&``.
 
-Such a shell has its programs ignore SIGINT, which both of these take up again.
+Such a shell lets its programs ignore SIGINT; both functions here handle it again.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def waiting_for_the_end() -> Callable[[], object]:
-    """From now on SIGTERM and SIGINT end the wait that is returned.
+    """Return a function that waits for SIGTERM or SIGINT, which are caught from now on.
 
-    The kernel may hand a signal to a thread of an engine, which wakes no waiting lock of the
-    main thread: Python then writes to the pipe all the same.
+    The kernel may hand a signal to a thread of an engine, which wakes no waiting lock of the main
+    thread; Python writes to the pipe in any case.
     """
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
@@ -28,7 +28,7 @@ def waiting_for_the_end() -> Callable[[], object]:
 
 
 def interrupt_once() -> None:
-    """From now on the first SIGTERM or SIGINT raises KeyboardInterrupt, whatever is under way."""
+    """Raise KeyboardInterrupt at the first SIGTERM or SIGINT, whatever is under way."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         for number in SIGNALS:

@@ -1,7 +1,7 @@
-"""The logs of processes that go on for long: to standard error, by the standard library.
+"""Logs of long-running processes: to standard error, by the standard library.
 
 Plain lines on a terminal, and one JSON object per line elsewhere, unless LOG_FORMAT says which.
-Info tells what a process does, and never what is in a record.
+Level info tells what a process does, and never what is in a record.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from schemas.times import iso_ms
 _OURS = (
     "api", "cli", "flows", "footfall", "generator", "infra", "operations", "sinks", "streams",
 )  # fmt: skip
-"""What our loggers' names begin with."""
+"""The beginnings of our loggers' names."""
 _STANDARD = {*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName"}
-"""What every record has; the rest is what a line was given beside its text."""
+"""Attributes that every log record has; all others were given with a line."""
 
 
 def footfall_version() -> str:
@@ -48,14 +48,14 @@ def set_up_logs(settings: Settings, process: str, **of_process: object) -> None:
     for before in [one for one in root.handlers if isinstance(one, _ToStandardError)]:
         root.removeHandler(before)
     root.addHandler(handler)
-    # Libraries speak up where something is wrong.
+    # Libraries log only what is wrong.
     root.setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
     for name in _OURS:
         logging.getLogger(name).setLevel(settings.log_level)
 
 
 def log_start(log: logging.Logger, settings: Settings, default: Settings) -> None:
-    """Log the version and the settings; in words those that are not ``default``."""
+    """Log the version and all settings; the text has those that differ from ``default``."""
     shown, usual = shown_settings(settings), shown_settings(default)
     given = [f"{name}={value}" for name, value in shown.items() if value != usual[name]]
     log.info(
@@ -68,7 +68,7 @@ def log_start(log: logging.Logger, settings: Settings, default: Settings) -> Non
 
 
 def shown_settings(settings: Settings) -> dict[str, Any]:
-    """Return the settings as anybody may see them: of an address its scheme alone."""
+    """Return the settings as anybody may see them: of an address only the scheme."""
     shown: dict[str, Any] = {}
     for field in fields(settings):
         value = getattr(settings, field.name)
@@ -95,7 +95,7 @@ class PlainLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """Lines for a collector of logs: one object each."""
+    """Lines for a collector of logs: one JSON object each."""
 
     def __init__(self, of_process: Mapping[str, object]) -> None:
         super().__init__()
@@ -117,17 +117,17 @@ class JsonLines(logging.Formatter):
 
 
 class _ToStandardError(logging.StreamHandler[TextIO]):
-    """Writes to what is standard error at the time: a worker puts native messages aside."""
+    """Writes to the standard error of the moment: a worker redirects it for native messages."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
 
     @property
     def stream(self) -> TextIO:
-        """Standard error as it is now."""
+        """Return standard error as it is now."""
         return sys.stderr
 
     @stream.setter
     def stream(self, value: TextIO) -> None:
-        """Refuse another one."""
+        """Refuse another stream."""
         raise AttributeError("logs go to standard error")

@@ -1,6 +1,6 @@
-"""Prometheus and Alertmanager as they are installed on this machine, and how they are started.
+"""The installed Prometheus and Alertmanager, and their command lines.
 
-Configuration and data of each lie in a folder of its own.
+Configuration and data of each are in a folder of its own.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RETENTION = ("--storage.tsdb.retention.time=15d", "--storage.tsdb.retention.size=512MB")
-"""What is older goes first; said in infra/prometheus/prometheus.yml, too."""
+"""Limits of Prometheus's data; infra/prometheus/prometheus.yml mentions them, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """Where they are installed."""
+    """The paths of both programs."""
 
     prometheus: str
     alertmanager: str
@@ -24,7 +24,7 @@ class Programs:
 def programs() -> Programs | None:
     """Return the installed programs, None where one of them is missing."""
     prometheus = shutil.which("prometheus")
-    # Debian's has another name.
+    # Debian has another name for it.
     alertmanager = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
     return Programs(prometheus, alertmanager) if prometheus and alertmanager else None
 
@@ -48,7 +48,7 @@ def alertmanager_command(program: str, folder: Path, address: str) -> tuple[str,
         f"--config.file={folder / 'alertmanager.yml'}",
         f"--storage.path={folder / 'data'}",
         f"--web.listen-address={address}",
-        # One alone: it would listen on all addresses for others.
+        # No cluster: otherwise it listens on all addresses for other Alertmanagers.
         "--cluster.listen-address=",
         "--log.level=warn",
     )

@@ -33,9 +33,10 @@ from streams.open import open_topic
 NEXT_FLOW_S = 1.0
 ASK_EVERY_S = 0.1
 SEEN_WITHIN_S = 6.0
-"""A store that shows nothing new for so long is asked again in its next turn."""
-QUIET_MS = 15_000
-"""A store whose newest record is older is not waited for."""
+"""A store that shows nothing new for so long is asked again in its next turn, unless a record is
+known that it should show."""
+QUIET_MS = 60_000
+"""A store whose newest record is older is not waited for: FlowBehind tells of such a flow."""
 
 
 class Store(Protocol):
@@ -43,6 +44,10 @@ class Store(Protocol):
 
     def newest_ms(self) -> int:
         """Return when the newest record was appended that shows by now; 0 where none does."""
+
+    def is_waiting(self) -> bool:
+        """Tell whether a record is known that does not show yet."""
+        return False
 
     def close(self) -> None:
         """Release connections."""
@@ -72,7 +77,7 @@ class Freshness(Collector):
     def _measure(self) -> None:
         turn = next(self._turns)
         with closing(turn.open()) as store:
-            age_s = first_seen_s(store.newest_ms)
+            age_s = first_seen_s(store)
         if age_s is not None:
             self._histogram.labels(turn.flow, turn.server).observe(age_s)
 
@@ -99,7 +104,7 @@ def turns(settings: Settings) -> list[Turn]:
 
 
 def first_seen_s(
-    newest_ms: Callable[[], int],
+    store: Store,
     *,
     clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     sleep: Callable[[float], object] = time.sleep,
@@ -108,18 +113,20 @@ def first_seen_s(
 
     None where the store is quiet, or shows nothing new within SEEN_WITHIN_S.
     """
-    before_ms = newest_ms()
+    before_ms = store.newest_ms()
     began_ms = now_ms = clock_ms()
-    while now_ms - before_ms <= QUIET_MS and now_ms - began_ms <= SEEN_WITHIN_S * 1000:
+    while now_ms - before_ms <= QUIET_MS and (
+        now_ms - began_ms <= SEEN_WITHIN_S * 1000 or store.is_waiting()
+    ):
         sleep(ASK_EVERY_S)
-        seen_ms = newest_ms()
+        seen_ms = store.newest_ms()
         now_ms = clock_ms()
         if seen_ms > before_ms:
             return max(0, now_ms - seen_ms) / 1000
     return None
 
 
-class _Tables:
+class _Tables(Store):
     """Tables of ClickHouse. Asked of the parts of the last inserts alone: others are large."""
 
     def __init__(self, settings: Settings, tables: Iterable[Table]) -> None:
@@ -140,7 +147,7 @@ class _Tables:
         self._reader.close()
 
 
-class _StoreWindows:
+class _StoreWindows(Store):
     """The metrics of a shop's windows, in PostgreSQL or SQLite."""
 
     def __init__(self, settings: Settings) -> None:
@@ -162,7 +169,7 @@ class _Tag(NamedTuple):
     appended_ms: int
 
 
-class _Profiles:
+class _Profiles(Store):
     """Profiles, which keep no append times: a tag of the topic is waited for in its profile."""
 
     def __init__(self, settings: Settings) -> None:
@@ -182,6 +189,9 @@ class _Profiles:
         elif self._shows(self._waited):
             self._newest_ms = max(self._newest_ms, self._waited.appended_ms)
         return self._newest_ms
+
+    def is_waiting(self) -> bool:
+        return self._waited is not None
 
     def _appended_since(self) -> _Tag | None:
         """Return the newest tag of the partition, if it was appended since the last call."""

@@ -32,7 +32,10 @@ class Looking(Generic[T]):
         every_s: float,
         tell: Callable[[T], None] | None = None,
     ) -> None:
-        """``tell`` logs what was found, each LOG_EVERY_S; without it nothing is logged."""
+        """``tell`` logs what was found, each LOG_EVERY_S; without it nothing is logged.
+
+        While looks fail it is not called: why they fail is logged instead.
+        """
         self._name = name
         self._look = look
         self._every_s = every_s
@@ -73,8 +76,11 @@ class Looking(Generic[T]):
         tell_at_s = time.monotonic() + LOG_EVERY_S
         while True:
             self.look_once()
-            if self._tell is not None and self.last is not None and time.monotonic() >= tell_at_s:
+            if self._tell is not None and time.monotonic() >= tell_at_s:
                 tell_at_s += LOG_EVERY_S
-                self._tell(self.last)
+                if self.problem:
+                    log.error("sees nothing of the %s: %s", self._name, self.problem)
+                elif self.last is not None:
+                    self._tell(self.last)
             if self._done.wait(self._every_s):
                 return

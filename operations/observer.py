@@ -46,6 +46,8 @@ class Look:
     groups: Positions = field(default_factory=dict)
     disk_bytes: tuple[int, int] | None = None
     """(free, size) of the home's disk."""
+    starts: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    """By (flow, worker): its starts since the observer first saw it."""
 
     def letters(self, topic: str) -> int:
         """Return the number of records that stand in a topic."""
@@ -63,6 +65,29 @@ def topics_read(settings: Settings) -> dict[str, Collection[str]]:
     }
 
 
+class StartsCounter:
+    """Counts the starts of workers from one look at their status files to the next.
+
+    A worker that keeps failing lives too short a time to be scraped, and its counters end with it.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[tuple[str, int], WorkerStatus] = {}
+        self._counts: dict[tuple[str, int], int] = {}
+
+    def count(self, statuses: Sequence[WorkerStatus]) -> Mapping[tuple[str, int], int]:
+        """Add what has started since the last call; return all counts."""
+        for now in statuses:
+            key = now.flow, now.worker
+            before = self._before.get(key, now)
+            self._before[key] = now
+            self._counts.setdefault(key, 0)
+            if (now.pid, now.started_ms) != (before.pid, before.started_ms):
+                # What runs again after it had finished was started on purpose.
+                self._counts[key] += max(1, now.starts - before.starts) - before.finished
+        return {**self._counts}
+
+
 class Observer:
     """Looks at topics and flows; remembers what need not be asked twice."""
 
@@ -71,6 +96,7 @@ class Observer:
         self._settings = settings
         self._asks_groups = asks_groups
         self._times = AppendTimes(settings)
+        self._starts = StartsCounter()
         self._reads: Mapping[str, Collection[str]] | None = None
 
     def look_again(self, before: Look) -> Look:
@@ -118,7 +144,15 @@ class Observer:
             is_alive=is_alive,
             appended_ms=self._times,
         )
-        return Look(now_ms, found, ends, statuses, groups, _disk_of(settings.footfall_home))
+        return Look(
+            now_ms,
+            found,
+            ends,
+            statuses,
+            groups,
+            _disk_of(settings.footfall_home),
+            self._starts.count(statuses),
+        )
 
 
 def _disk_of(home: Path) -> tuple[int, int] | None:
@@ -167,6 +201,10 @@ class ObserverCollector(Collector):
                 if flow.workers:
                     family.add_metric((flow.name,), of_flow(flow))
             yield family
+        starts = metrics.STARTS_OBSERVED.family()
+        for (name, worker), number in look.starts.items() if look is not None else ():
+            starts.add_metric((name, str(worker)), number)
+        yield starts
         yield from self._topics(look)
         errors = metrics.OBSERVER_ERRORS.family()
         errors.add_metric((), self.looking.errors)

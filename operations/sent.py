@@ -1,4 +1,4 @@
-"""What the generators of this home have sent: what is simulated is told from the real by it."""
+"""The sources that generators of this home have sent, simulated ones told from real ones."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class Sent(msgspec.Struct, frozen=True):
     name: str
     is_simulated: bool
     rows: int
-    """Acknowledged when it was last saved."""
+    """Rows that were acknowledged when the progress was last saved."""
     topics: list[str]
 
 
 class _Progress(msgspec.Struct):
-    """Of ``generator.progress.Progress`` what is needed here."""
+    """The part of ``generator.progress.Progress`` that is needed here."""
 
     identity: str
     rows: int
@@ -29,7 +29,7 @@ _decode = msgspec.json.Decoder(_Progress).decode
 
 
 def read_sent(home: Path) -> list[Sent]:
-    """Return the sources that ever sent something, by name; what cannot be read is passed over."""
+    """Return the sources that ever sent something, by name; unreadable files are skipped."""
     found = []
     for path in sorted((home / "generator").glob("*.json")):
         try:

@@ -1,7 +1,7 @@
-"""Asks ClickHouse how the shop itself does, for alerts: failures of services, revenue, conversion.
+"""Asks ClickHouse about the shop itself, for alerts: failures of services, revenue, conversion.
 
-Both ranges are of event time and end where the flow's watermark is, so that a minute that goes on
-is in neither, whatever the clocks of a few users say.
+Both ranges are of event time and end at the flow's watermark, so that a minute that is not over is
+in neither, whatever the clocks of a few users say.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sinks.clickhouse import ClickHouseReader
 ASK_EVERY_S = 30.0
 ANSWER_WITHIN_S = 10
 KEPT_S = 120.0
-"""What was answered last is told so long where a server that is busy does not answer in time."""
+"""Seconds for which the last answer is kept where a busy server does not answer in time."""
 LAST_S, BEFORE_S = 300, 3_600
 MINUTE_S = 60
 _BOUNDS = """
@@ -47,19 +47,19 @@ ASKED: Mapping[str, tuple[str, tuple[Metric, ...]]] = {
         (metrics.SHOP_MINUTES, metrics.SHOP_VIEWS, metrics.SHOP_BUYS, metrics.SHOP_REVENUE),
     ),
 }
-"""By the flow that writes the table."""
+"""The query and its metrics, by the flow that writes the table."""
 
 Rows = list[list[Any]]
 
 
 Figures = Mapping[Metric, list[tuple[tuple[str, ...], float]]]
-"""By metric: the labels of its series, and their values."""
+"""The labels and values of the series of each metric."""
 
 
 def figures(
     watermarks_ms: Mapping[str, int], ask: Callable[[str, Mapping[str, int]], Rows]
 ) -> Figures:
-    """Ask for both ranges of each flow that has a watermark."""
+    """Return the figures of both ranges for each flow that has a watermark."""
     found: dict[Metric, list[tuple[tuple[str, ...], float]]] = {}
     for flow, (query, of_columns) in ASKED.items():
         if flow not in watermarks_ms:
@@ -74,7 +74,7 @@ def figures(
 
 
 class ShopWatch(Collector):
-    """Tells a scrape what ClickHouse said last; nothing where it has not answered for long."""
+    """A collector of ClickHouse's last answers; it gives nothing where the last one is too old."""
 
     def __init__(self, settings: Settings) -> None:
         self._home = settings.footfall_home
@@ -93,7 +93,7 @@ class ShopWatch(Collector):
         try:
             found = figures(lowest, lambda query, bounds: self._reader.rows(query, bounds)[1])
         except SinkError:
-            # The workers tell of a server that is away.
+            # A server that is away is reported by the workers' metrics.
             is_news = time.monotonic() - self._answered_s < KEPT_S
             return self.looking.last or {} if is_news else {}
         self._answered_s = time.monotonic()

@@ -1,4 +1,4 @@
-"""What is in the topics, for a person who looks: all topics, the newest records, one record."""
+"""The content of topics, for a person: all topics, the newest records, one record."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_S = 0.25
 BLOCK_RECORDS, BLOCK_RECORDS_MAX = 1_000, 64_000
-"""Looked through at once for a key, from the end backwards; each time four times as many."""
+"""Records searched at once for a key, from the end backwards; each time four times as many."""
 
 
 class NotThereError(Exception):
-    """There is no such topic, partition or record; the message says what there is instead."""
+    """A missing topic, partition or record; the message says which ones exist."""
 
 
 class Seen(NamedTuple):
@@ -40,17 +40,17 @@ class PartitionFacts:
     oldest: int
     end: int
     size_bytes: int | None
-    """None where the server does not tell."""
+    """None where the server does not say."""
     newest_ms: int | None
-    """When the newest record was appended, in Unix ms; None where nobody knows."""
+    """Append time of the newest record, in Unix ms; None where it is not known."""
 
 
 Listing = dict[str, list[PartitionFacts]]
-"""By topic."""
+"""The partitions of each topic."""
 
 
 def listing(settings: Settings) -> Listing:
-    """Return all topics there are, in order. Raises SourceError, ValueError."""
+    """Return all topics, in order. Raises SourceError, ValueError."""
     folder = settings.topics_folder
     if folder is None:
         return _kafka_listing(settings)
@@ -82,7 +82,7 @@ def _kafka_listing(settings: Settings) -> Listing:
         places = [
             TopicPartition(name, part)
             for name in sorted(about)
-            # What begins so is the broker's own.
+            # Such names are the broker's own topics.
             if not name.startswith("__")
             for part in sorted(about[name].partitions)
         ]
@@ -102,7 +102,7 @@ def _kafka_listing(settings: Settings) -> Listing:
             try:
                 at_ms = int(newest[place].result(KAFKA_WITHIN_S).timestamp)
             except KafkaException:
-                # A broker before Kafka 3.0 does not tell.
+                # A broker older than Kafka 3.0 does not say.
                 at_ms = -1
             found[place.topic].append(
                 PartitionFacts(
@@ -119,9 +119,9 @@ def _kafka_listing(settings: Settings) -> Listing:
 def last_records(
     topic: KeptTopic, until: Mapping[int, int], count: int, key: bytes | None = None
 ) -> list[Seen]:
-    """Return the newest records before ``until``, the offset after them in each partition.
+    """Return the newest records before ``until``, the next offset of each partition.
 
-    With a key only its records count. A partition keeps its order; between partitions append
+    With a key, only its records count. A partition keeps its order; between partitions append
     times decide. Raises SourceError.
     """
     found: list[tuple[int, Seen]] = []
@@ -147,13 +147,13 @@ def _last_of_partition(
             if key is None or record.key == key:
                 newer.append(Seen(partition, offset, record))
         found = [*newer, *found]
-        # Fewer than asked for where compaction left gaps.
+        # A block has fewer records where compaction left gaps.
         high, block = start, min(block * 4, BLOCK_RECORDS_MAX)
     return found
 
 
 def ends(topic: KeptTopic) -> dict[int, int]:
-    """Return the offset that comes next in each partition. Raises SourceError."""
+    """Return the next offset of each partition. Raises SourceError."""
     return {number: topic.kept(number)[1] for number in range(topic.partitions())}
 
 
@@ -165,9 +165,10 @@ def followed(
     stopped: Callable[[], bool],
     skipped: Callable[[str], None],
 ) -> Iterator[Seen]:
-    """Give the records from these offsets on as they come, until it is stopped.
+    """Yield the records from these offsets on as they come, until it is stopped.
 
-    ``skipped`` is given a line where retention was faster. Raises SourceError.
+    ``skipped`` is called with a line where retention removed records before they were read.
+    Raises SourceError.
     """
     from streams.source import SourceError, pass_over
 
@@ -179,7 +180,7 @@ def followed(
             if end < at:
                 raise SourceError(f"{name} ends at {end}, and was read to {at}: it was made anew")
             if at < low:
-                # A partition that is new to us begins where it begins.
+                # A new partition is read from its oldest record.
                 if partition in next_offsets:
                     pass_over(name, at, low, "", skipped)
                 at = low
@@ -195,7 +196,7 @@ def followed(
 
 
 def one_record(topic: KeptTopic, partition: int, offset: int) -> TopicRecord:
-    """Return a record. Raises NotThereError where it is not, SourceError."""
+    """Return a record. Raises NotThereError where it is missing, and SourceError."""
     count = topic.partitions()
     if partition >= count:
         have = f"partitions 0 to {count - 1}" if count > 1 else "partition 0 alone"

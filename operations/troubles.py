@@ -1,7 +1,7 @@
-"""What is wrong now, in sentences for a person: for the live page and the demo's terminal view.
+"""Troubles of flows as sentences, for the live page and the demo's terminal view.
 
-A flow's facts are those of ``operations.flow_facts``. Whether a flow that is behind moves takes
-more than one look, so ``Movement`` remembers. Flows with the same trouble share a sentence.
+A flow's facts are those of ``operations.flow_facts``. Whether a flow that is behind moves is seen
+by several looks, so ``Movement`` remembers. Flows with the same trouble share a sentence.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from collections.abc import Iterable, Sequence
 from operations.flow_facts import FlowFacts, PlaceFacts
 
 STILL_S = 4.0
-"""A partition whose oldest record waits, and from which nothing is read, for this long."""
+"""Seconds for which a partition with waiting records is not read before it counts as a trouble."""
 AGAIN_S = 10.0
-"""For this long it is told that a worker had ended: its next one may be there within seconds."""
+"""Seconds for which a worker's end is told: its successor may be there within seconds."""
 STARTS_WITHIN_S = 20.0
 """A worker that began less than this ago may still be loading its state."""
 NAMES_SHOWN = 3
 
 
 class Movement:
-    """Remembers since when each partition is at its offset, and which processes worked."""
+    """Remembers how long each partition has been at its offset, and which processes worked."""
 
     def __init__(self) -> None:
         self._since_ms: dict[tuple[str, str, int], tuple[int, int]] = {}
         self._ran: dict[tuple[str, int], int] = {}
-        """By flow and worker: the process that ran when it was last seen to."""
+        """The process that ran last, by flow and worker."""
         self._again_ms: dict[str, int] = {}
 
     def observe(self, flows: Iterable[FlowFacts], now_ms: int) -> None:
-        """Take in what was found at this moment."""
+        """Take in the facts of one look."""
         seen = {}
         for flow in flows:
             for place in flow.places:
@@ -46,19 +46,19 @@ class Movement:
         self._since_ms = seen
 
     def is_again(self, flow: FlowFacts, now_ms: int) -> bool:
-        """Tell whether a worker of the flow has just taken the place of one that had ended."""
+        """Tell whether a worker of the flow has just replaced one that had ended."""
         return now_ms - self._again_ms.get(flow.name, -1_000_000) < AGAIN_S * 1000
 
     def still_s(self, flow: FlowFacts, now_ms: int) -> float:
-        """Return for how long records wait in a partition from which none is read; 0 where all
-        goes on."""
+        """Return the seconds that records have waited in a partition that is not read; 0 if none
+        has waited too long."""
         newest_ms = max((worker.started_ms for worker in flow.workers), default=0)
         if now_ms - newest_ms < STARTS_WITHIN_S * 1000:
             return 0.0
         return max((self._still_s(flow, place, now_ms) for place in flow.places), default=0.0)
 
     def _still_s(self, flow: FlowFacts, place: PlaceFacts, now_ms: int) -> float:
-        # Of what was never appended by a record (the end of a transaction) no age is known.
+        # Offsets that are no record (the end of a transaction) have no age.
         if not place.lag or (place.age_s or 0) < STILL_S:
             return 0.0
         _, since_ms = self._since_ms.get((flow.name, place.topic, place.partition), (0, now_ms))
@@ -67,7 +67,7 @@ class Movement:
 
 
 def trouble_of(flow: FlowFacts, movement: Movement, now_ms: int) -> str:
-    """Return what is wrong with a flow as a predicate, "has no worker"; "" where nothing is."""
+    """Return a flow's trouble as a predicate, "has no worker"; "" where all is well."""
     by_state = {
         "stopped": "has no worker",
         "degraded": f"has {flow.running} of {flow.wanted} workers",
@@ -84,7 +84,7 @@ def trouble_of(flow: FlowFacts, movement: Movement, now_ms: int) -> str:
 
 
 def sentences(flows: Sequence[FlowFacts], movement: Movement, now_ms: int) -> list[str]:
-    """Return a sentence for each kind of trouble, the one with the most flows first."""
+    """Return one sentence per kind of trouble, the one with the most flows first."""
     by_kind: dict[str, list[FlowFacts]] = {}
     for flow in flows:
         kind = trouble_of(flow, movement, now_ms)

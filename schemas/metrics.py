@@ -228,6 +228,13 @@ WORKERS_WANTED = Metric(
     "Processes that the flow was last started with; 0 where it was run to its end",
     ("flow",),
 )
+STARTS_OBSERVED = Metric(
+    "footfall_worker_starts_observed",
+    "counter",
+    "Starts of the worker since the observer first saw it, also those between two scrapes; one "
+    "that follows a run to its end is not counted",
+    ("flow", "worker"),
+)
 END_OFFSET = Metric(
     "footfall_topic_end_offset",
     "gauge",
@@ -261,7 +268,8 @@ HOME_SIZE = Metric(
 
 OBSERVER = (
     LAG_RECORDS, LAG_SECONDS, LOST_RECORDS, RETENTION_MARGIN, WORKERS, WORKERS_WANTED,
-    END_OFFSET, OLDEST_OFFSET, LETTERS, OBSERVED, OBSERVER_ERRORS, HOME_FREE, HOME_SIZE,
+    STARTS_OBSERVED, END_OFFSET, OLDEST_OFFSET, LETTERS, OBSERVED, OBSERVER_ERRORS, HOME_FREE,
+    HOME_SIZE,
 )  # fmt: skip
 """Of `footfall observe`, and of the api beside its own."""
 

@@ -1,6 +1,6 @@
-"""What the sinks on an Aerospike server promise, told once; a dictionary and a server run it.
+"""The promises of the sinks on an Aerospike server; a dictionary and a server both run them.
 
-The modules that run it give a fixture ``place``. Each promise holds at
+The modules that run them give a fixture ``place``. Each promise holds at
 every commit level and policy of generations.
 """
 
@@ -76,7 +76,7 @@ def rows_frame(rows: Sequence[Row]) -> pl.DataFrame:
 
 
 def newest(rows: Sequence[Row]) -> dict[Identity, tuple[int, int, int]]:
-    """(version, count, sum_price) of each row; of equal versions the last."""
+    """Return (version, count, sum_price) of each row; of equal versions the last."""
     best: dict[Identity, tuple[int, int, int]] = {}
     for *identity, count, sum_price, version in rows:
         key = tuple(identity)
@@ -86,7 +86,7 @@ def newest(rows: Sequence[Row]) -> dict[Identity, tuple[int, int, int]]:
 
 
 def sums(rows: Sequence[Row], group: Group) -> list[BucketSum]:
-    """What a reader must find of a group."""
+    """Return what a reader must find of a group."""
     counts: Counter[datetime] = Counter()
     prices: Counter[datetime] = Counter()
     for (bucket, *texts, _, _), (_, count, sum_price) in newest(rows).items():
@@ -103,7 +103,7 @@ def at_first_write(
     before: Callable[[], object] = lambda: None,
     after: Callable[[], object] = lambda: None,
 ) -> tuple[Any, list[int]]:
-    """A ``connect`` whose first write has something before and after it; and all attempts."""
+    """Return a ``connect`` whose first write has calls before and after it, and all attempts."""
     attempts: list[int] = []
 
     def before_write() -> None:
@@ -127,7 +127,7 @@ class Policies:
 
 
 class GenerationsContract:
-    """Of a server, what it answers to a write that expects a generation."""
+    """The answers of a server to a write that expects a generation."""
 
     def test_a_record_that_is_not_there_has_generation_0(self, place: Place) -> None:
         namespace = place.namespaces[0]
@@ -156,7 +156,7 @@ class GenerationsContract:
 
 
 class AerospikeProfilesContract(Policies, ProfileStoreContract):
-    """All that every store promises, and what only a server has."""
+    """The promises of every store, and those of a server alone."""
 
     @pytest.fixture
     def open_store(self, place: Place, policies: dict[str, str]) -> OpenStore:
@@ -365,7 +365,7 @@ class AggregatesContract(Policies):
 
 
 class OneWidthContract(Policies):
-    """Of aggregates, what does not hang on the number of buckets in a record."""
+    """The promises of aggregates that do not depend on the number of buckets per record."""
 
     def test_a_record_that_is_too_big_is_refused_with_what_to_do(self, place: Place) -> None:
         aggregates = place.aggregates(60)

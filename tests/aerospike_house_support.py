@@ -1,4 +1,4 @@
-"""A home whose worker writes tags to an Aerospike server, and what must stand there by hand."""
+"""A home whose worker writes tags to an Aerospike server, and its rows counted by hand."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class House:
         return Group(action, self.run, "brand", "shoes")
 
     def send(self, number: int) -> None:
-        """So many more tags, 10 ms apart, each cookie's in its turn and out of order."""
+        """Send so many more tags, 10 ms apart, of all cookies in turn and out of order."""
         first = len(self.sent)
         for place in range(first, first + number):
             # Of ten tags the third comes last: later than others of its cookie, and not late.
@@ -114,12 +114,12 @@ class House:
         )
 
     def found(self, store: ProfileStore) -> Profiles:
-        """What stands in a store."""
+        """Return the profiles in a store."""
         cookies = [self.cookie(number) for number in range(COOKIES)]
         return {cookie: store.get(cookie, 0, FOREVER_MS, KEPT) for cookie in cookies}
 
     def profiles(self) -> Profiles:
-        """By hand."""
+        """Return the right profiles, counted by hand."""
         kinds: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
         for tag in self.sent:
             kinds[tag["cookie"]][tag["action"]].append(tag)
@@ -131,7 +131,7 @@ class House:
         return {c: (newest(kind["VIEW"]), newest(kind["BUY"])) for c, kind in kinds.items()}
 
     def buckets(self, action: str) -> list[BucketSum]:
-        """By hand."""
+        """Return the right sums, counted by hand."""
         counts: Counter[str] = Counter()
         prices: Counter[str] = Counter()
         for tag in self.sent:
@@ -144,7 +144,7 @@ class House:
         ]
 
     def forget(self) -> None:
-        """Take what it wrote off the server."""
+        """Remove what it wrote from the server."""
         minutes = round(START.timestamp()) // 60
         right = [self.group(action) for action in ("VIEW", "BUY")]
         groups = right + [group._replace(origin=WRONG_ORIGIN) for group in right]

@@ -83,7 +83,7 @@ class Node:
     """One node on a folder; both namespaces are kept in files, flushed once in two seconds."""
 
     def __init__(self, folder: Path) -> None:
-        """Skips the test where there is no binary."""
+        """Prepare a node; skip the test where there is no binary."""
         binary = os.environ.get("AEROSPIKE_SERVER_BIN")
         if not binary:
             pytest.skip(NO_BINARY)
@@ -111,14 +111,14 @@ class Node:
             time.sleep(0.05)
 
     def kill(self) -> None:
-        """SIGKILL: what it has not flushed is gone."""
+        """Kill it (SIGKILL): what it has not flushed is gone."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def restart(self) -> None:
-        """The same, and start it on what is in its files."""
+        """Kill it, and start it again on its files."""
         self.kill()
         self.start()
 

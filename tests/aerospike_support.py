@@ -35,7 +35,7 @@ OK, NOT_FOUND, GENERATION, TIMEOUT, OTHER_KIND, RECORD_TOO_BIG = 0, 2, 3, 9, 12,
 NO_NODE, BATCH_FAILED = 1, -16
 GENERATION_MAX = 65_535
 RECORD_BYTES_MAX = 1_048_576
-"""Of the server, unless it is configured otherwise."""
+"""Limit of the server, unless it is configured otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Server:
 
 
 def server() -> Server:
-    """The real server. Without one the module that asks is skipped."""
+    """Return the real server. Without one, skip the module that asks."""
     if not os.environ.get("AEROSPIKE_HOSTNAME"):
         pytest.skip(NO_AEROSPIKE, allow_module_level=True)
     return Server(
@@ -63,30 +63,31 @@ def server() -> Server:
 
 @dataclass(slots=True)
 class Place:
-    """Where a contract is run: sinks of new empty sets, that are closed in the end."""
+    """A place to run a contract: sinks of new empty sets, which are closed in the end."""
 
     host: str
     port: int
     namespaces: tuple[str, str]
-    """Of profiles and of aggregates."""
+    """The namespaces of profiles and of aggregates."""
     connect: Callable[[dict[str, Any]], Any]
     new_set: Callable[[str], str]
-    """Takes the namespace."""
+    """Returns a new set in a namespace."""
     opened: list[Any] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=count)
-    """Never the same twice."""
+    """Numbers that are never used twice."""
     shared: dict[Any, AerospikeAggregates] = field(default_factory=dict)
 
     def profiles(self, keep: int, **others: Any) -> AerospikeProfiles:
-        """A store that keeps so many tags of each kind; ``others`` as the store takes them."""
+        """Return a store that keeps so many tags of each kind; ``others`` as the store takes
+        them."""
         return self._open(AerospikeProfiles, 0, keep=keep, bin_name="tags", **others)
 
     def aggregates(self, width: int, **others: Any) -> AerospikeAggregates:
-        """A writer of spans of so many minutes."""
+        """Return a writer of spans of so many minutes."""
         return self._open(AerospikeAggregates, 1, buckets_per_key=width, **others)
 
     def shared_aggregates(self, width: int, **policies: str) -> AerospikeAggregates:
-        """The same writer for the same arguments."""
+        """Return the same writer for the same arguments."""
         key = (width, *policies.items())
         if key not in self.shared:
             self.shared[key] = self.aggregates(width, **policies)
@@ -109,7 +110,7 @@ class Place:
 
 @contextmanager
 def real_place() -> Iterator[Place]:
-    """The real server; the sets that were used are emptied in the end."""
+    """Yield the real server; the sets that were used are emptied in the end."""
     at, used = server(), []
 
     def new_set(namespace: str) -> str:
@@ -129,7 +130,7 @@ def real_place() -> Iterator[Place]:
 
 @contextmanager
 def model_place(model: ModelServer) -> Iterator[Place]:
-    """The dictionary."""
+    """Yield a place on the dictionary."""
     sets = count()
     namespaces = ("profiles", "aggregates")
     place = Place("model", 3000, namespaces, model.connect, lambda _: f"test_{next(sets)}")
@@ -146,28 +147,28 @@ class ModelServer:
     """A client whose server is a dictionary. What it is asked and does not know is an error."""
 
     results: list[int] = field(default_factory=list)
-    """Of the next records to be written; all are written when it is empty."""
+    """Results of the next records to be written; all are written when it is empty."""
     records: dict[Any, Bins] = field(default_factory=dict)
     generations: Counter[Any] = field(default_factory=Counter)
     nodes: bool = True
-    """Whether one is left; a client notices some seconds after the last has ended."""
+    """True while a node is left; a client notices some seconds after the last has ended."""
     uptime_s: int = 1_000_000
-    """Of the node, unless it was killed: then it is counted from there."""
+    """Uptime of the node, unless it was killed: then it is counted from there."""
     sizes: list[int] = field(default_factory=list)
     """Records in each call that writes."""
     lock: threading.Lock = field(default_factory=threading.Lock)
-    """Of a record, which is written whole."""
+    """Lock of a record, which is written whole."""
     policies: list[dict[str, Any]] = field(default_factory=list)
-    """Of each record that was asked to be written."""
+    """The policy of each record that was asked to be written."""
     undo: list[tuple[float, Any, Bins | None]] = field(default_factory=list)
-    """Of each write when it was, of which record, and what stood there."""
+    """The time of each write, its record, and the record before it."""
     started_at_s: float | None = None
 
     def connect(self, _config: dict[str, Any]) -> ModelServer:
         return self
 
     def kill(self, lost_s: float) -> None:
-        """The node ends and starts again, without what it has acknowledged in the last seconds."""
+        """End and restart the node, without what it has acknowledged in the last seconds."""
         with self.lock:
             self.started_at_s = time.monotonic()
             while self.undo and self.undo[-1][0] > self.started_at_s - lost_s:
@@ -264,7 +265,7 @@ class ModelServer:
         self.generations[_key(key)] += 1
 
     def close(self) -> None:
-        """What was written stays, as on a server."""
+        """Keep what was written, as a server does."""
 
 
 def _key(key: Any) -> Any:
@@ -322,7 +323,7 @@ class Interposed:
         self._after_write = after_write
 
     def batch_write(self, batch: BatchRecords) -> None:
-        """The write, between what comes before and after it."""
+        """Write, between the calls before and after."""
         self._before_write()
         self._client.batch_write(batch)
         self._after_write()
@@ -332,7 +333,7 @@ class Interposed:
 
 
 def no_answer() -> None:
-    """What a client says when it has waited for too long."""
+    """Raise what a client raises when it has waited for too long."""
     raise _error(exception.TimeoutError(), TIMEOUT, "Timeout: no answer")
 
 
@@ -342,7 +343,7 @@ def _error(error: Any, code: int, message: str) -> Any:
 
 
 _REQUEST = b"\x02\x03"
-"""How a message about records begins; others ask a node how it is."""
+"""The beginning of a message about records; others ask a node how it is."""
 
 
 class Gate:
@@ -358,15 +359,15 @@ class Gate:
         self._allow = True
         self._open.set()
         self.held_bytes = 0
-        """Of requests to read or write records, while nothing comes through."""
+        """Bytes of requests to read or write records, while nothing comes through."""
         threading.Thread(target=self._accept, daemon=True).start()
 
     def stall(self) -> None:
-        """From now on nothing comes through, and nobody is told."""
+        """Let nothing come through from now on, without telling anybody."""
         self._open.clear()
 
     def cut(self) -> None:
-        """Connections break off, and new ones are closed at once."""
+        """Break off all connections, and close new ones at once."""
         self._allow = False
         sockets, self._sockets = self._sockets, []
         for one in sockets:
@@ -375,13 +376,13 @@ class Gate:
                 one.shutdown(socket.SHUT_RDWR)
 
     def open(self) -> None:
-        """As at first."""
+        """Let everything through again, as at first."""
         self._allow = True
         self.held_bytes = 0
         self._open.set()
 
     def close(self) -> None:
-        """Ends all."""
+        """End all."""
         self._closed = True
         self._listener.close()
         self.cut()

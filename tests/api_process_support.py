@@ -1,4 +1,4 @@
-"""The real server as a process of its own, and what it takes to wait for it."""
+"""The real server as a process of its own, and waiting for it."""
 
 from __future__ import annotations
 
@@ -83,12 +83,12 @@ class Process:
         return True
 
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, str, str]:
-        """(exit code, stdout, stderr) after a signal."""
+        """Send a signal; return (exit code, stdout, stderr)."""
         self.process.send_signal(number)
         return self.ended()
 
     def ended(self) -> tuple[int, str, str]:
-        """The same once it ends by itself."""
+        """Return (exit code, stdout, stderr) once it ends by itself."""
         out, _ = self.process.communicate(timeout=WAIT_S)
         self._log.seek(0)
         return self.process.returncode, out, self._log.read()

@@ -119,11 +119,11 @@ class MemoryAggregates:
 
 @dataclass
 class MadeUpLive:
-    """What the live page is shown; change it while it is served."""
+    """Sources of the live page that a test changes while it is served."""
 
     statuses: list[WorkerStatus] = field(default_factory=list)
     are_ages: bool = False
-    """Whether ``updated_ms`` of the statuses is how long ago that is, whenever they are read."""
+    """True where ``updated_ms`` of the statuses is an age, whenever they are read."""
     minutes: Minutes = field(default_factory=Minutes)
     top: Top = field(default_factory=Top)
     windows: Windows = field(default_factory=Windows)
@@ -147,7 +147,7 @@ class MadeUpLive:
         )
 
     def _look(self) -> Look:
-        """As of workers whose processes run, and of topics that end where nobody has read yet."""
+        """Return a look at workers whose processes run, and at topics' ends beyond all reads."""
         statuses, now_ms = self._statuses(), time.time_ns() // 1_000_000
         parts = [part for one in statuses for part in one.partitions]
         ends: dict[str, dict[int, tuple[int, int]]] = {}
@@ -179,7 +179,7 @@ class MadeUpLive:
 
 @dataclass
 class Shop:
-    """Everything a served application stands on in these tests."""
+    """The services of an application in these tests."""
 
     topics: MemoryTopics = field(default_factory=MemoryTopics)
     profiles: Any = field(default_factory=MemoryProfiles)
@@ -263,7 +263,7 @@ class Client:
         return self.ask("POST", target, body, headers)
 
     def metric(self, line: str) -> float:
-        """The value of a metric by its name and labels as they are exposed; 0 if absent."""
+        """Return the value of a metric by its name and labels as they are exposed; 0 if absent."""
         for row in self.get("/metrics").body.decode().splitlines():
             if row.startswith(line + " "):
                 return float(row.rpartition(" ")[2])
@@ -323,7 +323,7 @@ class Served:
 
 @contextmanager
 def serving(shop: Shop, limits: Limits = LIMITS) -> Iterator[Client]:
-    """A client of a server on these services."""
+    """Yield a client of a server on these services."""
     served = Served(shop.services, limits=limits)
     client = Client(served.port)
     try:
@@ -348,7 +348,7 @@ def status(
     finished: bool = False,
     workers: int = 1,
 ) -> WorkerStatus:
-    """A worker's status with one partition."""
+    """Return a worker's status with one partition."""
     partition = PartitionStatus(
         topic=topic,
         partition=worker,
@@ -376,7 +376,7 @@ def status(
 
 
 def tag(**changes: Any) -> dict[str, Any]:
-    """A user tag that is right, with some fields set otherwise; None removes one."""
+    """Return a user tag that is right, with some fields set otherwise; None removes one."""
     product = {"product_id": "P1", "brand_id": "B1", "category_id": "C1", "price": 100}
     product |= changes.pop("product_info", {})
     fields = {

@@ -50,7 +50,7 @@ ROWS_OF = {
 
 
 def read(path: Path, struct: Any = StoreEvent) -> tuple[list[bytes], list[DeadLetter]]:
-    """The good records under the path, and the letters about all other rows."""
+    """Return the good records under the path, and the letters about all other rows."""
     archive = Archive(path, "some_topic", struct)
     reader = archive.open(0, EARLIEST)
     records: list[bytes] = []
@@ -69,7 +69,7 @@ def read(path: Path, struct: Any = StoreEvent) -> tuple[list[bytes], list[DeadLe
 
 
 def generated(path: Path) -> tuple[list[bytes], list[DeadLetter]]:
-    """What ``generate csv`` makes of the file: its records, and its letters."""
+    """Return what ``generate csv`` makes of the file: its records, and its letters."""
     stream = CsvReplay(path).open(0)
     records: list[bytes] = []
     letters: list[DeadLetter] = []
@@ -87,7 +87,7 @@ def generated(path: Path) -> tuple[list[bytes], list[DeadLetter]]:
 
 
 def both(path: Path) -> tuple[list[bytes], list[DeadLetter]]:
-    """The records and letters of a CSV file, which are the same by either way."""
+    """Return the records and letters of a CSV file, which are the same by either way."""
     records, letters = read(path)
     by_generator = generated(path)
     assert by_generator[0] == records
@@ -97,7 +97,7 @@ def both(path: Path) -> tuple[list[bytes], list[DeadLetter]]:
 
 
 def prices(records: Sequence[bytes]) -> list[str]:
-    """As they are written in the records."""
+    """Return the prices as they are written in the records."""
     return [str(json.loads(record, parse_float=Decimal)["price"]) for record in records]
 
 

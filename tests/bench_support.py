@@ -1,4 +1,4 @@
-"""Measured runs within this process: what they answer, without what a process costs to start."""
+"""Measured runs within this process: their answers, without the start-up of a process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.measure import Run
 
 
 def in_this_process(_name: str, modules: Sequence[Sequence[str]], _folder: Path) -> Run:
-    """See benchmarks.measure.Launch."""
+    """Run modules in this process, as a benchmarks.measure.Launch."""
     answer: Counter[str] = Counter()
     begun_s, cpu_s = time.monotonic(), time.process_time()
     for module, *arguments in modules:

@@ -25,7 +25,7 @@ _OURS_WHOLE = {
 
 
 def environment(home: Path, settings: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment without settings of ours, and those given."""
+    """Return this process's environment without settings of ours, and those given."""
     plain = {
         name: value
         for name, value in os.environ.items()
@@ -55,7 +55,7 @@ def footfall(
 def faulty(
     module: str, *arguments: str, home: Path, settings: Mapping[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker with faults, a module of the tests; it is ended in order."""
+    """Yield a worker with faults, a module of the tests; it is ended in order."""
     process = subprocess.Popen(
         [sys.executable, "-m", f"tests.{module}", *arguments],
         env=environment(home, settings),
@@ -70,7 +70,7 @@ def faulty(
 
 
 def run_faulty(module: str, *arguments: str, home: Path, settings: Mapping[str, str]) -> None:
-    """The same to the end of what stands in the topics."""
+    """Run such a worker to the ends of its topics."""
     with faulty(module, *arguments, "--once", home=home, settings=settings) as process:
         assert process.wait(COMMAND_S_MAX) == 0
 
@@ -83,15 +83,15 @@ class Running:
         self._output = output
 
     def output(self) -> str:
-        """What it has printed by now."""
+        """Return what it has printed by now."""
         return self._output.read_text(errors="replace")
 
     def wait_for_text(self, text: str, timeout_s: float = 60.0) -> None:
-        """Until it printed a text."""
+        """Wait until it has printed a text."""
         self.wait_until(lambda: text in self.output(), f"printed {text!r}", timeout_s)
 
     def wait_until(self, done: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
-        """Until a condition holds; fails with its output when it ends or takes too long."""
+        """Wait until a condition holds; fail with its output when it ends or takes too long."""
         until_s = time.monotonic() + timeout_s
         while not done():
             code = self.process.poll()
@@ -107,7 +107,7 @@ class Running:
 
 @contextmanager
 def running(home: Path, *arguments: str, **settings: str) -> Iterator[Running]:
-    """A command in the background, and nothing of it left afterwards."""
+    """Yield a command in the background, and leave nothing of it behind."""
     output = home.parent / f"{home.name}-{arguments[0]}-{time.monotonic_ns()}.out"
     with output.open("wb") as file:
         process = subprocess.Popen(
@@ -132,7 +132,7 @@ def running(home: Path, *arguments: str, **settings: str) -> Iterator[Running]:
 
 
 def processes_of(home: Path) -> dict[int, str]:
-    """Processes whose environment names this home, by id: their command lines."""
+    """Return the command lines of processes whose environment names this home, by id."""
     found = {}
     wanted = f"FOOTFALL_HOME={home}".encode()
     for folder in Path("/proc").iterdir():
@@ -149,7 +149,7 @@ def processes_of(home: Path) -> dict[int, str]:
 
 
 def one_line(result: subprocess.CompletedProcess[str]) -> str:
-    """The one line that a command which failed has said, beside its log."""
+    """Return the one line of a command that failed, without its log."""
     lines = [line for line in result.stderr.strip().splitlines() if not line.startswith("{")]
     assert len(lines) == 1, result.stderr
     assert lines[0].startswith("footfall: "), lines

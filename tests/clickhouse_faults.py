@@ -1,4 +1,4 @@
-"""The faults of a FaultProxy: what a ClickHouse server, or what stands before it, may do."""
+"""The faults of a FaultProxy: those of a ClickHouse server, or of what is before it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TAG = "dpjtmkasnruvxqwe"
 
 
 def slow_before(seconds: float) -> Fault:
-    """Answers late; the insert is done late as well."""
+    """Answer late; the insert is done late as well."""
 
     def act(exchange: Exchange) -> bool:
         exchange.read()
@@ -40,7 +40,7 @@ def slow_before(seconds: float) -> Fault:
 
 
 def slow_after(seconds: float) -> Fault:
-    """The insert is done at once and answered late."""
+    """Do the insert at once and answer late."""
 
     def act(exchange: Exchange) -> bool:
         reply = exchange.forward()
@@ -52,7 +52,7 @@ def slow_after(seconds: float) -> Fault:
 
 
 def slow_to_read(times: int, seconds: float) -> Fault:
-    """Takes a large body in so many parts, with a pause before each."""
+    """Take a large body in so many parts, with a pause before each."""
 
     def act(exchange: Exchange) -> bool:
         for part in range(times):
@@ -67,7 +67,7 @@ def slow_to_read(times: int, seconds: float) -> Fault:
 def answer(
     status: int, text: str, headers: Mapping[str, str] | None = None, name: str = ""
 ) -> Fault:
-    """Answers so, and does nothing."""
+    """Answer with this status and text, and do nothing."""
 
     def act(exchange: Exchange) -> bool:
         exchange.read()
@@ -79,7 +79,8 @@ def answer(
 
 
 def exception(code: int, name: str, text: str, *, status: int = 500, header: bool = True) -> Fault:
-    """An error in ClickHouse's words; ``header`` False is what some proxies make of it."""
+    """Answer with an error in ClickHouse's words; without ``header`` as some proxies pass it
+    on."""
     headers = {
         "Content-Type": "text/plain; charset=UTF-8",
         "X-ClickHouse-Server-Display-Name": "shop",
@@ -91,14 +92,14 @@ def exception(code: int, name: str, text: str, *, status: int = 500, header: boo
 
 
 def error_text(code: int, name: str, text: str) -> str:
-    """An error as a server words it."""
+    """Return an error as a server words it."""
     return f"Code: {code}. DB::Exception: {text}. ({name}) (version 25.8.2.29 (official build))"
 
 
 def exception_after_200(
     code: int, name: str, text: str, *, done: bool = False, tagged: bool = True
 ) -> Fault:
-    """200 with progress, and then the error in the body; with ``done`` the rows stand."""
+    """Answer 200 with progress, and then the error; with ``done`` the rows are written."""
 
     def act(exchange: Exchange) -> bool:
         exchange.read()
@@ -123,12 +124,12 @@ def exception_after_200(
 
 
 def code_after_200(code: int, name: str) -> Fault:
-    """200, an empty body, and the code in a header alone, as of a body that came too slowly."""
+    """Answer 200 with an empty body and the code in a header, as for a body that came slowly."""
     return answer(200, "", {"X-ClickHouse-Exception-Code": str(code)}, f"200 and the code {name}")
 
 
 def reset_in_body(after_bytes: int = 1_000) -> Fault:
-    """RST in the middle of the request's body."""
+    """Reset the connection in the middle of the request's body."""
 
     def act(exchange: Exchange) -> bool:
         exchange.read(min(after_bytes, exchange.request.length - 1))
@@ -139,7 +140,7 @@ def reset_in_body(after_bytes: int = 1_000) -> Fault:
 
 
 def close_after_body(*, done: bool) -> Fault:
-    """The connection is closed instead of an answer; with ``done`` the rows stand."""
+    """Close the connection instead of an answer; with ``done`` the rows are written."""
 
     def act(exchange: Exchange) -> bool:
         exchange.read()
@@ -152,7 +153,7 @@ def close_after_body(*, done: bool) -> Fault:
 
 
 def truncated(*, head: bool = False) -> Fault:
-    """The rows stand, and the answer breaks off: in its body, or within its head."""
+    """Write the rows, and break the answer off: in its body, or within its head."""
 
     def act(exchange: Exchange) -> bool:
         reply = exchange.forward()
@@ -168,7 +169,7 @@ def truncated(*, head: bool = False) -> Fault:
 
 
 def hang() -> Fault:
-    """Takes all and never answers."""
+    """Take all and never answer."""
 
     def act(exchange: Exchange) -> bool:
         exchange.read()
@@ -179,7 +180,7 @@ def hang() -> Fault:
 
 
 def closes_idle(after_s: float = 0.0) -> Fault:
-    """Answers well, and closes the kept connection ``after_s`` later without a word."""
+    """Answer well, and close the kept connection ``after_s`` later without a word."""
 
     def act(exchange: Exchange) -> bool:
         exchange.send(exchange.forward().wire())
@@ -191,7 +192,7 @@ def closes_idle(after_s: float = 0.0) -> Fault:
 
 
 def resets_next() -> Fault:
-    """Answers well, and resets the kept connection when the next request comes over it."""
+    """Answer well, and reset the kept connection when the next request comes over it."""
 
     def act(exchange: Exchange) -> bool:
         exchange.send(exchange.forward().wire())

@@ -48,7 +48,7 @@ def kill_within_insert(
 ) -> None:
     """Run a command and kill it while it waits for the answer to its ``number``-th insert.
 
-    With ``done`` the rows of that insert stand, otherwise they never will.
+    With ``done`` the rows of that insert are written, otherwise they never are.
     """
     reached = threading.Event()
 
@@ -70,7 +70,8 @@ def kill_within_insert(
 
 
 def some_rows(first: int, count: int) -> pl.DataFrame:
-    """Rows of different keys; 20,000 are a block of some 300 kB, more than a reset leaves."""
+    """Return rows of different keys; 20,000 are a block of some 300 kB, more than a reset
+    leaves."""
     number = pl.int_range(first, first + count, eager=True)
     return pl.select(
         bucket=pl.lit(NOON).cast(pl.Datetime("ms", "UTC")) + pl.duration(minutes=number % 60),
@@ -87,14 +88,15 @@ def some_rows(first: int, count: int) -> pl.DataFrame:
 
 
 def held(url: str) -> list[Any]:
-    """[rows that the view gives, sum of their counts, of their prices, different rows stored]"""
+    """Return [rows of the view, sum of their counts, sum of their prices, different rows
+    stored]."""
     (view,) = query_rows(url, "SELECT count(), sum(count), sum(sum_price) FROM minute_buckets")[1]
     (stored,) = query_rows(url, "SELECT uniqExact(*) FROM minute_buckets_rows")[1]
     return [*view, *stored]
 
 
 def expected(count: int) -> list[int]:
-    """What ``held`` gives of ``some_rows(0, count)``."""
+    """Return what ``held`` gives of ``some_rows(0, count)``."""
     return [count, count, count * (count - 1) // 2, count]
 
 
@@ -104,11 +106,11 @@ class Shop:
 
     home: Path
     url: str
-    """Of the database, past any proxy."""
+    """Address of the database, past any proxy."""
 
     @classmethod
     def made(cls, folder: Path, server_url: str) -> Shop:
-        """An empty one; the folder's name is its database's as well."""
+        """Make an empty shop; the folder's name is its database's as well."""
         shop = cls(folder, f"{server_url}/{folder.name}")
         create_tables(shop.url, [ROWS, VIEW])
         topics = FileTopics(folder / "topics")
@@ -126,20 +128,21 @@ class Shop:
         topics.close()
 
     def rows(self) -> list[list[Any]]:
-        """The table's rows in their newest version, but for whether a window was revised."""
+        """Return the table's rows in their newest version, but for append times and whether a
+        window was revised."""
         sql = (
-            "SELECT * EXCEPT (version), bitShiftRight(version, 2) AS events"
+            "SELECT * EXCEPT (version, appended_ms), bitShiftRight(version, 2) AS events"
             " FROM minute_buckets_rows FINAL ORDER BY ALL"
         )
         return query_rows(self.url, sql)[1]
 
     def events(self) -> int:
-        """How many events the view counts."""
+        """Return the number of events that the view counts."""
         ((count,),) = query_rows(self.url, "SELECT sum(count) FROM minute_buckets")[1]
         return int(count)
 
     def letters(self) -> list[set[tuple[Any, ...]]]:
-        """Dead letters and late events, each once."""
+        """Return dead letters and late events, each once."""
         found = []
         for topic in (DEAD_LETTERS, LATE_EVENTS):
             letters = set()
@@ -152,11 +155,11 @@ class Shop:
         return found
 
     def status(self) -> list[PartitionStatus]:
-        """The worker's partitions as it reported them last."""
+        """Return the worker's partitions as it reported them last."""
         return [partition for found in self._reports() for partition in found.partitions]
 
     def reported_ms(self) -> int:
-        """When that was."""
+        """Return the time of the last report, in ms."""
         return max(found.updated_ms for found in self._reports())
 
     def _reports(self) -> list[WorkerStatus]:
@@ -166,7 +169,7 @@ class Shop:
         ]
 
     def outcome(self) -> tuple[Any, ...]:
-        """All that a run leaves; each event is accounted for."""
+        """Return all that a run leaves; check that each event is accounted for."""
         status = self.status()
         for part in status:
             assert part.read == part.used + part.filtered + part.late + part.dead
@@ -184,7 +187,7 @@ class Shop:
         give_up_after_s: float | None = 30.0,
         answer_timeout_s: int = 60,
     ) -> Iterator[Worker]:
-        """minute_buckets writing to ``url``; give-up None is the command as it is."""
+        """Run minute_buckets writing to ``url``; without a give-up time, by the plain command."""
         waits = [str(give_up_after_s), str(answer_timeout_s)]
         command = ["tests.clickhouse_worker_child", *waits]
         if give_up_after_s is None:
@@ -206,7 +209,7 @@ class Shop:
             process.wait()
 
     def finish(self, url: str = "") -> None:
-        """Run to the end of the topic as it stands."""
+        """Run to the end of the topic as it is now."""
         with self.worker(url or self.url, "--once") as worker:
             assert worker.process.wait(FINISH_S) == 0, worker.lines()
 
@@ -219,7 +222,7 @@ class Worker:
     log: Path
 
     def lines(self) -> list[str]:
-        """Of all workers of this home, in order."""
+        """Return the lines of all workers of this home, in order."""
         said = []
         for line in self.log.read_text().splitlines():
             logged = json.loads(line) if line.startswith("{") else {"level": "", "message": line}
@@ -229,7 +232,7 @@ class Worker:
         return said
 
     def waits(self) -> bool:
-        """True once it has said that it waits for its server."""
+        """Tell whether it has said that it waits for its server."""
         assert self.process.poll() is None, self.lines()
         return any("trying again" in line for line in self.lines())
 
@@ -237,6 +240,6 @@ class Worker:
         until(self.waits)
 
     def memory_bytes(self) -> int:
-        """Resident, now."""
+        """Return its resident memory in bytes."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")

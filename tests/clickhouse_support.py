@@ -26,24 +26,24 @@ class Server:
 
     process: subprocess.Popen[str] | None
     url: str
-    """With the user and the database, if any."""
+    """The address with the user and the database, if any."""
     line: str
 
     @property
     def base(self) -> str:
-        """The address with the user and without the database."""
+        """Return the address with the user and without the database."""
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc}"
 
     @property
     def address(self) -> str:
-        """The address alone."""
+        """Return the address alone."""
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
     @property
     def user(self) -> dict[str, str]:
-        """The headers that name the user, if any."""
+        """Return the headers that name the user, if any."""
         parts = urlsplit(self.url)
         if not parts.username:
             return {}
@@ -62,7 +62,7 @@ class Server:
         headers: dict[str, str] | None = None,
         **params: str,
     ) -> Reply:
-        """One request over a connection of its own."""
+        """Send one request over a connection of its own."""
         query = {"query": sql, **params} if sql else params
         parts = urlsplit(self.url)
         if parts.path.strip("/"):
@@ -115,7 +115,7 @@ def launch(folder: Path, *args: str, port: int = 0) -> subprocess.Popen[str]:
 
 @contextmanager
 def serving(folder: Path, *args: str, port: int = 0) -> Iterator[Server]:
-    """The server over a folder, until the block ends."""
+    """Yield the server over a folder, until the block ends."""
     process = launch(folder, *args, port=port)
     try:
         assert process.stdout is not None and process.stderr is not None
@@ -133,8 +133,8 @@ def serving(folder: Path, *args: str, port: int = 0) -> Iterator[Server]:
 
 @contextmanager
 def any_server(folder: Path) -> Iterator[Server]:
-    """The server that CLICKHOUSE_URL names, in a database of its own that is dropped in the end;
-    an embedded one over the folder where it names none."""
+    """Yield the server that CLICKHOUSE_URL names, in a database of its own that is dropped in the
+    end; an embedded one over the folder where it names none."""
     named = os.environ.get("CLICKHOUSE_URL")
     if not named:
         with serving(folder) as embedded:
@@ -160,7 +160,7 @@ def _stop(process: subprocess.Popen[str]) -> None:
 
 
 def refusal(folder: Path, *args: str, port: int = 0) -> tuple[int, str]:
-    """Exit code and standard error of a start that cannot succeed."""
+    """Return exit code and standard error of a start that cannot succeed."""
     process = launch(folder, *args, port=port)
     out, err = process.communicate(timeout=PROCESS_TIMEOUT_S)
     assert out == ""

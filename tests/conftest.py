@@ -1,6 +1,6 @@
 """Skips are never silent: all are listed at the end, and in CI an unexpected one fails the run.
 
-tests/known_skips.txt holds the reasons that may stand, one shell pattern a line.
+tests/known_skips.txt holds the reasons that are allowed, one shell pattern per line.
 
 Under ``-n N`` (pytest-xdist) tests run in several processes: see tests/side_by_side_support.py.
 """
@@ -44,7 +44,7 @@ hypothesis_settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 hypothesis_settings.load_profile("any machine")
-"""How slow a machine is says nothing of what is tested on it."""
+"""Limits without a deadline: a slow machine is no fault of what is tested."""
 
 _skips: Counter[str] = Counter()
 _skipped_files: dict[str, str] = {}
@@ -54,13 +54,13 @@ _folder = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 
 
 def known_reasons(text: str) -> list[str]:
-    """The patterns of a list of known skips; ``#`` starts a comment line."""
+    """Return the patterns of a list of known skips; ``#`` starts a comment line."""
     lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
 
 def unexpected(reasons: Counter[str], known: list[str]) -> list[str]:
-    """The reasons that no pattern allows, sorted."""
+    """Return the reasons that no pattern allows, sorted."""
     return sorted(
         reason for reason in reasons if not any(fnmatchcase(reason, pattern) for pattern in known)
     )
@@ -83,7 +83,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Of each process of ``-n N``: the folder that all of them share."""
+    """Give each process of ``-n N`` the folder that all of them share."""
     folder = node.config.stash.setdefault(_folder, tempfile.TemporaryDirectory("-footfall-turns"))
     node.workerinput["turns"] = folder.name
 

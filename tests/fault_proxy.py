@@ -24,7 +24,7 @@ from tests.ports_support import free_port
 
 UPSTREAM_TIMEOUT_S = 60.0
 HEAD_BYTES = 4_096
-"""Of a body, read before its fault is chosen."""
+"""Bytes of a body that are read before its fault is chosen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Request:
     headers: Mapping[str, str]
     body: bytearray
     length: int
-    """Of the whole body, in bytes."""
+    """Bytes of the whole body."""
 
     @property
     def is_insert(self) -> bool:
@@ -53,7 +53,7 @@ class Answer:
     body: bytes
 
     def wire(self) -> bytes:
-        """As it goes over the connection."""
+        """Return the answer as it goes over the connection."""
         lines = [f"HTTP/1.1 {self.status} {self.reason}"]
         lines += [f"{name}: {value}" for name, value in self.headers]
         lines += [f"Content-Length: {len(self.body)}", "", ""]
@@ -69,7 +69,7 @@ class Exchange:
         self.request = request
 
     def read(self, most: int | None = None) -> None:
-        """The body, or its first ``most`` bytes."""
+        """Read the body, or its first ``most`` bytes."""
         request = self.request
         wanted = request.length if most is None else min(most, request.length)
         while len(request.body) < wanted:
@@ -79,7 +79,7 @@ class Exchange:
             request.body.extend(piece)
 
     def forward(self) -> Answer:
-        """What the server behind answers; the rows of an insert are then on its disk."""
+        """Return the answer of the server behind; the rows of an insert are then on its disk."""
         self.read()
         return self._proxy.ask(self.request)
 
@@ -87,16 +87,16 @@ class Exchange:
         self._connection.sendall(data)
 
     def wait(self, seconds: float) -> None:
-        """At most until the proxy ends."""
+        """Wait, at most until the proxy ends."""
         self._proxy.ended.wait(seconds)
 
     def wait_for_next(self) -> None:
-        """Until the client sends another request over the connection, or closes it."""
+        """Wait until the client sends another request over the connection, or closes it."""
         with suppress(OSError):
             self._connection.recv(1)
 
     def reset(self) -> None:
-        """RST: what is under way is lost."""
+        """Reset the connection (RST): what is under way is lost."""
         linger = struct.pack("ii", 1, 0)
         self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.close()
@@ -135,15 +135,15 @@ class FaultProxy:
         takes: Callable[[Request], bool] | None = None,
         choose: Callable[[], Fault | None] | None = None,
     ) -> None:
-        """``takes`` says which requests take a fault; ``choose`` gives the next one where the
-        list is used up."""
+        """Take requests for which ``takes`` is true; ``choose`` gives a fault once the list is
+        used up."""
         self.behind = behind
         self.faults = list(faults)
         self.takes = takes or (lambda request: request.is_insert)
         self.choose = choose
         self.requests = 0
         self.inserts = 0
-        """All that were asked for, failed ones too."""
+        """Inserts that were asked for, failed ones too."""
         self.insert_times_s: list[float] = []
         self.ended = threading.Event()
         self._lock = threading.Lock()
@@ -156,12 +156,12 @@ class FaultProxy:
 
     @property
     def address(self) -> str:
-        """Where it listens."""
+        """Return the address at which it listens."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def url(self) -> str:
-        """The address, with the user and the database of the server behind."""
+        """Return the address, with the user and the database of the server behind."""
         parts = urlsplit(self.behind)
         user = parts.netloc.rpartition("@")[0]
         where = f"{user}@" * bool(user) + f"127.0.0.1:{self.port}"
@@ -177,7 +177,7 @@ class FaultProxy:
             thread.join(UPSTREAM_TIMEOUT_S)
 
     def down(self) -> None:
-        """Connections are refused from now on, and those that stand are reset."""
+        """Refuse connections from now on, and reset those that are open."""
         # Closing alone does not wake the thread that accepts.
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -241,7 +241,7 @@ class FaultProxy:
         return fault or PASSED
 
     def ask(self, request: Request) -> Answer:
-        """The answer of the server behind, over a connection of its own."""
+        """Return the answer of the server behind, over a connection of its own."""
         connection = http.client.HTTPConnection(
             urlsplit(self.behind).netloc.rpartition("@")[2], timeout=UPSTREAM_TIMEOUT_S
         )
@@ -260,7 +260,7 @@ class FaultProxy:
 
 
 def _read_head(connection: socket.socket) -> Request | None:
-    """The next request's head, None where the client has closed."""
+    """Return the next request's head, None where the client has closed."""
     data = bytearray()
     while (end := data.find(b"\r\n\r\n")) < 0:
         piece = connection.recv(65_536)

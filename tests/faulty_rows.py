@@ -28,12 +28,12 @@ IS_VISIT = pl.col("kind") == KINDS.index("PageVisit")
 
 
 def some(nth: int) -> pl.Expr:
-    """About one record of so many."""
+    """Return a condition for about one record of so many."""
     return pl.col(TIME_MS) % nth == 0
 
 
 def put(column: str, value: pl.Expr, where: pl.Expr) -> pl.Expr:
-    """The column with another value in some places."""
+    """Return the column with another value in some places."""
     return pl.when(where).then(value).otherwise(column).alias(column)
 
 
@@ -58,7 +58,7 @@ FAULTS: Mapping[str, Mapping[str, tuple[pl.Expr, ...]]] = {
         USER_TAGS.name: (put("action", pl.lit("BUY"), some(3)),),
     },
 }
-"""By flow and topic: the columns of a batch as they are got wrong."""
+"""The columns of a batch as they are got wrong, by flow and topic."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Faulty(Records):
 
 
 def faulty(right: Reading, faults: tuple[pl.Expr, ...]) -> Reading:
-    """The reading with faults."""
+    """Return the reading with faults."""
     fields = {name: getattr(right.records, name) for name in Records.__slots__ if name[0] != "_"}
     return Reading(Faulty(**fields, faults=faults), right.step)
 

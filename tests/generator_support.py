@@ -32,12 +32,12 @@ class MemoryTopics:
 
     partitions: int = 3
     crash_after: int | None = None
-    """Records of ours until the crash."""
+    """Number of our records until the crash."""
     strange: float = 0.0
     random: Random = field(default_factory=lambda: Random(0))
     logs: dict[tuple[str, int], list[bytes]] = field(default_factory=lambda: defaultdict(list))
     writes: list[int] = field(default_factory=list)
-    """How many records each write had."""
+    """Number of records of each write."""
     _strangers: int = 0
 
     def write(self, topic: str, records: Sequence[Record]) -> None:
@@ -76,7 +76,7 @@ class MemoryTopics:
         return TopicView(self.end_offsets, self.read_tail, self.partition_of)
 
     def ours(self) -> dict[tuple[str, int], list[bytes]]:
-        """What we wrote, by topic and partition, in order."""
+        """Return what we wrote, by topic and partition, in order."""
         found = {
             slot: [value for value in log if not value.startswith(b"strange ")]
             for slot, log in self.logs.items()
@@ -105,7 +105,7 @@ class SimulatedClock:
 
 
 def csv_row(number: int, *, second: int | None = None, price: str = "12.50") -> str:
-    """One whole row; by default a row each second, of a few users."""
+    """Return one whole row; by default a row each second, of a few users."""
     at = number if second is None else second
     time = f"2019-10-01 {at // 3600:02d}:{at // 60 % 60:02d}:{at % 60:02d} UTC"
     kind = ("view", "view", "cart", "remove_from_cart", "purchase")[number % 5]
@@ -114,12 +114,12 @@ def csv_row(number: int, *, second: int | None = None, price: str = "12.50") -> 
 
 
 def csv_file(rows: Sequence[str], line_end: str = "\r\n") -> bytes:
-    """The file of these rows, each ended."""
+    """Return the file of these rows, each ended."""
     return "".join(row + line_end for row in [HEADER, *rows]).encode()
 
 
 def folder_view(folder: Path) -> TopicView:
-    """A look at embedded topics, by reading their files whole."""
+    """Return a look at embedded topics, by reading their files whole."""
 
     def values(topic: str, partition: int) -> list[bytes]:
         try:

@@ -1,7 +1,7 @@
-"""Flows as worker processes on one set of servers, and all that stands in their sinks after.
+"""Flows as worker processes on one set of servers, and all rows in their sinks afterwards.
 
-Two houses that were given the same records, on whatever topics, must be left with the same
-``Contents``: that is how a flow is checked that these tests know nothing of.
+Two houses that were given the same records, on whatever topics, must have the same ``Contents``
+in the end: so a flow is checked of which these tests know nothing.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from unittest.mock import patch
 
 import msgspec
 
+from schemas.tables.store_metrics import EVENTS_NEWEST
 from schemas.topic_files import partitions_of, records_path
-from schemas.topics import DEAD_LETTERS, LATE_EVENTS, TOPICS
+from schemas.topics import APPENDED, DEAD_LETTERS, LATE_EVENTS, TOPICS
 from sinks.topic_files import FileTopics
 from tests.cli_support import END_S_MAX, Running, environment
 from tests.clickhouse_support import Server as ClickHouse
@@ -34,7 +35,7 @@ ASIDE = (DEAD_LETTERS.name, LATE_EVENTS.name)
 RUN_S_MAX = 120.0
 DISORDER_MS = 2_000
 FAR_BACK_MS = 1_400_000
-"""Past every window's lateness."""
+"""Further back than every window's lateness."""
 
 Letter = tuple[str, str, int, int]
 """(flow, topic, partition, offset)"""
@@ -42,12 +43,12 @@ Letter = tuple[str, str, int, int]
 
 @dataclass
 class Contents:
-    """What stands in the sinks; the same for equal inputs, however they came."""
+    """The content of the sinks; the same for equal inputs, however they came."""
 
     tables: dict[str, list[str]] = field(default_factory=dict)
-    """By table: its rows as text, sorted."""
+    """The rows of each table as text, sorted."""
     aside: dict[str, dict[Letter, bytes]] = field(default_factory=dict)
-    """By topic of letters: each once."""
+    """The letters of each topic, each once."""
 
 
 def check_same(found: Contents, expected: Contents) -> None:
@@ -81,13 +82,15 @@ class House:
         more_topics: Collection[str] = (),
         database: str = "",
     ) -> None:
-        """``database``: one of the server that houses use one after the other, each finding it
-        empty; without, one of this house's own, with all tables of all flows to be made."""
+        """Prepare a house. ``database`` is one that houses use in turn, each finding it empty.
+
+        Without it, the house has one of its own, with the tables of all flows still to be made.
+        """
         self.home = home
         self.topic = topic
         self.topics = {topic, *more_topics}
         self._flows: set[str] = set()
-        """Those that were started."""
+        """Flows that were started."""
         self.group = f"group-{topic}"
         self._kafka = kafka
         self._clickhouse = clickhouse
@@ -105,7 +108,7 @@ class House:
             self.settings["TOPICS_URL"] = kafka.url
 
     def init(self) -> None:
-        """``footfall init`` without the price of a process."""
+        """Run ``footfall init`` in this process, which is cheaper."""
         from cli.init import make_clickhouse_tables, make_store_tables, make_topics
         from schemas.settings import read_settings
 
@@ -133,7 +136,7 @@ class House:
                 topics.close()
 
     def start(self, flow: str, *options: str, **more: str) -> subprocess.Popen[bytes]:
-        """A worker in the background; what it says goes to a file of the home's folder."""
+        """Start a worker in the background; its output goes to a file in the home's folder."""
         self._flows.add(flow)
         with self._log(flow).open("ab") as out:
             return subprocess.Popen(
@@ -162,7 +165,7 @@ class House:
                 self.finish(flow, process)
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """A command on this house, without the price of a process."""
+        """Run a command on this house in this process, which is cheaper."""
         from cli.main import main
 
         out, errors = io.StringIO(), io.StringIO()
@@ -176,7 +179,7 @@ class House:
 
     @contextmanager
     def running(self, flow: str, **more: str) -> Iterator[Running]:
-        """A worker that follows its topic."""
+        """Yield a worker that follows its topic."""
         process = self.start(flow, **more)
         with ended([process]):
             yield Running(process, self._log(flow))
@@ -185,11 +188,11 @@ class House:
                 assert process.wait(END_S_MAX) == 0, self.said(flow)
 
     def said(self, flow: str) -> str:
-        """What the workers of a flow have printed."""
+        """Return what the workers of a flow have printed."""
         return self._log(flow).read_text(errors="replace")
 
     def contents(self) -> Contents:
-        """All tables of all sinks, and the letters about this house's topic."""
+        """Return all tables of all sinks, and the letters about this house's topic."""
         return Contents(
             {**self._clickhouse_tables(), **self._sqlite_tables()},
             {topic: self._letters(topic) for topic in ASIDE},
@@ -207,8 +210,9 @@ class House:
         for line in self._clickhouse.rows(listing.format(self._database)):
             name, engine = line.split("\t")
             final = "FINAL" if "Replacing" in engine else ""
-            # Of folds the version tells how the topic was cut into batches.
-            columns = "* EXCEPT version" if final else "*"
+            # Of folds the version tells how the topic was cut into batches. Equal records were
+            # appended at other times.
+            columns = f"* EXCEPT (version, {APPENDED})" if final else "*"
             select = f"SELECT {columns} FROM {self._database}.{name} {final} FORMAT JSONEachRow"
             found[f"ClickHouse {name}"] = sorted(self._clickhouse.rows(select))
         return found
@@ -219,6 +223,8 @@ class House:
             connection = sqlite3.connect(path)
             names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
             for (name,) in names.fetchall():
+                if name == EVENTS_NEWEST.name:
+                    continue
                 rows = connection.execute(f'SELECT * FROM "{name}"').fetchall()
                 found[f"{path.name} {name}"] = sorted(map(repr, rows))
             connection.close()
@@ -250,7 +256,7 @@ class House:
 def ended(
     processes: list[subprocess.Popen[bytes]],
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """These processes, none of which outlives the block."""
+    """Yield these processes, and end them with the block."""
     try:
         yield processes
     finally:
@@ -261,7 +267,8 @@ def ended(
 
 
 def stream(law: Law, seed: int, count: int, partitions: int) -> list[list[bytes]]:
-    """Records of a flow's topic: in rough order, with late ones and broken ones among them."""
+    """Return records of a flow's topic: in rough order, with late ones and broken ones among
+    them."""
     chance = random.Random(seed)
     found: dict[int, list[bytes]] = defaultdict(list)
     for number in range(count):

@@ -1,4 +1,4 @@
-"""A real Kafka for tests, and what a client asks and tells it.
+"""A real Kafka for tests, with what a client asks it and writes to it.
 
 ``kafka``       a server that runs, shared by all tests of the session: KAFKA_BOOTSTRAP_SERVERS
                 where that is set when the suite starts, otherwise one of the suite's own. A test
@@ -76,7 +76,7 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True)
 class Stored:
-    """A record as it stands in a topic."""
+    """A record as it is in a topic."""
 
     partition: int
     offset: int
@@ -93,16 +93,17 @@ class Server:
 
     @property
     def bootstrap(self) -> str:
-        """``host:port``"""
+        """Return ``host:port``."""
         return self._bootstrap
 
     @property
     def url(self) -> str:
-        """For TOPICS_URL."""
+        """Return its TOPICS_URL."""
         return f"kafka://{self.bootstrap}"
 
     def name(self, about: str = "test") -> str:
-        """A name that no other topic or group has, on a server that lives on either."""
+        """Return a name that no other topic or group has, also on a server that outlives the
+        suite."""
         return f"{about}-{os.getpid()}-{time.time_ns() // 1_000_000 % 10**9}-{next(_numbers)}"
 
     def topic(self, about: str = "test", partitions: int = 1, **config: str) -> str:
@@ -112,7 +113,7 @@ class Server:
         return name
 
     def create_topic(self, name: str, partitions: int = 1, **config: str) -> None:
-        """Make a topic; harmless where it stands."""
+        """Make a topic, unless it exists."""
         settings = {key.replace("_", "."): value for key, value in config.items()}
         new = NewTopic(name, partitions, replication_factor=1, config=settings)
         try:
@@ -124,7 +125,7 @@ class Server:
         self.eventually(lambda: len(self.partitions(name)) >= partitions)
 
     def partitions(self, topic: str) -> list[int]:
-        """The partitions of a topic that have a leader; none where it does not stand."""
+        """Return the partitions of a topic that have a leader, [] without the topic."""
         listing = self._patiently(lambda: self.admin().list_topics(timeout=WITHIN_S / 10))
         found = listing.topics.get(topic)
         if found is None:
@@ -132,7 +133,7 @@ class Server:
         return sorted(n for n, about in found.partitions.items() if about.leader >= 0)
 
     def config(self, topic: str) -> dict[str, str]:
-        """The settings of a topic, read back."""
+        """Return the settings of a topic, read back."""
         resource = ConfigResource(ResourceType.TOPIC, topic)
         found = self.admin().describe_configs([resource])[resource].result(WITHIN_S)
         return {name: entry.value for name, entry in found.items()}
@@ -155,11 +156,11 @@ class Server:
         )
 
     def end_offsets(self, topic: str) -> list[int]:
-        """The next offset of every partition."""
+        """Return the next offset of every partition."""
         return self._offsets(topic, OffsetSpec.latest())
 
     def first_offsets(self, topic: str) -> list[int]:
-        """The oldest offset left in every partition."""
+        """Return the oldest offset left in every partition."""
         return self._offsets(topic, OffsetSpec.earliest())
 
     def _offsets(self, topic: str, spec: Any) -> list[int]:
@@ -173,7 +174,7 @@ class Server:
 
     @staticmethod
     def _patiently(ask: Callable[[], T]) -> T:
-        """The answer, also of a server that has just made a topic or was started again."""
+        """Return the answer, also of a server that has just made a topic or was started again."""
         deadline = time.monotonic() + WITHIN_S
         while True:
             try:
@@ -185,7 +186,7 @@ class Server:
                 time.sleep(0.05)
 
     def group_offsets(self, group: str, topic: str) -> list[int | None]:
-        """What a consumer group has committed of each partition; None where nothing."""
+        """Return the offset that a consumer group has committed for each partition, or None."""
         places = [TopicPartition(topic, part) for part in self.partitions(topic)]
         # Not list_consumer_group_offsets of an AdminClient: with librdkafka up to 2.16 the process
         # dies where the coordinator of the group is still being found.
@@ -197,7 +198,7 @@ class Server:
         return [p.offset if p.offset >= 0 else None for p in found]
 
     def lag(self, group: str, topic: str) -> int:
-        """Records of a topic that a group has not committed yet."""
+        """Return the number of a topic's records that a group has not committed yet."""
         pairs = zip(self.group_offsets(group, topic), self.end_offsets(topic), strict=True)
         return sum(end - (done or 0) for done, end in pairs)
 
@@ -252,7 +253,8 @@ class Server:
         self.eventually(lambda: self.end_offsets(topic)[partition] > written)
 
     def consume_all(self, topic: str, *, committed_only: bool = True) -> list[Stored]:
-        """Every record from the oldest left to the end as it is now, by partition and offset."""
+        """Return every record from the oldest left to the end as it is now, by partition and
+        offset."""
         isolation = "read_committed" if committed_only else "read_uncommitted"
         settings = self.client(
             group_id="reads-all",
@@ -280,18 +282,18 @@ class Server:
         return sorted(found, key=lambda record: (record.partition, record.offset))
 
     def values(self, topic: str) -> Counter[bytes]:
-        """How often each value stands in a topic."""
+        """Count how often each value is in a topic."""
         return Counter(record.value or b"" for record in self.consume_all(topic))
 
     def admin(self) -> AdminClient:
-        """A client for questions; it finds a broker that was started again."""
+        """Return a client for questions; it finds a broker that was started again."""
         if self._admin is None:
             # One for all: a client that is let go of takes its open questions with it.
             self._admin = AdminClient(self.client(reconnect_backoff_max_ms=200))
         return self._admin
 
     def client(self, **settings: Any) -> dict[str, Any]:
-        """Settings of a confluent-kafka client; with _ for each dot."""
+        """Return settings of a confluent-kafka client; with _ for each dot."""
         given = {name.replace("_", "."): value for name, value in settings.items()}
         return {"bootstrap.servers": self.bootstrap, "log_level": 0, **given}
 
@@ -311,7 +313,8 @@ class Broker(Server):
     """
 
     def __init__(self, folder: Path, port: int | None = None, **settings: str) -> None:
-        """``port``: a free one where none is given. ``settings``: with _ for each dot."""
+        """Prepare a broker. ``port`` is any free one by default; ``settings`` have _ for each
+        dot."""
         java, jars = tools()
         given = {name.replace("_", "."): value for name, value in settings.items()}
         port, controller = port or free_port(), free_port()
@@ -331,17 +334,17 @@ class Broker(Server):
 
     @property
     def folder(self) -> Path:
-        """Where its data are."""
+        """Return the folder of its data."""
         return self._process.folder
 
     @property
     def runs(self) -> bool:
-        """Whether it was started, and neither stopped, killed nor ended by itself."""
+        """Tell whether it was started, and neither stopped, killed nor ended by itself."""
         return self._process.pid is not None and self._process.died() is None
 
     @property
     def pid(self) -> int | None:
-        """Its process id while it runs."""
+        """Return its process id while it runs."""
         return self._process.pid
 
     def start(self) -> None:
@@ -351,19 +354,19 @@ class Broker(Server):
             self._process.start()
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Kill it (SIGKILL)."""
         self._process.kill()
 
     def stop(self) -> None:
-        """SIGTERM, and wait."""
+        """Stop it (SIGTERM), and wait."""
         self._process.stop()
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open and nothing is answered."""
+        """Pause it (SIGSTOP): connections stay open and nothing is answered."""
         self._process.pause()
 
     def go_on(self) -> None:
-        """SIGCONT."""
+        """Resume it (SIGCONT)."""
         self._process.go_on()
 
     def restart(self, *, kill: bool = True) -> None:
@@ -373,7 +376,7 @@ class Broker(Server):
 
 
 def tools() -> tuple[str, Path]:
-    """Java and the jars; skips the test with the reason where one cannot be had."""
+    """Return Java and the jars; skip the test with the reason where one is missing."""
     try:
         return find_java(os.environ), find_jars(cache_folder(os.environ), os.environ)
     except MissingToolError as error:
@@ -389,7 +392,7 @@ def _kafka_folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def kafka(_kafka_folder: Path) -> Iterator[Server]:
-    """A server that runs, for all tests; see above."""
+    """Yield a server that runs, for all tests; see above."""
     if EXTERNAL:
         yield Server(EXTERNAL)
         return
@@ -412,14 +415,14 @@ def _killable_kafka(_kafka_folder: Path) -> Iterator[Broker]:
 
 @pytest.fixture
 def own_kafka(_killable_kafka: Broker) -> Broker:
-    """A broker that runs and may be killed; see above."""
+    """Return a broker that runs and may be killed; see above."""
     _killable_kafka.start()
     return _killable_kafka
 
 
 @pytest.fixture
 def fresh_kafka(_kafka_folder: Path) -> Iterator[Callable[..., Broker]]:
-    """Makes started brokers on empty folders, with settings of theirs; see above."""
+    """Yield a function that starts brokers on empty folders, with settings; see above."""
     made: list[Broker] = []
 
     def make(port: int | None = None, **settings: str) -> Broker:

@@ -14,13 +14,13 @@ from schemas.metrics import Metric
 from schemas.targets import targets_folder
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
-"""By (name of the sample, its labels)."""
+"""Values by (name of the sample, its labels)."""
 
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def targets(home: Path) -> dict[str, str]:
-    """The address of each target, by its instance, as Prometheus reads the files."""
+    """Return the address of each target, by its instance, as Prometheus reads the files."""
     found = {}
     for path in targets_folder(home).glob("*.json"):
         for group in json.loads(path.read_text()):
@@ -29,7 +29,7 @@ def targets(home: Path) -> dict[str, str]:
 
 
 def get(address: str, path: str) -> tuple[int, str]:
-    """Status and text of an answer."""
+    """Return status and text of an answer."""
     try:
         with _direct.open(f"http://{address}{path}", timeout=10) as reply:
             return reply.status, reply.read().decode()
@@ -38,7 +38,7 @@ def get(address: str, path: str) -> tuple[int, str]:
 
 
 def scrape(address: str) -> Samples:
-    """All samples of a process."""
+    """Return all samples of a process."""
     status, text = get(address, "/metrics")
     assert status == 200
     return {
@@ -49,7 +49,7 @@ def scrape(address: str) -> Samples:
 
 
 def total(samples: Samples, metric: Metric, **labels: str) -> float:
-    """The sum of a counter or gauge over all of its series that have these labels."""
+    """Return the sum of a counter or gauge over all of its series that have these labels."""
     return sum(
         value
         for (name, of), value in samples.items()
@@ -58,7 +58,7 @@ def total(samples: Samples, metric: Metric, **labels: str) -> float:
 
 
 def names_and_labels(text: str) -> dict[str, tuple[str, frozenset[str]]]:
-    """By metric: its type, and the names of the labels that its series have."""
+    """Return the type of each metric, and the names of its series' labels."""
     found = {}
     for family in text_string_to_metric_families(text):
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
@@ -67,5 +67,5 @@ def names_and_labels(text: str) -> dict[str, tuple[str, frozenset[str]]]:
 
 
 def expected(metrics: tuple[Metric, ...]) -> Mapping[str, tuple[str, frozenset[str]]]:
-    """The same of the list in schemas.metrics."""
+    """Return the same for the list in schemas.metrics."""
     return {one.name: (one.kind, frozenset(one.labels)) for one in metrics}

@@ -53,12 +53,12 @@ _KINDS: dict[str, pl.DataType] = {
 
 
 def settings_of(home: Path, clickhouse_url: str) -> Settings:
-    """A server's, with embedded topics in the folder."""
+    """Return the settings of a server with embedded topics in the folder."""
     return read_settings({"FOOTFALL_HOME": str(home), "CLICKHOUSE_URL": clickhouse_url})
 
 
 def tables_and_views() -> list[Table | View]:
-    """All that the shop's panels read."""
+    """Return all that the shop's panels read."""
     found: list[object] = [*shop_events.TABLES.values(), *shop_events.VIEWS.values()]
     for module in (logins, product_views, service_health, sessions, traces, shop_events):
         found += vars(module).values()
@@ -247,7 +247,7 @@ def _behaviour(url: str) -> None:
 
 
 def alert(user_id: str, after_s: Sequence[int]) -> bytes:
-    """An alert of failures so many seconds after the newest minute began."""
+    """Return an alert of failures so many seconds after the newest minute began."""
     newest_ms = round(NEWEST.timestamp() * 1000)
     times = [iso_ms(newest_ms + second * 1000) for second in after_s]
     fields = {"user_id": user_id, "time": times[-1], "failures": len(times), "times": times}

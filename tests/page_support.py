@@ -33,7 +33,7 @@ STICKING_OUT = """() => [...document.querySelectorAll("main *")].filter((one) =>
   const hidden = one.closest(".offers, .legend, .scroll, .lanes svg");
   return box.width > 0 && box.right > innerWidth + 1 && !hidden;
 }).map((one) => one.outerHTML.slice(0, 100))"""
-"""What stands beyond the right edge and is not cut off there by what it stands in."""
+"""A script: elements beyond the right edge that are not cut off there by their parents."""
 
 SHIFT_MAX = 0.01
 SHIFTED = """() => new Promise((resolve) => {
@@ -42,12 +42,12 @@ SHIFTED = """() => new Promise((resolve) => {
     resolve(list.getEntries().reduce((total, entry) => total + entry.value, 0)),
   ).observe({ type: "layout-shift", buffered: true });
 })"""
-"""How much of the page has moved by itself since it was opened."""
+"""A script: the share of the page that has moved by itself since it was opened."""
 
 
 @contextmanager
 def chromium(*more: str) -> Iterator[Any]:
-    """A browser, until the block ends; ``more`` are further arguments for it."""
+    """Yield a browser, until the block ends; ``more`` are further arguments for it."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -7,13 +7,14 @@ import os
 import socket
 
 FIRST, PROCESSES_MAX, EACH = 21_000, 11, 1_000
-"""Below the kernel's own range (from 32,768 on Linux): what connects takes none of them."""
+"""Ports below the kernel's own range (from 32,768 on Linux), which no client's connection
+takes."""
 
 _numbers = itertools.count(os.getpid() * 37)
 
 
 def free_port() -> int:
-    """A port of loopback that is free now, and that no other process of the suite is given.
+    """Return a port of loopback that is free now, and that no other process of the suite is given.
 
     One that the kernel chose may be given away again before a server listens on it, or while
     a test has its server killed.

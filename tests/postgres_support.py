@@ -30,7 +30,7 @@ START_S_MAX = 60
 
 
 def binaries() -> Path | None:
-    """The folder of initdb and postgres, the newest version first."""
+    """Return the folder of initdb and postgres, the newest version first."""
     found = shutil.which("initdb")
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=_version, reverse=True)
     folders += [Path(found).resolve().parent] if found else []
@@ -108,7 +108,7 @@ class PostgresServer:
                 time.sleep(0.05)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """SIGINT ends its sessions and stops it."""
+        """Stop it: SIGINT ends its sessions, too."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -122,14 +122,14 @@ class PostgresServer:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """A server that runs; a test that stops it must start it again."""
+    """Yield a server that runs; a test that stops it must start it again."""
     with running() as server:
         yield server
 
 
 @contextmanager
 def running(tls: Signed | None = None) -> Iterator[PostgresServer]:
-    """A server of its own, until the block ends; skips the test where none is installed."""
+    """Yield a server of its own, until the block ends; skip the test where none is installed."""
     bin_folder = binaries()
     if bin_folder is None:
         pytest.skip(NOT_INSTALLED)
@@ -144,7 +144,7 @@ def running(tls: Signed | None = None) -> Iterator[PostgresServer]:
 
 
 def a_database(request: pytest.FixtureRequest) -> str:
-    """A new, empty database on the server of POSTGRES_URL where that is set, or on ours."""
+    """Return a new, empty database on the server of POSTGRES_URL where that is set, or on ours."""
     if EXTERNAL.startswith("postgresql"):
         return new_database(EXTERNAL)
     return new_database(request.getfixturevalue("postgres").url)
@@ -164,7 +164,7 @@ def _version(bin_folder: Path) -> tuple[int, str]:
 
 
 def _unprivileged(folder: Path) -> dict[str, Any]:
-    """How to start a process that owns ``folder``: PostgreSQL refuses to run as root."""
+    """Return how to start a process that owns ``folder``: PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return {}
     for name in ("postgres", "nobody"):

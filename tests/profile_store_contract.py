@@ -1,4 +1,4 @@
-"""What every profile store promises, told once; each twin runs all of it."""
+"""The promises of every profile store; each implementation runs all of them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def frame(tags: list[Tag]) -> pl.DataFrame:
 def tag(
     number: int, *, cookie: str = "c1", action: str = "VIEW", time_ms: int | None = None
 ) -> Tag:
-    """A tag of partition 0 whose offset is its number, and its time too unless one is given."""
+    """Return a tag of partition 0 whose offset is its number, and its time too unless one is
+    given."""
     moment = number if time_ms is None else time_ms
     return cookie, action, moment, "tags", 0, number, b'{"n":%d}' % number
 

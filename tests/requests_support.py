@@ -35,7 +35,7 @@ class Told:
 
 
 def log(told: Told) -> bytes:
-    """A record of platform_logs."""
+    """Return a record of platform_logs."""
     record = {
         "action": told.action,
         "commonData": {
@@ -52,13 +52,13 @@ def log(told: Told) -> bytes:
 def poll_of(
     steps: Sequence[Told], first_offset: int = 0, *, polled_at_ms: int = NOW_MS, end: bool = False
 ) -> Poll:
-    """A poll of partition 0."""
+    """Return a poll of partition 0."""
     data = b"".join(log(told) + b"\n" for told in steps)
     return Poll("memory", 0, first_offset, data, len(steps), 0, polled_at_ms, end, agreeing=1)
 
 
 def on_time(steps: Iterable[Told]) -> list[Told]:
-    """Those that are not late."""
+    """Return the steps that are not late."""
     found = []
     newest_ms = -(2**62)
     for told in steps:
@@ -92,7 +92,7 @@ class Life:
 
 
 def lives_of(steps: Iterable[Told], steps_max: int = 1_000) -> Iterator[Life]:
-    """The requests that these steps make, those of one id in order."""
+    """Yield the requests that these steps make, those of one id in order."""
     by_id: dict[str, list[Told]] = defaultdict(list)
     for told in steps:
         by_id[told.request].append(told)
@@ -148,15 +148,15 @@ streams = st.lists(_step, max_size=45).map(_arranged)
 
 
 def shuffled(steps: list[Told], held_up_ms: Sequence[int]) -> list[Told]:
-    """The steps in an order in which none meets a watermark that has passed it."""
+    """Return the steps in an order in which none meets a watermark that has passed it."""
     ordered = sorted(steps, key=lambda told: told.after_ms)
     moved = zip(ordered, held_up_ms, strict=False)
     return [told for told, _ in sorted(moved, key=lambda pair: pair[0].after_ms + pair[1])]
 
 
 def hour_of_steps(rate: int, seconds: int, poll_rows: int) -> Iterator[pl.DataFrame]:
-    """Frames as the decoder gives them, of some steps a second: requests of four steps within
-    half a second, one in fifty of which loses the last."""
+    """Yield frames as the decoder gives them: requests of four steps within half a second, one in
+    fifty of which loses the last step. ``rate`` is steps per second."""
     known = np.array([0, 1, 5, 2])
     names = [pl.Series([pair[at] for pair in _KNOWN]) for at in (0, 1)]
     for first in range(0, rate * seconds, poll_rows):
@@ -178,7 +178,7 @@ def hour_of_steps(rate: int, seconds: int, poll_rows: int) -> Iterator[pl.DataFr
 
 
 def frames_of(frames: Iterable[pl.DataFrame]) -> Iterator[Batch]:
-    """Batches of these frames, one after another."""
+    """Yield batches of these frames, one after another."""
     offset = 0
     for frame in frames:
         poll = Poll("memory", 0, offset, b"", len(frame), 0, NOW_MS, agreeing=1)

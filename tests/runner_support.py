@@ -18,6 +18,7 @@ import pytest
 from generator.tags import TagWorld
 from schemas.status import PartitionStatus, WorkerStatus, status_folder
 from schemas.tables.minute_buckets import ROWS
+from schemas.topics import APPENDED
 from sinks.topic_files import FileTopics
 
 ROOT = Path(__file__).parent.parent
@@ -37,7 +38,7 @@ def fill(folder: Path, start: int, count: int, partitions: int = PARTITIONS) -> 
 
 @contextmanager
 def worker(home: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """A worker process (tests/worker_child.py), killed at the end."""
+    """Yield a worker process (tests/worker_child.py), killed at the end."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.worker_child", str(home), *options],
         cwd=ROOT,
@@ -67,7 +68,7 @@ def finish(home: Path, workers: int = 1, *options: str) -> None:
 
 
 def statuses(home: Path) -> list[WorkerStatus]:
-    """What the workers say of themselves, by number."""
+    """Return the workers' statuses, by number."""
     found = [
         msgspec.json.decode(path.read_bytes(), type=WorkerStatus)
         for path in status_folder(home).glob("minute_buckets.*.json")
@@ -76,18 +77,18 @@ def statuses(home: Path) -> list[WorkerStatus]:
 
 
 def partitions(home: Path) -> list[PartitionStatus]:
-    """The partitions of all workers, in order."""
+    """Return the partitions of all workers, in order."""
     found = [part for status in statuses(home) for part in status.partitions]
     return sorted(found, key=lambda part: part.partition)
 
 
 def read_count(home: Path) -> int:
-    """Records that were read, as the status files say."""
+    """Return the number of records read, by the status files."""
     return sum(part.read for part in partitions(home))
 
 
 def wait_until(holds: Any, what: str, within_s: float = 60) -> None:
-    """Until ``holds()`` is true."""
+    """Wait until ``holds()`` is true."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         if holds():
@@ -97,19 +98,19 @@ def wait_until(holds: Any, what: str, within_s: float = 60) -> None:
 
 
 def wait_for_rows(folder: Path, size: int = 1) -> None:
-    """Until the workers have written so many bytes of rows."""
+    """Wait until the workers have written so many bytes of rows."""
     rows = folder / "rows"
     wait_until(lambda: rows.exists() and rows.stat().st_size >= size, "the worker wrote rows")
 
 
 def rows_bytes(folder: Path) -> int:
-    """How many bytes of rows were written."""
+    """Return the number of bytes of rows written."""
     rows = folder / "rows"
     return rows.stat().st_size if rows.exists() else 0
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON lines of a file of rows or letters."""
+    """Return the JSON lines of a file of rows or letters."""
     # A kill in the middle of an append leaves a part of a line, which no sink calls durable.
     texts = path.read_bytes().split(b"\n") if path.exists() else []
     found = []
@@ -122,9 +123,13 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def newest_rows(rows: list[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
-    """The rows as a table holds them in the end: of each key the highest version."""
+    """Return the rows as a table holds them in the end: the highest version of each key.
+
+    Without their append times: equal records were appended at other times.
+    """
     newest: dict[Any, dict[str, Any]] = {}
-    for row in rows:
+    for whole in rows:
+        row = {name: value for name, value in whole.items() if name != APPENDED}
         key = tuple(row[name] for name in ROWS.order_by)
         if key not in newest or newest[key]["version"] <= row["version"]:
             newest[key] = row
@@ -132,7 +137,7 @@ def newest_rows(rows: list[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
 
 
 def outcome(home: Path, folder: Path | None = None) -> tuple[Any, ...]:
-    """Table, dead letters, late events and counts in the end; rows stand in ``folder``."""
+    """Return table, dead letters, late events and counts in the end; rows are in ``folder``."""
     folder = folder or home
     dead = {(x["partition"], x["offset"], x["code"]) for x in lines(folder / "dead")}
     late = {(x["partition"], x["offset"], x["watermark"]) for x in lines(folder / "late")}

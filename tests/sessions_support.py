@@ -33,7 +33,7 @@ Told = tuple[str, int, str]
 
 
 def log(told: Told) -> bytes:
-    """A record of platform_logs."""
+    """Return a record of platform_logs."""
     user, after_ms, what = told
     action, data = {
         RECORD: ("CartReqAdd", {}),
@@ -50,7 +50,7 @@ def log(told: Told) -> bytes:
 
 
 def shop_event(told: Told) -> bytes:
-    """A record of shop_events; a logout is none, and becomes an event like others."""
+    """Return a record of shop_events; a logout is none, and becomes an event like others."""
     user, after_ms, what = told
     kind = {"event": "LoggingIn", "login_type": 1} if what == LOGIN else {"event": "ProfileEdit"}
     return msgspec.json.encode(
@@ -59,7 +59,7 @@ def shop_event(told: Told) -> bytes:
 
 
 def on_time(events: Iterable[Told]) -> list[Told]:
-    """Those that are not late."""
+    """Return the events that are not late."""
     found = []
     newest_ms = -(2**62)
     for event in events:
@@ -72,7 +72,7 @@ def on_time(events: Iterable[Told]) -> list[Told]:
 def model(
     events: Iterable[Told], timeout: str = "timeout"
 ) -> tuple[list[tuple[str, int, int, str]], list[tuple[int, int, int]]]:
-    """(user, login, end, why) of each session, and (minute, active, online), in order.
+    """Return (user, login, end, why) of each session, and (minute, active, online), in order.
 
     All in ms after the start; one event after the other, in order of time.
     """
@@ -103,9 +103,9 @@ class Turn:
     size: int
     """0 is a mark."""
     after_ms: int = 0
-    """How much later it is on the wall clock than at the one before."""
+    """Time on the wall clock since the poll before."""
     restarts: bool = False
-    """The step is made anew from its snapshot first."""
+    """True where the step is first made again from its snapshot."""
 
 
 def driven(
@@ -115,7 +115,8 @@ def driven(
     turns: Sequence[Turn] = (Turn(1_000),),
     partition: int = 0,
 ) -> list[Any]:
-    """The rows of a step, which gets the records in these turns, again and again, to the end."""
+    """Return the rows of a step, which gets the records in these turns, again and again, to the
+    end."""
     step = DrivenStep(make_step, partition)
     given: list[Any] = []
     offset, wall_ms, place = 0, NOW_MS, 0
@@ -140,7 +141,7 @@ def driven(
 
 
 def table(given: Iterable[Any], name: str, key: Sequence[str]) -> pl.DataFrame:
-    """A table as it is in the end."""
+    """Return a table as it is in the end."""
     frames = [
         rows.frames.get(name) if isinstance(rows, TableRows) else rows
         for rows in given
@@ -151,7 +152,7 @@ def table(given: Iterable[Any], name: str, key: Sequence[str]) -> pl.DataFrame:
 
 
 def after_ms(column: str) -> pl.Expr:
-    """A moment as ms after the start."""
+    """Return a moment as ms after the start."""
     return pl.col(column).dt.epoch("ms") - START_MS
 
 
@@ -165,7 +166,7 @@ _moments = st.one_of(
 
 
 def streams() -> st.SearchStrategy[list[Told]]:
-    """Events of few users, most of them in order, with many on a border."""
+    """Return events of few users, most of them in order, with many on a border."""
 
     def arranged(drawn: list[tuple[Told, int]]) -> list[Told]:
         return [told for told, _ in sorted(drawn, key=lambda each: each[0][1] + each[1])]
@@ -191,7 +192,8 @@ turns = st.lists(
 
 
 def an_hour_of_visits(per_s: int, slice_s: int) -> Iterator[tuple[int, pl.DataFrame]]:
-    """(when it is over, events) of each slice: visits of 5 min, few of them ended by a logout."""
+    """Yield (when it is over, events) of each slice: visits of 5 min, few of them ended by a
+    logout."""
     chance = np.random.default_rng(7)
     for start_s in range(0, 3_600, slice_s):
         times = np.sort(chance.integers(start_s * S, (start_s + slice_s) * S, per_s * slice_s))
@@ -210,7 +212,7 @@ def an_hour_of_visits(per_s: int, slice_s: int) -> Iterator[tuple[int, pl.DataFr
 
 
 def assert_levels_off(fold: Fold) -> None:
-    """What is kept grows no more once the first users are gone."""
+    """Check that the state grows no more once the first users are gone."""
     sizes = []
     for passed_ms, events in an_hour_of_visits(per_s=200, slice_s=20):
         fold.take(events, passed_ms, 0)

@@ -15,7 +15,7 @@ FUNNEL = ("PageVisit", "Searching", "CartAdd", "Ordering")
 
 
 def answers(events: Iterable[Event]) -> dict[str, list[Row]]:
-    """Each view's rows, in the order of the truth's columns, from all events that count."""
+    """Return each view's rows, in the order of the truth's columns, from all events that count."""
     found = list(events)
 
     def of(kind: str) -> list[Event]:
@@ -100,7 +100,7 @@ def different(events: Iterable[Event], name: str) -> int:
 
 
 def came_to(step: int, hour_ms: int, events: list[Event]) -> int:
-    """How many users did all steps up to this one in the hour, none before the one before it."""
+    """Count the users who did all steps up to this one in the hour, each step in its order."""
     of_user: dict[int, list[Event]] = {}
     for event in events:
         if hour(event) == hour_ms:

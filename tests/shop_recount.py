@@ -49,7 +49,7 @@ class Read:
     """(event time in ms, is it late, the record, its bytes), in the order of sending."""
     counts: Counter[str] = field(default_factory=Counter)
     behind_ms: list[int] = field(default_factory=list)
-    """How far each record that is not late is behind the newest of its partition."""
+    """Milliseconds by which each record that is not late is behind the newest of its partition."""
 
 
 def read(topic: str, records: Iterable[tuple[bytes, bytes]], delay_ms: int) -> Read:
@@ -84,7 +84,8 @@ def read(topic: str, records: Iterable[tuple[bytes, bytes]], delay_ms: int) -> R
 
 
 def recount(records: Records, delay_ms: int) -> dict[str, list[Row]]:
-    """All tables, each row a tuple in the order of the truth's columns; rows in any order."""
+    """Return all tables, each row a tuple in the order of the truth's columns; rows in any
+    order."""
     reads = {topic: read(topic, records[topic], delay_ms) for topic in TOPICS}
     tables = _of_logs(reads["platform_logs"]) | _of_events(reads["shop_events"])
     tables |= _of_store(reads["store_events"]) | _of_tags(reads["user_tags"])
@@ -151,7 +152,7 @@ def _what(action: str, status: str | None) -> str:
 
 
 def _sessions(moments: list[tuple[str, int, str]], timeout: str) -> list[Row]:
-    """Each login with what comes after it, looked at by itself."""
+    """Return the session of each login, looked at by itself."""
     by_user: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for user, time_ms, what in moments:
         by_user[user].append((time_ms, what))
@@ -242,7 +243,7 @@ def _requests(on_time: list[Row]) -> dict[str, list[Row]]:
 
 
 def _anomalies(health: list[Row]) -> Iterator[Row]:
-    """Each minute with each other one, in fractions."""
+    """Yield anomalies by comparing each minute with each other one, in fractions."""
     for minute_ms, server, operation, requests, errors, p50_ms, *_ in health:
         hour = [
             row

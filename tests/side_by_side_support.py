@@ -20,8 +20,8 @@ from typing import Any
 
 CALM = "calm"
 CALM_FIRST = ("tests/test_end_to_end.py",)
-"""Beginnings of the ids of calm tests; those of a file one after the other, so that the rest
-waits for them once."""
+"""Beginnings of the ids of calm tests; those of a file run one after the other, so that the
+rest waits for them once."""
 BY_TEST = (
     "tests/test_cli_replay.py",
     "tests/laws/test_flow_laws.py",
@@ -49,23 +49,23 @@ SLOW_FIRST = (
     "tests/test_embedded_clickhouse.py",
     "tests/test_doctor.py",
 )
-"""Beginnings of test ids; what is not named follows as it was collected."""
+"""Beginnings of the ids of slow tests; others follow as they were collected."""
 
 
 def unit_of(nodeid: str) -> str:
-    """What stays together in one process."""
+    """Return the unit of a test, whose tests stay together in one process."""
     path = nodeid.split("::", 1)[0]
     return nodeid if path in BY_TEST else path
 
 
 def place_of(nodeid: str) -> int:
-    """Where in the order a test is."""
+    """Return the place of a test in the order."""
     first = (*CALM_FIRST, *SLOW_FIRST)
     return next((n for n, start in enumerate(first) if nodeid.startswith(start)), len(first))
 
 
 def scheduler(config: Any, log: Any) -> Any:
-    """Gives units to processes, in their order."""
+    """Return a scheduler that gives units to processes, in their order."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Units(LoadScopeScheduling):

@@ -22,7 +22,7 @@ TIMEOUT_S = 240
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
-    """(path named right before it, code) of each fenced block of the page."""
+    """Return (path named right before it, code) of each fenced block of the page."""
     found = re.findall(
         rf"(?:^`([^`\n]+)`\n\n)?^```{language}\n(.*?)^```$",
         PAGE.read_text(),
@@ -32,7 +32,7 @@ def blocks(language: str) -> list[tuple[str, str]]:
 
 
 def copy_of_project(folder: Path) -> Path:
-    """The project without what it makes, somewhere else."""
+    """Copy the project without its generated files; return the copy."""
     left_out = shutil.ignore_patterns("__pycache__", "*.pyc")
     for room in ROOMS:
         shutil.copytree(ROOT / room, folder / room, ignore=left_out)
@@ -94,7 +94,7 @@ def test_the_page_adds_an_analytic_that_runs(tmp_path: Path) -> None:
 
 
 def answers_sent(project: Path, home: Path) -> dict[tuple[str, str], int]:
-    """What the topic holds, counted by hand."""
+    """Return what the topic holds, counted by hand."""
     counted: dict[tuple[str, str], int] = {}
     for file in (home / "topics" / "platform_logs").glob("*.jsonl"):
         for line in file.read_text().splitlines():

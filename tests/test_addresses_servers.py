@@ -45,7 +45,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Signed:
 
 @pytest.fixture(scope="module")
 def clickhouse(tmp_path_factory: pytest.TempPathFactory, tls: Signed) -> Iterator[tuple[str, int]]:
-    """(user and password, the port of TLS) of a ClickHouse."""
+    """Yield (user and password, the port of TLS) of a ClickHouse."""
     pytest.importorskip("chdb", reason="chdb is not installed")
     folder = tmp_path_factory.mktemp("clickhouse")
     names = ("--allow-host", "127.0.0.1", "--allow-host", "localhost", "--allow-host", "[::1]")
@@ -157,7 +157,7 @@ def test_a_home_of_an_odd_name_has_a_clickhouse(tmp_path: Path) -> None:
 
 
 def store_works(url: str) -> None:
-    """The tables are made, written and read, by the sink and by the page."""
+    """Check that tables are made, written and read, by the sink and by the page."""
     create_store_tables(url, METADATA)
     assert query_rows(url, "SELECT count(*) FROM events")[1] == [[0]]
     with closing(WindowsSource(url)) as page:

@@ -37,7 +37,7 @@ def client(served: tuple[Shop, Client]) -> Client:
 
 
 def framed(data: bytes) -> bytes:
-    """As a client that streams: a frame that does not say its size."""
+    """Return data as a client that streams sends it: in a frame that does not say its size."""
     compressor = zstd.ZstdCompressor()
     return compressor.compress(data) + compressor.flush()
 

@@ -31,7 +31,7 @@ ODD = 'it\'s \\ a\ttab "and" a\nline {x:String} ü %41'
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server in a process of its own: the engine allows one folder a process."""
+    """Yield a server in a process of its own: the engine allows one folder per process."""
     with serving(tmp_path_factory.mktemp("clickhouse")) as server:
         yield server.url
 
@@ -41,7 +41,7 @@ Row = tuple[int, str, str, str, str, int, int, int, int]
 
 @pytest.fixture(scope="module")
 def rows(url: str) -> list[Row]:
-    """Rows of three partitions, some written twice, the second time fuller."""
+    """Write rows of three partitions, some of them twice, the second time fuller; return them."""
     query_rows(url, ROWS.create())
     query_rows(url, VIEW.create())
     chance = random.Random(7)

@@ -28,14 +28,14 @@ SOON = Limits(head_s=0.4, body_s=0.8, idle_s=0.8, linger_s=0.4, look_every_s=0.0
 
 @contextmanager
 def opened(port: int, sent: bytes = b"") -> Iterator[socket.socket]:
-    """A connection that has sent this much."""
+    """Yield a connection that has sent this much."""
     with socket.create_connection(("127.0.0.1", port), WAIT_S) as connection:
         connection.sendall(sent)
         yield connection
 
 
 def answer(connection: socket.socket) -> bytes:
-    """All that comes until the server closes the connection."""
+    """Return all that comes until the server closes the connection."""
     pieces = []
     try:
         while piece := connection.recv(65_536):
@@ -46,7 +46,8 @@ def answer(connection: socket.socket) -> bytes:
 
 
 def status_of(connection: socket.socket) -> int:
-    """The status of the one answer until the connection is closed; 0 where there is none."""
+    """Return the status of the one answer until the connection is closed; 0 where there is
+    none."""
     found = re.findall(rb"HTTP/1.1 (\d+)", answer(connection))
     assert len(found) <= 1, found
     return int(found[0]) if found else 0
@@ -256,7 +257,7 @@ LONG = encoded(tag(padding="x" * 1900))
 
 
 def unread() -> Shop:
-    """Profiles that do not fit the buffers of a connection."""
+    """Return profiles that do not fit the buffers of a connection."""
     shop = Shop()
     shop.profiles.tags = [(1_647_951_300_000, "VIEW", "c", LONG)] * 4000
     return shop

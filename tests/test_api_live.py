@@ -31,7 +31,7 @@ from tests.api_support import Client, MadeUpLive, Shop, encoded, serving, status
 
 
 def look(statuses: Sequence[WorkerStatus], now_ms: int, ends: Ends | None = None) -> Look:
-    """As if all processes ran."""
+    """Return a look at statuses as if all processes ran."""
     flows = flows_now(statuses, {}, ends or {}, {}, now_ms, is_alive=lambda _pid: True)
     return Look(now_ms, flows, ends or {}, statuses)
 
@@ -89,7 +89,7 @@ def test_a_restart_or_a_fresh_start_is_never_a_negative_rate() -> None:
 
 
 def both(second: int) -> list[WorkerStatus]:
-    """Two workers of a flow, one of which has read to its end."""
+    """Return two workers of a flow, one of which has read to its end."""
     updated_ms = second * 1000
     return [
         status(read=second * 100, updated_ms=updated_ms, workers=2),

@@ -29,7 +29,7 @@ from tests.api_support import Client, Shop, encoded, serving, status, tag
 from tests.clickhouse_support import any_server
 
 PID_MAX = 2**22
-"""Of no process: Linux gives lower numbers."""
+"""A process id that no process has: Linux gives lower numbers."""
 
 
 @pytest.fixture(scope="module")

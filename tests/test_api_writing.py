@@ -222,7 +222,7 @@ PARTITIONS = 4
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[str]:
-    """``host:port`` of a mock broker, which lives in a producer."""
+    """Yield ``host:port`` of a mock broker, which lives in a producer."""
     home = Producer({"bootstrap.servers": "none", "test.mock.num.brokers": 1, "log_level": 2})
     (found,) = home.list_topics(timeout=10).brokers.values()
     yield f"{found.host}:{found.port}"

@@ -204,7 +204,7 @@ def test_the_chart_is_a_picture_and_the_table_has_ratios() -> None:
 
 
 def file_answer(_flow: str, topic: Input) -> dict[str, int]:
-    """Of the flow over topic files, by another way than that of the runs over Kafka."""
+    """Return the flow's answer over topic files, computed in another way than by the runs."""
     prices = [
         json.loads(line)["product_info"]["price"]
         for path in topic.files

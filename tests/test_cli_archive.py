@@ -25,7 +25,7 @@ EPOCH = "1970-01-01 00:00:00 UTC,view,1,7,,bolt,1.00,3,s"
 
 
 def rows(day: str, count: int = 10) -> list[str]:
-    """A purchase of 1.00 in each of the day's first seconds."""
+    """Return rows: a purchase of 1.00 in each of the day's first seconds."""
     times = [f"{day} 00:00:{second:02d} UTC" for second in range(count)]
     return [f"{time},purchase,1{n},7,,bolt,1.00,3,s" for n, time in enumerate(times)]
 
@@ -37,7 +37,7 @@ def write(path: Path, lines: list[str], encoding: str = "utf-8") -> str:
 
 @pytest.fixture(scope="module")
 def two_days(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home that has sold ten items on each of two days."""
+    """Return a home that has sold ten items on each of two days."""
     home = tmp_path_factory.mktemp("shop") / "home"
     both = write(home.parent / "both.csv", [*rows("2019-10-01"), *rows("2019-10-02")])
     done = footfall(home, "generate", "csv", both, "--fast")
@@ -55,7 +55,7 @@ def home(two_days: Path, tmp_path: Path) -> Path:
 
 
 def sold(home: Path) -> dict[str, int]:
-    """Items sold by day, where any were."""
+    """Return items sold by day, where any were."""
     sql = (
         "SELECT substr(start_event_time, 1, 10) AS day, sum(nr_items_sold) AS sold FROM events "
         "GROUP BY 1 HAVING sum(nr_items_sold) > 0 ORDER BY 1"

@@ -144,7 +144,7 @@ def test_a_home_that_is_a_file_is_one_line(command: list[str], tmp_path: Path) -
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path):  # type: ignore[no-untyped-def]
-    """A disk of 256 KiB, by a mount of our own."""
+    """Yield a disk of 256 KiB, by a mount of our own."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(

@@ -1,4 +1,4 @@
-"""What a shell is told that may come next, from the parser itself; and the version."""
+"""The words that a shell may complete, from the parser itself; and the version."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ from tests.clickhouse_support import Server, any_server
 from tests.faulty_flow import WRONG_ORIGIN
 
 EVENTS = 1_000_000
-"""At a millisecond each they are 16 minutes of event time."""
+"""Events, one per millisecond: 16 minutes of event time."""
 MORE_EVENTS = 100_000
 FROM, TO = "2022-03-22T12:16:30", "2022-03-22T12:20"
 """Minutes 12:17, 12:18 and 12:19 lie whole in it."""
@@ -71,7 +71,7 @@ def push(home: Path, world: TagWorld, start: int, count: int) -> list[dict[str, 
 
 
 def count_by_minute(tags: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:
-    """``12:17`` -> (events, sum of prices)."""
+    """Return ``12:17`` -> (events, sum of prices)."""
     found: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
     for tag in tags:
         minute = tag["time"][11:16]
@@ -190,7 +190,7 @@ def test_an_earlier_and_a_later_replay(tmp_path: Path, database: str) -> None:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small shop's CSV and the home of its metrics."""
+    """Return a folder with a small shop's CSV and the home of its metrics."""
     folder = tmp_path_factory.mktemp("shop")
     home = folder / "home"
     lines = [",".join(CSV_COLUMNS)]
@@ -210,7 +210,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store_home(shop: Path, tmp_path: Path) -> Path:
-    """A copy of the shop's home."""
+    """Return a copy of the shop's home."""
     return Path(shutil.copytree(shop / "home", tmp_path / "home"))
 
 
@@ -318,7 +318,7 @@ def test_events_are_looked_up_in_a_store_so_many_at_a_time() -> None:
 
 
 def archive(csv_file: Path, folder: Path, kind: str) -> Path:
-    """The shop's rows as an archive of that kind, cut into two files in the wrong order."""
+    """Return the shop's rows as an archive of that kind, cut into two files in the wrong order."""
     rows = pl.read_csv(csv_file, infer_schema_length=None).drop("category_code")
     found = folder / "archive"
     (found / "deeper").mkdir(parents=True)

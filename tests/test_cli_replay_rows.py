@@ -31,7 +31,7 @@ from tests.laws.worlds import BASE_MS, platform_log
 RECORDS = 20_000
 RUN_S_MAX = 120.0
 FROM, TO = "2022-03-22T12:03:10.500", "2022-03-22T12:09"
-"""Of raw rows a range need not be of whole minutes."""
+"""A range; for raw rows it need not be of whole minutes."""
 BEGINNING = "2022-03-22"
 
 
@@ -42,15 +42,16 @@ class House:
     home: Path
     servers: dict[str, str]
     folder: Path
-    """Of the truth."""
+    """The folder of the truth."""
 
     @property
     def truth(self) -> Truth:
-        """What must stand in the tables."""
+        """Return what the tables must hold."""
         return Truth(self.folder)
 
     def run(self, *arguments: str, code: int = 0) -> tuple[str, str]:
-        """A command's output and errors, of this process; fails where it ends otherwise."""
+        """Run a command in this process; return its output and errors. Fail on another exit
+        code."""
         out, errors = StringIO(), StringIO()
         with (
             patch.dict(os.environ, environment(self.home, self.servers), clear=True),
@@ -62,7 +63,7 @@ class House:
         return out.getvalue(), errors.getvalue()
 
     def is_true(self, *names: str) -> bool:
-        """Whether these tables hold what the shop knows."""
+        """Tell whether these tables hold what the shop knows."""
         standing = Standing(read_settings(environment(self.home, self.servers)))
         try:
             found = []
@@ -154,7 +155,7 @@ def test_a_replay_of_many_tables_that_is_killed_is_made_again(house: House) -> N
 
 
 def replayed(house: House, table: str) -> int:
-    """How many rows of a replay stand in a table."""
+    """Return the number of a table's rows that a replay wrote."""
     sql = f"SELECT count() FROM {table} WHERE version >= {1 << GENERATION_SHIFT}"
     ((count,),) = query_rows(house.servers["CLICKHOUSE_URL"], sql)[1]
     return int(count)

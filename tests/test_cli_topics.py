@@ -1,4 +1,4 @@
-"""What a command sees of topics, embedded and in Kafka: their ends, their records, their keys."""
+"""Topics as commands see them, embedded and in Kafka: their ends, their records, their keys."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PAIRS = [(f"user-{n}".encode(), b'{"n": %d}' % n) for n in range(200)]
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[str]:
-    """The mock cluster within librdkafka, which speaks Kafka's protocol over TCP."""
+    """Yield the mock cluster within librdkafka, which speaks Kafka's protocol over TCP."""
     producer = Producer({"bootstrap.servers": "none", "test.mock.num.brokers": 1, "log_level": 0})
     (found,) = producer.list_topics(timeout=10).brokers.values()
     # It makes a topic at its first record.
@@ -218,7 +218,7 @@ SENT = TopicRecord(b'{"price": "cheap"}', b"\xff\x1b", [("trace", b"1")], 1_569_
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A home with two records: a good one and one that no flow takes."""
+    """Return a home with two records: a good one and one that no flow takes."""
     home = tmp_path / "home"
     settings = read_settings({"FOOTFALL_HOME": str(home)})
     writer = open_topics(settings)

@@ -1,4 +1,4 @@
-"""How far event time has come, by the records of a partition alone: a plain loop says the same."""
+"""The progress of event time by the records of a partition alone; a plain loop says the same."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def batch_of(told: Sequence[Told], agreeing: int = AGREEING) -> Batch:
 
 
 def reached(told: Sequence[Told], agreeing: int = AGREEING) -> list[int]:
-    """How far each record brings event time, said record by record."""
+    """Return the event time reached after each record, record by record."""
     newest, stretch, found = NEVER, NEVER, []
     last: deque[tuple[int, bool]] = deque(maxlen=OF_LAST)
     for offset, time_ms, appended_ms in told:
@@ -75,12 +75,12 @@ def test_it_is_what_a_plain_loop_says_however_it_is_cut_and_taken_up_again(
 
 
 def history(count: int, apart_ms: int = 1_000) -> list[Told]:
-    """Records of years ago that are appended now."""
+    """Return records of years ago that are appended now."""
     return [(n, 10**12 + n * apart_ms, 2 * 10**12) for n in range(count)]
 
 
 def live(count: int, apart_ms: int = 1_000) -> list[Told]:
-    """Records that are appended two seconds after their event."""
+    """Return records that are appended two seconds after their event."""
     return [(n, 10**12 + n * apart_ms, 10**12 + n * apart_ms + 2_000) for n in range(count)]
 
 

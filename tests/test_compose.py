@@ -19,7 +19,7 @@ EXPORTS = dict(re.findall(r"^#   export (\w+)=(\S+)$", TEXT, re.MULTILINE))
 
 
 def port_of(service: str) -> int:
-    """The one port of this machine that a service is reached by."""
+    """Return the one port of this machine that a service is reached by."""
     (published,) = SERVICES[service]["ports"]
     address, outside, _inside = published.split(":")
     assert address == "127.0.0.1"

@@ -35,7 +35,7 @@ WORLD = ShopWorld(
     users=300,
 )
 MAY_BE_EMPTY = {"requests: Anomalies"}
-"""Nothing stands out in a shop that is well."""
+"""Panels that may be empty: a healthy shop has no anomalies."""
 FLOWS = ("store_metrics", "login_alerts", "user_profiles")
 """They need no ClickHouse, and have states of every kind."""
 BESIDE = ("api", "generator")
@@ -50,11 +50,11 @@ WATCHED = (
     "min(sum by (flow) (footfall_workers)) > 0",
     'count(footfall_watermark_timestamp_seconds{flow="store_metrics"}) == 10',
 )
-"""What holds once the processes and their scrapes have come to work."""
+"""Conditions that hold once the processes and their scrapes work."""
 
 
 def targets(kind: str) -> list[Any]:
-    """(dashboard, panel) of every panel that asks Prometheus, or ClickHouse."""
+    """Return (dashboard, panel) of every panel that asks Prometheus, or ClickHouse."""
     return [
         pytest.param(dashboard, panel, id=f"{path.stem}-{panel['title']}")
         for path in sorted(FOLDER.glob("*.json"))
@@ -65,7 +65,7 @@ def targets(kind: str) -> list[Any]:
 
 
 def has_values(frames: list[Frame]) -> bool:
-    """Whether there is a row that says something."""
+    """Tell whether a row has a value."""
     return any(
         value is not None
         for frame in frames

@@ -25,7 +25,7 @@ def dashboard(name: str) -> dict[str, Any]:
 
 
 def panels() -> list[Any]:
-    """Every panel, of every dashboard."""
+    """Return every panel, of every dashboard."""
     return [
         pytest.param(panel, id=f"{name}-{panel['title']}")
         for name in NAMES

@@ -221,7 +221,7 @@ def test_a_poll_gives_what_each_of_its_records_gives_alone(
 
 
 def parts_of(batch: Batch) -> list[tuple[Any, ...]]:
-    """Each part of a record: its time, the record's offset, its values."""
+    """Return each part of a record: its time, the record's offset, its values."""
     if batch.parts is None:
         return []
     parts = batch.counted()

@@ -26,7 +26,7 @@ NAME_WIDTH = 18
 
 
 def shop_file(path: Path, rows: int) -> dict[str, int]:
-    """A CSV of a shop, its last line cut; the figures that a summary of it must have."""
+    """Write a CSV of a shop, its last line cut; return the figures of its summary."""
     random = Random(SEED)
     lines = [",".join(CSV_COLUMNS)]
     figures = {"viewed": 0, "put in cart": 0, "sold": 0, "removed": 0, "cents": 0}
@@ -49,7 +49,8 @@ def shop_file(path: Path, rows: int) -> dict[str, int]:
 
 
 def summary(text: str) -> dict[str, str]:
-    """The lines of a summary, by name; of the dead letters' flows with two spaces before."""
+    """Return the lines of a summary, by name; of the dead letters' flows with two spaces
+    before."""
     return {
         line[:NAME_WIDTH].rstrip(): line[NAME_WIDTH:]
         for line in text.splitlines()
@@ -161,7 +162,7 @@ def read_by(home: Path, flow: str) -> int:
 
 
 def sent_to(home: Path, topic: str) -> int:
-    """How many records stand in a topic."""
+    """Return the number of records in a topic."""
     folder = home / "topics"
     paths = [records_path(folder, topic, n) for n in range(partitions_of(folder, topic) or 0)]
     return sum(path.read_bytes().count(b"\n") for path in paths)

@@ -343,7 +343,7 @@ def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def home(tmp_path: Path, clickhouse: Server) -> Home:
-    """As ``footfall init`` leaves it."""
+    """Return a home as ``footfall init`` leaves it."""
     made = Home(tmp_path / "home", CLICKHOUSE_URL=f"{clickhouse.url}/{tmp_path.name[:40]}")
     made.path.mkdir(0o700)
     for make in (make_topics, make_clickhouse_tables, make_store_tables):

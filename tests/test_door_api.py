@@ -257,7 +257,7 @@ class _Blank(BaseHTTPRequestHandler):
 
 @contextmanager
 def elsewhere() -> Iterator[int]:
-    """The port of a server of pages that are not ours."""
+    """Yield the port of a server of pages that are not ours."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Blank)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

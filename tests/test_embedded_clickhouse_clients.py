@@ -70,7 +70,7 @@ def test_the_password_goes_to_the_recorded_address_alone(tmp_path: Path) -> None
 
 @contextmanager
 def stranger() -> Iterator[tuple[int, list[str]]]:
-    """A server that writes down all that it is told, and says that it is a ClickHouse."""
+    """Yield a server that writes down all that it is told, and says that it is a ClickHouse."""
     told: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):

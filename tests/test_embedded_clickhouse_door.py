@@ -35,7 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def told(server: Server, method: str, target: str, **headers: str) -> int:
-    """The status of a request with the password and these headers."""
+    """Return the status of a request with the password and these headers."""
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     return request(server.address, method, target, None, {**server.user, **sent}).status
 
@@ -170,7 +170,7 @@ def test_other_names_are_answered_when_told(tmp_path: Path) -> None:
 
 
 def asking(server: Server, sql: str) -> socket.socket:
-    """A connection over which a query was sent, whose answer nobody waits for.
+    """Return a connection over which a query was sent, whose answer nobody waits for.
 
     It reads row by row, so that it may sleep at each.
     """

@@ -1,4 +1,4 @@
-"""What the embedded ClickHouse knows of a request's text before the engine reads it."""
+"""Inspecting a request's text in the embedded ClickHouse before the engine reads it."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ from tests.ports_support import free_port
 ROOT = Path(__file__).parent.parent
 RATE_PER_S, QUERIES_PER_S = 1_000.0, 100.0
 LOAD_S = int(os.environ.get("FOOTFALL_LOAD_S", "12"))
-"""How long the load lasts; the contract is of any length, see docs/guarantees.md."""
+"""Seconds of load; the contract is for any length, see docs/guarantees.md."""
 PROFILES_BEHIND_MAX_S, AGGREGATES_BEHIND_MAX_S = 10.0, 60.0
 MINUTE_MS = 60_000
 
@@ -107,7 +107,7 @@ def wait_until(true: Callable[[], bool], within_s: float, why: Callable[[], str]
 
 
 class Expected:
-    """What the answers must be, counted by hand from the tags that were acknowledged."""
+    """The right answers, counted by hand from the tags that were acknowledged."""
 
     def __init__(self, world: TagWorld, result: LoadResult) -> None:
         good = world.tags(0, result.next_index)
@@ -159,7 +159,7 @@ def aggregates_path(
 
 
 def every_question(expected: Expected, chance: random.Random) -> Iterator[tuple[Any, ...]]:
-    """Every kind of aggregate, with values that some tags have and some that none has."""
+    """Yield every kind of aggregate, with values that some tags have and some that no tag has."""
     filters = ("origin", "brand_id", "category_id")
     subsets = [c for n in range(4) for c in itertools.combinations(filters, n)]
     orders = (["COUNT"], ["SUM_PRICE"], ["COUNT", "SUM_PRICE"], ["SUM_PRICE", "COUNT"])
@@ -172,7 +172,7 @@ def every_question(expected: Expected, chance: random.Random) -> Iterator[tuple[
 
 
 def check_profiles(found: House, expected: Expected, chance: random.Random) -> str:
-    """Empty once every profile asked for is exact, else the first difference."""
+    """Return "" once every profile asked for is exact, else the first difference."""
     hot = sorted(expected.by_cookie, key=lambda cookie: -len(expected.by_cookie[cookie]))[:30]
     cookies = hot + chance.sample(sorted(expected.by_cookie), 100) + ["nobody"]
     for number, cookie in enumerate(cookies):
@@ -190,7 +190,7 @@ def check_profiles(found: House, expected: Expected, chance: random.Random) -> s
 
 
 def check_aggregates(found: House, expected: Expected, chance: random.Random) -> str:
-    """Empty once every aggregate is exact, else the first difference."""
+    """Return "" once every aggregate is exact, else the first difference."""
     for question in every_question(expected, chance):
         path = aggregates_path(*question)
         answer, wanted = found.ask(path), expected.aggregates(*question)
@@ -200,7 +200,7 @@ def check_aggregates(found: House, expected: Expected, chance: random.Random) ->
 
 
 def check_all(found: House, expected: Expected, seed: int) -> None:
-    """Every answer becomes exact within the time that it may be behind."""
+    """Check that every answer becomes exact within the time that it may be behind."""
     since = time.monotonic()
     for check, within_s in (
         (check_profiles, PROFILES_BEHIND_MAX_S),

@@ -1,4 +1,4 @@
-"""How far each flow is, decided from statuses and topics' ends; and of real processes."""
+"""Facts of flows, decided from statuses and topics' ends; also of real processes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from operations import looking
 from operations.flow_facts import FlowFacts, flows_now
-from operations.observer import Look, Observer, ObserverCollector
+from operations.observer import Look, Observer, ObserverCollector, StartsCounter
 from operations.topic_ends import file_appended_ms
 from schemas import metrics
 from schemas.settings import read_settings
@@ -51,7 +52,7 @@ def status(*parts: PartitionStatus, age_ms: int = 500, **more: Any) -> WorkerSta
 def facts_of(
     *statuses: WorkerStatus, ends: dict[str, Any] | None = None, **more: Any
 ) -> list[FlowFacts]:
-    """Records were appended at 1,000 ms for each offset."""
+    """Return the facts of flows; records were appended at 1,000 ms for each offset."""
     return flows_now(
         statuses,
         more.get("groups", {}),
@@ -160,13 +161,32 @@ def exposed(collector: ObserverCollector) -> str:
 def test_the_observer_exposes_what_is_listed_and_nothing_else() -> None:
     ends = {"t": {0: (0, 100)}, "dead_letters": {0: (2, 5)}, "late_events": {0: (0, 0)}}
     flows = facts_of(status(part(0, 90)), ends=ends)
-    collector = ObserverCollector(lambda: Look(NOW_MS, flows, ends, disk_bytes=(30, 100)))
+    look = Look(NOW_MS, flows, ends, disk_bytes=(30, 100), starts={("f", 0): 3})
+    collector = ObserverCollector(lambda: look)
     collector.looking.look_once()
     text = exposed(collector)
     assert names_and_labels(text) == expected(metrics.OBSERVER)
     assert 'footfall_lag_seconds{flow="f",partition="0",topic="t"} 910.0' in text
     assert 'footfall_letters_records{topic="dead_letters"} 3.0' in text
     assert "footfall_home_free_bytes 30.0" in text
+    assert 'footfall_worker_starts_observed_total{flow="f",worker="0"} 3.0' in text
+
+
+def test_starts_are_counted_from_one_look_to_the_next() -> None:
+    counter = StartsCounter()
+
+    def count(*statuses: WorkerStatus) -> list[int]:
+        return list(counter.count(statuses).values())
+
+    assert count(status(starts=7), status(worker=1)) == [0, 0]
+    assert count(status(starts=7, age_ms=0), status(worker=1, pid=DEAD)) == [0, 1]
+    # Three times between two looks; and a file that was removed meanwhile.
+    assert count(status(starts=10, started_ms=20)) == [3, 1]
+    assert count(status(starts=1, started_ms=30)) == [4, 1]
+    assert count(status(starts=2, started_ms=40, finished=True)) == [5, 1]
+    # By a timer, say, after it had read to the end.
+    assert count(status(starts=3, started_ms=50)) == [5, 1]
+    assert count(status(starts=4, started_ms=60)) == [6, 1]
 
 
 def test_an_observer_that_sees_nothing_says_so_and_stays() -> None:
@@ -178,6 +198,30 @@ def test_an_observer_that_sees_nothing_says_so_and_stays() -> None:
     collector.looking.look_once()
     assert collector.looking.problem == "the folder went away"
     assert "footfall_observer_errors_total 1.0" in exposed(collector)
+
+
+def test_the_log_tells_of_the_flows_only_while_they_are_seen(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(looking, "LOG_EVERY_S", 0.0)
+    caplog.set_level("INFO")
+    looks = iter((Look(NOW_MS), OSError("the folder went away")))
+
+    def look() -> Look:
+        found = next(looks)
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    collector = ObserverCollector(look, every_s=0.0)
+    collector.looking.start()
+    wait_until(lambda: collector.looking.errors > 1, "no look is left")
+    collector.looking.close()
+    seen, broke, blind, *_ = [record.getMessage() for record in caplog.records]
+    assert seen == "0 flows, 0 in trouble"
+    assert broke == "cannot look at the flows: the folder went away"
+    assert blind == "sees nothing of the flows: the folder went away"
+    assert "0 flows" not in caplog.text.replace(seen, "", 1)
 
 
 def test_topics_that_nobody_asks_for_are_not_looked_at(tmp_path: Path) -> None:

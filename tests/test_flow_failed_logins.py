@@ -12,7 +12,7 @@ from streams.testing import Result, newest, run_flow
 
 
 def step(second: int, action: str, data: Any = None, **common: Any) -> dict[str, Any]:
-    """A step of the service Login."""
+    """Return a step of the service Login."""
     fields = {
         "time": f"2022-03-22T12:15:{second:02d}.5Z",
         "userId": 17,
@@ -23,7 +23,7 @@ def step(second: int, action: str, data: Any = None, **common: Any) -> dict[str,
 
 
 def seconds(result: Result, *names: str) -> list[tuple[Any, ...]]:
-    """(second of the minute, and the columns named) of each row."""
+    """Return (second of the minute, and the columns named) of each row."""
     start = datetime(2022, 3, 22, 12, 15, tzinfo=UTC)
     return [
         ((row["time"] - start).total_seconds(), *(row[name] for name in names))

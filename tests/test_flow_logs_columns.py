@@ -112,14 +112,14 @@ product_ids = nested(bare_ids, "productId")
 
 
 def text_of(value: Any) -> Any:
-    """The definition that the columns must meet."""
+    """Return the text of a value by the definition that the columns must meet."""
     if isinstance(value, dict):
         (value,) = value.values()
     return value if value is None else str(value)
 
 
 def runs(ids: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
-    """Mostly of one type, as services write them, with others among them."""
+    """Return ids mostly of one type, as services write them, with others among them."""
     some = st.lists(ids, min_size=1, max_size=4)
     return st.tuples(some, ids, st.integers(0, 6), some).map(
         lambda drawn: [*drawn[0], *[drawn[1]] * drawn[2], *drawn[3]]

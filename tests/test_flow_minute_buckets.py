@@ -18,7 +18,7 @@ START_MS = parse_time_ms("2022-03-22T12:15:00.000Z")
 
 
 def tag(after_s: float, *, price: int = 10, **changes: Any) -> dict[str, Any]:
-    """A tag some seconds after the start."""
+    """Return a tag some seconds after the start."""
     product = {"product_id": "p", "brand_id": "b", "category_id": "c", "price": price}
     for name in ("brand_id", "category_id"):
         if name in changes:
@@ -36,7 +36,7 @@ def tag(after_s: float, *, price: int = 10, **changes: Any) -> dict[str, Any]:
 
 
 def table(*partitions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of the table in the end, without their versions."""
+    """Return the rows of the table in the end, without their versions."""
     rows = run_flow(minute_buckets.FLOW.dataflow, list(partitions)).upserts(*ROWS.order_by)
     return [{k: v for k, v in row.items() if k != "version"} for row in rows]
 

@@ -47,7 +47,7 @@ def ran(*partitions: list[Told]) -> Result:
 
 
 def shown(rows: pl.DataFrame) -> list[Minute]:
-    """What the view shows: the partitions together, without rows of nobody."""
+    """Return what the view shows: the partitions together, without rows of nobody."""
     counts: dict[int, list[int]] = defaultdict(lambda: [0, 0])
     if not rows.is_empty():
         for at_ms, active, online in rows.select(

@@ -18,18 +18,18 @@ START_MS = parse_time_ms("2022-03-22T12:15:00.000Z")
 
 
 def at(after_s: float) -> str:
-    """A moment some seconds after the start."""
+    """Return a moment some seconds after the start."""
     return iso_ms(START_MS + round(after_s * 1000))
 
 
 def log(after_s: float, action: str, data: Any, user: Any = 17) -> dict[str, Any]:
-    """A step that Catalog logged."""
+    """Return a step that Catalog logged."""
     common = {"time": at(after_s), "userId": user, "requestId": "r", "serverName": "Catalog"}
     return {"action": action, "commonData": common, "data": data}
 
 
 def reading(topic: str) -> Build:
-    """The flow with one of its topics."""
+    """Return the flow with one of its topics."""
 
     def build(source: Any, outputs: Any, progress: Any) -> Dataflow:
         return product_views.FLOW.dataflow({topic: source}, outputs, progress)
@@ -38,12 +38,12 @@ def reading(topic: str) -> Build:
 
 
 def run(topic: str, events: list[Mapping[str, Any]], **options: Any) -> Result:
-    """The flow over the events of one partition."""
+    """Run the flow over the events of one partition."""
     return run_flow(reading(topic), events, **options)
 
 
 def table(result: Result) -> list[tuple[Any, ...]]:
-    """(second of the minute's start, product, user, views, impressions)"""
+    """Return (second of the minute's start, product, user, views, impressions)."""
     found = newest(result.rows, PRODUCT_USER_VIEWS.order_by)
     return [
         (

@@ -41,7 +41,7 @@ def told_of(row: dict[str, Any]) -> Summary:
 
 
 def summaries(result: Result) -> list[Summary]:
-    """What the table holds in the end."""
+    """Return the table's summaries in the end."""
     return [told_of(row) for row in result.table(REQUEST_SUMMARY).to_dicts()]
 
 
@@ -50,7 +50,7 @@ def traced(*steps: Told, cuts: tuple[int, ...] = (1_000,)) -> Result:
 
 
 def recounted(steps: list[Told]) -> list[Summary]:
-    """The same by a slow model: of each id the newest request."""
+    """Return the same by a slow model: of each id the newest request."""
     newest = {life.id: life for life in lives_of(on_time(steps))}
     found: list[Summary] = []
     for request, life in sorted(newest.items()):
@@ -77,7 +77,7 @@ class Partition:
     def take(
         self, *steps: Told, end: bool = False, after_s: int = 1
     ) -> list[tuple[str, str, int]]:
-        """(request, outcome, phase) of the summaries that are written."""
+        """Take steps; return (request, outcome, phase) of the summaries that are written."""
         self._second += after_s
         at_ms = NOW_MS + self._second * 1000
         poll = poll_of(steps, self._offset, polled_at_ms=at_ms, end=end)

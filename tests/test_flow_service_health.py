@@ -38,7 +38,7 @@ Health = tuple[int, str, str, int, int, list[int]]
 
 
 def table(result: Result) -> list[Health]:
-    """What the table holds in the end of each (minute, server, operation, partition)."""
+    """Return the table's row of each (minute, server, operation, partition) in the end."""
     if result.rows.is_empty():
         return []
     rows = newest(result.rows, ROWS.order_by).filter(pl.col("requests") > 0)
@@ -56,7 +56,7 @@ def health(*steps: Told, cuts: tuple[int, ...] = (1_000,)) -> list[Health]:
 
 
 def recounted(steps: list[Told]) -> list[Health]:
-    """The same by a slow model: each request by itself."""
+    """Return the same by a slow model: each request by itself."""
     found: dict[tuple[int, str, str], list[tuple[int, bool]]] = {}
     for life in lives_of(on_time(steps)):
         for server in {told.server for told in life.steps}:
@@ -110,8 +110,8 @@ def test_a_visit_that_moves_leaves_what_was_written_before_right() -> None:
 
 
 def read_again(steps: list[Told], killed_after: int, cuts: tuple[int, ...] = (1_000,)) -> Result:
-    """The rows of a process that read so many steps, came to an end there, and was killed before
-    that was saved; and those of the next one, which began anew."""
+    """Return the rows of a process that read so many steps to its end and was killed before that
+    was saved, and those of the next process, which began again."""
     first = run_flow(service_health.FLOW.dataflow, [*map(log, steps[:killed_after])], cuts=cuts)
     again = run_flow(service_health.FLOW.dataflow, [*map(log, steps)], cuts=cuts)
     return Result(first.items + again.items)
@@ -162,7 +162,7 @@ def test_requests_whose_steps_come_in_order_need_no_more_rows() -> None:
 
 
 def killed_everywhere(steps: list[Told]) -> list[pl.DataFrame]:
-    """What processes wrote that were killed after one step, two steps, and so on."""
+    """Return the rows of processes that were killed after one step, two steps, and so on."""
     step = DrivenStep(service_health.HealthStep)
     found = []
     for offset, told in enumerate(steps):
@@ -300,14 +300,15 @@ def test_the_state_of_an_hour_levels_off() -> None:
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real engine with the table and its views."""
+    """Yield a real engine with the table and its views."""
     with any_server(tmp_path_factory.mktemp("clickhouse")) as server:
         create_tables(server.url, [ROWS, VIEW, ANOMALIES_VIEW])
         yield server.url
 
 
 def drawn_health(seed: int) -> list[Health]:
-    """Three hours of two services, with minutes that are missing, slow or full of errors."""
+    """Return three hours of two services, with minutes that are missing, slow or full of
+    errors."""
     chance = Random(seed)
     found: list[Health] = []
     for minute in range(180):
@@ -325,7 +326,7 @@ def drawn_health(seed: int) -> list[Health]:
 
 
 def rows_of(drawn: list[Health]) -> pl.DataFrame:
-    """Rows of two topics that have these between them, the first written twice."""
+    """Return rows of two topics that have these between them, the first written twice."""
     rows: list[dict[str, Any]] = []
     for minute, server, operation, _, errors, took in drawn:
         for topic, of in ((0, took[1:]), (0, took[::2]), (1, took[1::2])):
@@ -376,7 +377,8 @@ def test_the_views_say_what_the_definitions_say(url: str) -> None:
 
 
 def minutes(*rows: tuple[int, int, int, int]) -> list[tuple[int, str, float, float]]:
-    """(minute, requests, errors, p50) -> (minute, measure, value, expected) that stand out."""
+    """Return (minute, requests, errors, p50) -> (minute, measure, value, expected) that stand
+    out."""
     found = anomalies(
         (minute * MINUTE, "Cart", "add_to_cart", requests, errors, p50, p50, p50)
         for minute, requests, errors, p50 in rows

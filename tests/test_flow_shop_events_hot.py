@@ -22,7 +22,7 @@ VALUES = {"int": 7, "double": 1.5, "text": "a", "code": 1}
 
 
 def event(kind: str, second: int = 0, **fields: Any) -> dict[str, Any]:
-    """An event of a user; its needed fields have a value unless another is given."""
+    """Return an event of a user; its needed fields have a value unless another is given."""
     needed = {
         field.name: VALUES[field.type] for field in SCHEMA.kinds[kind].fields if not field.optional
     }
@@ -129,7 +129,7 @@ def records(draw: st.DrawFn) -> bytes:
 
 
 def decoded(record: bytes, type_: Any) -> Any:
-    """The error in words, or the event as (kind, time, user, fields)."""
+    """Return the error in words, or the event as (kind, time, user, fields)."""
     try:
         found = msgspec.json.decode(record, type=type_)
     except msgspec.DecodeError as error:

@@ -1,4 +1,4 @@
-"""split_topics: records of a topic in, the same bytes in a topic a kind out, each once."""
+"""split_topics: records of a topic in, the same bytes in one topic per kind out, each once."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from tests.split_support import splitting
 
 ROOT = Path(__file__).parent.parent
 Split = dict[tuple[str, int], list[bytes]]
-"""What stands in each (topic, partition)."""
+"""The records of each (topic, partition)."""
 
 
 def record(kind: str, number: int, **more: Any) -> bytes:
-    """An event of a kind, with some blanks that nobody needs."""
+    """Return an event of a kind, with some blanks that nobody needs."""
     fields = {"event": kind, "timestamp": "2022-03-22T12:15:00Z", "user_id": number, **more}
     return json.dumps(fields, separators=(" ,", " : ")).encode()
 
@@ -52,7 +52,7 @@ def expected(partitions: Sequence[Sequence[bytes]], kind_of: str = "event") -> S
 
 
 def split_of(folder: Path, source: str = "shop_events") -> Split:
-    """All that stands in the topics of kinds."""
+    """Return all records in the topics of kinds."""
     found: Split = {}
     for name in FileTopics(folder).topics():
         if name.startswith(f"{source}."):
@@ -87,7 +87,7 @@ class House:
         targets_max: int = 200,
         **run: Any,
     ) -> Result:
-        """One run over records in memory, from the state on."""
+        """Run once over records in memory, from the state on."""
         targets = Targets(
             FileTopics(self.folder),
             topic.name,
@@ -324,7 +324,7 @@ def written_bytes(folder: Path) -> int:
 
 @contextmanager
 def workers(home: Path, count: int, *options: str) -> Iterator[list[subprocess.Popen[str]]]:
-    """Processes that are killed at the end."""
+    """Yield processes that are killed at the end."""
     with ExitStack() as stack:
         found = []
         for index in range(count):

@@ -13,7 +13,7 @@ from streams.testing import run_flow
 
 
 def event(second: int, kind: str = "view", price: float = 1.0) -> dict[str, Any]:
-    """A row of the export, some seconds after midnight."""
+    """Return a row of the export, some seconds after midnight."""
     return {
         "event_time": f"2019-10-01 00:{second // 60:02d}:{second % 60:02d} UTC",
         "event_type": kind,
@@ -31,7 +31,8 @@ Window = tuple[int, int, int, int, int, int, int]
 
 
 def windows(*events: dict[str, Any], window_s: float = 1.0) -> list[Window]:
-    """(start, end in s after midnight, events, viewed, cart, sold, cents) of each window."""
+    """Return (start, end in s after midnight, events, viewed, cart, sold, cents) of each
+    window."""
     build = partial(
         store_metrics.FLOW.dataflow,
         settings=read_settings({"PRODUCER_DATA_SEC_PER_REAL_SEC": str(window_s)}),

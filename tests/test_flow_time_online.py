@@ -50,7 +50,7 @@ def told(rows: pl.DataFrame) -> list[Session]:
 
 
 def sessions(*events: Told, cuts: tuple[int, ...] = (1_000,)) -> list[Session]:
-    """What the flow makes of records of platform_logs."""
+    """Return the sessions that the flow makes of records of platform_logs."""
     result = run_flow(of("platform_logs"), [log(event) for event in events], cuts=cuts)
     assert not result.dead
     assert result.rows.is_empty() or (result.rows["spent_s"] > 0).all()

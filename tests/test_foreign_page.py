@@ -27,7 +27,7 @@ from tests.page_support import ARGUMENTS, CHROMIUM, WAIT_MS, needs_chromium
 pytestmark = needs_chromium
 
 KEPT = "kept-by-the-user"
-"""Stands in whatever a target would tell."""
+"""A text in whatever a target would tell."""
 RANGE = "time_range=2022-03-22T12:15:00.000_2022-03-22T12:16:00.000"
 REBOUND = "rebound.example"
 """A name of the page's own, which the browser now finds at this machine."""
@@ -43,12 +43,13 @@ class Target:
     sends: tuple[tuple[str, str], ...]
     """Paths that change something, each with a body to POST there."""
     state: Callable[[], object]
-    """Gives what must stay as it is."""
+    """Returns what must stay as it is."""
 
 
 @contextmanager
 def clickhouse(folder: Path) -> Iterator[Target]:
-    """The embedded ClickHouse; the page knows its password, and tries with it and without."""
+    """Yield the embedded ClickHouse; the page knows its password, and tries with it and
+    without."""
     out = folder / "out"
     with serving(folder / "data") as server:
         server.rows("CREATE TABLE t (s String) ENGINE = MergeTree ORDER BY s")
@@ -75,7 +76,7 @@ def clickhouse(folder: Path) -> Iterator[Target]:
 
 @contextmanager
 def api(_folder: Path) -> Iterator[Target]:
-    """The api, which needs no password on this machine."""
+    """Yield the api, which needs no password on this machine."""
     shop = Shop()
     known = encoded(tag(origin=KEPT))
     shop.profiles.tags = [(parse_time_ms(tag()["time"]), "VIEW", tag()["cookie"], known)]
@@ -152,7 +153,7 @@ PAGE = (
 
 @contextmanager
 def site_of_another(port: int) -> Iterator[int]:
-    """The port of a site of somebody else, which answers ``/page``.
+    """Yield the port of a site of somebody else, which answers ``/page``.
 
     All else that is asked of it goes to ``port`` of this machine, as if its name had been given
     this machine's address since the page was read.
@@ -185,7 +186,7 @@ def passed_on(from_one: socket.socket, to_other: socket.socket) -> None:
 
 @contextmanager
 def page_at(port: int) -> Iterator[Any]:
-    """A page of a browser that finds the rebound name at a port of this machine."""
+    """Yield a page of a browser that finds the rebound name at a port of this machine."""
     from playwright.sync_api import sync_playwright
 
     rule = f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1:{port}"

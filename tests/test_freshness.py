@@ -41,20 +41,27 @@ MINUTE = datetime(2023, 11, 14, 22, 13, tzinfo=UTC)
 
 
 @dataclass
-class Shown:
+class Shown(Store):
     """A store that shows another record by and by, and the clock of who looks."""
 
     by_ms: dict[int, int]
     """By the time since NOW_MS the append time of what is newest from then on."""
     now_ms: int = NOW_MS
     asked_ms: list[int] = field(default_factory=list)
+    waits: bool = False
 
     def newest_ms(self) -> int:
         self.asked_ms.append(self.now_ms)
         return [at for since, at in self.by_ms.items() if NOW_MS + since <= self.now_ms][-1]
 
+    def is_waiting(self) -> bool:
+        return self.waits
+
+    def close(self) -> None:
+        """Nothing is held."""
+
     def age_s(self) -> float | None:
-        return first_seen_s(self.newest_ms, clock_ms=lambda: self.now_ms, sleep=self._sleep)
+        return first_seen_s(self, clock_ms=lambda: self.now_ms, sleep=self._sleep)
 
     def _sleep(self, seconds: float) -> None:
         self.now_ms += round(seconds * 1000)
@@ -65,6 +72,17 @@ def test_the_age_is_that_of_the_first_record_that_was_not_there_before() -> None
     assert shown.age_s() == 0.5
     assert shown.now_ms == NOW_MS + 1_100
     assert len(shown.asked_ms) == 1 + 11
+
+
+def test_a_store_that_is_late_by_up_to_a_minute_is_measured() -> None:
+    late = Shown({0: NOW_MS - 55_000, 1_050: NOW_MS - 54_000})
+    assert late.age_s() == 55.1
+    # The one record that is waited for shows after 40 s.
+    waited = Shown({0: NOW_MS, 40_050: NOW_MS + 100}, waits=True)
+    assert waited.age_s() == 40.0
+    never = Shown({0: NOW_MS}, waits=True)
+    assert never.age_s() is None
+    assert never.now_ms == NOW_MS + QUIET_MS + 100
 
 
 def test_what_shows_nothing_new_is_left_after_a_while_and_what_is_quiet_at_once() -> None:
@@ -204,12 +222,14 @@ def test_a_profile_shows_a_tag_that_was_not_there(settings: Settings) -> None:
 
     waiting: list[bytes] = []
     with closing(store_of(settings, "user_profiles")) as store:
+        assert not store.is_waiting()
         before_ms = store.newest_ms()
         # Since when one shows that is there at the first look, nobody knows.
         append(0, lambda value: put(0, value))
         assert store.newest_ms() == before_ms
         append(1, waiting.append)
         assert [store.newest_ms(), store.newest_ms()] == [before_ms, before_ms]
+        assert store.is_waiting()
         put(1, waiting[0])
         seen_ms = store.newest_ms()
     assert seen_ms >= before_ms

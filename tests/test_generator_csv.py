@@ -33,7 +33,7 @@ decode_letter = msgspec.json.Decoder(DeadLetter).decode
 
 
 def replayed(path: Path, row: int = 0, rows_max: int = 100) -> list[tuple[str, bytes, bytes]]:
-    """All records from a row on, as (topic, key, value)."""
+    """Return all records from a row on, as (topic, key, value)."""
     stream = CsvReplay(path).open(row)
     found = []
     while not stream.at_end:
@@ -44,7 +44,7 @@ def replayed(path: Path, row: int = 0, rows_max: int = 100) -> list[tuple[str, b
 
 
 def record_of_line(folder: Path, line: bytes, header: str = HEADER) -> tuple[str, bytes, bytes]:
-    """The record that line 7 of a file becomes."""
+    """Return the record that line 7 of a file becomes."""
     before = [csv_row(n) for n in range(5)] if header == HEADER else [header] * 5
     lines = [text.encode() for text in (header, *before)]
     (folder / "shop.csv").write_bytes(b"\n".join([*lines, line]) + b"\n")

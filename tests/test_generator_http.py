@@ -34,7 +34,7 @@ class Shop:
     slow_s: float = 0.0
     """Every tenth tag takes so long."""
     closes: bool = False
-    """Whether each answer ends its connection."""
+    """True where each answer ends its connection."""
     tags: list[bytes] = field(default_factory=list)
     stored: list[bytes] = field(default_factory=list)
     queries: list[tuple[str, dict[str, list[str]]]] = field(default_factory=list)

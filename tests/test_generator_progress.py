@@ -67,7 +67,7 @@ def push_on(
     rate_per_s: float | None = None,
     window_rows: int = WINDOW_ROWS,
 ) -> PushResult | None:
-    """One life of a push, None where it crashed."""
+    """Run one life of a push; return None where it crashed."""
     clock = SimulatedClock()
     try:
         return push(

@@ -52,7 +52,7 @@ DIGEST = "d11648f372097312f0faca059de0595554df68103dfc880f1e2018a9e92ca825"
 
 
 def records_of(world: ShopWorld, cuts: list[int] | None = None) -> Records:
-    """All records of a world, by topic, taken in batches of these sizes again and again."""
+    """Return all records of a world, by topic, taken in batches of these sizes again and again."""
     stream = world.open(0)
     found: Records = {topic: [] for topic in TOPICS}
     rows = turns = 0

@@ -1,4 +1,4 @@
-"""What the shop's services and customers send: which records are accepted, and what they mean."""
+"""Records of the shop's services and customers: which are accepted, and what they mean."""
 
 from __future__ import annotations
 

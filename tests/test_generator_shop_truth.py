@@ -24,7 +24,7 @@ TIMEOUT = 1_800_000
 
 
 def told(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Rows in an order of their own; one table has lists."""
+    """Return rows in an order of their own; one table has lists."""
     return sorted(rows, key=repr)
 
 

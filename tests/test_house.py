@@ -32,9 +32,9 @@ MAY_IMPORT = {
     "cli": set(ROOMS) - {"benchmarks", "grafana"},
     "benchmarks": set(ROOMS),
 }
-"""What each room may import of this project."""
+"""The rooms of this project that each room may import."""
 READ_ENVIRONMENT = {"api/server.py", "flows/_flow.py", "schemas/settings.py"}
-"""Besides these, and all of ``cli``, only a ``main`` may."""
+"""Files that may read the environment; besides these and all of ``cli``, only a ``main`` may."""
 
 
 def sources(room: str) -> list[Path]:
@@ -42,7 +42,7 @@ def sources(room: str) -> list[Path]:
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
-    """Dotted names of the modules, and of what is taken from them."""
+    """Yield dotted names of the modules, and of what is taken from them."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -93,7 +93,7 @@ def test_no_flow_imports_another_flow() -> None:
 
 
 def reads_environment(node: ast.AST) -> bool:
-    """Whether this very node names os.environ, os.getenv or read_settings."""
+    """Tell whether this very node names os.environ, os.getenv or read_settings."""
     if isinstance(node, ast.Attribute):
         return node.attr in ("environ", "getenv", "read_settings")
     return isinstance(node, ast.Name) and node.id in ("environ", "getenv", "read_settings")
@@ -118,7 +118,8 @@ def test_only_entries_read_the_environment(room: str) -> None:
 
 
 def tracked() -> list[Path]:
-    """Files of the project: what git tracks or would, or all that is not hidden without git."""
+    """Return files of the project: what git tracks or would, or all that is not hidden without
+    git."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=ROOT,
@@ -167,14 +168,14 @@ def readme() -> str:
 
 
 def readme_code() -> str:
-    """The README's code: fenced, indented, inline."""
+    """Return the README's code: fenced, indented, inline."""
     text = readme()
     indented = re.findall(r"^(?: {4}|\t).*$", text, re.MULTILINE)
     return "\n".join([*re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL), *indented])
 
 
 def documented(tool: str) -> set[str]:
-    """Words that follow ``tool`` in the README's code."""
+    """Return words that follow ``tool`` in the README's code."""
     return set(re.findall(rf"(?<![\w-]){tool} ([a-z][\w-]*)", readme_code()))
 
 
@@ -207,7 +208,7 @@ def test_documented_demos_have_options_that_exist() -> None:
 
 
 def all_help(parser: object) -> str:
-    """The help of a command and of its own commands."""
+    """Return the help of a command and of its own commands."""
     from argparse import ArgumentParser
 
     assert isinstance(parser, ArgumentParser)

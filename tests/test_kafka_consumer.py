@@ -62,19 +62,19 @@ class FakeClient:
     """The offsets of the records of each partition."""
     queue: deque[FakeMessage] = field(default_factory=deque)
     fetched: dict[int, int] = field(default_factory=dict)
-    """By assigned partition, the offset to be fetched next."""
+    """The next offset to fetch, by assigned partition."""
     stopped: set[int] = field(default_factory=set)
-    """Those of which an error has come."""
+    """Partitions for which an error has come."""
     committed: list[list[tuple[int, int]]] = field(default_factory=list)
     config: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, config: Mapping[str, Any]) -> FakeClient:
-        """As a consumer is made."""
+        """Take the configuration as the making of a consumer does."""
         self.config = config
         return self
 
     def fetch(self, partition: int, count: int) -> None:
-        """The broker answers with some records, or says that there are no more."""
+        """Let the broker answer with some records, or say that there are no more."""
         if partition not in self.fetched or partition in self.stopped:
             return
         left = [at for at in self.logs[partition] if at >= self.fetched[partition]]
@@ -88,7 +88,7 @@ class FakeClient:
             self.queue.append(FakeMessage(partition, end, failure=eof))
 
     def fail(self, partition: int | None, code: int) -> None:
-        """The broker answers with an error."""
+        """Let the broker answer with an error."""
         self.queue.append(FakeMessage(partition, 0, failure=KafkaError(code)))
         if partition is not None:
             self.stopped.add(partition)
@@ -154,7 +154,7 @@ actions = st.lists(
 
 
 class Readers:
-    """What the readers of all partitions do with a shared consumer, and what they have seen."""
+    """The readers of all partitions on a shared consumer, and what they have seen."""
 
     def __init__(self, client: FakeClient) -> None:
         self.client = client
@@ -195,7 +195,7 @@ class Readers:
             self.buffers[partition] = self.consumer.open(partition, resumed)
 
     def check(self) -> None:
-        """Each has seen the first of its records, and no more is held than may be."""
+        """Check that each has seen the first of its records, and no more is held than allowed."""
         for partition, seen in self.seen.items():
             log = [at for at in self.client.logs[partition] if at >= self.begun[partition]]
             assert seen == log[: len(seen)], partition

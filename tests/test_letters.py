@@ -32,14 +32,14 @@ from tests.cli_support import footfall, one_line
 
 
 def letter(flow: str, at: int, payload: bytes = b"{}", **fields: Any) -> DeadLetter:
-    """A letter for the record at an offset of user_tags/0."""
+    """Return a letter for the record at an offset of user_tags/0."""
     given: dict[str, Any] = {"topic": "user_tags", "partition": 0, "code": "not_json"}
     given |= {"reason": "no JSON", **payload_fields(payload), **fields}
     return DeadLetter(flow=flow, offset=at, **given)
 
 
 def note(at: int, step: str, end_offset: int = 10) -> Retry:
-    """A note for the record at an offset of user_tags/0."""
+    """Return a note for the record at an offset of user_tags/0."""
     return Retry(RetryNote("user_tags", 0, at, step, end_offset, 1_700_000_000_000))  # type: ignore[arg-type]
 
 

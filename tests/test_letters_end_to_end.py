@@ -57,7 +57,7 @@ def good(number: int) -> bytes:
 
 
 def mostly_good(number: int) -> bytes:
-    """Every seventh has its price as text, which the flow does not take."""
+    """Return an event; every seventh has its price as text, which the flow does not take."""
     return event(number, f"{number / 4}") if number % 7 == 0 else good(number)
 
 
@@ -84,7 +84,7 @@ FIXED = Records(
 
 @pytest.fixture
 def footfall(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Footfall:
-    """Runs a command of ``footfall dead-letters`` on a home, and gives what it says."""
+    """Return a function that runs ``footfall dead-letters`` on a home and gives its output."""
 
     def run(home: Path, *words: str) -> str:
         monkeypatch.setenv("FOOTFALL_HOME", str(home))
@@ -108,7 +108,7 @@ def home_with(folder: Path, made: Any) -> Settings:
 
 
 def run_to_the_end(settings: Settings) -> None:
-    """The flow as a worker runs it, from where it was."""
+    """Run the flow as a worker runs it, from where it was."""
     recovery = settings.footfall_home / "recovery-of-test"
     if not recovery.exists():
         recovery.mkdir()

@@ -29,7 +29,7 @@ GROUP = "letters-test"
 
 @pytest.fixture(scope="module")
 def broker(_kafka_folder: Path) -> Iterator[Broker]:
-    """One of its own: these tests need the topics by their names."""
+    """Yield a broker of its own: these tests need the topics by their names."""
     broker = Broker(_kafka_folder / "letters")
     broker.start()
     try:
@@ -40,7 +40,7 @@ def broker(_kafka_folder: Path) -> Iterator[Broker]:
 
 @pytest.fixture
 def settings(broker: Broker, tmp_path: Path) -> Settings:
-    """A home with the catalogue's topics, empty."""
+    """Return a home with the catalogue's topics, empty."""
     for name in TOPICS:
         if broker.partitions(name):
             broker.delete_topic(name)
@@ -163,7 +163,7 @@ def test_a_record_keeps_its_key_its_headers_and_its_time(
 
 
 def found(settings: Settings) -> dict[str, Finding]:
-    """What is not well, by check; the last of each."""
+    """Return the findings that are not well, by check; the last of each."""
     return {one.check: one for one in look_at_topics(settings) if one.level != "ok"}
 
 

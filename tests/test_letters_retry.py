@@ -45,7 +45,7 @@ class World:
         ]
         self.effects_left: int | None = None
         self.carried: dict[tuple[int, int], tuple[Any, ...]] = {}
-        """By partition and offset, what records have beside their value."""
+        """What records have beside their value, by partition and offset."""
 
     def letters(self) -> Letters:
         return collect(Read(0, at, record) for at, record in enumerate(self.written))
@@ -58,7 +58,7 @@ class World:
         batch_records: int = 3,
         force: bool = False,
     ) -> Outcome | None:
-        """One command; None where it was killed."""
+        """Run one command; return None where it was killed."""
         self.effects_left = killed_after
         letters = self.letters()
         retry = Retry(self, letters, lambda: 0, force=force, batch_records=batch_records)
@@ -68,7 +68,7 @@ class World:
             return None
 
     def sent(self, partition: int) -> list[bytes]:
-        """What was appended to a partition, without what others have."""
+        """Return what was appended to a partition, without the records of others."""
         after = self.partitions_[partition][self.first_ends[partition] :]
         return [value for value in after if not value.startswith(b"other")]
 

@@ -1,4 +1,4 @@
-"""What the page is sent: the whole at first, then what changed, which makes the same of it."""
+"""Answers to the page: the whole snapshot first, then patches that make the same of it."""
 
 from __future__ import annotations
 

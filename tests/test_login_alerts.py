@@ -49,7 +49,7 @@ _times = st.lists(_steps_ms, max_size=40).map(
 def failure(
     time_ms: int, user: object = "anna", *, action: str = "LoginRep", status: str = "Invalid"
 ) -> bytes:
-    """A record of platform_logs."""
+    """Return a record of platform_logs."""
     common = {
         "time": iso_ms(time_ms),
         "userId": user,
@@ -62,13 +62,13 @@ def failure(
 
 
 def found_by(times: Sequence[int]) -> list[int]:
-    """Slowly: the failures in the window that ends with the newest of them, in order of time."""
+    """Return, slowly, the failures in the window that ends with the newest, in order of time."""
     opens_s = max(times) // 1000 - LOGIN_WINDOW_S
     return sorted(time_ms for time_ms in times if time_ms // 1000 > opens_s)
 
 
 def slowly(times: Sequence[int]) -> list[list[int]]:
-    """The failures that raise each alert, for who answers in order of arrival."""
+    """Return, slowly, the failures that raise each alert, in order of arrival."""
     raised, was_in_burst = [], False
     for count in range(1, len(times) + 1):
         found = found_by(times[:count])
@@ -228,7 +228,7 @@ class Partition:
         self.start()
 
     def start(self) -> None:
-        """As a worker that knows nothing but the changelog."""
+        """Start as a worker that knows nothing but the changelog."""
         self.watch = Watch("login_alerts", 3, self.changelog)
         self.offset = self.watch.at.next_offset
 

@@ -48,7 +48,7 @@ STEP = {
 
 
 def lines_of(text: str) -> list[dict[str, Any]]:
-    """The lines of a log, without what is said to the person who runs the command."""
+    """Return the lines of a log, without what is said to the person who runs the command."""
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
 

@@ -63,7 +63,8 @@ def settings(clickhouse: Server, tmp_path: Path) -> Settings:
 
 
 def statement_of_before(table: Table) -> str:
-    """The statement that made the table when its rows did not say of which topic they are."""
+    """Return the statement that made the table when its rows did not say of which topic they
+    are."""
     made = re.sub(r",\n *(CONSTRAINT|`appended_ms`) [^,\n]*", "", table.create())
     return made.replace("    `topic` LowCardinality(String),\n", "").replace("topic, ", "")
 
@@ -73,7 +74,7 @@ def ask(settings: Settings, sql: str) -> list[list[Any]]:
 
 
 def tables_of_before(settings: Settings) -> None:
-    """Tables with rows in them: of two days, of a version that is superseded, and one deleted."""
+    """Make tables with rows: of two days, of a superseded version, and one deleted."""
     create_tables(settings.clickhouse_url, [])
     for table in (BUCKETS, clickhouse_move.shadow_of(BUCKETS), PRODUCT_USER_VIEWS, USER_TRACE):
         ask(settings, statement_of_before(table))

@@ -23,9 +23,9 @@ pytestmark = needs_chromium
 START_MS = 1_647_951_300_000
 HOSTILE = '<img src=x onerror="window.hurt=1"><script>window.hurt=1</script>"\'`${window.hurt=1}'
 CHARTS = 7
-"""Besides those of the shop, which has nothing here: see tests.test_page_shop."""
+"""Charts besides those of the shop, which has no data here: see tests.test_page_shop."""
 NOTHING = "\u2013"
-"""What stands in place of a number that is not known."""
+"""The text in place of a number that is not known."""
 
 
 @dataclasses.dataclass
@@ -36,7 +36,7 @@ class Moving:
     name: str = "BRAND_7"
     seconds: int = 0
     is_gone: bool = False
-    """Whether a worker has not told of itself for a minute."""
+    """True where a worker has not reported for a minute."""
 
     def step(self) -> None:
         self.seconds += 1

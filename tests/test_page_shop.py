@@ -1,4 +1,4 @@
-"""What the page shows of the shop: rows in ClickHouse, figures on the screen, lookups by id."""
+"""The shop on the page: rows in ClickHouse, figures on the screen, lookups by id."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, url: str) -> Path:
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """In a thread: the browser keeps an event loop of its own in this one."""
+    """Run in a thread: the browser keeps an event loop of its own in this one."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, coroutine).result(WAIT_S)
 
@@ -119,7 +119,7 @@ FIGURES = {
     "#funnel": ["2019-10-01 13:00 to 14:00 UTC", "80 % of visitors", "20 % of visitors"],
     "#products": ["p1", "22", "p2", "10", "2000T"],
 }  # fmt: skip
-"""By panel: what stands in it, by the rows of tests.page_shop_support."""
+"""The texts of each panel, by the rows of tests.page_shop_support."""
 
 
 @needs_chromium

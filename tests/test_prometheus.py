@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import shutil
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +14,9 @@ import pytest
 import yaml
 
 from cli.main import build_parser
+from grafana.scraped import answers
+from grafana.scraped import running as process_running
+from infra.programs import alertmanager_command, programs
 from schemas import metrics
 from tests.cli_support import free_port, running
 from tests.metrics_support import get, names_and_labels, targets
@@ -20,6 +26,7 @@ from tests.prometheus_support import (
     RUNBOOKS,
     Query,
     alerts,
+    program,
     queries_of_dashboards,
     queries_of_rules,
     queries_of_runbooks,
@@ -105,7 +112,7 @@ FILLED_IN = {
     "TOPIC/P:OFFSET": "user_tags/0:1", "TOPIC": "user_tags", "FLOW": "minute_buckets",
     "I/N": "0/2", "N": "2", "T": "2022-03-22",
 }  # fmt: skip
-"""What stands in the place of names that a page leaves to its reader."""
+"""Values for the names that a page leaves to its reader."""
 
 
 def test_commands_of_pages_are_those_of_the_command_line() -> None:
@@ -127,13 +134,77 @@ def test_what_an_alert_inhibits_is_an_alert() -> None:
                 assert any(re.fullmatch(one, value) for value in known), matcher
 
 
+OF_SOURCE = {"flow": "f", "topic": "t", "server": "s"}
+
+
+@pytest.fixture(scope="module")
+def alertmanager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of alerts of a real one."""
+    program("amtool")
+    found, folder = programs(), tmp_path_factory.mktemp("alertmanager")
+    assert found
+    shutil.copy(ALERTMANAGER, folder)
+    address = f"127.0.0.1:{free_port()}"
+    command = alertmanager_command(found.alertmanager, folder, address)
+    with process_running(command, folder / "log"):
+        wait_until(lambda: answers(f"http://{address}/-/ready"), "Alertmanager is ready")
+        yield f"http://{address}/api/v2/alerts"
+
+
+def send(address: str, sent: list[dict[str, str]], **more: str) -> None:
+    body = json.dumps([{"labels": labels, **more} for labels in sent]).encode()
+    request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+    urllib.request.urlopen(request, timeout=30).close()
+
+
+def held_back(address: str) -> list[tuple[str, dict[str, str]]]:
+    """The alerts that are there and are not sent: name and what of OF_SOURCE each has."""
+    with urllib.request.urlopen(address, timeout=30) as reply:
+        there = json.load(reply)
+    return [
+        (one["labels"]["alertname"], {name: one["labels"][name] for name in OF_SOURCE})
+        for one in there
+        if one["status"]["inhibitedBy"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "elsewhere"),
+    [
+        ("RecordsLost", "RetentionClose", {"topic": "u"}),
+        ("RecordsLost", "RetentionClose", {"flow": "g"}),
+        ("ServerNotAnswering", "SinkFailing", {"server": "another"}),
+        ("ServerNotAnswering", "RestartLoop", None),
+        ("SinkFailing", "RestartLoop", {"flow": "g"}),
+        ("RestartLoop", "FlowWithoutWorker", {"flow": "g"}),
+        ("FlowWithoutWorker", "FlowBehind", {"flow": "g"}),
+        ("FlowWorkersMissing", "RowsStale", {"flow": "g"}),
+        ("FlowBehind", "FlowLagGrowing", {"flow": "g"}),
+        ("ObserverBlind", "RecordsLost", None),
+        ("ObserverGone", "ObserverBlind", None),
+    ],
+)
+def test_an_alert_holds_back_what_follows_from_it(
+    alertmanager: str, source: str, target: str, elsewhere: dict[str, str] | None
+) -> None:
+    def labels(name: str, **more: str) -> dict[str, str]:
+        return {"alertname": name, **alerts()[name]["labels"], **OF_SOURCE, **more}
+
+    sent = [labels(source), labels(target)]
+    sent += [labels(target, **elsewhere)] if elsewhere else []
+    send(alertmanager, sent)
+    wait_until(lambda: held_back(alertmanager) == [(target, OF_SOURCE)], "held back, alone")
+    send(alertmanager, sent, endsAt="2020-01-01T00:00:00Z")
+    wait_until(lambda: held_back(alertmanager) == [], "over")
+
+
 Exposed = dict[str, frozenset[str]]
 """The labels of each metric, by the names under which Prometheus has it."""
 
 
 @pytest.fixture(scope="module")
 def exposed(tmp_path_factory: pytest.TempPathFactory) -> Exposed:
-    """Of a worker, an observer and an api that run."""
+    """Return the metrics of a worker, an observer and an api that run."""
     home = tmp_path_factory.mktemp("exposed")
     fill(home, 0, 5_000)
     found: Exposed = {}
@@ -165,7 +236,7 @@ LISTED = {name: frozenset(one.labels) for one in ALL for name in _names(one.name
 
 
 def faults(query: Query, exposed: Exposed) -> Iterator[str]:
-    """What a query asks for that there is not."""
+    """Yield what a query asks for that does not exist."""
     sums = records()
     for name in query.names - sums.keys() - exposed.keys():
         yield f"{query.where}: no process exposes {name}"

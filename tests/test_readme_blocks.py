@@ -36,9 +36,9 @@ LEFT_OUT = {
     "docker compose": "there may be no Docker",
     "make test ARGS=tests/servers": "it runs tests that have run",
 }
-"""By how a line begins."""
+"""Reasons to leave a line out, by its beginning."""
 NEEDS = {"unzip": "unzip", "curl": "curl"}
-"""By how a line begins: a program that it needs, and that need not be here."""
+"""Programs that a line needs and that may be missing here, by its beginning."""
 UNTIL = {
     "make demo": "http://",
     'make demo ARGS="--csv 2019-Oct.csv.gz --speed': "http://",
@@ -62,21 +62,21 @@ EXIT_CODES = {
     "footfall dead-letters show": {0, 1},
     "footfall dead-letters retry": {0, 2},
 }
-"""Where an answer of no is a good one: of an example's place, or of a home that was just used, or
-of a question that is asked at a terminal alone."""
+"""Exit codes of lines that may answer no: about an example's place, about a home that was just
+used, or to a question that is asked at a terminal alone."""
 BEFORE = {
     "footfall verify minute_buckets": (
         "footfall generate tags --total 1_000_000 --fast --malformed 0.001"
         " && footfall run minute_buckets --once"
     ),
 }
-"""What a line takes for granted: windows that are certain, and the flow that wrote them."""
+"""Lines to run before a line: for windows that are certain, and for the flow that wrote them."""
 LISTING = re.compile(r"footfall (?:demo  |flows  |run FLOW|replay FLOW|verify FLOW|query SQL)")
 """A list of the commands, which tests/test_house.py holds against those there are."""
 
 
 def blocks() -> list[tuple[str, list[str]]]:
-    """(language, lines) of each block, in order; an indented one is of the shell."""
+    """Return (language, lines) of each block, in order; an indented one is of the shell."""
     found: list[tuple[str, list[str]]] = []
     fence: str | None = None
     was_blank = True
@@ -96,13 +96,13 @@ def blocks() -> list[tuple[str, list[str]]]:
 
 
 def longest(table: Mapping[str, object], line: str) -> str | None:
-    """The entry of the longest beginning of a line."""
+    """Return the entry of the longest beginning of a line."""
     fitting = [begin for begin in table if line.startswith(begin)]
     return max(fitting, key=len) if fitting else None
 
 
 def lines() -> list[str]:
-    """The shell's lines that are run, in order."""
+    """Return the shell's lines that are run, in order."""
     return [
         line
         for language, block in blocks()
@@ -197,7 +197,7 @@ class Checkout:
 
     @contextmanager
     def demo(self) -> Iterator[None]:
-        """A demo that answers."""
+        """Yield a demo that answers."""
         with self._started("footfall demo --no-generator") as (process, said):
             until_s = time.monotonic() + SEEN_S_MAX
             while "http://" not in said.read_text() and time.monotonic() < until_s:

@@ -44,7 +44,7 @@ class BrokenOffTopic(MemoryTopic):
     given = 0
 
     def open(self, partition: int, state: int | None) -> MemoryReader:
-        """A reader that counts polls."""
+        """Return a reader that counts polls."""
         topic = self
 
         class Reader(MemoryReader):
@@ -69,7 +69,7 @@ class House:
         """Records that were read, those that were read twice counted twice."""
 
     def run(self, share: Share, *, polls: int | None = None, clean: bool = True) -> None:
-        """One process, to the end of the topic, or broken off after some polls."""
+        """Run one process, to the end of the topic, or broken off after some polls."""
         topic = BrokenOffTopic(RECORDS, cuts=(40, 90, 0))
         if polls is not None and not clean:
             topic.abort_after = polls
@@ -96,7 +96,7 @@ class House:
             self.partitions[part.partition] = part
 
     def outcome(self) -> tuple[Any, ...]:
-        """What stands in the tables in the end."""
+        """Return the content of the tables in the end."""
         result = self.result
         dead = {(letter.partition, letter.offset, letter.code) for letter in result.dead}
         late = {(event.partition, event.offset, event.watermark) for event in result.late}
@@ -149,7 +149,7 @@ def test_whatever_the_layouts_the_outcome_is_that_of_the_undisturbed_run(
 
 
 def parts_of_the_way(home: Path) -> House:
-    """A flow that has read a part of each partition, as one process."""
+    """Return the house of a flow that has read a part of each partition, as one process."""
     house = House(home)
     house.run(Share(), polls=7, clean=True)
     return house
@@ -177,7 +177,7 @@ def test_a_store_of_the_time_before_layouts_is_taken_over(
 
 
 class Killed(BaseException):
-    """Stands for the end of the process at this place."""
+    """The end of the process at this place."""
 
 
 def killed_at_call(number: int, function: Callable[..., Any]) -> Callable[..., Any]:

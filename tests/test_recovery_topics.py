@@ -23,7 +23,7 @@ PARTITIONS = {TOPICS[0]: 4, TOPICS[1]: 3, TOPICS[2]: 1}
 
 
 def records(topic: str) -> list[list[bytes]]:
-    """Some minutes of a topic's partitions."""
+    """Return some minutes of a topic's partitions."""
     return [
         [EVENTS[topic](BASE_MS + n * 1_000, n * 7 + partition) for n in range(400)]
         for partition in range(PARTITIONS[topic])
@@ -41,7 +41,7 @@ class House:
         self.result = Result()
 
     def run(self, share: Share, *, abort_after: int | None = None) -> None:
-        """One process, to the end of all topics, or broken off after some polls of each."""
+        """Run one process, to the end of all topics, or broken off after some polls of each."""
         result = self.result
         sinks = (ListSink(items.extend) for items in (result.items, result.dead, result.late))
 
@@ -70,7 +70,7 @@ class House:
             )
 
     def table(self) -> Any:
-        """What stands in the table in the end."""
+        """Return the content of the table in the end."""
         return newest(self.result.rows, PRODUCT_USER_VIEWS.order_by)
 
 

@@ -1,4 +1,4 @@
-"""Raw rows written anew: each record's row replaced, taken back or left, in whatever table."""
+"""Raw rows written again: each record's row replaced, taken back or left, in whatever table."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ PLACES = [(partition, offset) for partition in (0, 1) for offset in range(8)]
 
 
 def time_ms(place: Place) -> int:
-    """Of a record: every other offset is a minute later, so that a range is not of offsets."""
+    """Return a record's time: every other offset is a minute later, unlike the order of
+    offsets."""
     return BASE_MS + place[1] % 3 * MINUTE_MS + place[1]
 
 
@@ -123,7 +124,7 @@ SAME = ("", "", None)
 corrected_rows = st.fixed_dictionaries(
     dict.fromkeys(PLACES, st.one_of(st.just(SAME), st.just(SAME), some_row))
 )
-"""What a corrected flow makes of each record; SAME where it was right."""
+"""Rows that a corrected flow makes of each record; SAME where the old one was right."""
 
 
 @settings(
@@ -174,7 +175,7 @@ def test_the_records_of_a_range_have_the_new_rows_and_all_others_the_old(
 
 
 def differing(live: Rows, meant: Rows) -> dict[tuple[int, str], Unequal]:
-    """By minute and table, what stands there otherwise than it should."""
+    """Return the rows that differ from those meant, by minute and table."""
     kinds: dict[tuple[int, str], Counter[str]] = defaultdict(Counter)
     for place, row in meant.items():
         stands = live[place]

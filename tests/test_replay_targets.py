@@ -1,4 +1,4 @@
-"""Where a replay writes: rows of earlier generations taken back, a shadow compared and exchanged.
+"""The targets of replays: rows of earlier generations taken back, a shadow compared and exchanged.
 
 The same on ClickHouse, alone and with aggregates in Aerospike, PostgreSQL and SQLite.
 """
@@ -120,7 +120,8 @@ def clickhouse_side(url: str) -> Side:
 
 
 def both_side(url: str) -> Side:
-    """ClickHouse and beside it an Aerospike, of which the same is seen; not during an exchange."""
+    """Return the side of ClickHouse with an Aerospike, which show the same except in an
+    exchange."""
     of_tables = clickhouse_side(url)
     aggregates = AerospikeAggregates(
         "model",
@@ -186,7 +187,7 @@ def store_side(url: str) -> Side:
 
 @pytest.fixture(params=["clickhouse", "with Aerospike", "postgresql", "sqlite"])
 def make_side(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Side]:
-    """Makes a target whose tables are there and empty, a new one each time."""
+    """Return a function that makes a target with empty tables, a new one each time."""
     if request.param == "clickhouse":
         url = request.getfixturevalue("clickhouse")
         return lambda: clickhouse_side(url)

@@ -1,4 +1,4 @@
-"""What a worker's status file says after a restart: nothing goes backwards that was written."""
+"""A worker's status file after a restart: no count of written rows goes backwards."""
 
 from __future__ import annotations
 

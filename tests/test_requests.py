@@ -25,7 +25,7 @@ from tests.requests_support import START_MS, frames_of, hour_of_steps
 
 
 def steps_of(*told: tuple[str, int], server: str = "S", log: str = "L") -> pl.DataFrame:
-    """(request, ms after the start) -> steps as they are held."""
+    """Return steps as they are held, from (request, ms after the start)."""
     return pl.DataFrame(
         {
             "request_id": [request for request, _ in told],
@@ -42,13 +42,13 @@ def lives_in(frame: pl.DataFrame) -> Lives:
 
 
 def ids_of(found: Lives | None) -> list[str]:
-    """The different ids of some requests."""
+    """Return the different ids of some requests."""
     assert found is not None
     return sorted({*found.steps.frame["request_id"][found.steps.order].to_list()})
 
 
 def lives(frame: pl.DataFrame) -> list[tuple[str, int, int, int, bool]]:
-    """(request, first, last, steps, is it the newest) of each, in order."""
+    """Return (request, first, last, steps, is it the newest) of each, in order."""
     found = lives_in(frame)
     ids = frame["request_id"][found.steps.order[found.starts]]
     return sorted(

@@ -33,7 +33,7 @@ class Clock:
 
 
 def failing(times: int, clock: Clock) -> Callable[[], str]:
-    """An attempt that fails so many times and then succeeds."""
+    """Return an attempt that fails so many times and then succeeds."""
     left = [times]
 
     def attempt() -> str:

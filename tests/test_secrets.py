@@ -33,7 +33,7 @@ ADDRESSES = {
     "AEROSPIKE_HOSTNAME",
 }  # fmt: skip
 BARE = (HIDDEN, f"{HIDDEN}:x", f"http://{HIDDEN}:x", f"h:{HIDDEN}", f"postgresql://h:{HIDDEN}")
-"""What a whole address may be mistaken for; where no address is taken, a word is shown."""
+"""Texts that may be mistaken for a whole address; elsewhere a plain word is shown."""
 
 
 def urls() -> list[str]:

@@ -56,7 +56,7 @@ class Shop:
         return [tuple(row) for row in self._reader.rows(sql)[1]]
 
     def all_of(self, view: str, *columns: str) -> list[tuple[Any, ...]]:
-        """All rows of a view, sorted; hours in ms."""
+        """Return all rows of a view, sorted; hours in ms."""
         listed = ", ".join(
             f"toUnixTimestamp(hour) * 1000 AS {name}" if name == "hour_ms" else name
             for name in columns
@@ -70,7 +70,7 @@ def shop(server: Server) -> Shop:
 
 
 def at(kind: str, minute: float, user: int = 3, **fields: Any) -> dict[str, Any]:
-    """An event some minutes after noon."""
+    """Return an event some minutes after noon."""
     time = datetime.fromtimestamp(NOON.timestamp() + minute * 60, UTC).isoformat()
     return event(kind, timestamp=time, user_id=user, **fields)
 

@@ -1,4 +1,4 @@
-"""What the observer asks ClickHouse about the shop: whole minutes up to the watermark alone."""
+"""The observer's questions to ClickHouse about the shop: whole minutes up to the watermark."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def made(server: Server) -> str:
-    """The address of a server with empty tables."""
+    """Return the address of a server with empty tables."""
     create_tables(server.url, [ROWS, VIEW])
     server.rows("TRUNCATE TABLE minute_buckets_rows")
     return server.url
@@ -211,7 +211,8 @@ def test_a_missing_column_is_named() -> None:
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[list[dict[str, Any]]]:
-    """Batches of versions of few rows, as workers that crash and repeat would write them."""
+    """Return batches of versions of few rows, as workers that crash and repeat would write
+    them."""
     keys = st.fixed_dictionaries(
         {
             "minute": st.integers(0, 2),

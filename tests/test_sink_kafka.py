@@ -36,7 +36,7 @@ PARTITIONS = 4
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[str]:
-    """``host:port`` of a mock broker, which lives in a producer."""
+    """Yield ``host:port`` of a mock broker, which lives in a producer."""
     home = Producer({"bootstrap.servers": "none", "test.mock.num.brokers": 1, "log_level": 2})
     (found,) = home.list_topics(timeout=10).brokers.values()
     yield f"{found.host}:{found.port}"
@@ -51,7 +51,8 @@ def topics(broker: str) -> Iterator[KafkaTopics]:
 
 
 def read_all(broker: str, topic: str, count: int) -> list[tuple[int, bytes | None, bytes]]:
-    """(partition, key, value) of the first ``count`` records, in order of each partition."""
+    """Return (partition, key, value) of the first ``count`` records, in order of each
+    partition."""
     consumer = Consumer({"bootstrap.servers": broker, "group.id": "test", "log_level": 2})
     consumer.assign([TopicPartition(topic, partition, 0) for partition in range(PARTITIONS)])
     found: list[tuple[int, bytes | None, bytes]] = []
@@ -144,7 +145,7 @@ def test_a_broker_that_is_not_there_is_an_error_within_the_bound() -> None:
 
 @contextmanager
 def forwarded(port: int, to: str) -> Iterator[None]:
-    """Takes connections on a port of this machine and passes them on."""
+    """Take connections on a port of this machine and pass them on."""
     host, _, to_port = to.partition(":")
     ends: list[socket.socket] = []
 

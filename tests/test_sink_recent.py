@@ -1,4 +1,4 @@
-"""What a worker and its Aerospike server lose, together or in turn, is written again."""
+"""Rows that a worker and its Aerospike server lose, together or in turn, are written again."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class _Table:
         self.rows += frames
 
     def close(self) -> None:
-        """It stays."""
+        """Keep the table."""
 
 
 @dataclass
@@ -75,7 +75,7 @@ class House:
     table: _Table = field(default_factory=_Table)
 
     def sink(self, keep_s: float) -> RecentSink:
-        """As of one process."""
+        """Return the sink of one process."""
 
         def opened() -> ForgetfulWriter:
             if self.flow is user_profiles:
@@ -92,7 +92,7 @@ class House:
 
     @contextmanager
     def run(self, keep_s: float, recovery: Path, **options: Any) -> Iterator[RecentSink]:
-        """A process to its end, or broken off after some polls; it is gone in the end."""
+        """Run a process to its end, or broken off after some polls; it is gone in the end."""
         sink = self.sink(keep_s)
         outputs = Outputs(sink, _nowhere(), _nowhere())
         run_flow(
@@ -115,7 +115,7 @@ def house(request: pytest.FixtureRequest) -> Iterator[House]:
 
 @pytest.fixture
 def expected(house: House, tmp_path: Path) -> dict[Any, Any]:
-    """What stands in the server after an undisturbed run."""
+    """Return the server's content after an undisturbed run."""
     recovery = tmp_path / "calm"
     recovery.mkdir()
     with house.run(LONG_S, recovery):
@@ -157,7 +157,7 @@ def test_the_state_of_a_part_has_its_rows_that_may_be_lost(house: House, tmp_pat
 def worker(
     house: House, home: Path, sink: Callable[[], RecentSink], share: Share | None = None
 ) -> None:
-    """``footfall run FLOW --once``, on topics in memory."""
+    """Run ``footfall run FLOW --once`` on topics in memory."""
 
     def wire(run: Run) -> Dataflow:
         source = run.source(MemoryTopic(RECORDS))

@@ -44,7 +44,7 @@ Row = tuple[int, int, int, int]
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty store with its tables made."""
+    """Return an empty store with its tables made."""
     if request.param == "sqlite":
         found = f"sqlite:///{tmp_path / 'deep' / 'store.sqlite'}"
     else:
@@ -93,7 +93,7 @@ def write(url: str, *frames: pl.DataFrame, notices: list[dict[str, Any]] | None 
 
 
 def totals(url: str) -> dict[int, tuple[int, int]]:
-    """(events, version) of every window, the other sums checked."""
+    """Return (events, version) of every window, the other sums checked."""
     columns = ", ".join(("start_event_time", *SUMS, "version"))
     _, rows = query_rows(url, f"SELECT {columns} FROM events ORDER BY start_event_time")
     found = {}
@@ -106,7 +106,7 @@ def totals(url: str) -> dict[int, tuple[int, int]]:
 
 
 def told(notices: list[dict[str, Any]]) -> list[tuple[int, int]]:
-    """(window, events) of every notice, in order of the windows."""
+    """Return (window, events) of every notice, in order of the windows."""
     for row in notices:
         assert row["start_event_time"].tzinfo is not None
         assert row["end_event_time"] - row["start_event_time"] == timedelta(seconds=1)

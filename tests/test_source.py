@@ -23,7 +23,7 @@ class Clock:
 
 
 def source_of(clock: Clock, *cuts: int, partitions: int = 1) -> TopicSource:
-    """A source whose partitions give so many records at each look."""
+    """Return a source whose partitions give so many records at each look."""
     topic = Endless([[b"x"] * sum(cuts)] * partitions, cuts)
     return TopicSource(topic, threading.Event(), clock_ms=clock)
 

@@ -16,7 +16,7 @@ TOPIC = "tags"
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[tuple[Producer, str]]:
-    """A mock broker with 4 partitions a topic, living within a producer."""
+    """Yield a mock broker with 4 partitions per topic, which lives within a producer."""
     producer = Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "x", "log_level": 0})
     brokers = producer.list_topics(timeout=10).brokers
     (address,) = [f"{found.host}:{found.port}" for found in brokers.values()]

@@ -1,4 +1,4 @@
-"""How a demo is shown on a terminal of any size, and what may be written there beside text."""
+"""The view of a demo on a terminal of any size, and what may be written there beside text."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def _alone(text: str) -> int:
 
 
 def _filled(layout: str) -> st.SearchStrategy[str]:
-    """Texts of a layout; where all digits are drawn as they come, few are times."""
+    """Return texts of a layout; where all digits are drawn as they come, few are times."""
     numbers = {"YYYY": 1968, "MM": 1, "DD": 27, "hh": 22, "mm": 58, "ss": 58, "HH": 22, "NN": 58}
 
     def fill(adds: list[int]) -> str:

@@ -1,7 +1,7 @@
 """Embedded topics that are not what they were: removed, cut, replaced, torn by a power cut.
 
-Nobody loses a record without a word: a writer goes on in a new segment, and a reader goes on
-where nothing is missing, or stops with a line that says what is and how to go on.
+No record is lost silently: a writer goes on in a new segment, and a reader goes on where nothing
+is missing, or stops with a line that says what is missing and how to go on.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RECORDS = [b"%03d" % number for number in range(100)]
 
 
 def stopped_after(folder: Path, count: int = 100) -> ReadState:
-    """The state of a reader that has read so many records."""
+    """Return the state of a reader that has read so many records."""
     found = reader(folder, end=Position("offset", count), poll_bytes_max=10**6)
     assert len(read(found)) == count
     found.close()
@@ -242,7 +242,7 @@ def test_what_is_no_index_is_named(tmp_path: Path) -> None:
 
 
 def large_appends(folder: Path) -> list[bytes]:
-    """Ten appends of 9,900 bytes each."""
+    """Return ten appends of 9,900 bytes each."""
     records = [b"%098d" % number for number in range(1_000)]
     for start in range(0, 1_000, 100):
         write(folder, *records[start : start + 100], wall_ms=start)

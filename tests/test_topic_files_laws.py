@@ -86,7 +86,8 @@ class Partition(RuleBasedStateMachine):
         self.home.cleanup()
 
     def may_use_hands(self) -> bool:
-        """A person looks before; a torn line of a killed writer is cut off with all after it."""
+        """Tell whether a person may edit: after a kill, a torn line is cut off with all after
+        it."""
         return self.path.exists() and not self.is_torn
 
     def finish(self) -> None:
@@ -138,7 +139,7 @@ class Partition(RuleBasedStateMachine):
 
     @rule(writer=st.integers(0, 1), cut_bytes=st.integers(1, 400))
     def kill_a_writer(self, writer: int, cut_bytes: int) -> None:
-        """The last append is there by its entry, and not by all of its lines."""
+        """Kill a writer whose last append has its entry, and not all of its lines."""
         self.append(writer, [40, 40, 40], 0)
         active = segments(self.folder, TOPIC, 0)[-1]
         appends = Appends(active.appends)
@@ -164,7 +165,7 @@ class Partition(RuleBasedStateMachine):
 
     @rule()
     def remove_the_file(self) -> None:
-        """All that was read is gone, and nothing that was not."""
+        """Remove the file after all of it was read."""
         self.append(0, [3], 0)
         for number in (0, 1):
             self.read_all(number)

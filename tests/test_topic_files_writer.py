@@ -39,7 +39,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def lines_of(folder: Path, topic: str, partition: int) -> list[bytes]:
-    """The records of a partition; fails where the last of a segment is torn."""
+    """Return the records of a partition; fail where the last of a segment is torn."""
     found: list[bytes] = []
     for segment in segments(folder, topic, partition):
         assert segment.first == len(found)
@@ -50,7 +50,7 @@ def lines_of(folder: Path, topic: str, partition: int) -> list[bytes]:
 
 
 def assert_entries_true(folder: Path, topic: str, partition: int) -> None:
-    """Every entry names the lines that it came with, and they are sorted."""
+    """Check that every entry names the lines that it came with, and that they are sorted."""
     data = records_path(folder, topic, partition).read_bytes()
     counted = segments(folder, topic, partition)[-1].first
     counted_to = 0
@@ -68,7 +68,7 @@ def assert_entries_true(folder: Path, topic: str, partition: int) -> None:
 
 
 def open_files() -> int:
-    """Descriptors of this process; 0 on a system that does not show them."""
+    """Return the number of this process's descriptors; 0 on a system that does not show them."""
     folder = Path("/proc/self/fd")
     return len(list(folder.iterdir())) if folder.exists() else 0
 
@@ -310,7 +310,7 @@ def test_writers_killed_in_the_middle_lose_no_acknowledged_record(
     read: list[list[bytes]] = [[], [], []]
 
     def read_on() -> None:
-        """Beside the writers, resuming each time."""
+        """Read on beside the writers, resuming each time."""
         for partition, reader in enumerate(readers):
             poll = reader.poll(0)
             read[partition] += poll.data.split(b"\n")[:-1]

@@ -1,4 +1,4 @@
-"""What is wrong with flows and what was sent, as sentences: facts in, words out."""
+"""Troubles of flows and sources that were sent, as sentences: facts in, words out."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_records_that_several_flows_have_not_read_are_counted_once() -> None:
 
 
 def still(*looks: tuple[int, FlowFacts]) -> str:
-    """What is told at the last of looks at (seconds, flow)."""
+    """Return what is told at the last of looks at (seconds, flow)."""
     movement = Movement()
     begin_ms = round(STARTS_WITHIN_S * 1000) + 1
     for second, found in looks:

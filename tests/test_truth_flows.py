@@ -1,7 +1,7 @@
 """All flows over simulated shops: every row of every table is what the truth says.
 
-However the stream was disturbed, cut, shared among processes and broken off. All four ways of
-each world, and worlds in which more happens:
+This holds however the stream was disturbed, cut, shared among processes and broken off. To run all
+four ways of each world, and worlds in which more happens:
 
     FOOTFALL_TRUTH_ALL=1 FOOTFALL_TRUTH_RECORDS=100000 pytest tests/test_truth_flows.py
 """
@@ -76,12 +76,12 @@ def test_clocks_that_are_ahead_cost_nobody_a_row(clickhouse: Server, tmp_path: P
 
 
 def records_of(seed: int) -> int:
-    """How many records: the last of the worlds is longer, so that rare things happen in it."""
+    """Return the number of records: the last world is longer, so that rare things happen in it."""
     return RECORDS * 3 if seed == SEEDS[-1] else RECORDS
 
 
 def ways_of(number: int) -> tuple[Way, ...]:
-    """The ways in which a world is run: by turns two that have nothing in common."""
+    """Return the ways in which a world is run: by turns two that have nothing in common."""
     one, one_broken, three, three_broken = WAYS
     return WAYS if IS_ALL else ((one, three_broken), (three, one_broken))[number % 2]
 

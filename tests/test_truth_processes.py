@@ -43,7 +43,7 @@ class Case:
     is_killed: bool
 
     def command(self, truth: Path) -> tuple[str, ...]:
-        """What the user types, again and again."""
+        """Return what the user types, again and again."""
         return (
             "demo", "--shop", "--events", str(RECORDS), "--seed", str(self.seed),
             "--disorder", str(self.disorder), *DISTURBED, "--workers", str(self.workers),
@@ -65,7 +65,7 @@ CASES = [
         ]
     )
 ]
-"""Not all of them each time: every seed and share, every way to process, killed and not."""
+"""Cases of each run, not all: every seed and share, every way to process, killed and not."""
 
 
 @pytest.mark.parametrize(

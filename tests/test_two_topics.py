@@ -43,7 +43,7 @@ def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def result_of(law: Law, topic: str) -> Result:
-    """What the flow makes of a topic, which is the same but for its name."""
+    """Return what the flow makes of a topic, which is the same but for its name."""
     records = [law.event(BASE_MS + place * 1_000, place) for place in range(RECORDS)]
     return run_flow(law.build, [records[0::2], records[1::2]], topic=topic)
 
@@ -64,7 +64,7 @@ def test_each_of_two_topics_keeps_its_rows(clickhouse: Server, tmp_path: Path, l
 
 
 def of_one(law: Law, result: Result) -> dict[str, int]:
-    """How many rows a topic has of each table, and of profiles and metrics what they hold."""
+    """Return the number of a topic's rows by table, or what profiles and metrics hold."""
     tables = flows.catalogue()[law.flow].tables
     if law.flow == "user_profiles":
         return {cookie: len(rows) for (cookie,), rows in result.rows.group_by("cookie")}
@@ -83,7 +83,7 @@ def key_of(table: Any) -> list[str]:
 
 
 def standing(settings: Settings, law: Law, result: Result) -> dict[str, int]:
-    """The same of what the stores hold."""
+    """Return the same for the stores."""
     if law.flow == "user_profiles":
         store = open_profiles(settings)
         found = {
@@ -113,7 +113,7 @@ class Region:
     shared: Mapping[str, str]
 
     def run(self, *words: str, topic: str, code: int = 0) -> str:
-        """What a command prints, with its errors; fails where it ends otherwise."""
+        """Run a command; return its output with its errors. Fail on another exit code."""
         said = StringIO()
         environ = environment(self.home, {**self.shared, "KAFKA_TOPIC": f"{self.name}.{topic}"})
         with (
@@ -128,7 +128,7 @@ class Region:
 
 @pytest.fixture
 def regions(clickhouse: Server, tmp_path: Path) -> list[Region]:
-    """Two, of 900 and of 600 records of each kind, which their flows have read."""
+    """Return two regions, of 900 and 600 records of each kind, which their flows have read."""
     shared = {
         "CLICKHOUSE_URL": f"{clickhouse.url}/regions",
         "POSTGRES_URL": f"sqlite:///{tmp_path}/store.sqlite",
@@ -144,11 +144,11 @@ def regions(clickhouse: Server, tmp_path: Path) -> list[Region]:
 
 
 FLOWS = {"tags": "minute_buckets", "store": "store_metrics"}
-"""By world of records, the flow of its topic."""
+"""The flow of each world's topic."""
 
 
 def counted(region: Region) -> tuple[int, int]:
-    """How many tags and how many store events readers of the tables see."""
+    """Return the numbers of tags and of store events that readers of the tables see."""
     settings = read_settings(environment(region.home, region.shared))
     ((tags,),) = ask_clickhouse(settings, "SELECT sum(count) FROM minute_buckets")[1]
     ((events,),) = ask_store(settings, "SELECT sum(nr_of_events) FROM events")[1]

@@ -22,7 +22,7 @@ Written = list[tuple[int, str, int, int, int]]
 
 
 def events(*found: tuple[float, str, int]) -> pl.DataFrame:
-    """(event time in s, kind, price) each."""
+    """Return (event time in s, kind, price) each."""
     return pl.DataFrame(
         {
             "time_ms": [round(time_s * 1000) for time_s, _, _ in found],
@@ -34,7 +34,7 @@ def events(*found: tuple[float, str, int]) -> pl.DataFrame:
 
 
 def written(rows: pl.DataFrame | None) -> Written:
-    """(window in s, kind, events, price, phase) of each row."""
+    """Return (window in s, kind, events, price, phase) of each row."""
     if rows is None:
         return []
     found = []

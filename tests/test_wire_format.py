@@ -1,4 +1,4 @@
-"""From values of Kafka's records to the lines of a poll."""
+"""The lines of a poll, from values of Kafka's records."""
 
 from __future__ import annotations
 

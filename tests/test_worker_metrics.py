@@ -1,4 +1,4 @@
-"""What a worker tells Prometheus: names as they are listed, counters that are right."""
+"""The metrics of a worker: names as they are listed, counters that are right."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NAME = "minute_buckets.0"
 
 
 def running(home: Path) -> str:
-    """The address of the worker's metrics, once it is ready."""
+    """Return the address of the worker's metrics, once it is ready."""
     wait_until(lambda: NAME in targets(home), "the worker serves its metrics")
     address = targets(home)[NAME]
     wait_until(lambda: get(address, "/readyz")[0] == 200, "the worker is ready")
@@ -46,7 +46,7 @@ def running(home: Path) -> str:
 
 
 def read_all(address: str, count: int) -> Samples:
-    """A scrape once the worker has read so many records and has taken a snapshot since."""
+    """Return a scrape once the worker has read so many records and has taken a snapshot since."""
 
     def has_read() -> bool:
         found = scrape(address)
@@ -59,7 +59,7 @@ def read_all(address: str, count: int) -> Samples:
 
 
 def accounted(samples: Samples) -> bool:
-    """Whether read = used + filtered + late + dead in each partition."""
+    """Tell whether read = used + filtered + late + dead in each partition."""
     return all(
         total(samples, metrics.RECORDS_READ, partition=one)
         == sum(

@@ -47,7 +47,7 @@ TOTAL = 30_000
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
-    """What stands in the end when nothing goes wrong: one process, one run."""
+    """Return the outcome when nothing goes wrong: one process, one run."""
     home = tmp_path_factory.mktemp("calm")
     fill(home, 0, TOTAL, partitions=5)
     finish(home)
@@ -169,7 +169,7 @@ def test_a_zombie_that_comes_back_changes_nothing(tmp_path: Path, calm: tuple[An
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 512 KiB, by a mount of our own."""
+    """Yield a disk of 512 KiB, by a mount of our own."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
@@ -240,7 +240,7 @@ def test_a_share_that_is_none_is_told(tmp_path: Path, options: list[str], told: 
 
 
 def store_house(home: Path) -> None:
-    """Topics and tables of store_metrics on a new home."""
+    """Make topics and tables of store_metrics on a new home."""
     from schemas.tables import store_metrics
     from schemas.topics import TOPICS
     from sinks.sql import create_tables
@@ -253,7 +253,7 @@ def store_house(home: Path) -> None:
 
 
 def buy(home: Path, start: int, count: int) -> None:
-    """Store events, ten in each second, 1.50 each."""
+    """Append store events, ten per second, 1.50 each."""
     topics = FileTopics(home / "topics")
     events = [
         {

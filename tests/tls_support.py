@@ -28,7 +28,7 @@ class Signed:
 
 
 def signed(folder: Path) -> Signed:
-    """A new CA and a certificate of it; skips the test where openssl is missing."""
+    """Return a new CA and a certificate of it; skip the test where openssl is missing."""
     if shutil.which("openssl") is None:
         pytest.skip(NOT_INSTALLED)
     names = folder / "names"
@@ -49,7 +49,7 @@ def signed(folder: Path) -> Signed:
 
 @contextmanager
 def forwarding(port: int, secured: Signed | None = None, host: str = "127.0.0.1") -> Iterator[int]:
-    """A port of ``host`` that leads to one of 127.0.0.1; with ``secured`` it speaks TLS."""
+    """Yield a port of ``host`` that leads to one of 127.0.0.1; with ``secured`` it speaks TLS."""
     context = None
     if secured is not None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -34,7 +34,7 @@ def reader(
     poll_bytes_max: int = 64,
     skipped: Callable[[str], None] | None = None,
 ) -> FileReader:
-    """A reader of that partition, for the flow "f"."""
+    """Return a reader of that partition, for the flow "f"."""
     topic = FileTopic(
         folder,
         TOPIC,
@@ -48,7 +48,7 @@ def reader(
 
 
 def read(found: FileReader) -> list[tuple[int, bytes]]:
-    """(offset, record) of all that stands there now."""
+    """Return (offset, record) of all that stands there now."""
     records: list[tuple[int, bytes]] = []
     while not found.finished() and (poll := found.poll(0)).count:
         lines = poll.data.split(b"\n")
@@ -60,7 +60,7 @@ def read(found: FileReader) -> list[tuple[int, bytes]]:
 
 
 def entries_of(folder: Path, topic: str = TOPIC, partition: int = 0) -> list[Append]:
-    """The entries of the active segment."""
+    """Return the entries of the active segment."""
     appends = Appends(segments(folder, topic, partition)[-1].appends)
     entries = [appends.at(number) for number in range(appends.count)]
     appends.close()

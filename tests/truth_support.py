@@ -45,12 +45,12 @@ Topics = dict[str, Partitions]
 
 @dataclass(frozen=True)
 class Way:
-    """How the flows are run."""
+    """A way of running the flows."""
 
     processes: int
     is_broken_off: bool
     agreeing: int = 1
-    """With 1 every clock is believed: see streams.clock."""
+    """Records that must agree on a time; with 1 every clock is believed: see streams.clock."""
 
     def __str__(self) -> str:
         return f"{self.processes} processes, {'broken off' if self.is_broken_off else 'straight'}"
@@ -60,7 +60,8 @@ WAYS = tuple(Way(processes, broken) for processes in (1, 3) for broken in (False
 
 
 def world_of(seed: int, disorder: float, records: int) -> ShopWorld:
-    """A world with all that can be wrong in it, of a few users: a busy minute, or a quiet hour."""
+    """Return a world with all that can be wrong in it, of a few users: a busy minute, or a quiet
+    hour."""
     disturbances = Disturbances(
         out_of_order=disorder,
         late=0.02,
@@ -80,7 +81,7 @@ def world_of(seed: int, disorder: float, records: int) -> ShopWorld:
 
 
 def topics_of(world: ShopWorld) -> Topics:
-    """What the world sends, by topic and partition."""
+    """Return the records of the world, by topic and partition."""
     topics = {}
     for topic, records in records_of(world).items():
         partitions: Partitions = [[] for _ in range(PARTITIONS_DEFAULT)]
@@ -91,7 +92,7 @@ def topics_of(world: ShopWorld) -> Topics:
 
 
 def settings_of(home: Path, clickhouse_url: str) -> Settings:
-    """Embedded stores in ``home``, and those tables of ClickHouse, all of them empty."""
+    """Return embedded stores in ``home``, and those tables of ClickHouse, all of them empty."""
     settings = read_settings({"FOOTFALL_HOME": str(home), "CLICKHOUSE_URL": clickhouse_url})
     tables = described(Table)
     standing = ask_clickhouse(settings, "SHOW TABLES")[1]
@@ -106,7 +107,7 @@ def settings_of(home: Path, clickhouse_url: str) -> Settings:
 
 
 def run_all(settings: Settings, topics: Topics, way: Way, random: Random) -> None:
-    """Every flow of the catalogue over all topics, in some way, into the settings' stores."""
+    """Run every flow of the catalogue over all topics, in some way, into the settings' stores."""
     for contract in flows.catalogue().values():
         items: list[Any] = []
         broken_off = random.randrange(way.processes) if way.is_broken_off else None
@@ -140,11 +141,11 @@ class _Reader:
     agreeing: int
 
     def straight(self, items: list[Any], random: Random) -> list[PartitionStatus]:
-        """Without a break."""
+        """Run without a break."""
         return self._run(items, cuts=_cuts(random))
 
     def broken_off(self, items: list[Any], random: Random) -> list[PartitionStatus]:
-        """Killed at random polls, each time begun again on what it had kept."""
+        """Run, killed at random polls, each time begun again on what it had kept."""
         done: list[PartitionStatus] = []
         with TemporaryDirectory() as folder:
             ends = [random.randrange(1, 30) for _ in range(random.choice((1, 1, 2)))]
@@ -177,7 +178,8 @@ def _of_topic(build: Any, topic: str) -> Build:
 
 
 def _split_sink(settings: Settings) -> SplitSink:
-    """Its state is part of the flow's: it is the real one at once."""
+    """Return the sink of split_topics: its state is part of the flow's, so the real one is
+    used."""
     parts = [str(part) for part in range(PARTITIONS_DEFAULT)]
     return SplitSink(lambda: open_topics(settings, gapless=True), SHOP_EVENTS.name, parts)
 
@@ -193,7 +195,7 @@ def _split_build(settings: Settings) -> Build:
 
 
 def _cuts(random: Random) -> Sequence[int]:
-    """Sizes of polls; some of none at all, which is a mark that nothing came."""
+    """Return sizes of polls; some of none at all, which is a mark that nothing came."""
     return [*random.choices((0, 1, 10, 30, 60), k=random.randrange(1, 3)), 200]
 
 
@@ -209,7 +211,7 @@ class _Gathered:
 
 
 def _gathered(items: list[Any]) -> BufferedSink[Any]:
-    """A sink of a store that outlives the process; what it holds when that ends is lost."""
+    """Return a sink of a store that outlives the process; what it holds when that ends is lost."""
     return BufferedSink(lambda: _Gathered(items), rows_max=500)
 
 
@@ -245,14 +247,14 @@ def _write_status(
 
 
 def unequal(settings: Settings, truth: Path) -> Iterator[str]:
-    """What differs, a line a table, by the code of ``footfall verify``."""
+    """Yield one line per table that differs, by the code of ``footfall verify``."""
     for outcome in outcomes(settings, Truth(truth)):
         if not outcome.is_equal:
             yield told(outcome)
 
 
 def told(outcome: Outcome) -> str:
-    """A table in words, with the first of what differs."""
+    """Return a table in words, with the first of what differs."""
     comparison = outcome.comparison
     if comparison is None:
         return f"{outcome.name}: {outcome.why_not}"

@@ -53,7 +53,7 @@ class RowsFile:
         os.write(self._file, lines)
 
     def close(self) -> None:
-        """The process ends soon."""
+        """Do nothing: the process ends soon."""
 
 
 def main(args: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ from cli.terminal import has_colour
 from schemas.settings import SettingError, Settings
 
 WITHIN_S = 9.0
-"""All checks, side by side; each has shorter waits of its own."""
+"""Limit for all checks, which run side by side; each has shorter waits of its own."""
 
 Check = Callable[[], list[Finding]]
 _COLOURS = {"ok": "32", "warn": "33", "fail": "31;1"}
@@ -36,7 +36,7 @@ def add_commands(commands: Any) -> None:
 
 
 def run_doctor(args: argparse.Namespace) -> int:
-    """Look, print, and tell by the exit code whether all is well."""
+    """Look, print the findings, and return 1 where a check fails."""
     findings = examine(os.environ)
     if args.json:
         print(json.dumps([finding._asdict() for finding in findings], indent=1))
@@ -47,7 +47,7 @@ def run_doctor(args: argparse.Namespace) -> int:
 
 
 def examine(environ: Mapping[str, str], within_s: float = WITHIN_S) -> list[Finding]:
-    """All findings for the settings of an environment."""
+    """Return all findings for the settings of an environment."""
     from cli.servers import settings_for_clients
 
     try:
@@ -61,7 +61,7 @@ def examine(environ: Mapping[str, str], within_s: float = WITHIN_S) -> list[Find
 
 
 def _load() -> None:
-    """Import what the checks need: how long a busy machine takes for it is no server's delay."""
+    """Import what the checks need: the time of an import must not count as a server's delay."""
     import flows
     import sinks.clickhouse
     import sinks.sql  # noqa: F401
@@ -73,7 +73,7 @@ def _load() -> None:
 
 
 def checks(settings: Settings, environ: Mapping[str, str]) -> dict[str, Check]:
-    """What is looked at, in the order it is told."""
+    """Return the checks, in the order in which they are told."""
     from cli.doctor import facts, servers
     from cli.home import is_set
 
@@ -88,7 +88,7 @@ def checks(settings: Settings, environ: Mapping[str, str]) -> dict[str, Check]:
 
 
 def side_by_side(to_run: Mapping[str, Check], within_s: float) -> list[Finding]:
-    """The findings of all checks, in their order; one that raises or takes too long fails."""
+    """Return the findings of all checks, in order; one that raises or takes too long fails."""
     results: dict[str, list[Finding]] = {}
 
     def run(name: str, check: Check) -> None:
@@ -117,7 +117,7 @@ def side_by_side(to_run: Mapping[str, Check], within_s: float) -> list[Finding]:
 
 
 def lines(findings: Sequence[Finding], *, coloured: bool) -> list[str]:
-    """A line a finding, aligned; and one that counts them."""
+    """Return one aligned line per finding, and one that counts them."""
     width = max(len(finding.check) for finding in findings)
     told = []
     for finding in findings:

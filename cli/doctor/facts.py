@@ -36,7 +36,7 @@ COUNT_WITHIN_S = 4.0
 
 
 def look_at_home(settings: Settings) -> list[Finding]:
-    """The folder, its disk, and the recovery stores in it."""
+    """Look at the folder, its disk, and the recovery stores in it."""
     home = settings.footfall_home
     standing = home
     while not standing.exists() and standing != standing.parent:
@@ -59,19 +59,19 @@ def look_at_home(settings: Settings) -> list[Finding]:
 
 
 def folder_bytes(folder: Path) -> int:
-    """The sizes of all files below."""
+    """Return the bytes of all files below a folder."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
             try:
                 total += (Path(parent) / name).lstat().st_size
             except OSError:
-                continue  # it went while we looked
+                continue  # it was removed meanwhile
     return total
 
 
 def look_at_topics(settings: Settings) -> list[Finding]:
-    """The topics, how far the flows are that read them, and what was dead in them."""
+    """Look at the topics, at how far behind the flows are, and at the dead letters."""
     findings: list[Finding] = []
     standing: Mapping[str, TopicFacts] = {}
     positions: Positions = {}
@@ -111,7 +111,7 @@ def kafka_remedy(error: Exception, names: str | None) -> str:
 
 
 def _said(error: Exception) -> str:
-    """The message of an error; Kafka's client wraps its own."""
+    """Return the message of an error; Kafka's client wraps its own."""
     within = getattr(error.args[0], "str", None) if error.args else None
     return str(within()) if callable(within) else one_line(error)
 
@@ -125,7 +125,7 @@ def _catalogue() -> dict[str, Any]:
 def flow_findings(
     settings: Settings, standing: Mapping[str, TopicFacts], groups: Positions, now_ms: int
 ) -> list[Finding]:
-    """What the flows' own words and the topics tell together."""
+    """Return the findings that follow from the flows' status files and the topics together."""
     statuses = read_statuses(settings.footfall_home)
     contracts = _catalogue()
     read = {topic for contract in contracts.values() for topic in contract.topics}
@@ -148,7 +148,7 @@ def flow_findings(
             appended_ms=times,
         )
         if facts.lost:
-            # To answer it a flow is imported.
+            # This imports the flow, so ask only where it matters.
             facts = replace(facts, takes_archive=takes_archive(settings, name))
         findings += topics_of.flow(facts)
     for topic in sorted(read & standing.keys()):
@@ -158,7 +158,7 @@ def flow_findings(
 
 
 def look_at_letters(settings: Settings) -> list[Finding]:
-    """How many records are dead and were not sent again."""
+    """Count dead records that were not sent again."""
     from cli.letters.read import Choice, collect
     from cli.letters.topics import read_topic
 
@@ -166,6 +166,7 @@ def look_at_letters(settings: Settings) -> list[Finding]:
     reads = read_topic(settings, DEAD_LETTERS.name, progress=False, until_s=until_s)
     letters = collect(reads)
     whole = time.monotonic() <= until_s
-    # What was sent again is noted after its letter: half of the topic does not tell.
+    # The note that a record was sent again comes after its letter, so that half of the topic does
+    # not tell.
     records = letters.records(Choice(), sent_too=not whole)
     return [found_of.open_letters(len(records), whole=whole)]

@@ -1,9 +1,9 @@
-"""What the facts of an installation mean: pure, facts in, findings out.
+"""Findings from the facts of an installation. Pure.
 
-Here is what a finding is, and what is found of this machine and of any server.
+This module defines a finding, and has the findings of this machine and of any server.
 
 ok      as it should be
-warn    works now; will not for ever, or not as well as it could
+warn    works now, but not for ever, or not as well as it could
 fail    does not work, or loses something
 """
 
@@ -22,7 +22,7 @@ CLICKHOUSE_OLDEST, POSTGRES_OLDEST = (24, 3), (13, 0)
 
 
 class Finding(NamedTuple):
-    """One line of the doctor's."""
+    """One line of ``footfall doctor``."""
 
     check: str
     level: Level
@@ -31,23 +31,23 @@ class Finding(NamedTuple):
 
 
 def ok(check: str, found: str) -> Finding:
-    """As it should be."""
+    """Return a finding of something that is as it should be."""
     return Finding(check, "ok", found)
 
 
 def warn(check: str, found: str, remedy: str) -> Finding:
-    """Works now."""
+    """Return a finding of something that works now, but needs attention."""
     return Finding(check, "warn", found, remedy)
 
 
 def fail(check: str, found: str, remedy: str) -> Finding:
-    """Does not work."""
+    """Return a finding of something that does not work."""
     return Finding(check, "fail", found, remedy)
 
 
 @dataclass(frozen=True, slots=True)
 class HomeFacts:
-    """FOOTFALL_HOME, or the nearest folder above it that stands."""
+    """FOOTFALL_HOME, or the nearest folder above it that exists."""
 
     path: str
     exists: bool
@@ -56,11 +56,11 @@ class HomeFacts:
     free_bytes: int
     total_bytes: int
     is_own: bool = True
-    """Nobody else may read it."""
+    """True where nobody else may read it."""
 
 
 def home(facts: HomeFacts) -> list[Finding]:
-    """Whether state can be kept there."""
+    """Check whether state can be kept in the home, and the free space of its disk."""
     check = "home"
     if facts.exists and not facts.is_folder:
         return [fail(check, f"{facts.path} is a file", "set FOOTFALL_HOME to a folder")]
@@ -84,7 +84,7 @@ def home(facts: HomeFacts) -> list[Finding]:
 
 
 def recovery(flow_name: str, stored_bytes: int) -> Finding:
-    """Whether a recovery store has grown out of all proportion."""
+    """Check whether a recovery store has grown too large."""
     check = f"recovery of {flow_name}"
     if stored_bytes > RECOVERY_WARN_BYTES:
         return warn(
@@ -97,7 +97,7 @@ def recovery(flow_name: str, stored_bytes: int) -> Finding:
 
 
 def version(check: str, name: str, text: str, oldest: tuple[int, int]) -> Finding:
-    """Whether a server is too old; ``text`` begins with ``24.3``."""
+    """Check whether a server is too old; ``text`` begins with its version, such as ``24.3``."""
     numbers = [int(part) for part in text.split(".")[:2] if part.isdigit()]
     if numbers and tuple(numbers) < oldest[: len(numbers)]:
         return warn(
@@ -109,7 +109,7 @@ def version(check: str, name: str, text: str, oldest: tuple[int, int]) -> Findin
 
 
 def skew(server: str, skew_ms: int, unsure_ms: int = 0) -> Finding:
-    """Whether a server's clock is this machine's; it is ahead where positive."""
+    """Compare a server's clock with this machine's; a positive skew means that it is ahead."""
     check = f"clock of {server}"
     beyond = abs(skew_ms) - unsure_ms
     said = f"{duration(abs(skew_ms))} {'ahead' if skew_ms > 0 else 'behind'}"
@@ -122,7 +122,7 @@ def skew(server: str, skew_ms: int, unsure_ms: int = 0) -> Finding:
 
 
 def open_letters(count: int, *, whole: bool) -> Finding:
-    """``whole`` is False where the time did not suffice to read them all."""
+    """Return the finding of so many dead letters; ``whole``: all of them were counted."""
     remedy = "`footfall dead-letters ls` tells why"
     if not whole:
         return warn("dead letters", f"more than {count:,}: too many to count here", remedy)
@@ -132,7 +132,7 @@ def open_letters(count: int, *, whole: bool) -> Finding:
 
 
 def size(count: int) -> str:
-    """``1.5 GiB``."""
+    """Return a number of bytes as text: ``1.5 GiB``."""
     value = float(count)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024:
@@ -142,7 +142,7 @@ def size(count: int) -> str:
 
 
 def duration(span_ms: float) -> str:
-    """``250 ms``, ``1.5 s``, ``3 min``, ``2 h``, ``7 days``."""
+    """Return a duration as text: ``250 ms``, ``1.5 s``, ``3 min``, ``2 h``, ``7 days``."""
     if span_ms < 1_000:
         return f"{span_ms:.0f} ms"
     seconds = span_ms / 1_000

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 AEROSPIKE_WITHIN_MS = 4_000
 AEROSPIKE_SECURITY = range(51, 84)
-"""Its codes of who may do what."""
+"""Error codes of Aerospike that are about users and their rights."""
 
 
 def look_at_clickhouse(settings: Settings, *, is_set: bool) -> list[Finding]:
-    """Reachability, version, clock, tables and parts. ``is_set``: the user named a server."""
+    """Check reachability, version, clock, tables and parts. ``is_set``: a server was named."""
     from cli.home import Home, answers
     from sinks import SinkError
     from sinks.clickhouse import ClickHouseReader
@@ -48,7 +48,7 @@ def look_at_clickhouse(settings: Settings, *, is_set: bool) -> list[Finding]:
 
 
 def _not_told(check: str, error: SinkError, otherwise: str) -> Finding:
-    """A server that does not tell what it was asked, and what to do, or ``otherwise``."""
+    """Return the failure of a server that gives no answer, with its remedy or ``otherwise``."""
     return fail(check, error.what, error.remedy or otherwise)
 
 
@@ -92,7 +92,7 @@ def _asked_clickhouse(reader: Any, where: str) -> list[Finding]:
 
 
 def _clock(server: str, ask_ms: Any) -> Finding:
-    """The server's clock against the middle of the question's way there and back."""
+    """Compare the server's clock with the middle of the question's round trip."""
     ask_ms()  # the first question may have to connect
     before_ns = time.time_ns()
     there_ms = ask_ms()
@@ -102,7 +102,7 @@ def _clock(server: str, ask_ms: Any) -> Finding:
 
 
 def look_at_store(settings: Settings) -> list[Finding]:
-    """PostgreSQL or SQLite: reachability, version, clock and tables."""
+    """Check PostgreSQL or SQLite: reachability, version, clock and tables."""
     from sinks import SinkError
 
     path = settings.store_file
@@ -117,7 +117,7 @@ def look_at_store(settings: Settings) -> list[Finding]:
 
 
 def _asked_store(url: str, path: Path | None) -> list[Finding]:
-    """``path``: of the file, where it is SQLite."""
+    """Check a store that answers. ``path`` is that of the SQLite file, None for PostgreSQL."""
     import sqlalchemy
 
     from cli.init import described
@@ -142,7 +142,7 @@ def _asked_store(url: str, path: Path | None) -> list[Finding]:
 
 
 def look_at_profiles(settings: Settings) -> list[Finding]:
-    """Aerospike or SQLite."""
+    """Check the profiles, in Aerospike or SQLite."""
     path = settings.profiles_file
     if path is None:
         return _asked_aerospike(settings)
@@ -201,12 +201,12 @@ def _told_by_aerospike(client: Any, settings: Settings, where: str) -> list[Find
 
 
 def _info(answer: str) -> str:
-    """Without the question, which stands before a tab."""
+    """Return an answer of Aerospike without the question that comes before a tab."""
     return answer.partition("\t")[2].strip() if "\t" in answer else answer.strip()
 
 
 def namespace_facts(text: str) -> NamespaceFacts:
-    """From ``key=value;key=value`` as the server gives it."""
+    """Return a namespace's facts from ``key=value;key=value``, as the server gives them."""
     values = dict(pair.partition("=")[::2] for pair in text.split(";"))
 
     def seconds(name: str) -> int:

@@ -1,4 +1,4 @@
-"""What the facts of tables and namespaces mean: pure, facts in, findings out."""
+"""Findings from the facts of tables and namespaces. Pure."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from schemas.topics import TOPIC
 
 PARTS_WARN, PARTS_FAIL = 100, 300
 NAMESPACES_MAX = 2
-"""Of an Aerospike server, Community Edition."""
+"""Limit of an Aerospike server, Community Edition."""
 FLUSH_MAX_MS = 2_000
-"""The sinks write again what was acknowledged in the last 3 s."""
+"""The sinks repeat what was acknowledged in the last 3 s; a server must flush sooner."""
 
 
 def columns(
     check: str, wanted: Mapping[str, Mapping[str, str]], standing: Mapping[str, Mapping[str, str]]
 ) -> list[Finding]:
-    """Whether tables stand with their columns; a type that is empty text is not compared."""
+    """Check that tables exist with their columns; a type that is empty text is not compared."""
     from sinks.tables import differing
 
     missing = [name for name in wanted if not standing.get(name)]
@@ -40,7 +40,7 @@ def columns(
 
 
 def parts(active: Mapping[tuple[str, str], int]) -> Finding:
-    """Whether ClickHouse keeps up with merging; by (table, its partition): active parts."""
+    """Check that ClickHouse keeps up with merging. ``active``: parts by (table, partition)."""
     check = "ClickHouse parts"
     if not active:
         return ok(check, "no parts yet")
@@ -61,7 +61,7 @@ def parts(active: Mapping[tuple[str, str], int]) -> Finding:
 
 
 def detached(reasons: Mapping[tuple[str, str], int]) -> list[Finding]:
-    """Parts that ClickHouse has put aside; by (table, reason)."""
+    """Return findings of parts that ClickHouse has put aside, counted by (table, reason)."""
     found = []
     for (table, reason), count in sorted(reasons.items()):
         said = f"{table}: {count} parts put aside" + (f" as {reason}" if reason else "")
@@ -93,11 +93,11 @@ class NamespaceFacts:
     nsup_period_s: int
     stop_writes: bool
     flush_max_ms: int = 0
-    """How long what was acknowledged may be in memory alone."""
+    """Longest time that an acknowledged write may be in memory alone."""
 
 
 def namespaces(wanted: Sequence[str], standing: Mapping[str, NamespaceFacts]) -> list[Finding]:
-    """Whether the namespaces are there and take writes."""
+    """Check that the namespaces exist and take writes."""
     check = "profiles"
     found = []
     if len(standing) > NAMESPACES_MAX:

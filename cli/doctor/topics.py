@@ -1,4 +1,4 @@
-"""What the facts of topics and of the flows that read them mean: pure, facts in, findings out."""
+"""Findings from the facts of topics and of the flows that read them. Pure."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from operations.topic_ends import TopicFacts
 from schemas.topics import Topic
 
 LAG_WARN = 1_000_000
-"""Records; a worker takes some seconds for as many."""
+"""Records; a worker reads as many in some seconds."""
 MARGIN_WARN = 0.1
-"""Share of the retained records that is left before retention reaches what was not read."""
+"""Least share of the retained records between the oldest and the next to read."""
 HOT_TIMES = 2.0
 HOT_RECORDS_MIN = 10_000
-"""Fewer records say nothing of how the keys are spread."""
+"""Records below which nothing is said about how keys are spread."""
 
 
 def topics(wanted: Sequence[Topic], standing: Mapping[str, TopicFacts]) -> list[Finding]:
-    """Whether the topics stand as the catalogue says."""
+    """Check that the topics exist as the catalogue says."""
     missing = [topic.name for topic in wanted if topic.name not in standing]
     found = []
     if missing:
@@ -53,7 +53,7 @@ def topics(wanted: Sequence[Topic], standing: Mapping[str, TopicFacts]) -> list[
 
 
 def hot_partitions(topic: str, records: Mapping[int, int]) -> list[Finding]:
-    """Whether one partition holds far more than its share: a worker for itself."""
+    """Check whether one partition holds far more than its share, which limits a worker."""
     total = sum(records.values())
     check = f"keys of {topic}"
     if len(records) < 2 or total < HOT_RECORDS_MIN:
@@ -76,7 +76,7 @@ def hot_partitions(topic: str, records: Mapping[int, int]) -> list[Finding]:
 
 
 def flow(facts: FlowFacts) -> list[Finding]:
-    """Whether the flow runs, how far it is behind, and whether it loses records."""
+    """Check whether the flow runs, how far behind it is, and whether it loses records."""
     check = f"flow {facts.name}"
     run = f"`footfall run {facts.name}`"
     lag = facts.lag
@@ -127,7 +127,7 @@ def flow(facts: FlowFacts) -> list[Finding]:
 
 
 def retention(facts: FlowFacts) -> list[Finding]:
-    """Whether retention reaches, or has reached, what the flow did not read yet."""
+    """Check whether retention reaches, or has reached, records that the flow has not read."""
     check = f"retention of {facts.name}"
     lost = facts.lost
     if lost:
@@ -149,7 +149,7 @@ def retention(facts: FlowFacts) -> list[Finding]:
                 remedy,
             )
         ]
-    # Where nothing was ever removed the oldest record says nothing of when it will be.
+    # Where nothing was removed yet, the oldest record does not say when removal begins.
     near = [
         (_margin(place), place)
         for place in facts.places

@@ -1,1 +1,1 @@
-"""``footfall dead-letters``: what could not be processed, and sending it again."""
+"""``footfall dead-letters``: shows records that could not be processed, and sends them again."""

@@ -1,4 +1,4 @@
-"""``footfall dead-letters``: see what could not be processed, and send it again."""
+"""``footfall dead-letters``: shows records that could not be processed, and sends them again."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 RECORDS_SHOWN = 100
 RECORDS_SHOWN_MAX = 1_000_000
 SKIPPED_SHOWN = 5
-"""Places named for each reason why records were not sent."""
+"""Places that are named per reason why records were not sent."""
 
 
 def add_commands(commands: Any) -> None:
@@ -91,7 +91,7 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
 
 
 def run_ls(args: argparse.Namespace) -> int:
-    """A table of the letters, and a line that sums up."""
+    """Print a table of the letters, and a line that sums up."""
     settings = read_settings(os.environ)
     choice = Choice(args.flow, args.reason, args.topic)
     found = [_collected(settings, choice)]
@@ -141,7 +141,7 @@ def run_ls(args: argparse.Namespace) -> int:
 
 
 def run_show(args: argparse.Namespace) -> int:
-    """Everything of one record."""
+    """Print all that is known of one record."""
     from cli.letters.show import record_lines
     from cli.letters.topics import whole_letters
     from streams.source import SourceError
@@ -160,7 +160,7 @@ def run_show(args: argparse.Namespace) -> int:
         if place in letters.letters:
             small = list(letters.letters[place].values())
             whole = whole_letters(settings, small, topic)
-            # After a crash a letter may stand twice: the same.
+            # After a crash a letter may be there twice, with the same content.
             for line in record_lines(list(whole.values()), letters.notes.get(place)):
                 print(line)
             return 0
@@ -201,7 +201,7 @@ def run_retry(args: argparse.Namespace) -> int:
             )
             print(_plan_line(planned, would=args.dry_run or ask))
             _print_skipped(planned.skipped)
-            # Nothing to send may still leave an earlier retry to be settled.
+            # Even with nothing to send, an earlier retry may have to be settled.
             if args.dry_run or not planned.send:
                 return 0
             if ask and not confirmed(f"send {_counted(len(planned.send), 'record')} again?"):
@@ -227,7 +227,7 @@ def run_retry(args: argparse.Namespace) -> int:
 
 
 class _Sending:
-    """Tells on a terminal how many were sent."""
+    """Shows on a terminal the number of records sent."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -243,7 +243,7 @@ class _Sending:
 
 @contextmanager
 def _alone(settings: Settings) -> Iterator[None]:
-    """One retry at a time on a home: two would both send."""
+    """Hold a home for one retry: two at a time would both send."""
     from cli.home import Home
 
     home = Home(settings.footfall_home)
@@ -269,7 +269,7 @@ def _collected(settings: Settings, choice: Choice, *, late: bool = False) -> Let
 
 
 def _check_choice(choice: Choice, found: Sequence[Letters]) -> None:
-    """A name that no letter has is most likely misspelt. Raises UsageError."""
+    """Raise UsageError for a name that no letter has: it is most likely misspelt."""
     letters = [letter for some in found for of in some.letters.values() for letter in of.values()]
     if not letters:
         return

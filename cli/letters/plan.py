@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from cli.letters.read import Letter, Letters, Place
 
 Record = list[Letter]
-"""The letters of one record, one a flow."""
+"""The letters of one record, one per flow."""
 Positions = Mapping[str, Mapping[tuple[str, int], int]]
-"""By flow: how far it has read each (topic, partition), as the next offset."""
+"""The next offset that each flow reads, by flow and (topic, partition)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Skipped:
 
 @dataclass(slots=True)
 class Plan:
-    """The records to send, and those not to."""
+    """The records to send, and those that are not sent."""
 
     send: list[Record] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
@@ -38,9 +38,9 @@ def plan(
     *,
     force: bool = False,
 ) -> Plan:
-    """Divide records into those to send and those not to. ``force`` overlooks other flows.
+    """Divide records into those to send and those not to. ``force`` ignores other flows.
 
-    ``has_ranges``: of which flows a range can be replayed instead.
+    ``has_ranges`` tells whether ranges of a flow can be replayed instead.
     """
     found = Plan()
     counts: dict[str, int] = {}
@@ -60,7 +60,7 @@ def plan(
 
 
 def why_never(record: Record, partitions: int) -> str | None:
-    """Why a record cannot be sent again at all; None where it can."""
+    """Return why a record can never be sent again; None where it can."""
     codes, place = {letter.code for letter in record}, record[0].place
     if "bad_row" in codes:
         return "it is a row of a file and not of a topic: mend the file and replay that"
@@ -78,7 +78,7 @@ def why_never(record: Record, partitions: int) -> str | None:
 def why_not_twice(
     record: Record, positions: Positions, has_ranges: Callable[[str], bool]
 ) -> str | None:
-    """Why a flow without a letter for this record would count it twice; None where none would."""
+    """Return why a flow without a letter for this record would count it twice, or None."""
     place, dead_in = record[0].place, {letter.flow for letter in record}
     for flow, read in sorted(positions.items()):
         next_offset = read.get((place.topic, place.partition))

@@ -1,6 +1,6 @@
-"""Dead letters and late events as they stand in their topics: each once, with what was retried.
+"""Dead letters and late events as they are in their topics: each once, with its retry note.
 
-Payloads stay in the topic: a letter here is small, and tells where the whole of it stands.
+Payloads stay in the topic: a letter here is small, and has the place of the whole one.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from schemas.dead_letters import DeadLetter, LateEvent, RetryNote
 
 LETTERS_MAX = 2_000_000
-"""Held at once, about 300 bytes each."""
+"""Letters held at once, about 300 bytes each."""
 REASON_CHARS_MAX = 300
 LATE = "late"
-"""Stands for a late event's reason code."""
+"""Used in place of a late event's reason code."""
 
 _PLACE = re.compile(r"(.+)/(\d{1,10}):(\d{1,18})")
 
 
 class Place(NamedTuple):
-    """Where a record was first read."""
+    """The topic, partition and offset at which a record was first read."""
 
     topic: str
     partition: int
@@ -36,7 +36,7 @@ class Place(NamedTuple):
 
 
 def parse_place(text: str) -> Place:
-    """The place that ``ls`` prints as TOPIC/PARTITION:OFFSET. Raises UsageError."""
+    """Read a place, which ``ls`` prints as TOPIC/PARTITION:OFFSET. Raises UsageError."""
     found = _PLACE.fullmatch(text)
     if found is None:
         raise UsageError(f"{text!r} is no place of a record: takes TOPIC/PARTITION:OFFSET")
@@ -52,18 +52,18 @@ class Letter(NamedTuple):
     reason: str
     payload_bytes: int
     kept_bytes: int
-    """Of the payload; fewer than ``payload_bytes`` where it was cut."""
+    """Bytes of the payload that the letter has; fewer than ``payload_bytes`` where it was cut."""
     stands: tuple[int, int]
-    """Partition and offset of the letter itself."""
+    """Partition and offset of the letter in its own topic."""
 
     @property
     def is_cut(self) -> bool:
-        """Whether the letter holds only the beginning of the record."""
+        """Tell whether the letter holds only the beginning of the record."""
         return self.kept_bytes < self.payload_bytes
 
 
 class Read(NamedTuple):
-    """A record of a topic of letters: where it stands, and its bytes."""
+    """A record of a topic of letters: its place and its bytes."""
 
     partition: int
     offset: int
@@ -72,7 +72,7 @@ class Read(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which letters are meant; None or nothing means any."""
+    """A choice of letters; None or an empty set means any."""
 
     flow: str | None = None
     code: str | None = None
@@ -80,7 +80,7 @@ class Choice:
     places: frozenset[Place] = frozenset()
 
     def takes(self, letter: Letter) -> bool:
-        """Whether this letter is meant."""
+        """Tell whether this letter is chosen."""
         return (
             (self.flow is None or letter.flow == self.flow)
             and (self.code is None or letter.code == self.code)
@@ -91,15 +91,15 @@ class Choice:
 
 @dataclass(slots=True)
 class Letters:
-    """All letters, by the record they speak of and by flow; and what became of the records."""
+    """All letters by record and flow, and the retry notes of the records."""
 
     letters: dict[Place, dict[str, Letter]] = field(default_factory=dict)
     notes: dict[Place, RetryNote] = field(default_factory=dict)
-    """Of each record that has one: ``sent``, or the intent that is open."""
+    """Newest note of each record that has one: ``sent``, or an open intent."""
     count: int = 0
 
     def add(self, letter: Letter) -> None:
-        """Take a letter; one that is there already changes nothing. Raises FailureError."""
+        """Add a letter; one that is there already changes nothing. Raises FailureError."""
         of_record = self.letters.setdefault(letter.place, {})
         if letter.flow in of_record:
             return
@@ -111,7 +111,7 @@ class Letters:
             )
 
     def note(self, note: RetryNote) -> None:
-        """Take a note; those of one record come in the order they were written."""
+        """Add a note; those of one record come in the order in which they were written."""
         place = Place(note.topic, note.partition, note.offset)
         standing = self.notes.get(place)
         if standing is not None and standing.step == "sent":
@@ -122,12 +122,12 @@ class Letters:
             self.notes[place] = note
 
     def was_sent(self, place: Place) -> bool:
-        """Whether the record was sent again."""
+        """Tell whether the record was sent again."""
         note = self.notes.get(place)
         return note is not None and note.step == "sent"
 
     def records(self, choice: Choice, *, sent_too: bool) -> list[list[Letter]]:
-        """The letters of each record that one of its letters is chosen for, in order of place."""
+        """Return the letters of each record of which one letter is chosen, in order of place."""
         return [
             sorted(of_record.values(), key=lambda letter: letter.flow)
             for place, of_record in sorted(self.letters.items())
@@ -139,7 +139,7 @@ class Letters:
 def collect(
     reads: Iterable[Read], *, late: bool = False, keep: Callable[[Letter], bool] = lambda _: True
 ) -> Letters:
-    """The letters and notes among the records; what is neither is passed over."""
+    """Collect the letters and notes among the records; others are ignored."""
     from schemas.dead_letters import dead_letter_of, late_event_of, retry_note_of
 
     found = Letters()
@@ -157,7 +157,7 @@ def collect(
 
 
 def light(letter: DeadLetter | LateEvent, stands: tuple[int, int]) -> Letter:
-    """The letter without its payload."""
+    """Return the letter without its payload."""
     from schemas.dead_letters import LateEvent, payload_of
 
     if isinstance(letter, LateEvent):
@@ -188,7 +188,7 @@ class Group(NamedTuple):
 
 
 def grouped(letters: Iterable[Letter]) -> list[Group]:
-    """The letters counted, the most first; first and last are by partition and offset."""
+    """Return the letters counted, most first; first and last are by partition and offset."""
     groups: dict[tuple[str, str, str], list[Letter]] = {}
     for letter in letters:
         groups.setdefault((letter.flow, letter.place.topic, letter.code), []).append(letter)
@@ -206,7 +206,7 @@ def grouped(letters: Iterable[Letter]) -> list[Group]:
 
 
 def printable(text: str) -> str:
-    """The text with what a terminal would obey, and not show, written out."""
+    """Return the text with control characters, which a terminal would obey, written out."""
     return "".join(
         char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
         for char in text
@@ -214,5 +214,5 @@ def printable(text: str) -> str:
 
 
 def chosen(records: Iterable[list[Letter]], choice: Choice) -> Iterator[Letter]:
-    """The letters of the records that are meant themselves."""
+    """Yield the letters of the records that are chosen themselves."""
     return (letter for record in records for letter in record if choice.takes(letter))

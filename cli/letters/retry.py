@@ -1,8 +1,8 @@
-"""Sending the records of dead letters again, each exactly once, also through a crash.
+"""Sends the records of dead letters again, each exactly once, also through a crash.
 
-Before records are appended an intent is noted that tells where their partition ends; after it,
-that they were sent. An intent that is open was broken off: what was appended since is looked
-through for the same bytes, so that it is known which of its records stand there.
+Before records are appended, an intent is noted with the end of their partition; afterwards, a
+note that they were sent. An open intent means that a retry was broken off: the records appended
+since then are searched for the same bytes, to find out which of its records are there.
 
 Nothing here knows files or servers: topics are handed in.
 """
@@ -24,29 +24,29 @@ if TYPE_CHECKING:
 
 BATCH_RECORDS = 500
 BATCH_BYTES = 8_388_608
-"""Of payloads, unless a single one is longer."""
+"""Payload bytes per batch, unless a single payload is longer."""
 
 Clock = Callable[[], int]
 
 
 class TopicError(Exception):
-    """What stood at an offset is not there any more."""
+    """The record at an offset is not there any more."""
 
 
 class Topics(Protocol):
-    """What a retry needs of the topics."""
+    """The topics as a retry needs them."""
 
     def partitions(self, topic: str) -> int:
-        """How many partitions the topic has; 0 where there is no such topic."""
+        """Return the number of partitions; 0 where there is no such topic."""
 
     def end_offset(self, topic: str, partition: int) -> int:
-        """The offset of the record that is appended next."""
+        """Return the offset of the record that is appended next."""
 
     def read(self, topic: str, partition: int, start: int) -> Iterator[tuple[int, bytes]]:
-        """(offset, record) from ``start`` on. Raises TopicError where that does not stand."""
+        """Yield (offset, record) from ``start`` on. Raises TopicError where that is not there."""
 
     def payloads(self, letters: Sequence[Letter]) -> Mapping[Place, bytes]:
-        """What the letters hold of their records, cut or whole."""
+        """Return what the letters hold of their records, cut or whole."""
 
     def record_at(self, place: Place) -> TopicRecord:
         """Return the record with all that its topic keeps of it. Raises TopicError."""
@@ -60,7 +60,7 @@ class Topics(Protocol):
 
 @dataclass(slots=True)
 class Outcome:
-    """What a retry did."""
+    """The result of a retry."""
 
     sent: int = 0
     stood: int = 0
@@ -71,7 +71,7 @@ class Outcome:
 
 
 class Retry:
-    """Sends records again. One at a time works on the same topics."""
+    """Sends records again. Only one at a time may work on the same topics."""
 
     def __init__(
         self,
@@ -83,9 +83,9 @@ class Retry:
         batch_records: int = BATCH_RECORDS,
         sent: Callable[[int], None] = lambda _count: None,
     ) -> None:
-        """``force`` sends also where it cannot be told any more whether an earlier one did.
+        """Prepare a retry. ``force`` also sends records that an earlier retry may have sent.
 
-        ``sent`` is told of each batch how many records were sent.
+        ``sent`` is called with the number of records sent, once per batch.
         """
         self._topics = topics
         self._letters = letters
@@ -96,7 +96,7 @@ class Retry:
         self._outcome = Outcome()
 
     def run(self, records: Sequence[Record]) -> Outcome:
-        """Send the records, in order of place; what was broken off before is settled first."""
+        """Send the records, in order of place; first settle what was broken off before."""
         ordered = sorted(records, key=lambda record: record[0].place)
         for (topic, partition), group in groupby(ordered, key=_partition):
             wanted = list(group)
@@ -113,8 +113,8 @@ class Retry:
     def _settle(self, topic: str, partition: int, wanted: set[Place]) -> set[Place]:
         """Note for each open intent of the partition whether its record was sent.
 
-        All of them, chosen or not: what is sent next could not be told from what was meant
-        then. Gives the places of which it cannot be told.
+        All of them, chosen or not: new records could not be told from those that were meant then.
+        Returns the places for which this cannot be found out.
         """
         open_notes = {
             place: note
@@ -144,7 +144,7 @@ class Retry:
                 return unsure | payloads.keys()
             missing.forget()
         stood, not_sent = missing.divide()
-        # In this order: were it broken off between, what was found would still be looked for.
+        # In this order: if it is broken off in between, found records are searched for again.
         notes = [self._note(place, "not_sent", open_notes[place].end_offset) for place in not_sent]
         notes += [self._note(place, "sent", open_notes[place].end_offset) for place in stood]
         self._write(notes)
@@ -169,7 +169,7 @@ class Retry:
     ) -> dict[Place, TopicRecord]:
         """Return the whole records, in the order of the batch; skip those that are lost.
 
-        ``alone`` hears of those of which no more than the value is left.
+        ``alone`` is called for those of which only the value is left.
         """
         from schemas.records import TopicRecord
 
@@ -191,7 +191,7 @@ class Retry:
                 alone(Skipped(letter.place, str(error)))
                 whole = TopicRecord(payload)
             if any(one.code == "future_time" for one in record):
-                # It is judged by when it was appended: by now its time may have come.
+                # "Future" is judged by the append time: by now the event's time may have come.
                 whole = whole._replace(timestamp_ms=None)
             found[letter.place] = whole
         return found
@@ -219,7 +219,7 @@ class Retry:
 
 
 class _Missing:
-    """Records that are looked for in a partition by their bytes, each from an offset on."""
+    """Records that are searched for in a partition by their bytes, each from an offset on."""
 
     def __init__(self) -> None:
         self._wanted: dict[bytes, list[tuple[int, Place]]] = {}
@@ -234,16 +234,16 @@ class _Missing:
             self._found.setdefault(digest, []).append(offset)
 
     def forget(self) -> None:
-        """None of them was found."""
+        """Forget what was found, as if nothing had been."""
         self._found.clear()
 
     def divide(self) -> tuple[list[Place], list[Place]]:
-        """(those that stand there, those that do not); one that stands there counts for one."""
+        """Return (places found, places not found); each record there counts for one place."""
         stood: list[Place] = []
         not_there: list[Place] = []
         for digest, wanted in self._wanted.items():
             offsets = self._found.get(digest, [])
-            # The last start has the least choice; of equal ones the first was sent first.
+            # The latest start has the fewest candidates; of equal starts the first was sent first.
             for start, place in sorted(wanted, key=lambda one: (-one[0], one[1])):
                 if offsets and offsets[-1] >= start:
                     offsets.pop()
@@ -254,7 +254,7 @@ class _Missing:
 
 
 def _one_line(value: bytes) -> bytes:
-    """Return a record as its letter has it: Kafka may hold it over several lines."""
+    """Return a record as its letter has it: in Kafka it may span several lines."""
     return value.replace(b"\n", b" ")
 
 

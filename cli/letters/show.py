@@ -1,4 +1,4 @@
-"""One dead record in full, as lines of text: what is wrong with it, where, and its payload."""
+"""Shows one dead record as lines of text: what is wrong with it, where, and its payload."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 def record_lines(
     letters: Sequence[DeadLetter | LateEvent], note: RetryNote | None
 ) -> Iterator[str]:
-    """The lines for one record; ``letters`` are those of all flows, at least one."""
+    """Yield the lines for one record; ``letters`` are those of all flows, at least one."""
     from schemas.dead_letters import payload_of
 
     letter = letters[0]
@@ -48,7 +48,7 @@ def record_lines(
 
 
 def wrong_lines(reason: str, payload: bytes) -> list[str]:
-    """Where in the payload the reason points to, if it does: a line for each place."""
+    """Return lines for the places in the payload that the reason points to, if any."""
     path, byte = _PATH.match(reason), _BYTE.search(reason)
     if path is not None:
         try:
@@ -69,7 +69,7 @@ def wrong_lines(reason: str, payload: bytes) -> list[str]:
 
 
 def payload_lines(payload: bytes) -> Iterator[str]:
-    """JSON laid out, other text as it is, and bytes that are no text as a hex dump."""
+    """Yield JSON indented, other text as it is, and bytes that are not text as a hex dump."""
     try:
         text = payload.decode()
     except UnicodeDecodeError:

@@ -25,9 +25,9 @@ SHOW_EVERY_S = 0.5
 def read_topic(
     settings: Settings, topic: str, *, progress: bool = True, until_s: float | None = None
 ) -> Iterator[Read]:
-    """All records of a topic of letters, telling how far it is on a terminal.
+    """Yield all records of a topic of letters; on a terminal, show the progress.
 
-    Ends early at ``until_s`` of the monotonic clock. Raises SourceError without such a topic.
+    It ends early at ``until_s`` of the monotonic clock. Raises SourceError without such a topic.
     """
     shown = progress and moves_cursor(sys.stderr)
     next_s, count, said = time.monotonic() + SHOW_EVERY_S, 0, False
@@ -53,7 +53,7 @@ def read_topic(
 def whole_letters(
     settings: Settings, letters: Sequence[Letter], topic: str = DEAD_LETTERS.name
 ) -> dict[tuple[str, Place], DeadLetter | LateEvent]:
-    """The letters with their payloads, by flow and place."""
+    """Return the letters with their payloads, by flow and place."""
     from schemas.dead_letters import dead_letter_of, late_event_of
     from streams.source import Position
 
@@ -77,7 +77,7 @@ def whole_letters(
 
 
 class RetryTopics:
-    """What a retry needs of the topics (``cli.letters.retry.Topics``)."""
+    """The topics as a retry needs them (``cli.letters.retry.Topics``)."""
 
     def __init__(self, settings: Settings) -> None:
         from sinks.letters import LetterWriter
@@ -90,11 +90,11 @@ class RetryTopics:
         self._read: dict[str, KeptTopic] = {}
 
     def partitions(self, topic: str) -> int:
-        """How many partitions the topic has; 0 where there is no such topic."""
+        """Return the number of partitions; 0 where there is no such topic."""
         return self._records.partitions(topic) or 0
 
     def end_offset(self, topic: str, partition: int) -> int:
-        """The offset of the record that is appended next."""
+        """Return the offset of the record that is appended next."""
         return self._end_of(topic, partition)
 
     def read(self, topic: str, partition: int, start: int) -> Iterator[tuple[int, bytes]]:
@@ -110,7 +110,7 @@ class RetryTopics:
             raise TopicError(str(error)) from None
 
     def payloads(self, letters: Sequence[Letter]) -> dict[Place, bytes]:
-        """What the letters hold of their records, cut or whole."""
+        """Return what the letters hold of their records, cut or whole."""
         from schemas.dead_letters import payload_of
 
         whole = whole_letters(self._settings, letters)

@@ -32,13 +32,13 @@ PICTURES = ROOT / "docs" / "dashboards"
 PROFILE = "user_profiles/nobody?time_range=2022-03-22T12:00:00.000_2022-03-22T13:00:00.000"
 CHOSEN = {"flow": "store_metrics"}
 SCRAPE_S = 10
-"""As the data source has it: rates are over as long a time as in Grafana."""
+"""The scrape interval of the data source, so that rates cover the same time as in Grafana."""
 WIDTH = 1464
 SCALE = 0.8
 HEIGHT_MAX = 4_000
 """Tables that are out of sight are not drawn."""
 OVERVIEW_PX = 762
-"""Of Pipeline, on the README's first screen."""
+"""Height of the part of Pipeline that is on the README's first screen."""
 QUALITY = 60
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -47,7 +47,7 @@ DEMO = (
     "--rate", "300", "--density", "10", "--disorder", "0.05", "--late", "0.002",
     "--malformed", "0.003", "--no-watch",
 )  # fmt: skip
-"""Thirty seconds of event time in one."""
+"""A demo in which thirty seconds of event time pass per second."""
 BUNDLE = (
     "--bundle", "--outfile=draw.js", "--jsx=automatic", "--minify", "--log-level=error",
     '--define:process.env.NODE_ENV="production"', "--loader:.svg=dataurl", "--loader:.ttf=empty",
@@ -55,7 +55,7 @@ BUNDLE = (
 
 
 def main() -> None:
-    """Draw all, or those that are named."""
+    """Draw all dashboards, or those that are named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="dashboards: pipeline, shop_now, ...")
     parser.add_argument("--minutes", type=float, default=10, help="that the demo runs first (10)")
@@ -97,7 +97,7 @@ def _watched(minutes: float) -> Iterator[Sources]:
         wait_until(lambda: answers(f"{page}/healthz"), f"{page} answers: see {folder}/demo.log")
         print(f"a demo runs for {minutes:g} min: {page}", flush=True)
         for _ in range(int(minutes * 60)):
-            # Something for the panels of the api.
+            # Requests give the panels of the api something to show.
             for path in ("", "live.json", PROFILE):
                 answers(f"{page}/{path}")
             time.sleep(1)
@@ -124,7 +124,7 @@ def _bundle() -> None:
 
 
 def _answers(dashboard: dict[str, Any], sources: Sources, minutes: float) -> dict[str, Any]:
-    """Return what the queries give: over event time for tables, else over the last minutes."""
+    """Return the answers to all queries: tables over event time, others over the last minutes."""
     now_s = int(time.time())
     metrics = Range(now_s - int(minutes * 60), now_s, 10, SCRAPE_S)
     newest = sources.sql("SELECT toUnixTimestamp(max(bucket)) + 60 FROM minute_buckets_rows")
@@ -160,7 +160,7 @@ def _draw(pages: dict[str, Any]) -> None:
 
 
 def _save(page: Any, path: Path, height: int) -> None:
-    """Write the upper part of a page. Playwright itself writes no WebP, half as large as PNG."""
+    """Write the upper part of a page as WebP, half as large as the PNG of Playwright."""
     clip = {"x": 0, "y": 0, "width": WIDTH, "height": height, "scale": SCALE}
     picture = page.context.new_cdp_session(page).send(
         "Page.captureScreenshot",

@@ -2,7 +2,7 @@
 
 <folder>/server.properties   written at each start
 <folder>/data/               formatted at the first start
-<folder>/kafka.log           warnings, and when it started and ended
+<folder>/kafka.log           warnings, and the broker's start and end
 <folder>/kafka.out           what Java itself prints
 """
 
@@ -40,8 +40,8 @@ _PR_SET_PDEATHSIG = 1
 # Found before any fork: a child must not load libraries while other threads hold their locks.
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
-# Short to start, small in memory: one broker for a laptop is never long enough up, nor busy
-# enough, to earn back what the optimizing compiler and a concurrent collector cost.
+# Options for a fast start and little memory: a broker on a laptop is neither up long enough nor
+# busy enough for the optimizing compiler and a concurrent collector to pay off.
 _JAVA_OPTIONS = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-Xms64m")
 
 Say = Callable[[str], None]
@@ -51,7 +51,7 @@ class Broker:
     """A broker and its controller in one process, listening on loopback alone.
 
     ``port`` 0 takes any free one; the attribute holds the true one after ``start``, and later
-    starts keep it. ``settings`` go to server.properties over our own. It ends with the thread
+    starts keep it. ``settings`` override our own in server.properties. It ends with the thread
     that called ``start``, so that nothing is left when the process is killed. Raises
     KafkaServerError.
     """
@@ -77,21 +77,21 @@ class Broker:
 
     @property
     def bootstrap(self) -> str:
-        """``host:port``, as KAFKA_BOOTSTRAP_SERVERS takes it."""
+        """Return ``host:port``, as KAFKA_BOOTSTRAP_SERVERS takes it."""
         return f"{HOST}:{self.port}"
 
     @property
     def pid(self) -> int | None:
-        """The process id, None while it does not run."""
+        """Return the process id, None while it does not run."""
         return self._process.pid if self._process is not None else None
 
     @property
     def log(self) -> Path:
-        """Where it writes what happens."""
+        """Return the path of its log."""
         return self.folder / "kafka.log"
 
     def start(self, say: Say = lambda _line: None) -> None:
-        """Return when it answers. Formats the folder where that was not done yet."""
+        """Start the broker and return when it answers. A new folder is formatted first."""
         if self._process is not None:
             return
         try:
@@ -115,17 +115,17 @@ class Broker:
             raise
 
     def died(self) -> str | None:
-        """Why it ended by itself, on one line; None while it runs or was stopped."""
+        """Return why it ended by itself, on one line; None while it runs or was stopped."""
         if self._process is None or self._process.poll() is None:
             return None
         return f"Kafka ended with {self._process.returncode}: {self._last_line()}"
 
     def kill(self) -> None:
-        """End it at once (SIGKILL), as a crash does. Harmless where it does not run."""
+        """End it at once (SIGKILL), as a crash does. Do nothing where it does not run."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """Let it close its files and end; it is killed where that takes too long."""
+        """Let it close its files and end; kill it where that takes too long."""
         self._end(signal.SIGTERM)
 
     def pause(self) -> None:
@@ -134,7 +134,7 @@ class Broker:
         self._process.send_signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """Let a paused one go on."""
+        """Resume a paused broker."""
         assert self._process is not None, "it does not run"
         self._process.send_signal(signal.SIGCONT)
 
@@ -161,7 +161,8 @@ class Broker:
             "listeners": f"PLAINTEXT://{self.bootstrap},CONTROLLER://{HOST}:{controller}",
             "advertised.listeners": f"PLAINTEXT://{self.bootstrap}",
             "inter.broker.listener.name": "PLAINTEXT",
-            # From the folder on, which Java runs in: a list, whose commas no path escapes.
+            # Relative to the folder that Java runs in: it is a list, and a comma in a path cannot
+            # be escaped.
             "log.dirs": "data",
             # `footfall init` makes the topics, with their partitions and retention.
             "auto.create.topics.enable": "false",
@@ -177,11 +178,11 @@ class Broker:
             "group.initial.rebalance.delay.ms": "0",
             # A single node has nobody to hand its partitions to.
             "controlled.shutdown.enable": "false",
-            # After a kill the new process is let in when the old one's session is over.
+            # After a kill the new process is accepted once the old one's session has expired.
             "broker.session.timeout.ms": "3000",
             "broker.heartbeat.interval.ms": "500",
             "log.retention.check.interval.ms": "60000",
-            # Indexes are made at full size, a sparse file a segment.
+            # Indexes are made at full size, one sparse file per segment.
             "log.index.size.max.bytes": "1048576",
             "num.io.threads": "4",
             "num.network.threads": "2",
@@ -218,9 +219,9 @@ class Broker:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                # Ctrl-C is for us, who then stop it in order.
+                # Ctrl-C reaches this process alone, which then stops the broker in order.
                 start_new_session=True,
-                # One call of the kernel, which no lock of another thread can hold up.
+                # It makes one system call, which no lock of another thread can hold up.
                 preexec_fn=_end_with_parent if _prctl is not None else None,  # noqa: PLW1509
             )
 
@@ -261,7 +262,7 @@ class Broker:
                 )
 
     def _last_line(self) -> str:
-        """The last thing it said of an error, else the last line at all."""
+        """Return the last line about an error, else the last line."""
         lines: list[str] = []
         for path in (self.folder / "kafka.out", self.log):
             with suppress(OSError):
@@ -288,7 +289,7 @@ def _locked(folder: Path) -> IO[bytes]:
 
 
 def _free(port: int, option: str) -> int:
-    """The port, or any free one for 0. Raises KafkaServerError where it is taken."""
+    """Return the port, or any free one for 0. Raises KafkaServerError where it is taken."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -304,7 +305,7 @@ def _free(port: int, option: str) -> int:
 
 
 def _cluster_id() -> str:
-    """22 characters; none that the command line would take for an option."""
+    """Return 22 characters that the command line does not take for an option."""
     while True:
         text = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         if not text.startswith("-"):
@@ -312,11 +313,11 @@ def _cluster_id() -> str:
 
 
 def _escaped(value: str) -> str:
-    """A value of a properties file: Java reads a backslash as an escape."""
+    """Return a value for a properties file: Java reads a backslash as an escape."""
     return value.replace("\\", "\\\\")
 
 
 def _end_with_parent() -> None:
-    """In the new process: be killed when the one that started us ends, however it does."""
+    """Let this new process be ended when its parent ends, however that happens."""
     if _prctl is not None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

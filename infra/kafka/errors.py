@@ -1,10 +1,10 @@
-"""What this package raises."""
+"""Errors of this package."""
 
 from __future__ import annotations
 
 
 class KafkaServerError(Exception):
-    """The broker cannot be had; one line that says why and what to do.
+    """The broker cannot run; the message is one line with the reason and what to do.
 
     MissingToolError    Java or Maven is not installed, or Java is too old
     """

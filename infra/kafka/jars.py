@@ -1,8 +1,8 @@
-"""Java and the broker's jars: found where they are, fetched once with Maven where not.
+"""Java and the broker's jars: found where they are, or fetched once with Maven.
 
-The folder of jars is named for what the pom asks for, so that another version is fetched anew;
-it appears whole, whoever is interrupted. Of many that need it at once one fetches: Maven's own
-cache is not made for several.
+The folder of jars is named for the content of the pom, so that another version is fetched again.
+It appears complete or not at all, even if a fetch is interrupted. Of several processes one
+fetches: Maven's own cache is not made for several.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ Say = Callable[[str], None]
 
 
 def cache_folder(env: Mapping[str, str]) -> Path:
-    """Where the jars are kept between runs: under XDG_CACHE_HOME, or ``~/.cache``."""
+    """Return the folder of jars between runs: under XDG_CACHE_HOME, or ``~/.cache``."""
     base = env.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "footfall"
 
 
 def find_java(env: Mapping[str, str]) -> str:
-    """The ``java`` of JAVA_HOME, or of PATH. Raises MissingToolError: none, or too old."""
+    """Return the ``java`` of JAVA_HOME, or of PATH. Raises MissingToolError."""
     home = env.get("JAVA_HOME")
     java = str(Path(home) / "bin" / "java") if home else "java"
     found = shutil.which(java, path=env.get("PATH"))
@@ -63,7 +63,7 @@ def find_java(env: Mapping[str, str]) -> str:
 
 
 def java_version(text: str) -> int | None:
-    """The feature version in the output of ``java -version``; None where there is none."""
+    """Return the feature version in the output of ``java -version``, None where it has none."""
     found = re.search(r'version "(?:1\.)?(\d+)', text)
     return int(found.group(1)) if found else None
 
@@ -71,7 +71,7 @@ def java_version(text: str) -> int | None:
 def find_jars(
     cache: Path, env: Mapping[str, str], say: Say = lambda _line: None, pom: Path = POM
 ) -> Path:
-    """The folder of jars, fetched with Maven where it does not stand yet.
+    """Return the folder of jars, fetched with Maven where it does not exist yet.
 
     Raises MissingToolError without Maven, KafkaServerError where the fetch fails.
     """
@@ -131,7 +131,7 @@ def _fetch(mvn: str, pom: Path, into: Path, env: Mapping[str, str]) -> None:
 
 @contextmanager
 def _alone(cache: Path) -> Iterator[None]:
-    """One process at a time; the others wait as long as a fetch may take."""
+    """Hold the cache for one process; the others wait as long as a fetch may take."""
     fd = os.open(cache, os.O_RDONLY | os.O_DIRECTORY)
     try:
         until_s = time.monotonic() + FETCH_WITHIN_S

@@ -1,4 +1,4 @@
-"""No record harms another: whatever JSON stands in a field, a flow uses it or sets it aside."""
+"""No record harms another: whatever JSON a field has, a flow uses the record or sets it aside."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OTHER_KINDS = {
     "store_events": ((b'"purchase"', b'"view"'),),
     "user_tags": ((b'"BUY"', b'"VIEW"'),),
 }
-"""What makes the examples of a topic records of the kind that the other flows use."""
+"""Replacements that make the examples of a topic records of the kind that other flows use."""
 
 every_flow = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())
 

@@ -93,7 +93,7 @@ def rows_of(law: Law, told: Sequence[Told], sizes: Sequence[int], *, is_live: bo
 
 
 def together(*parts: Rows) -> list[Any]:
-    """The rows of all parts: sums where a table has one row for all users."""
+    """Return the rows of all parts: sums where a table has one row for all users."""
     rows: list[Any] = []
     sums: dict[Any, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for row in (row for part in parts for row in part):

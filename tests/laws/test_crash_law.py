@@ -1,4 +1,4 @@
-"""What a process wrote before it was killed is true in the end, or replaced by what is.
+"""Rows that a process wrote before it was killed are true in the end, or replaced by true ones.
 
 The steps are driven without an engine, as engines do it at worst: rows are written at once,
 snapshots are taken long before a process is killed, and the next one reads on from there in
@@ -23,14 +23,14 @@ every_flow = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())
 
 @dataclass(frozen=True)
 class Process:
-    """What a process does before it is killed, or, where it is the last one, after all else."""
+    """The work of a process before it is killed or, for the last one, before it ends."""
 
     started_after_ms: int
     """After the one before it was killed."""
     polls: Sequence[tuple[int, int]]
     """(records, how long the partition is quiet afterwards in ms)"""
     saved_after: int
-    """So many polls, or its end where it has fewer; 0 where nothing is saved."""
+    """Polls until a snapshot, or its end where it has fewer; 0 where nothing is saved."""
     ends: bool
     """Before it is killed it comes to its end."""
 
@@ -49,7 +49,8 @@ processes = st.builds(
 
 @st.composite
 def walks(draw: st.DrawFn, law: Law) -> list[bytes]:
-    """Records that mostly follow each other closely, some of them out of order, late or bad.
+    """Return records that mostly follow each other closely, some of them out of order, late or
+    bad.
 
     All are of two requests at most: what they do to each other is to be common.
     """
@@ -118,7 +119,7 @@ class World:
 
 
 def in_the_end(law: Law, records: Sequence[bytes], killed: Sequence[Process] = ()) -> Rows:
-    """What the tables hold after these processes, and one more that reads on to the end."""
+    """Return the tables after these processes, and one more that reads on to the end."""
     world = World(law, records)
     for process in (*killed, Process(0, [(len(records), 0)], saved_after=0, ends=True)):
         world.run(process)

@@ -27,7 +27,7 @@ some = settings(max_examples=EXAMPLES // 2, deadline=None)
 
 
 def kept_aside(result: Result) -> tuple[set[tuple[Any, ...]], set[tuple[Any, ...]]]:
-    """Dead letters and late events, each once however often it was written."""
+    """Return dead letters and late events, each once however often it was written."""
 
     def identity(letter: DeadLetter | LateEvent) -> tuple[Any, ...]:
         return letter.partition, letter.offset, letter.payload, letter.payload_base64

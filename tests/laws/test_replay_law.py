@@ -46,7 +46,7 @@ every_flow = pytest.mark.parametrize("law", REPLAYED.values(), ids=REPLAYED)
 
 
 def replayable_of(law: Law) -> Replayable:
-    """What the flow tells of the rows of the topic."""
+    """Return the Replayable of the flow and topic."""
     (found,) = (
         each
         for each in flows.catalogue()[law.flow].replayables(SETTINGS)
@@ -59,7 +59,7 @@ RAW = {name: law for name, law in REPLAYED.items() if replayable_of(law).is_raw}
 REACHING = {
     name: law for name, law in REPLAYED.items() if replayable_of(law).rules.reach_ms is not None
 }
-"""Of which a topic need not be read from its beginning."""
+"""Laws of flows whose topic need not be read from its beginning."""
 
 
 class MemoryPartitions:
@@ -116,7 +116,7 @@ def replayed(
 
 
 def live_rows(law: Law, records: list[bytes], windows: Range) -> list[dict[str, Any]]:
-    """What stands in the table of those windows, as the live worker wrote it."""
+    """Return the table's rows of those windows, as the live worker wrote them."""
     result = run_flow(law.build, records)
     start_of = replayable_of(law).start_of
     is_kept = start_of.is_between(windows.from_ms, windows.to_ms - 1)
@@ -130,7 +130,7 @@ def filtered(rows: Rows, is_kept: pl.Expr) -> Rows:
 
 
 def versions(result: Result) -> set[int]:
-    """Of the rows of a replay, in whatever tables."""
+    """Return the versions of a replay's rows, in whatever tables."""
     frames = [
         frame
         for rows in result.items
@@ -253,8 +253,8 @@ def test_reading_begins_late_enough_to_be_quick_and_early_enough_to_be_right(
 
 
 def _with_reach(found: Replayable, reach_ms: int) -> Replayable:
-    """The flow as if it waited for less and took no event so far ahead of its append time, so
-    that a short stream has an earlier part at all."""
+    """Return a flow that waits for less and takes no event far ahead of its append time, so that
+    a short stream has an earlier part."""
     return replace(
         found,
         records=replace(found.records, future_max_ms=300_000),
@@ -319,7 +319,7 @@ def test_an_event_of_the_future_is_none_for_a_replay_when_its_time_has_come(
 def after_retention(
     records: list[bytes], removed: int, *, complete: bool = False
 ) -> tuple[Replayed, Result]:
-    """The first 80 minutes anew where the first ``removed`` records are gone."""
+    """Replay the first 80 minutes where the first ``removed`` records are gone."""
     law = LAWS["minute_buckets"]
 
     class Removed(MemoryPartitions):

@@ -24,7 +24,7 @@ from schemas.topics import PLATFORM_LOGS, SHOP_EVENTS, STORE_EVENTS, USER_TAGS
 from streams.testing import Build, Result, newest
 
 EXAMPLES = int(os.environ.get("FOOTFALL_LAW_EXAMPLES", "25"))
-"""Of a law and a flow; `make test-all` takes 60."""
+"""Examples per law and flow; `make test-all` takes 60."""
 BASE_MS = 1_569_888_000_000  # 2019-10-01T00:00:00Z
 DELAY_MS = 5_000
 PROFILE_KEEP = 3
@@ -35,7 +35,7 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Law:
-    """What the laws need to know of a flow, and of one of the topics that it reads."""
+    """The properties of a flow and one of its topics that the laws need."""
 
     name: str
     """The flow's, and where it reads several topics which of them."""
@@ -45,15 +45,15 @@ class Law:
     event: Callable[[int, int], bytes]
     """(event time in ms, a number that decides the rest) -> a record"""
     table: Callable[[Result], Rows]
-    """What stands in the flow's tables in the end."""
+    """Rows of the flow's tables in the end."""
 
     def reading(self) -> Reading:
-        """What it does with the topic, without an engine."""
+        """Return what the flow does with the topic, without an engine."""
         return flows.catalogue()[self.flow].readings(SETTINGS)[self.topic]
 
 
 def tag(time_ms: int, choice: int) -> bytes:
-    """A record of user_tags."""
+    """Return a record of user_tags."""
     return msgspec.json.encode(
         {
             "time": iso_ms(time_ms),
@@ -73,7 +73,7 @@ def tag(time_ms: int, choice: int) -> bytes:
 
 
 def store_event(time_ms: int, choice: int) -> bytes:
-    """A record of store_events; its times are whole seconds."""
+    """Return a record of store_events; its times are whole seconds."""
     kind = ("view", "cart", "remove_from_cart", "purchase")[choice % 4]
     return msgspec.json.encode(
         {
@@ -106,7 +106,7 @@ REQUESTS = 5
 
 
 def platform_log(time_ms: int, choice: int) -> bytes:
-    """A record of platform_logs; a request may go on for as long as the stream."""
+    """Return a record of platform_logs; a request may go on for as long as the stream."""
     server, action, data = STEPS[choice % len(STEPS)]
     user = choice % 3
     return msgspec.json.encode(
@@ -134,7 +134,7 @@ SHOP_EVENT_FIELDS: tuple[dict[str, Any], ...] = (
 
 
 def shop_event(time_ms: int, choice: int) -> bytes:
-    """A record of shop_events."""
+    """Return a record of shop_events."""
     fields = SHOP_EVENT_FIELDS[choice % len(SHOP_EVENT_FIELDS)]
     return msgspec.json.encode({**fields, "timestamp": iso_ms(time_ms), "user_id": choice % 4})
 
@@ -156,7 +156,7 @@ def _profiles(result: Result) -> Rows:
 
 
 def _in_tables(tables: tuple[Table, ...], result: Result) -> Rows:
-    """The rows of all tables, each with the name of its own."""
+    """Return the rows of all tables, each with the name of its own."""
     if len(tables) == 1 and not result.rows.is_empty():
         return _rows(newest(result.rows, tables[0].order_by), tables[0])
     return [row for table in tables for row in _rows(result.table(table), table)]
@@ -188,7 +188,7 @@ SPECIAL: dict[str, Callable[[Result], Rows]] = {
     "store_metrics": lambda result: result.upserts("start_event_time", "topic_partition"),
     "user_profiles": _profiles,
 }
-"""What stands in the end where more than rows of ClickHouse is to be looked at."""
+"""Rows in the end of flows whose result is more than rows of ClickHouse."""
 
 
 def _laws() -> Iterator[Law]:
@@ -241,7 +241,7 @@ _moments = st.sampled_from(
 
 
 def streams(law: Law, *, bad: bool = True) -> st.SearchStrategy[list[bytes]]:
-    """Records of a topic in any order, good, late and bad ones."""
+    """Return records of a topic in any order, good, late and bad ones."""
     events = st.builds(
         lambda after_ms, choice: law.event(BASE_MS + after_ms, choice),
         _moments,
@@ -256,7 +256,7 @@ cuts = st.lists(st.sampled_from((0, 1, 1, 2, 3, 5, 9)), min_size=1, max_size=5).
 
 
 def in_order(law: Law) -> st.SearchStrategy[tuple[list[bytes], list[bytes]]]:
-    """The same events in order, and shuffled within the delay."""
+    """Return the same events in order, and shuffled within the delay."""
 
     def arrange(drawn: list[tuple[int, int, int]]) -> tuple[list[bytes], list[bytes]]:
         ordered = sorted(drawn)
@@ -274,7 +274,7 @@ def in_order(law: Law) -> st.SearchStrategy[tuple[list[bytes], list[bytes]]]:
 
 
 def without(rows: Rows, *names: str) -> list[tuple[tuple[str, Any], ...]]:
-    """The rows without some of their columns, in an order of their own."""
+    """Return the rows without some of their columns, in an order of their own."""
     return sorted(
         (tuple(sorted((k, v) for k, v in row.items() if k not in names)) for row in rows),
         key=repr,
@@ -282,5 +282,5 @@ def without(rows: Rows, *names: str) -> list[tuple[tuple[str, Any], ...]]:
 
 
 def frame_rows(frames: list[pl.DataFrame]) -> int:
-    """How many rows the frames have."""
+    """Return the number of rows of the frames."""
     return sum(map(len, frames))

@@ -38,7 +38,7 @@ def house(node: Node, tmp_path: Path) -> House:
 
 
 def stored(house: House) -> Profiles:
-    """Asked by a client that knows nothing of an earlier life of the server."""
+    """Return the profiles, by a client that knows nothing of an earlier life of the server."""
     with closing(open_profiles(house.settings)) as store:
         return house.found(store)
 

@@ -55,7 +55,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def minute(
     request: pytest.FixtureRequest, server: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Future[None] | None]:
-    """The minute's outage, which is mostly waiting: it runs beside the other tests."""
+    """Yield the minute's outage, which is mostly waiting: it runs beside the other tests."""
     asked = any("down_for_a_minute" in item.name for item in request.session.items)
     with ThreadPoolExecutor(1) as beside:
         folder = tmp_path_factory.mktemp("minute")
@@ -64,7 +64,7 @@ def minute(
 
 @pytest.fixture
 def made(server: Server) -> str:
-    """The address of a server with empty tables."""
+    """Return the address of a server with empty tables."""
     create_tables(server.url, [ROWS, VIEW])
     server.rows("TRUNCATE TABLE minute_buckets_rows")
     return server.url
@@ -74,7 +74,7 @@ def made(server: Server) -> str:
 
 
 RESET = "connection reset by peer;|it closed the connection without an answer;"
-"""Which it is depends on what was sent by then."""
+"""The two messages of a reset; which one comes depends on what was sent by then."""
 QUICK: list[tuple[Fault, str]] = [
     (slow_before(0.3), ""),
     (slow_after(0.3), ""),
@@ -263,12 +263,12 @@ def test_a_server_that_stays_down_is_given_up_with_a_clear_line(made: str) -> No
 
 EVENTS = 60_000
 FAULTS_IN_A_ROW_MAX = 6
-"""With the waits between them some 6 s; these workers wait for 30 s."""
+"""Faults in a row; with the waits between them some 6 s, and these workers wait for 30 s."""
 
 
 @pytest.fixture(scope="module")
 def calm(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    """The undisturbed run."""
+    """Return the shop after an undisturbed run."""
     shop = Shop.made(tmp_path_factory.mktemp("runs") / "calm", server.url)
     shop.fill(0, EVENTS)
     shop.finish()
@@ -283,7 +283,7 @@ def shop_of(calm: Shop, server: Server, name: str) -> Shop:
 
 
 def through(proxy: FaultProxy, shop: Shop) -> str:
-    """The shop's database as seen through the proxy."""
+    """Return the shop's database as seen through the proxy."""
     return proxy.url + urlsplit(shop.url).path
 
 
@@ -389,7 +389,7 @@ GROWTH_BYTES_MAX = 64_000_000
 
 
 def down_for_a_minute(server: Server, folder: Path) -> None:
-    """The worker waits, says so once, reads no further, and goes on."""
+    """Check that the worker waits, says so once, reads no further, and goes on."""
     shop, filled = Shop.made(folder / "down", server.url), 20_000
 
     def keep_filling() -> None:

@@ -55,12 +55,12 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def reads(request: Request) -> bool:
-    """Takes what asks the table, and not what a client asks when it connects."""
+    """Tell whether a request asks the table, which a client does not when it connects."""
     return b"minute_buckets" in request.body
 
 
 def asks_sums(request: Request) -> bool:
-    """Takes what ``/aggregates`` asks, and not the live page."""
+    """Tell whether a request comes from ``/aggregates``, and not from the live page."""
     return b"AND action = " in request.body
 
 

@@ -1,4 +1,4 @@
-"""The api as a process on a real Kafka: what it acknowledges is there, through kill -9 as well."""
+"""The api as a process on a real Kafka: acknowledged records are there, also after kill -9."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WRITTEN = ("user_tags", "store_events", "visits", "activities")
 
 
 def start(kafka: Server, home: Path, port: int = 0, **environ: str) -> Process:
-    """An api that takes tags; of the other servers it needs none to write."""
+    """Start an api that takes tags, for which it needs no other server; return it."""
     absent = f"http://127.0.0.1:{free_port()}"
     process = Process(
         home, port or free_port(), TOPICS_URL=kafka.url, CLICKHOUSE_URL=absent, **environ
@@ -61,7 +61,7 @@ def api(kafka: Server, tmp_path: Path) -> Iterator[Client]:
 
 
 def stored(kafka: Server, topic: str, mark: str) -> list[Stored]:
-    """The records of a topic that hold a mark of this test's own."""
+    """Return the records of a topic that hold a mark of this test's own."""
     return [r for r in kafka.consume_all(topic) if mark.encode() in (r.value or b"")]
 
 
@@ -218,7 +218,7 @@ class Shoppers:
 
 
 def check(kafka: Server, shoppers: Shoppers, mark: str) -> None:
-    """Acknowledged records are all there; only what was sent again may be there again."""
+    """Check that acknowledged records are all there, and only those sent again may repeat."""
     found = Counter(r.value or b"" for r in stored(kafka, "user_tags", mark))
     missing = [body for body in shoppers.acknowledged if body not in found]
     assert missing == [], f"{len(missing)} acknowledged records are lost"

@@ -148,7 +148,7 @@ def test_of_many_that_need_the_jars_at_once_one_fetches(tmp_path: Path) -> None:
 
 
 def command(home: Path) -> subprocess.Popen[str]:
-    """Starts the command as a shell does in the background: SIGINT is ignored."""
+    """Start the command as a shell does in the background: SIGINT is ignored."""
     return subprocess.Popen(
         KAFKA,
         cwd=ROOT,

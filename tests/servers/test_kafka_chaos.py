@@ -56,8 +56,8 @@ def seed() -> int:
 def check_against_twin(
     house: House, kafka: Server, clickhouse: clickhouse_support.Server, *names: str
 ) -> None:
-    """Run to the end, and be left with the same as a house on embedded topics that was given
-    what stands in Kafka, and ran undisturbed."""
+    """Run to the end, and compare with a house on embedded topics that was given the records in
+    Kafka, and ran undisturbed."""
     twin = House(house.home.parent / "twin", clickhouse, house.topic, database="twin")
     FileTopics(twin.home / "topics").create(house.topic, PARTITIONS)
     twin.init()
@@ -169,7 +169,7 @@ def test_kill_9_of_all_workers_at_once_changes_nothing(
 
 
 def statuses_read(house: House, flow: str) -> int:
-    """How many records a flow says to have read."""
+    """Return the number of records that a flow reports to have read."""
     paths = status_folder(house.home).glob(f"{flow}.*.json")
     statuses = [msgspec.json.decode(path.read_bytes(), type=WorkerStatus) for path in paths]
     return sum(partition.read for status in statuses for partition in status.partitions)

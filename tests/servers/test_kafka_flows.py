@@ -35,7 +35,7 @@ FLOWS = {
     for name, contract in flows.catalogue().items()
     if contract.tables or name in ("store_metrics", "user_profiles")
 }
-"""Those that fill tables. split_topics and login_alerts write to topics: they have tests of their
+"""Flows that fill tables. split_topics and login_alerts write to topics and have tests of their
 own."""
 ONE_TOPIC = [name for name, contract in FLOWS.items() if len(contract.topics) == 1]
 MORE_TOPICS = [name for name, contract in FLOWS.items() if len(contract.topics) > 1]

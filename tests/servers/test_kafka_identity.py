@@ -1,4 +1,4 @@
-"""Which topic is it: one that was made again, another one, one that was cut are clear stops."""
+"""The identity of a topic: one made again, another one, or one that was cut is a clear stop."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read(reader: Reader, count: int) -> None:
 
 
 def stop_of(reader: Reader, meanwhile: Callable[[], object] = lambda: None) -> str:
-    """The error that ends reading."""
+    """Return the error that ends reading."""
     until_s = time.monotonic() + READ_S_MAX
     with pytest.raises(SourceError) as stopped:
         while time.monotonic() < until_s:

@@ -20,7 +20,7 @@ def settings_of(broker: Broker, home: Path, **more: str) -> Settings:
 
 
 def made(settings: Settings) -> dict[str, str]:
-    """What is said of each topic."""
+    """Return what is said of each topic."""
     return {name.partition(" ")[0]: how for _, name, how in make_topics(settings)}
 
 

@@ -1,4 +1,4 @@
-"""Topics of many partitions: what a process needs for them, and that each is read whole."""
+"""Topics of many partitions: threads and files of a process, and that each is read whole."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ READ_S_MAX = 240
 
 
 def threads() -> int:
-    """Those of this process, the clients' own among them."""
+    """Return the number of threads of this process, those of clients included."""
     return len(list(Path("/proc/self/task").iterdir()))
 
 

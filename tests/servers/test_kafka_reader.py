@@ -31,7 +31,7 @@ def topic_of(kafka: Server, name: str, **options: Any) -> KafkaTopic:
 
 
 def read_to_end(reader: Reader) -> Found:
-    """Until the reader says that it has finished; fails where it never does."""
+    """Read until the reader says that it has finished; fail where it never does."""
     found: Found = []
     deadline = time.monotonic() + READ_S_MAX
     while not reader.finished():
@@ -50,7 +50,7 @@ def read_some(reader: Reader, count: int) -> Found:
 
 
 def polls_to_end(reader: Reader) -> Iterator[Poll]:
-    """What a reader gives until it says that it has finished."""
+    """Yield what a reader gives until it says that it has finished."""
     deadline = time.monotonic() + READ_S_MAX
     while not reader.finished():
         assert time.monotonic() < deadline

@@ -27,7 +27,8 @@ def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clickhouse_
 
 
 def plain(house: House) -> dict[str, list[list[str]]]:
-    """The tables without versions, which a replay raises; those of ClickHouse come without."""
+    """Return the tables without versions, which a replay raises; those of ClickHouse come
+    without."""
     found = {}
     for name, rows in house.contents().tables.items():
         if name.endswith(("shadow", "to_announce")):
@@ -44,7 +45,7 @@ def _without_version(row: str) -> list[str]:
 
 
 REPLAYED = ("minute_buckets", "store_metrics", "user_profiles", "user_trace")
-"""One of each kind: rows of windows, windows summed by the sink, and rows of each record."""
+"""One flow of each kind: rows of windows, windows summed by the sink, and a row per record."""
 
 
 @pytest.mark.parametrize("flow", REPLAYED)

@@ -41,7 +41,7 @@ class Load:
         self._topic = topic
         self._stop = threading.Event()
         self.batches = 0
-        """Acknowledged, from 0 on."""
+        """Batches that were acknowledged, from 0 on."""
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -91,10 +91,11 @@ def test_every_acknowledged_record_is_there_once_through_kill_9_of_the_broker(
 
 
 class Forgetful:
-    """Stands before a broker; while ``deaf``, requests arrive there and no answer comes back."""
+    """A proxy before a broker; while it is ``deaf``, requests arrive there and no answer comes
+    back."""
 
     def __init__(self, port: int) -> None:
-        """``port``: of the broker, which may start later."""
+        """Listen before the broker at ``port``, which may start later."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._broker = ("127.0.0.1", port)

@@ -38,7 +38,7 @@ class House:
         self.parts: dict[int, PartitionStatus] = {}
 
     def send(self, partition: int, first: int, count: int) -> None:
-        """Records of the world into a partition."""
+        """Send records of the world into a partition."""
         self.kafka.produce(self.topic, TAGS[first : first + count], partition=partition)
 
     def run(
@@ -49,7 +49,7 @@ class House:
         skip_removed: bool = False,
         meanwhile: Callable[[Run], None] | None = None,
     ) -> None:
-        """A worker to the end of the topic, or until ``meanwhile`` returns."""
+        """Run a worker to the end of the topic, or until ``meanwhile`` returns."""
         runs: list[Run] = []
 
         def take(frames: list[Any]) -> None:
@@ -82,7 +82,7 @@ class House:
             self.parts[part.partition] = part
 
     def counts(self) -> list[int]:
-        """Records read of each partition in the flow's whole life."""
+        """Return the number of records read of each partition in the flow's whole life."""
         return [self.parts[number].read for number in sorted(self.parts)]
 
 
@@ -167,7 +167,7 @@ def test_records_removed_under_a_reader(kafka: Server, skip: bool) -> None:
 
 
 def read_until(reader: Reader, done: Callable[[list[int]], bool]) -> list[int]:
-    """The offsets read until the condition holds."""
+    """Return the offsets read until the condition holds."""
     found: list[int] = []
     until_s = time.monotonic() + 60
     while not done(found):

@@ -39,12 +39,12 @@ from flows._alerts_worker import run_on_kafka
 FLOW = "login_alerts"
 PARTITIONS = 3
 ALERT_WITHIN_S = 10.0
-"""Of a worker that runs; on a calm machine it takes a tenth of a second."""
+"""Longest wait for an alert of a worker that runs; on a calm machine it takes 0.1 s."""
 BASE_MS = 1_569_888_000_000  # 2019-10-01T00:00:00Z
 
 
 def failure(user: str, time_ms: int, status: str = "Invalid") -> tuple[bytes, bytes]:
-    """Key and value of a record of platform_logs."""
+    """Return key and value of a record of platform_logs."""
     common = {"time": iso_ms(time_ms), "userId": user, "requestId": "r", "serverName": "Login"}
     record = {"action": "LoginRep", "commonData": common, "data": {"status": status}}
     return user.encode(), msgspec.json.encode(record)
@@ -78,7 +78,7 @@ class Shop:
         return f"group-{self.topic}-{FLOW}-users-changelog"
 
     def user(self, name: object) -> str:
-        """An id that no other test has: all write to the same topic of alerts."""
+        """Return an id that no other test has: all write to the same topic of alerts."""
         return f"{self.topic}-{name}"
 
     def send(self, records: Iterable[tuple[bytes, bytes]]) -> None:
@@ -92,7 +92,7 @@ class Shop:
         )
 
     def alerts(self) -> list[LoginAlert]:
-        """Those of our users, as they stand in the topic."""
+        """Return the alerts of our users, as they are in the topic."""
         found = [
             msgspec.json.decode(record.value or b"", type=LoginAlert)
             for record in self.kafka.consume_all(LOGIN_ALERTS.name)
@@ -102,11 +102,11 @@ class Shop:
         return found
 
     def raised(self) -> set[tuple[str, int]]:
-        """What a reader knows the alerts by, each once."""
+        """Return what a reader knows the alerts by, each once."""
         return {(alert.user_id, parse_time_ms(alert.time)) for alert in self.alerts()}
 
     def dead(self) -> set[tuple[int, int, str]]:
-        """(partition, offset, code) of the dead letters of our topic."""
+        """Return (partition, offset, code) of the dead letters of our topic."""
         letters = [json.loads(r.value or b"") for r in self.kafka.consume_all(DEAD_LETTERS.name)]
         return {
             (letter["partition"], letter["offset"], letter["code"])
@@ -115,7 +115,7 @@ class Shop:
         }
 
     def counts(self) -> tuple[int, ...]:
-        """(read, used, filtered, late, dead) over all partitions."""
+        """Return (read, used, filtered, late, dead) over all partitions."""
         at: dict[int, tuple[int, ...]] = {}
         for path in status_folder(self.home).glob(f"{FLOW}.*.json"):
             status = msgspec.json.decode(path.read_bytes(), type=WorkerStatus)
@@ -125,7 +125,7 @@ class Shop:
         return tuple(map(sum, zip(*at.values(), strict=True)))
 
     def get(self, path: str) -> tuple[int, bytes]:
-        """What a worker answers: (status, body)."""
+        """Return the answer of a worker: (status, body)."""
         try:
             with urllib.request.urlopen(
                 f"http://127.0.0.1:{self.port}{path}", timeout=30
@@ -135,7 +135,7 @@ class Shop:
             return error.code, error.read()
 
     def wait_for(self, worker: Running, user: str, within_s: float = 60.0) -> None:
-        """Until an alert of the user stands in the topic."""
+        """Wait until an alert of the user is in the topic."""
         worker.wait_until(
             lambda: any(alert.user_id == user for alert in self.alerts()), "alerted", within_s
         )
@@ -147,7 +147,7 @@ def shop(kafka: Server, tmp_path: Path) -> Shop:
 
 
 def truth(failures: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
-    """The alerts of failures in order of time."""
+    """Return the alerts of failures in order of time."""
     alerts = Alerts()
     return {(user, time_ms) for user, time_ms in failures if alerts.failure(user, time_ms)}
 
@@ -220,7 +220,7 @@ def test_a_worker_tells_of_itself_as_any_other_and_is_missed_when_it_is_killed(s
 
 
 def of_flow(look: Look, name: str) -> FlowFacts:
-    """One flow of a look."""
+    """Return one flow of a look."""
     (found,) = [flow for flow in look.flows if flow.name == name]
     return found
 
