@@ -73,7 +73,7 @@ class Found:
 def subjects(names: Sequence[str]) -> list[Subject]:
     """Return each of these flows with each topic that it reads."""
     contracts = flows.catalogue()
-    return [(name, topic) for name in names for topic in contracts[name].reads]
+    return [(name, topic) for name in names for topic in contracts[name].topics]
 
 
 def measure(
@@ -183,7 +183,7 @@ def _topics_beside(flow: str, of: Input, folder: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / of.topic).symlink_to((of.folder / of.topic).absolute())
     writer = FileTopics(folder)
-    for topic in flows.catalogue()[flow].reads:
+    for topic in flows.catalogue()[flow].topics:
         if topic != of.topic:
             writer.create(topic, len(of.files))
     writer.close()

@@ -66,7 +66,7 @@ def _with_input(house: House) -> Iterator[str]:
     settings = _settings(house)
     ends = topic_view(settings).end_offsets
     for name, contract in flows.catalogue().items():
-        topics = (settings.kafka_topic,) if settings.kafka_topic else contract.reads
+        topics = (settings.kafka_topic,) if settings.kafka_topic else contract.topics
         if any(sum(ends(topic)) for topic in topics):
             yield name
 

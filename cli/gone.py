@@ -76,7 +76,7 @@ def run_gone(settings: Settings, args: argparse.Namespace) -> None:
     from cli.flows import contract_of
     from sinks.replay import Span
 
-    if args.topic and len(contract_of(args.flow).reads) == 1:
+    if args.topic and len(contract_of(args.flow).topics) == 1:
         # A flow of one topic may have read another one.
         settings = replace(settings, kafka_topic=args.topic)
     for replayable in replayables_of(settings, args.flow, args.topic):

@@ -121,7 +121,7 @@ def _topics_of_tables(settings: Settings) -> dict[str, str]:
     return {
         table.name: _topic_of(settings, name)
         for name, contract in flows.catalogue().items()
-        if len(contract.reads) == 1
+        if len(contract.topics) == 1
         for table in contract.tables
     }
 
@@ -138,7 +138,7 @@ def _topic_of(settings: Settings, flow: str) -> str:
         if status.flow == flow
         for part in status.partitions
     ]
-    (reads,) = flows.catalogue()[flow].reads
+    (reads,) = flows.catalogue()[flow].topics
     return max(told)[1] if told else settings.kafka_topic or reads
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -57,9 +56,8 @@ def has_ranges(flow: str) -> bool:
     """Tell whether ranges of a flow's rows can be written again; False for an unknown flow."""
     import flows
 
-    return flow in flows.catalogue() and hasattr(
-        importlib.import_module(f"flows.{flow}"), "replay"
-    )
+    found = flows.catalogue().get(flow)
+    return found is not None and found.has_replay
 
 
 def takes_archive(settings: Settings, flow: str) -> bool:
@@ -96,7 +94,9 @@ def replayables_of(settings: Settings, flow: str, topic: str | None) -> list[Rep
 
     Raises UsageError for a topic that the flow does not read, and SettingError.
     """
-    found = list(importlib.import_module(f"flows.{flow}").replay(settings))
+    import flows
+
+    found = list(flows.catalogue()[flow].replayables(settings))
     if topic is None:
         return found
     named = [replayable for replayable in found if replayable.topic == topic]
@@ -115,7 +115,7 @@ def label_of(flow: str, replayable: Replayable) -> str:
     """Return the flow's name, with the topic where the flow reads several."""
     import flows
 
-    several = len(flows.catalogue()[flow].reads) > 1
+    several = len(flows.catalogue()[flow].topics) > 1
     return f"{flow} of {replayable.topic}" if several else flow
 
 

@@ -131,7 +131,7 @@ def _check_kind(replayable: Replayable, args: argparse.Namespace) -> None:
             f"{args.flow} knows a record by its partition and offset, which an archive does not "
             "keep: it would stand there twice; leave --source out"
         )
-    reads = contract_of(args.flow).reads
+    reads = contract_of(args.flow).topics
     if args.source and not args.topic and len(reads) > 1:
         raise UsageError(
             f"--source: {args.flow} reads {', '.join(reads)}; say with --topic of which the "

@@ -41,7 +41,7 @@ def outcomes(settings: Settings, truth: Truth) -> Iterator[Outcome]:
     from cli.truth_read import Standing, TableError, expected
     from cli.truth_tables import ASKED
 
-    reads = {name: contract.reads for name, contract in flows.catalogue().items()}
+    reads = {name: contract.topics for name, contract in flows.catalogue().items()}
     standing = Standing(settings)
     try:
         for name in truth.names():
@@ -143,6 +143,6 @@ def flows_behind(settings: Settings, records: Mapping[str, int]) -> list[str]:
         if any(
             sum(at for (of, _), at in places.get(name, {}).items() if of == topic)
             < records.get(topic, 0)
-            for topic in contract.reads
+            for topic in contract.topics
         )
     ]

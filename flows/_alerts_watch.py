@@ -26,7 +26,7 @@ from schemas.status import PartitionStatus
 from streams.batch import ROW, TIME_MS, Batch, Poll
 from streams.bursts import NONE, Failures, alert_of, decide, is_over
 from streams.clock import Clock
-from streams.engine import late_events
+from streams.steps import late_events
 
 SWEEP_EVERY_MS = 1_000
 """Milliseconds of event time between two searches for users who can be forgotten."""
@@ -151,7 +151,7 @@ class Watch:
         offsets = batch.offsets()[places]
         watermarks = batch.seen.reached_ms[places] - DELAY_MS
         is_late = failures[TIME_MS].to_numpy() < watermarks
-        taken.late += late_events(self._flow, batch, places[is_late], watermarks[is_late]) or ()
+        taken.late += late_events(batch, places[is_late], watermarks[is_late]) or ()
         changed: set[str] = set()
         columns = (failures[USER_ID], failures[TIME_MS], offsets, is_late)
         for user_id, time_ms, offset, late in zip(*columns, strict=True):

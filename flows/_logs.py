@@ -35,6 +35,11 @@ from streams.columns import Column, boolean, ident, ident_series, integer, text
 from streams.decode import Records
 
 
+def event_times(logs: list[Any]) -> list[str]:
+    """Return the event times of records."""
+    return [log.commonData.time for log in logs]
+
+
 def _user_ids(logs: list[Any]) -> list[Any]:
     return [of.userId if type(of := log.commonData.userId) is NestedUserId else of for log in logs]
 
@@ -123,10 +128,8 @@ def records(*columns: str, **more: Column) -> Records:
 
     Raises KeyError for a name that is not in COLUMNS.
     """
-    return Records(
-        PlatformLog,
-        time="commonData.time",
-        columns={name: COLUMNS[name] for name in columns} | more,
-        bytes_max=PLATFORM_LOGS.record_bytes_max,
-        times=lambda logs: [log.commonData.time for log in logs],
+    return Records.of(
+        PLATFORM_LOGS,
+        {name: COLUMNS[name] for name in columns} | more,
+        times=event_times,
     )

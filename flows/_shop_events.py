@@ -95,15 +95,14 @@ _SERIES: Final = {
     "int": _series(pl.Int64), "double": _series(pl.Float64), "text": _series(pl.String),
 }  # fmt: skip
 
-EVENTS: Final = Records(
-    PlacedEvent,
-    time=TIME,
-    columns={
+EVENTS: Final = Records.of(
+    SHOP_EVENTS,
+    {
         KIND: Column(_lift(KIND), _series(pl.UInt8)),
         USER: Column(_lift(USER), _SERIES["int"]),
         **{place: Column(_lift(place), _SERIES[place.partition("_")[0]]) for place in PLACES},
     },
-    bytes_max=SHOP_EVENTS.record_bytes_max,
+    struct=PlacedEvent,
     times=_lift(TIME),
 )
 """Reader of shop_events."""

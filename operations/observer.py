@@ -60,7 +60,7 @@ def topics_read(settings: Settings) -> dict[str, Collection[str]]:
 
     named = settings.kafka_topic
     return {
-        name: (named,) if named and len(contract.reads) == 1 else contract.reads
+        name: (named,) if named and len(contract.topics) == 1 else contract.topics
         for name, contract in flows.catalogue().items()
     }
 

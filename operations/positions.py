@@ -12,7 +12,7 @@ from schemas.settings import Settings
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, TopicPartition
 
-    from flows import FlowContract
+    from flows import Flow
     from schemas.status import WorkerStatus
 
 Positions = dict[str, dict[tuple[str, int], int]]
@@ -47,7 +47,7 @@ def of_statuses(statuses: Iterable[WorkerStatus]) -> Positions:
 
 
 def of_groups(
-    settings: Settings, contracts: Mapping[str, FlowContract], timeout_s: float = 10.0
+    settings: Settings, contracts: Mapping[str, Flow], timeout_s: float = 10.0
 ) -> Positions:
     """What the flows' consumer groups have committed. Raises SourceError without an answer."""
     from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -68,7 +68,7 @@ def of_groups(
         )
         try:
             standing = consumer.list_topics(timeout=timeout_s).topics
-            read = {settings.kafka_topic} if settings.kafka_topic else {*contract.reads}
+            read = {settings.kafka_topic} if settings.kafka_topic else {*contract.topics}
             places = [
                 TopicPartition(topic, partition)
                 for topic in sorted(read & standing.keys())

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+from schemas.platform_logs import PlatformLog
+from schemas.shop_events import ShopEvent
+from schemas.store_events import StoreEvent
+from schemas.user_tags import UserTag
 
 PARTITIONS_DEFAULT = 10
 TOPIC, PARTITION, OFFSET = "topic", "topic_partition", "offset"
@@ -37,6 +43,8 @@ class Topic:
     """Field whose text says of which kind a record is; "" where all are of one kind."""
     time: str = ""
     """Field with the event time, a path as ``key``; "" where records have no time."""
+    struct: Any = None
+    """Type of its records, to decode into; None where no flow reads them."""
 
     @property
     def kafka_config(self) -> dict[str, str]:
@@ -61,6 +69,7 @@ USER_TAGS = Topic(
     record_bytes_max=2_048,
     kind="action",
     time="time",
+    struct=UserTag,
 )
 STORE_EVENTS = Topic(
     "store_events",
@@ -68,6 +77,7 @@ STORE_EVENTS = Topic(
     key="user_id",
     kind="event_type",
     time="event_time",
+    struct=StoreEvent,
 )
 PLATFORM_LOGS = Topic(
     "platform_logs",
@@ -75,6 +85,7 @@ PLATFORM_LOGS = Topic(
     key="commonData.userId",
     kind="action",
     time="commonData.time",
+    struct=PlatformLog,
 )
 SHOP_EVENTS = Topic(
     "shop_events",
@@ -82,6 +93,7 @@ SHOP_EVENTS = Topic(
     key="user_id",
     kind="event",
     time="timestamp",
+    struct=ShopEvent,
 )
 LOGIN_ALERTS = Topic("login_alerts", "a user's failed logins passed the limit", key="user_id")
 DEAD_LETTERS = Topic(

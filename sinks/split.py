@@ -36,6 +36,8 @@ KIND, VALUE = "kind", "value"
 # A dot is refused: Kafka takes no two names that differ only in dots and underscores.
 _KIND = re.compile(r"[a-zA-Z0-9_-]+")
 
+WhyNot = Callable[[str], str | None]
+"""Reason why there is no topic for a kind; None where there is one."""
 State = tuple[str, dict[str, int]]
 """The source, and the number of records taken by kind: the end of the target's partition."""
 

@@ -19,7 +19,8 @@ from streams.progress import Counted, Counts, Progress, StateSize
 from streams.source import TopicSource
 
 if TYPE_CHECKING:
-    from streams.engine import Input, Step
+    from streams.engine import Input
+    from streams.steps import Step
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,8 @@ class Batch:
 
     seen: Seen = Seen()
     """Event time reached with each row."""
+    flow: str = ""
+    """Name of the flow that reads it, for the letters about its records."""
 
     def counted(self) -> pl.DataFrame:
         """Return what a flow chooses from: the parts, with TIME_MS and ROW, or else the frame."""

@@ -21,7 +21,7 @@ import polars as pl
 from schemas.dead_letters import Code, DeadLetter, payload_fields
 from schemas.reasons import UNREADABLE, bytes_reason, field_reason
 from schemas.times import FUTURE_MAX_MS, BadTimeError, iso_ms, parse_time_ms
-from schemas.topics import RECORD_BYTES_MAX
+from schemas.topics import RECORD_BYTES_MAX, Topic
 from streams.batch import TIME_MS, UNKNOWN_MS, Batch, Bools, Int64s, Poll, lines_at
 from streams.columns import Column, Lift
 from streams.frames import where
@@ -61,6 +61,12 @@ class Records:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_decode", msgspec.json.Decoder(self.struct).decode)
 
+    @classmethod
+    def of(cls, topic: Topic, columns: Mapping[str, Column], **options: Any) -> Records:
+        """Return how records of ``topic`` are read, with these columns and fields of Records."""
+        struct = options.pop("struct", topic.struct)
+        return cls(struct, topic.time, columns, bytes_max=topic.record_bytes_max, **options)
+
     def decode(self, flow: str, poll: Poll) -> Batch:
         """Return the batch of a poll: each record is a row of its frame or a dead letter."""
         data, places = poll.data, np.arange(poll.count)
@@ -75,10 +81,11 @@ class Records:
         if not is_good.all():
             frame, rows = where(frame, is_good), rows[is_good]
         if len(rows) == poll.count:
-            return Batch(poll, frame, parts=parts)
+            return Batch(poll, frame, parts=parts, flow=flow)
         is_bad = np.ones(poll.count, dtype=np.bool_)
         is_bad[rows] = is_bad[[*poll.tombstones]] = False
-        return Batch(poll, frame, rows, self._letters(flow, poll, np.flatnonzero(is_bad)), parts)
+        letters = self._letters(flow, poll, np.flatnonzero(is_bad))
+        return Batch(poll, frame, rows, letters, parts, flow=flow)
 
     def _lifted(
         self, data: bytes, places: Int64s

@@ -61,8 +61,13 @@ def open_topic(
     )
 
 
-def open_source(settings: Settings, name: str, flow: str, run: Run) -> TopicSource:
-    """Return the source of a flow: its share of the topic, followed or read once to its end."""
+def open_source(
+    settings: Settings, name: str, flow: str, run: Run, *, marked: bool = True
+) -> TopicSource:
+    """Return the source of a flow: its share of the topic, followed or read once to its end.
+
+    With ``marked`` the records that were sent again later are marked as superseded.
+    """
     topic = open_topic(
         settings,
         name,
@@ -71,7 +76,8 @@ def open_source(settings: Settings, name: str, flow: str, run: Run) -> TopicSour
         flow=flow,
         skipped=run.say if run.skip_removed else None,
     )
-    return run.source(MarkedTopic(topic, sent_again_in(settings, name)))
+    found = MarkedTopic(topic, sent_again_in(settings, name)) if marked else topic
+    return run.source(found)
 
 
 def sent_again_in(settings: Settings, topic: str) -> Callable[[], Offsets]:

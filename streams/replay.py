@@ -21,8 +21,8 @@ from schemas.dead_letters import DeadLetter
 from streams.batch import NEVER, TIME_MS, Batch, Poll, Rows, changed, of_topic
 from streams.clock import Clock
 from streams.decode import Records
-from streams.engine import MakeStep, Step
 from streams.source import EARLIEST, Position, Reader, SourceError, Topic, wall_clock_ms
+from streams.steps import MakeStep, Step
 from streams.tumbling import Tumbling
 
 BEGIN_MS, END_MS = 0, 2**62

@@ -1,6 +1,6 @@
 """Tests as streams: events in, rows out. No server, no files, no clock.
 
-result = run_flow(minute_buckets.build, [tag, tag, tag])
+result = run_flow(minute_buckets.FLOW.dataflow, [tag, tag, tag])
 assert result.upserts("bucket", "origin") == [...]
 assert not result.dead and not result.late
 """
@@ -30,9 +30,10 @@ from schemas.tables.clickhouse import Table
 from schemas.topics import APPENDED
 from streams.batch import Batch, Poll, Rows, TableRows, of_topic
 from streams.clock import Clock
-from streams.engine import MakeStep, Outputs, Step, StepResult
+from streams.engine import Outputs
 from streams.progress import Progress
 from streams.source import Position, TopicSource
+from streams.steps import MakeStep, Step, StepResult
 
 Event = bytes | str | Mapping[str, Any]
 """A record of a topic: bytes, text, or an object to be written as JSON."""

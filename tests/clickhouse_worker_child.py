@@ -11,7 +11,8 @@ from functools import partial
 
 import sinks.clickhouse
 from cli.main import main
-from flows import minute_buckets
+from flows import Reading, minute_buckets, windows
+from schemas.topics import USER_TAGS
 
 SNAPSHOT_EVERY_S = 0.1
 
@@ -23,6 +24,10 @@ if __name__ == "__main__":
         give_up_after_s=float(sys.argv[1]),
         answer_timeout_s=int(sys.argv[2]),
     )
-    minute_buckets.CONTRACT = replace(minute_buckets.CONTRACT, snapshot_every_s=SNAPSHOT_EVERY_S)
-    minute_buckets.MINUTES = replace(minute_buckets.MINUTES, write_every_ms=100)
+    minutes = windows(replace(minute_buckets.MINUTES, write_every_ms=100), minute_buckets.buckets)
+    minute_buckets.FLOW = replace(
+        minute_buckets.FLOW,
+        reads={USER_TAGS: Reading(minute_buckets.TAGS, minutes)},
+        snapshot_every_s=SNAPSHOT_EVERY_S,
+    )
     sys.exit(main(["run", "minute_buckets", *sys.argv[3:]]))

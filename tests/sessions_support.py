@@ -17,8 +17,8 @@ from schemas.platform_logs import SESSION_TIMEOUT_S
 from schemas.times import iso_ms, parse_time_ms
 from streams.batch import TIME_MS, Poll, TableRows
 from streams.decode import Records
-from streams.engine import MakeStep
 from streams.ordered import OFFSET, Fold
+from streams.steps import MakeStep
 from streams.testing import NOW_MS, DrivenStep, newest
 
 START_MS = parse_time_ms("2022-03-22T12:00:00.000Z")

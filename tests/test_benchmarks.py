@@ -107,7 +107,7 @@ def test_every_flow_is_measured_over_every_topic_that_it_reads(tmp_path: Path) -
         launch=in_this_process,
     )
     wanted = {
-        (name, topic) for name, contract in flows.catalogue().items() for topic in contract.reads
+        (name, topic) for name, contract in flows.catalogue().items() for topic in contract.topics
     }
     assert set(found) == wanted and len(wanted) > len(names)
     for subject, one in found.items():

@@ -58,7 +58,9 @@ def test_flows_lists_the_catalogue(tmp_path: Path) -> None:
     assert [line.split()[0] for line in lines[2:]] == list(flows.catalogue())
     for name, contract in flows.catalogue().items():
         (line,) = [line for line in lines if line.startswith(f"{name} ")]
-        assert all(part in line for part in (*contract.reads, *contract.writes, contract.about))
+        assert all(
+            part in line for part in (*contract.topics, *contract.writes.names, contract.about)
+        )
 
 
 @pytest.mark.parametrize(

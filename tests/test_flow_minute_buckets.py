@@ -37,7 +37,7 @@ def tag(after_s: float, *, price: int = 10, **changes: Any) -> dict[str, Any]:
 
 def table(*partitions: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows of the table in the end, without their versions."""
-    rows = run_flow(minute_buckets.build, list(partitions)).upserts(*ROWS.order_by)
+    rows = run_flow(minute_buckets.FLOW.dataflow, list(partitions)).upserts(*ROWS.order_by)
     return [{k: v for k, v in row.items() if k != "version"} for row in rows]
 
 

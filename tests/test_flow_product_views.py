@@ -32,7 +32,7 @@ def reading(topic: str) -> Build:
     """Return the flow with one of its topics."""
 
     def build(source: Any, outputs: Any, progress: Any) -> Dataflow:
-        return product_views.build({topic: source}, outputs, progress)
+        return product_views.FLOW.dataflow({topic: source}, outputs, progress)
 
     return build
 

@@ -109,10 +109,10 @@ def tag(second: int, cookie: str = "c") -> dict[str, Any]:
 def test_rows_carry_the_newest_append_time_that_was_read_before_them() -> None:
     appended = [NOW_MS + 5, NOW_MS + 9, NOW_MS + 7, NOW_MS + 20]
     events = [tag(0), tag(1), {"bad": 1}, {"bad": 2}]
-    ran = run_flow(minute_buckets.build, events, cuts=(3, 1), appended_ms=appended)
+    ran = run_flow(minute_buckets.FLOW.dataflow, events, cuts=(3, 1), appended_ms=appended)
     # The minute is written at the end, after all were read.
     assert [item[APPENDED].to_list() for item in ran.items] == [[NOW_MS + 20]]  # type: ignore[call-overload, union-attr]
-    unknown = run_flow(minute_buckets.build, [tag(0)], appended_ms=[-1])
+    unknown = run_flow(minute_buckets.FLOW.dataflow, [tag(0)], appended_ms=[-1])
     assert [item[APPENDED].to_list() for item in unknown.items] == [[0]]  # type: ignore[call-overload, union-attr]
 
 

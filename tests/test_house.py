@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "benchmarks": set(ROOMS),
 }
 """The rooms of this project that each room may import."""
-READ_ENVIRONMENT = {"api/server.py", "schemas/settings.py"}
+READ_ENVIRONMENT = {"api/server.py", "flows/_flow.py", "schemas/settings.py"}
 """Files that may read the environment; besides these and all of ``cli``, only a ``main`` may."""
 
 

@@ -114,7 +114,7 @@ def run_to_the_end(settings: Settings) -> None:
         recovery.mkdir()
         init_db_dir(recovery, 1)
     run_main(
-        store_metrics.wire(settings, Run(once=True)),
+        store_metrics.FLOW.wire(settings, Run(once=True)),
         epoch_interval=timedelta(0),
         recovery_config=RecoveryConfig(str(recovery), timedelta(0)),
     )

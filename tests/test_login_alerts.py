@@ -150,7 +150,7 @@ def test_four_failures_in_both_shapes_of_an_id_are_one_alert_and_others_are_none
         *(failure(BASE_MS + time_ms, "18") for time_ms in (0, 1, 2)),
         b"nope",
     ]
-    result = run_flow(login_alerts.build, events)
+    result = run_flow(login_alerts.FLOW.dataflow, events)
     assert result.rows.drop("version").to_dicts() == [
         {
             "user_id": "17",
@@ -179,7 +179,7 @@ def test_in_any_order_within_the_delay_the_flow_gives_the_alerts_of_the_order_of
         if truth.failure(str(user), time_ms):
             expected.add((str(user), time_ms))
     arrived = [failure(at_ms, user) for _, at_ms, user in sorted(failures)]
-    result = run_flow(login_alerts.build, arrived, cuts=cuts)
+    result = run_flow(login_alerts.FLOW.dataflow, arrived, cuts=cuts)
     assert not result.late
     rows = [] if result.rows.is_empty() else result.rows.select("user_id", "time_ms").rows()
     assert set(rows) == expected
@@ -193,7 +193,7 @@ def test_on_embedded_topics_an_alert_stands_in_its_topic_keyed_by_user(tmp_path:
     failures = [failure(BASE_MS + n) for n in range(6)]
     topics.write_each([(PLATFORM_LOGS.name, 7, failures)])
     topics.close()
-    run_main(login_alerts.wire(settings_of_home, Run(once=True)))
+    run_main(login_alerts.FLOW.wire(settings_of_home, Run(once=True)))
     home = partition_of_key(b"anna", LOGIN_ALERTS.partitions)
     (line,) = records_path(tmp_path / "topics", LOGIN_ALERTS.name, home).read_bytes().splitlines()
     alert = msgspec.json.decode(line, type=LoginAlert)
@@ -208,8 +208,10 @@ def test_without_faust_the_flow_on_kafka_says_what_to_install(
     monkeypatch.setitem(sys.modules, "faust", None)
     on_kafka = read_settings({"TOPICS_URL": "kafka://127.0.0.1:9092"})
     with pytest.raises(SettingError, match=r"pip install 'footfall\[alerts\]'"):
-        login_alerts.other_engine(on_kafka)
-    assert login_alerts.other_engine(read_settings({})) is None
+        run_on = login_alerts.FLOW.other_engine(on_kafka)
+        assert run_on is not None
+        run_on(Run())
+    assert login_alerts.FLOW.other_engine(read_settings({})) is None
 
 
 # The watch of a partition, which answers at once.

@@ -141,7 +141,7 @@ def test_an_error_tells_at_which_records(
     }[broken]  # fmt: skip
     monkeypatch.setattr(target, fail)
     with pytest.raises(Exception) as raised:
-        run_flow(store_metrics.build, [ROW] * 3)
+        run_flow(store_metrics.FLOW.dataflow, [ROW] * 3)
     error: BaseException = raised.value
     while error.__cause__ is not None:
         error = error.__cause__

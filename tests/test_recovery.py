@@ -88,7 +88,7 @@ class House:
                 topic.stop = run.stop
             source = run.source(topic)
             source.clock_ms = lambda: NOW_MS
-            return minute_buckets.build(source, outputs, run.progress)
+            return minute_buckets.FLOW.dataflow(source, outputs, run.progress)
 
         run_worker(FLOW, wire, self.home, once=True, snapshot_every_s=0.0, share=share)
         self.read += topic.given
@@ -317,7 +317,7 @@ def test_states_of_partitions_that_the_topic_no_longer_has_are_told(tmp_path: Pa
 
     def wire(run: Run) -> Any:
         sinks = [ListSink(list[Any]().extend) for _ in range(3)]
-        return minute_buckets.build(run.source(short), Outputs(*sinks), Progress())
+        return minute_buckets.FLOW.dataflow(run.source(short), Outputs(*sinks), Progress())
 
     with pytest.raises(WorkerError, match="partitions that the topic does not have"):
         run_worker(FLOW, wire, house.home, once=True)

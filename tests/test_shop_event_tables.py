@@ -47,7 +47,7 @@ class Shop:
 
     def take(self, events: Iterable[Event], cuts: tuple[int, ...] = (1_000,)) -> None:
         """Write what the flow makes of events, as often as it makes it."""
-        result = run_flow(shop_events_hot.build, events, cuts=cuts)
+        result = run_flow(shop_events_hot.FLOW.dataflow, events, cuts=cuts)
         for table in TABLES.values():
             if len(rows := result.rows_of(table.name)):
                 ClickHouseTable(self._url, table).write([rows])

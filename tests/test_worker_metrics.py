@@ -16,10 +16,10 @@ from sinks.attempts import Attempts, code_of, server_of
 from sinks.kafka import KafkaTopics
 from sinks.topic_files import FileTopics
 from streams.batch import Poll
-from streams.engine import StatelessStep
 from streams.monitor import PortTakenError, serving
 from streams.progress import Counted, Progress, Spread
 from streams.run import Monitoring
+from streams.steps import StatelessStep
 from streams.testing import DrivenStep
 from tests.laws.worlds import BASE_MS, LAWS, Law
 from tests.metrics_support import (
@@ -193,7 +193,7 @@ def test_what_is_read_is_of_one_moment() -> None:
 @pytest.mark.parametrize("law", LAWS.values(), ids=lambda law: law.name)
 def test_what_each_flow_holds_is_told_by_kinds_that_are_listed(law: Law) -> None:
     reading = law.reading()
-    step = DrivenStep(reading.make_step)
+    step = DrivenStep(reading.step)
     lines = b"".join(law.event(BASE_MS + 500 * number, number) + b"\n" for number in range(100))
     poll = Poll(law.topic, 0, 0, lines, 100, 0, BASE_MS, agreeing=1)
     step.on_batch(reading.records.decode(law.flow, poll))

@@ -21,7 +21,7 @@ import msgspec
 import polars as pl
 
 from flows import minute_buckets
-from flows._wiring import counted
+from flows._writers import counted
 from sinks.buffered import BufferedSink, Wrote, tell_nobody
 from streams.engine import Outputs
 from streams.process import STOP_WITHIN_S
@@ -68,7 +68,7 @@ def main(args: argparse.Namespace) -> None:
         end = LATEST if run.once else None
         topic = FileTopic(folder / "topics", "user_tags", end=end, poll_bytes_max=100_000)
         outputs = Outputs(sink("rows", counted(run.progress, "rows")), sink("dead"), sink("late"))
-        return minute_buckets.build(run.source(topic), outputs, run.progress)
+        return minute_buckets.FLOW.dataflow(run.source(topic), outputs, run.progress)
 
     try:
         run_worker(

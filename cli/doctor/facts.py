@@ -128,7 +128,7 @@ def flow_findings(
     """Return the findings that follow from the flows' status files and the topics together."""
     statuses = read_statuses(settings.footfall_home)
     contracts = _catalogue()
-    read = {topic for contract in contracts.values() for topic in contract.reads}
+    read = {topic for contract in contracts.values() for topic in contract.topics}
     read |= {settings.kafka_topic} if settings.kafka_topic else set()
     ends = {name: facts.ends for name, facts in standing.items()}
     reads = topics_read(settings)

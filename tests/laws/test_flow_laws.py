@@ -115,7 +115,7 @@ def test_a_mark_that_a_step_does_not_want_would_give_nothing(
     law: Law, data: st.DataObject
 ) -> None:
     reading = law.reading()
-    step = DrivenStep(reading.make_step)
+    step = DrivenStep(reading.step)
     left = data.draw(streams(law))
     offset, now_ms = 0, NOW_MS
     waits = st.sampled_from((0, 1, 900, 1_000, 5_000, 5_100, 60_000, 1_000_000, 2_000_000))

@@ -34,7 +34,7 @@ PARTITIONS = 3
 TAGS = 6_000
 TAKES = str(RECORD_BYTES_TAKEN_MAX)
 TAG_FLOWS = tuple(
-    name for name, contract in flows.catalogue().items() if contract.reads == ("user_tags",)
+    name for name, contract in flows.catalogue().items() if contract.topics == ("user_tags",)
 )
 
 pytest.importorskip("chdb", reason="chdb is not installed")

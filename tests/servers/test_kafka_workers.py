@@ -63,7 +63,9 @@ class House:
             if first and meanwhile is not None:
                 threading.Thread(target=lambda: stop_after(meanwhile, run)).start()
             ignored = [ListSink(list[Any]().extend) for _ in range(2)]
-            return user_profiles.build(source, Outputs(ListSink(take), *ignored), run.progress)
+            return user_profiles.FLOW.dataflow(
+                source, Outputs(ListSink(take), *ignored), run.progress
+            )
 
         run_worker(
             "user_profiles",
