@@ -19,10 +19,6 @@ from schemas.addresses import scheme_of
 from schemas.settings import Settings
 from schemas.times import iso_ms
 
-_OURS = (
-    "api", "cli", "flows", "footfall", "generator", "infra", "operations", "sinks", "streams",
-)  # fmt: skip
-"""What our loggers' names begin with."""
 _STANDARD = {*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName"}
 """What every record has; the rest is what a line was given beside its text."""
 
@@ -50,8 +46,7 @@ def set_up_logs(settings: Settings, process: str, **of_process: object) -> None:
     root.addHandler(handler)
     # Libraries speak up where something is wrong.
     root.setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
-    for name in _OURS:
-        logging.getLogger(name).setLevel(settings.log_level)
+    logging.getLogger("footfall").setLevel(settings.log_level)
 
 
 def log_start(log: logging.Logger, settings: Settings, default: Settings) -> None:
