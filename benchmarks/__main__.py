@@ -1,6 +1,7 @@
 """``make bench``: every flow beside its peers, in one run; prints a table.
 
-python -m benchmarks [--events N] [--runs N] [--flows a,b] [--quick] [--no-kafka] [--write]
+python -m benchmarks [--events N] [--runs N] [--flows a,b] [--quick] [--no-kafka]
+    [--write]
 
 Three flows beside their peers, every flow with its parts and its sink, three flows over Kafka.
 """

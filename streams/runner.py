@@ -54,6 +54,8 @@ _NO_STATE = (
     InconsistentPartitionsError,
     UnpicklingError,
 )
+_ROOM_OF_OLDER_STATES = "streams"
+"""States named a class in it while the rooms were packages of their own."""
 LOOK_EVERY_S = 5.0
 """Seconds between checks whether the topics have more partitions."""
 
@@ -195,10 +197,15 @@ def _in_words(error: BaseException, recovery: Path) -> BaseException:
     text = str(error)
     # A panic of the engine is not one of the usual exceptions, and its type cannot be imported.
     is_engines = isinstance(error, RuntimeError) or type(error).__name__ == "PanicException"
-    if isinstance(error, _NO_STATE) or (is_engines and any(sign in text for sign in _DAMAGED)):
+    is_old = isinstance(error, ModuleNotFoundError) and error.name == _ROOM_OF_OLDER_STATES
+    is_damaged = is_engines and any(sign in text for sign in _DAMAGED)
+    if is_old or is_damaged or isinstance(error, _NO_STATE):
+        what, remedy = f"is damaged ({_last_words(text)})", "bring it back from a copy"
+        if is_old:
+            what, remedy = "was kept by an older version of Footfall", "go on with that version"
         return WorkerError(
-            f"the state in {recovery} is damaged ({_last_words(text)}): bring it back from a "
-            "copy; or move it away, and the flow reads its topics from their beginning"
+            f"the state in {recovery} {what}: {remedy}; or move it away, and the flow reads its "
+            "topics from their beginning"
         )
     if not is_engines:
         return error

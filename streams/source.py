@@ -348,7 +348,9 @@ class _Partition(StatefulSourcePartition[Poll, Any]):
         return self._awake
 
     def snapshot(self) -> Any:
-        return self._reader.state()
+        state = self._reader.state()
+        # The store would keep a class by its module's name, and be lost where that changes.
+        return tuple(state) if isinstance(state, ReadState) else state
 
     def close(self) -> None:
         self._reader.close()

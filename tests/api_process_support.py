@@ -39,7 +39,7 @@ run"""
 
 
 class Process:
-    """``python -m api.server`` on embedded topics in a folder, as its user would start it."""
+    """``python -m api.server`` on embedded topics in a folder, as a user starts it."""
 
     def __init__(
         self,

@@ -36,6 +36,7 @@ def copy_of_project(folder: Path) -> Path:
     left_out = shutil.ignore_patterns("__pycache__", "*.pyc")
     for room in ROOMS:
         shutil.copytree(ROOT / room, folder / room, ignore=left_out)
+    shutil.copytree(ROOT / "footfall", folder / "footfall", symlinks=True, ignore=left_out)
     for name in ("README.md", "pyproject.toml"):
         shutil.copy(ROOT / name, folder / name)
     return folder

@@ -42,7 +42,12 @@ def sources(room: str) -> list[Path]:
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
-    """Yield dotted names of the modules, and of what is taken from them."""
+    """Yield dotted names of the modules, and of what is taken from them; ours without
+    ``footfall.``."""
+    return (name.removeprefix("footfall.") for name in imported_as_written(tree))
+
+
+def imported_as_written(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -56,8 +61,14 @@ def parse(path: Path) -> ast.Module:
 
 
 def test_every_room_is_held_to_an_arrow() -> None:
-    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
-    assert packages == set(MAY_IMPORT)
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert packages - {"tests"} == {*MAY_IMPORT, "footfall"}
+
+
+def test_the_package_has_a_link_to_each_room() -> None:
+    found = [path for path in (ROOT / "footfall").iterdir() if path.is_symlink()]
+    links = {path.name: path.readlink() for path in found}
+    assert links == {room: Path("..", room) for room in ROOMS}
 
 
 def test_every_package_is_installed() -> None:
@@ -67,7 +78,19 @@ def test_every_package_is_installed() -> None:
         for path in (ROOT / room).rglob("__init__.py")
     }
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    assert set(declared["packages"]) == packages
+    assert set(declared["packages"]) == {"footfall", *(f"footfall.{name}" for name in packages)}
+
+
+@pytest.mark.parametrize("folder", [*ROOMS, "tests"])
+def test_rooms_are_imported_from_the_package(folder: str) -> None:
+    """From the top of the repository a room can be imported a second time by its bare name."""
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in sources(folder)
+        for name in imported_as_written(parse(path))
+        if name.split(".")[0] in ROOMS
+    ]
+    assert wrong == []
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -137,8 +137,9 @@ def test_an_error_tells_at_which_records(
         raise ZeroDivisionError("oops")
 
     target = {
-        "decode": "streams.decode.Records.decode", "step": "streams.engine.WindowStep.on_batch"
-    }[broken]  # fmt: skip
+        "decode": "streams.decode.Records.decode",
+        "step": "streams.engine.WindowStep.on_batch",
+    }[broken]
     monkeypatch.setattr(target, fail)
     with pytest.raises(Exception) as raised:
         run_flow(store_metrics.FLOW.dataflow, [ROW] * 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -364,6 +365,21 @@ def test_a_damaged_store_is_told_with_a_remedy(
     for index in range(count):
         house.run(Share(index, count))
     assert house.outcome() == undisturbed
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_store_of_an_older_version_is_refused_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    house = parts_of_the_way(tmp_path)
+    recovery = recovery_folder(tmp_path, FLOW)
+    with sqlite3.connect(recovery / "of-1" / "0" / "part-0.sqlite3") as connection:
+        connection.execute("UPDATE snaps SET ser_change = ?", (b"cstreams.source\nReadState\n.",))
+    connection.close()
+    # From the top of the repository there is a module of that name.
+    monkeypatch.setitem(sys.modules, "streams", None)
+    with pytest.raises(WorkerError, match=rf"the state in {recovery} was kept by an older version of Footfall: .*move it away"):
+        house.run(Share(0, count))
 
 
 @pytest.mark.parametrize("what", ["", "of-1", "of-1/0", "of-1/0/part-0.sqlite3"])
