@@ -8,14 +8,14 @@ from typing import Any
 
 import polars as pl
 
-import flows
-from schemas.tables.store_metrics import SUMS
-from schemas.versions import FINAL
-from sinks.buffered import BufferedSink
-from streams.engine import Outputs
-from streams.runner import Run, run_worker
-from streams.source import LATEST, TopicSource
-from streams.topic_files import FileTopic
+from footfall import flows
+from footfall.schemas.tables.store_metrics import SUMS
+from footfall.schemas.versions import FINAL
+from footfall.sinks.buffered import BufferedSink
+from footfall.streams.engine import Outputs
+from footfall.streams.runner import Run, run_worker
+from footfall.streams.source import LATEST, TopicSource
+from footfall.streams.topic_files import FileTopic
 
 Answer = dict[str, int]
 

@@ -7,16 +7,16 @@ from typing import Any
 
 import msgspec
 
-import flows
-from benchmarks.footfall import SUMMED, Answer, CountingWriter
-from benchmarks.kafka_job import FAUST, FRAME, Job
-from schemas.settings import read_settings
-from schemas.status import PartitionStatus, WorkerStatus, status_path
-from sinks.buffered import BufferedSink
-from streams.engine import Outputs
-from streams.open import open_source
-from streams.runner import Run, run_worker
-from streams.source import Share
+from footfall import flows
+from footfall.benchmarks.footfall import SUMMED, Answer, CountingWriter
+from footfall.benchmarks.kafka_job import FAUST, FRAME, Job
+from footfall.schemas.settings import read_settings
+from footfall.schemas.status import PartitionStatus, WorkerStatus, status_path
+from footfall.sinks.buffered import BufferedSink
+from footfall.streams.engine import Outputs
+from footfall.streams.open import open_source
+from footfall.streams.runner import Run, run_worker
+from footfall.streams.source import Share
 
 
 def run(job: Job) -> Answer:

@@ -8,16 +8,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import flows
-from benchmarks.folders import topic_in
-from schemas.topics import PARTITIONS_DEFAULT
-from streams.batch import Poll
-from streams.decode import Records
-from streams.runner import tune_process
-from streams.source import LATEST, wall_clock_ms
-from streams.steps import MakeStep
-from streams.testing import DrivenStep
-from streams.topic_files import FileTopic
+from footfall import flows
+from footfall.benchmarks.folders import topic_in
+from footfall.schemas.topics import PARTITIONS_DEFAULT
+from footfall.streams.batch import Poll
+from footfall.streams.decode import Records
+from footfall.streams.runner import tune_process
+from footfall.streams.source import LATEST, wall_clock_ms
+from footfall.streams.steps import MakeStep
+from footfall.streams.testing import DrivenStep
+from footfall.streams.topic_files import FileTopic
 
 PARTS = ("read", "decode", "arithmetic")
 

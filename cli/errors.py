@@ -12,7 +12,7 @@ import sqlite3
 import sys
 from collections.abc import Iterable
 
-from schemas.settings import SettingError
+from footfall.schemas.settings import SettingError
 
 
 class CommandError(Exception):

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import footfall
-from cli.errors import FailureError
-from streams.process import bound_log
+from footfall.cli.errors import FailureError
+from footfall.streams.process import bound_log
 
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 10.0
@@ -134,7 +134,7 @@ class Supervisor:
         self._stop([self.children.pop(name)], TERM_WAIT_S)
 
     def _launch(self, child: Child) -> None:
-        module = ("cli.tied",) if child.program else ("cli.main", "--tied")
+        module = ("footfall.cli.tied",) if child.program else ("footfall.cli.main", "--tied")
         command = [sys.executable, "-P", "-m", *module, *child.arguments]
         with child.log.open("ab") as log:
             child.process = subprocess.Popen(

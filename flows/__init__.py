@@ -8,9 +8,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from flows._flow import Flow, Reading
-from flows._rows import moment, others_of, placed
-from flows._sinks import (
+from footfall.flows._flow import Flow, Reading
+from footfall.flows._rows import moment, others_of, placed
+from footfall.flows._sinks import (
     ClickHouse,
     Messages,
     MinuteBuckets,
@@ -19,14 +19,14 @@ from flows._sinks import (
     SqlRollup,
     TopicPerKind,
 )
-from schemas.settings import SettingError, Settings
-from streams.batch import ROW, TIME_MS, Batch, TableRows
-from streams.columns import Column, boolean, cents, ident, integer, text
-from streams.decode import Records
-from streams.ordered import fold
-from streams.parts import Parts
-from streams.steps import Choose, StepResult, rows, windows
-from streams.tumbling import EVENTS, VERSION, WINDOW, Tumbling
+from footfall.schemas.settings import SettingError, Settings
+from footfall.streams.batch import ROW, TIME_MS, Batch, TableRows
+from footfall.streams.columns import Column, boolean, cents, ident, integer, text
+from footfall.streams.decode import Records
+from footfall.streams.ordered import fold
+from footfall.streams.parts import Parts
+from footfall.streams.steps import Choose, StepResult, rows, windows
+from footfall.streams.tumbling import EVENTS, VERSION, WINDOW, Tumbling
 
 __all__ = [
     "EVENTS",
@@ -72,7 +72,7 @@ def catalogue() -> dict[str, Flow]:
     """Return every flow by name: the ``FLOW`` of each module of this package."""
     names = sorted(module.name for module in pkgutil.iter_modules(__path__))
     return {
-        name: importlib.import_module(f"flows.{name}").FLOW
+        name: importlib.import_module(f"footfall.flows.{name}").FLOW
         for name in names
         if not name.startswith("_")
     }

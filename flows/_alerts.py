@@ -7,17 +7,17 @@ from typing import Any, Final
 
 import polars as pl
 
-from schemas.dead_letters import DeadLetter, LateEvent
-from schemas.login_alerts import LoginAlert
-from schemas.platform_logs import INVALID, PlatformLog, id_text
-from schemas.settings import SettingError, Settings
-from schemas.topics import DEAD_LETTERS, LATE_EVENTS, LOGIN_ALERTS, PLATFORM_LOGS
-from sinks.letters import LetterWriter
-from streams.batch import ROW, TIME_MS
-from streams.bursts import alert_of
-from streams.columns import text
-from streams.decode import Records
-from streams.run import Run
+from footfall.schemas.dead_letters import DeadLetter, LateEvent
+from footfall.schemas.login_alerts import LoginAlert
+from footfall.schemas.platform_logs import INVALID, PlatformLog, id_text
+from footfall.schemas.settings import SettingError, Settings
+from footfall.schemas.topics import DEAD_LETTERS, LATE_EVENTS, LOGIN_ALERTS, PLATFORM_LOGS
+from footfall.sinks.letters import LetterWriter
+from footfall.streams.batch import ROW, TIME_MS
+from footfall.streams.bursts import alert_of
+from footfall.streams.columns import text
+from footfall.streams.decode import Records
+from footfall.streams.run import Run
 
 DELAY_MS: Final = 5_000
 """Milliseconds that the watermark trails: a failure further behind the newest record is late."""
@@ -61,7 +61,7 @@ class AlertLetters:
 
     def __init__(self, settings: Settings) -> None:
         """Make the writers; the first write connects."""
-        from sinks.open import open_topics
+        from footfall.sinks.open import open_topics
 
         self._topics = open_topics(settings)
         names = (LOGIN_ALERTS.name, DEAD_LETTERS.name, LATE_EVENTS.name)
@@ -88,7 +88,7 @@ def run_on_faust(flow: str, settings: Settings, run: Run) -> None:
     Raises SettingError where Faust is not installed.
     """
     try:
-        from flows._alerts_worker import run_on_kafka
+        from footfall.flows._alerts_worker import run_on_kafka
     except ModuleNotFoundError as error:
         if error.name != "faust":
             raise

@@ -19,14 +19,14 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from flows._alerts import DELAY_MS, LOGS, USER_ID, failed_logins
-from schemas.dead_letters import DeadLetter, LateEvent
-from schemas.login_alerts import LoginAlert
-from schemas.status import PartitionStatus
-from streams.batch import ROW, TIME_MS, Batch, Poll
-from streams.bursts import NONE, Failures, alert_of, decide, is_over
-from streams.clock import Clock
-from streams.steps import late_events
+from footfall.flows._alerts import DELAY_MS, LOGS, USER_ID, failed_logins
+from footfall.schemas.dead_letters import DeadLetter, LateEvent
+from footfall.schemas.login_alerts import LoginAlert
+from footfall.schemas.status import PartitionStatus
+from footfall.streams.batch import ROW, TIME_MS, Batch, Poll
+from footfall.streams.bursts import NONE, Failures, alert_of, decide, is_over
+from footfall.streams.clock import Clock
+from footfall.streams.steps import late_events
 
 SWEEP_EVERY_MS = 1_000
 """Milliseconds of event time between two searches for users who can be forgotten."""

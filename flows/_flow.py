@@ -9,19 +9,19 @@ from functools import partial
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 
-from flows._replay import Replayable, has_replay, replayable
-from flows._sinks import Sink, letters
-from schemas.settings import SettingError, Settings, read_settings
-from schemas.tables.clickhouse import Table
-from schemas.topics import Topic
-from streams.batch import Poll
-from streams.decode import Records
-from streams.engine import Input, Outputs, dataflow, dataflow_of, stateful_steps
-from streams.open import open_source
-from streams.progress import Progress
-from streams.run import Run
-from streams.source import TopicSource
-from streams.steps import MakeStep
+from footfall.flows._replay import Replayable, has_replay, replayable
+from footfall.flows._sinks import Sink, letters
+from footfall.schemas.settings import SettingError, Settings, read_settings
+from footfall.schemas.tables.clickhouse import Table
+from footfall.schemas.topics import Topic
+from footfall.streams.batch import Poll
+from footfall.streams.decode import Records
+from footfall.streams.engine import Input, Outputs, dataflow, dataflow_of, stateful_steps
+from footfall.streams.open import open_source
+from footfall.streams.progress import Progress
+from footfall.streams.run import Run
+from footfall.streams.source import TopicSource
+from footfall.streams.steps import MakeStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Flow:
     """An analytic: what it reads, computes and writes.
 
     The last line of a flow's file is ``main = FLOW.main``, by which ``python -m bytewax.run
-    "flows.NAME:main()"`` starts it. All that this project does with flows follows from FLOW.
+    "footfall.flows.NAME:main()"`` starts it. All that this project does with flows follows from FLOW.
     """
 
     name: str

@@ -22,7 +22,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from schemas.platform_logs import (
+from footfall.schemas.platform_logs import (
     FAILED_STATUSES,
     NO_DATA,
     NestedProductId,
@@ -30,9 +30,9 @@ from schemas.platform_logs import (
     NestedUserId,
     PlatformLog,
 )
-from schemas.topics import PLATFORM_LOGS
-from streams.columns import Column, boolean, ident, ident_series, integer, text
-from streams.decode import Records
+from footfall.schemas.topics import PLATFORM_LOGS
+from footfall.streams.columns import Column, boolean, ident, ident_series, integer, text
+from footfall.streams.decode import Records
 
 
 def event_times(logs: list[Any]) -> list[str]:

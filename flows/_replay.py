@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from flows._sinks import Sink
-from schemas.settings import Settings
-from schemas.tables.clickhouse import Table
-from schemas.topics import PARTITION
-from schemas.versions import GENERATION_SHIFT
-from sinks.replay import START_MS, ReplayTarget
-from streams.batch import Batch, Rows, changed
-from streams.decode import Records
-from streams.replay import Rules, settled
-from streams.steps import MakeStep, StatelessStep, Step, StepResult, WindowStep
-from streams.tumbling import EVENTS, WINDOW
+from footfall.flows._sinks import Sink
+from footfall.schemas.settings import Settings
+from footfall.schemas.tables.clickhouse import Table
+from footfall.schemas.topics import PARTITION
+from footfall.schemas.versions import GENERATION_SHIFT
+from footfall.sinks.replay import START_MS, ReplayTarget
+from footfall.streams.batch import Batch, Rows, changed
+from footfall.streams.decode import Records
+from footfall.streams.replay import Rules, settled
+from footfall.streams.steps import MakeStep, StatelessStep, Step, StepResult, WindowStep
+from footfall.streams.tumbling import EVENTS, WINDOW
 
 if TYPE_CHECKING:
-    from flows._flow import Reading
+    from footfall.flows._flow import Reading
 
 ROWS_MAX, RAW_ROWS_MAX = 50_000, 500_000
 """Rows gathered before they are written: of one table, and of all tables."""

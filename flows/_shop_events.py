@@ -29,10 +29,10 @@ import numpy as np
 import polars as pl
 from msgspec import Struct
 
-from schemas.shop_events import KINDS, SCHEMA, STRUCTS, TIME, USER, Kind
-from schemas.topics import SHOP_EVENTS
-from streams.columns import Column, Lift
-from streams.decode import Records
+from footfall.schemas.shop_events import KINDS, SCHEMA, STRUCTS, TIME, USER, Kind
+from footfall.schemas.topics import SHOP_EVENTS
+from footfall.streams.columns import Column, Lift
+from footfall.streams.decode import Records
 
 KIND = "kind"
 _PLACE_OF = {"int": "int", "code": "int", "double": "double", "text": "text"}

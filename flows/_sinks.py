@@ -11,22 +11,28 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from msgspec import Struct
 
-from flows._writers import MessageWriter, ProfileWriter, TeeWriter, counted, counted_by_table
-from schemas.settings import Settings
-from schemas.tables.clickhouse import Table
-from schemas.topics import DEAD_LETTERS, LATE_EVENTS, TOPICS, Topic
-from sinks import RowWriter
-from sinks.buffered import ROWS_MAX_DEFAULT, BufferedSink, RecentSink
-from streams.batch import TIME_MS
-from streams.decode import Records
-from streams.run import Run
-from streams.source import TopicSource
+from footfall.flows._writers import (
+    MessageWriter,
+    ProfileWriter,
+    TeeWriter,
+    counted,
+    counted_by_table,
+)
+from footfall.schemas.settings import Settings
+from footfall.schemas.tables.clickhouse import Table
+from footfall.schemas.topics import DEAD_LETTERS, LATE_EVENTS, TOPICS, Topic
+from footfall.sinks import RowWriter
+from footfall.sinks.buffered import ROWS_MAX_DEFAULT, BufferedSink, RecentSink
+from footfall.streams.batch import TIME_MS
+from footfall.streams.decode import Records
+from footfall.streams.run import Run
+from footfall.streams.source import TopicSource
 
 if TYPE_CHECKING:
-    from schemas.tables.rollup import Rollup
-    from sinks.replay import ReplayTarget
-    from sinks.split import SplitSink, WhyNot
-    from sinks.sql import AfterWrite
+    from footfall.schemas.tables.rollup import Rollup
+    from footfall.sinks.replay import ReplayTarget
+    from footfall.sinks.split import SplitSink, WhyNot
+    from footfall.sinks.sql import AfterWrite
 
 Sources = Mapping[str, TopicSource]
 """What a flow reads in this process, by topic."""
@@ -100,7 +106,7 @@ class ClickHouse(Sink):
             return BufferedSink(
                 lambda: _opened(settings, table), rows_max=self.rows_max, wrote=wrote
             )
-        from sinks.tables import TablesWriter
+        from footfall.sinks.tables import TablesWriter
 
         def opened() -> TablesWriter:
             return TablesWriter({table.name: _opened(settings, table) for table in self.tables})
@@ -111,12 +117,12 @@ class ClickHouse(Sink):
     def replay(self, settings: Settings, topic: str) -> ReplayTarget:
         """Return the tables as the target of a replay: of raw rows, or of windows."""
         if all(table.is_raw for table in self.tables):
-            from sinks.clickhouse_raw_replay import ClickHouseRawReplay
+            from footfall.sinks.clickhouse_raw_replay import ClickHouseRawReplay
 
             return ClickHouseRawReplay(
                 settings.clickhouse_url, self.tables, topic, home=settings.footfall_home
             )
-        from sinks.clickhouse_replay import ClickHouseReplay
+        from footfall.sinks.clickhouse_replay import ClickHouseReplay
 
         return ClickHouseReplay(
             settings.clickhouse_url, self.tables[0], topic, home=settings.footfall_home
@@ -132,7 +138,7 @@ class MinuteBuckets(ClickHouse):
         """Return the sink of both."""
 
         def opened() -> TeeWriter:
-            from sinks.open import open_aggregates
+            from footfall.sinks.open import open_aggregates
 
             aggregates = open_aggregates(settings) if settings.aerospike_aggregates else None
             return TeeWriter(_opened(settings, self.tables[0]), aggregates)
@@ -144,8 +150,8 @@ class MinuteBuckets(ClickHouse):
         """Return the table, and Aerospike where that is written, as the target of a replay."""
         if not settings.aerospike_aggregates:
             return super().replay(settings, topic)
-        from sinks.aerospike_replay import AggregatesReplay
-        from sinks.open import open_aggregates
+        from footfall.sinks.aerospike_replay import AggregatesReplay
+        from footfall.sinks.open import open_aggregates
 
         return AggregatesReplay(
             settings.clickhouse_url, topic, open_aggregates(settings), home=settings.footfall_home
@@ -174,8 +180,8 @@ class Profiles(Sink):
 
     def replay(self, settings: Settings, topic: str) -> ReplayTarget:
         """Return the profile store as the target of a replay: each tag replaces itself."""
-        from sinks.open import open_profiles
-        from sinks.profiles.replay import ProfileReplay
+        from footfall.sinks.open import open_profiles
+        from footfall.sinks.profiles.replay import ProfileReplay
 
         return ProfileReplay(open_profiles(settings), settings.num_tags_to_keep)
 
@@ -222,7 +228,7 @@ class SqlRollup(Sink):
         """Return the sink of the database."""
 
         def opened() -> Any:
-            from sinks.sql import SqlRollup
+            from footfall.sinks.sql import SqlRollup
 
             return SqlRollup(
                 settings.postgres_url, self.rollup, after_write=self._notices(settings)
@@ -232,7 +238,7 @@ class SqlRollup(Sink):
 
     def replay(self, settings: Settings, topic: str) -> ReplayTarget:
         """Return the windows as the target of a replay, which sends notices like every write."""
-        from sinks.sql_replay import SqlReplay
+        from footfall.sinks.sql_replay import SqlReplay
 
         notices = self._notices(settings)
         return SqlReplay(settings.postgres_url, self.rollup, topic, after_write=notices)
@@ -248,15 +254,15 @@ class TopicPerKind(Sink):
 
     def __init__(self, source: Topic, records_of: Callable[[Topic, WhyNot], Records]) -> None:
         """``records_of`` reads a topic without the kinds that no topic can be named for."""
-        from sinks.split import target_of
+        from footfall.sinks.split import target_of
 
         self.names = (f"topics {target_of(source.name, '<kind>')}",)
         self._records_of = records_of
 
     def open(self, settings: Settings, run: Run, sources: Sources) -> SplitSink:
         """Return the sink of the topics."""
-        from sinks.open import open_topics
-        from sinks.split import SplitSink, target_of
+        from footfall.sinks.open import open_topics
+        from footfall.sinks.split import SplitSink, target_of
 
         ((topic, source),) = sources.items()
         return SplitSink(
@@ -268,8 +274,8 @@ class TopicPerKind(Sink):
 
     def checked(self, records: Records, settings: Settings, sources: Sources) -> Records:
         """Return the records whose kind has a topic or can have one, which is made."""
-        from sinks.open import open_topics
-        from sinks.split import Targets
+        from footfall.sinks.open import open_topics
+        from footfall.sinks.split import Targets
 
         ((name, source),) = sources.items()
         targets = Targets(
@@ -283,8 +289,8 @@ class TopicPerKind(Sink):
 
 def letters(settings: Settings) -> tuple[BufferedSink[Any], BufferedSink[Any]]:
     """Return the sinks of dead letters and of late events."""
-    from sinks.letters import LetterWriter
-    from sinks.open import open_topics
+    from footfall.sinks.letters import LetterWriter
+    from footfall.sinks.open import open_topics
 
     def sink(topic: str) -> BufferedSink[Any]:
         return BufferedSink(lambda: LetterWriter(open_topics(settings), topic), rows_max=1_000)
@@ -293,7 +299,7 @@ def letters(settings: Settings) -> tuple[BufferedSink[Any], BufferedSink[Any]]:
 
 
 def _opened(settings: Settings, table: Table) -> RowWriter:
-    from sinks.clickhouse import ClickHouseTable
+    from footfall.sinks.clickhouse import ClickHouseTable
 
     return ClickHouseTable(settings.clickhouse_url, table, home=settings.footfall_home)
 

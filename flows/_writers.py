@@ -11,12 +11,12 @@ from typing import Any
 import polars as pl
 from msgspec import Struct
 
-from schemas.metrics import WRITE_SECONDS
-from schemas.settings import Settings
-from sinks import RowWriter
-from sinks.buffered import ForgetfulWriter, Wrote
-from streams.batch import TableRows
-from streams.progress import Progress
+from footfall.schemas.metrics import WRITE_SECONDS
+from footfall.schemas.settings import Settings
+from footfall.sinks import RowWriter
+from footfall.sinks.buffered import ForgetfulWriter, Wrote
+from footfall.streams.batch import TableRows
+from footfall.streams.progress import Progress
 
 
 def counted(progress: Progress, table: str) -> Wrote:
@@ -80,7 +80,7 @@ class ProfileWriter:
     """A ForgetfulWriter of tags to the profile store."""
 
     def __init__(self, settings: Settings) -> None:
-        from sinks.open import open_profiles
+        from footfall.sinks.open import open_profiles
 
         store = self._store = open_profiles(settings)
         self.recent, self.restore = store.recent, store.restore
@@ -97,8 +97,8 @@ class MessageWriter:
     def __init__(
         self, settings: Settings, topic: str, message_of: Callable[[dict[str, Any]], Struct]
     ) -> None:
-        from sinks.letters import LetterWriter
-        from sinks.open import open_topics
+        from footfall.sinks.letters import LetterWriter
+        from footfall.sinks.open import open_topics
 
         self._message_of = message_of
         self._letters = LetterWriter(open_topics(settings), topic)

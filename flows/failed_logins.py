@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import polars as pl
 
-from flows import ClickHouse, Flow, Reading, StepResult, moment, others_of, placed, rows
-from flows._logs import records
-from schemas.platform_logs import INVALID
-from schemas.tables.logins import FAILED_LOGIN
-from schemas.topics import PLATFORM_LOGS
-from streams.batch import Batch
+from footfall.flows import ClickHouse, Flow, Reading, StepResult, moment, others_of, placed, rows
+from footfall.flows._logs import records
+from footfall.schemas.platform_logs import INVALID
+from footfall.schemas.tables.logins import FAILED_LOGIN
+from footfall.schemas.topics import PLATFORM_LOGS
+from footfall.streams.batch import Batch
 
 LOGS = records("user_id", "request_id", "log", "status")
 

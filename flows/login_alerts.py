@@ -17,8 +17,8 @@ from __future__ import annotations
 import msgspec
 import polars as pl
 
-from flows import TIME_MS, Flow, Messages, Reading, fold
-from flows._alerts import (
+from footfall.flows import TIME_MS, Flow, Messages, Reading, fold
+from footfall.flows._alerts import (
     ALERT_COLUMNS,
     DELAY_MS,
     LOGS,
@@ -27,9 +27,9 @@ from flows._alerts import (
     failed_logins,
     run_on_faust,
 )
-from schemas.topics import LOGIN_ALERTS, PLATFORM_LOGS
-from streams.bursts import NONE, Failures, decide, is_over
-from streams.ordered import THE_END_MS
+from footfall.schemas.topics import LOGIN_ALERTS, PLATFORM_LOGS
+from footfall.streams.bursts import NONE, Failures, decide, is_over
+from footfall.streams.ordered import THE_END_MS
 
 
 class Bursts:

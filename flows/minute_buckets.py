@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from flows import (
+from footfall.flows import (
     EVENTS,
     VERSION,
     WINDOW,
@@ -26,8 +26,8 @@ from flows import (
     text,
     windows,
 )
-from schemas.tables.minute_buckets import ROWS
-from schemas.topics import USER_TAGS
+from footfall.schemas.tables.minute_buckets import ROWS
+from footfall.schemas.topics import USER_TAGS
 
 TAGS = Records.of(
     USER_TAGS,

@@ -15,8 +15,8 @@ from typing import Final, TypeVar
 import numpy as np
 import polars as pl
 
-from flows import ClickHouse, Flow, Reading, fold
-from flows._sessions import (
+from footfall.flows import ClickHouse, Flow, Reading, fold
+from footfall.flows._sessions import (
     DELAY_MS,
     LOGIN,
     LOGS,
@@ -29,11 +29,11 @@ from flows._sessions import (
     same,
     take,
 )
-from schemas.tables.sessions import ONLINE_PER_MINUTE, ONLINE_USER
-from schemas.topics import PLATFORM_LOGS
-from schemas.versions import FINAL, version_of
-from streams.batch import NEVER, TIME_MS, Int64s, TableRows
-from streams.ordered import OFFSET, THE_END_MS
+from footfall.schemas.tables.sessions import ONLINE_PER_MINUTE, ONLINE_USER
+from footfall.schemas.topics import PLATFORM_LOGS
+from footfall.schemas.versions import FINAL, version_of
+from footfall.streams.batch import NEVER, TIME_MS, Int64s, TableRows
+from footfall.streams.ordered import OFFSET, THE_END_MS
 
 MINUTE_MS: Final = 60_000
 EARLY_EVERY_MS: Final = 5_000

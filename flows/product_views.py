@@ -16,7 +16,7 @@ from typing import Any
 
 import polars as pl
 
-from flows import (
+from footfall.flows import (
     ROW,
     TIME_MS,
     VERSION,
@@ -34,9 +34,9 @@ from flows import (
     text,
     windows,
 )
-from flows._logs import USER, event_times, listed_in, product_of
-from schemas.tables.product_views import PRODUCT_USER_VIEWS
-from schemas.topics import PLATFORM_LOGS, STORE_EVENTS, USER_TAGS, Topic
+from footfall.flows._logs import USER, event_times, listed_in, product_of
+from footfall.schemas.tables.product_views import PRODUCT_USER_VIEWS
+from footfall.schemas.topics import PLATFORM_LOGS, STORE_EVENTS, USER_TAGS, Topic
 
 VIEW, LISTING = "CatalogProductReq", "CatalogDbRep"
 """Actions of platform_logs."""

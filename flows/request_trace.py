@@ -16,10 +16,10 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from flows import ClickHouse, Flow, Reading, StepResult, moment, others_of, placed
-from flows._logs import records
-from flows._request_lives import Lives
-from flows._requests import (
+from footfall.flows import ClickHouse, Flow, Reading, StepResult, moment, others_of, placed
+from footfall.flows._logs import records
+from footfall.flows._request_lives import Lives
+from footfall.flows._requests import (
     DELAY_MS,
     LIMIT_MS,
     Requests,
@@ -28,15 +28,15 @@ from flows._requests import (
     late_letters,
     unframed,
 )
-from flows._rows import MOMENT
-from schemas.operations import OUTCOME_FAILED, OUTCOME_INCOMPLETE, OUTCOME_OK
-from schemas.tables.traces import REQUEST_SUMMARY, REQUEST_TRACE
-from schemas.topics import PLATFORM_LOGS
-from schemas.versions import FINAL, PROVISIONAL, version_of
-from streams.batch import NEVER, Batch, Int64s, TableRows
-from streams.frames import where
-from streams.window_chunks import packed, unpacked
-from streams.windows import NO_END_MS
+from footfall.flows._rows import MOMENT
+from footfall.schemas.operations import OUTCOME_FAILED, OUTCOME_INCOMPLETE, OUTCOME_OK
+from footfall.schemas.tables.traces import REQUEST_SUMMARY, REQUEST_TRACE
+from footfall.schemas.topics import PLATFORM_LOGS
+from footfall.schemas.versions import FINAL, PROVISIONAL, version_of
+from footfall.streams.batch import NEVER, Batch, Int64s, TableRows
+from footfall.streams.frames import where
+from footfall.streams.window_chunks import packed, unpacked
+from footfall.streams.windows import NO_END_MS
 
 LOGS = records("user_id", "request_id", "server", "log", "status", "error", "failed")
 

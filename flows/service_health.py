@@ -14,10 +14,10 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from flows import ClickHouse, Flow, Reading, StepResult
-from flows._logs import records
-from flows._request_lives import SPAN_MAX_MS
-from flows._requests import (
+from footfall.flows import ClickHouse, Flow, Reading, StepResult
+from footfall.flows._logs import records
+from footfall.flows._request_lives import SPAN_MAX_MS
+from footfall.flows._requests import (
     DELAY_MS,
     KEEP_MS,
     LIMIT_MS,
@@ -26,13 +26,13 @@ from flows._requests import (
     late_letters,
     unframed,
 )
-from flows._rows import MOMENT
-from flows._visits import MINUTE, MINUTE_MS, Minutes
-from schemas.tables.service_health import ROWS
-from schemas.topics import PLATFORM_LOGS
-from schemas.versions import FINAL, PROVISIONAL, version_of
-from streams.batch import NEVER, Batch
-from streams.windows import NO_END_MS
+from footfall.flows._rows import MOMENT
+from footfall.flows._visits import MINUTE, MINUTE_MS, Minutes
+from footfall.schemas.tables.service_health import ROWS
+from footfall.schemas.topics import PLATFORM_LOGS
+from footfall.schemas.versions import FINAL, PROVISIONAL, version_of
+from footfall.streams.batch import NEVER, Batch
+from footfall.streams.windows import NO_END_MS
 
 LOGS = records("request_id", "server", "log", "failed")
 

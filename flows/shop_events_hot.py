@@ -10,11 +10,11 @@ Replay   a row is known by its record's place in the topic: reading it again cha
 
 from __future__ import annotations
 
-from flows import ClickHouse, Flow, Reading, moment, placed, rows
-from flows._shop_events import EVENTS, by_kind
-from schemas.tables.shop_events import TABLES
-from schemas.topics import SHOP_EVENTS
-from streams.batch import TIME_MS, Batch, TableRows
+from footfall.flows import ClickHouse, Flow, Reading, moment, placed, rows
+from footfall.flows._shop_events import EVENTS, by_kind
+from footfall.schemas.tables.shop_events import TABLES
+from footfall.schemas.topics import SHOP_EVENTS
+from footfall.streams.batch import TIME_MS, Batch, TableRows
 
 
 def of_each_kind(batch: Batch) -> TableRows:

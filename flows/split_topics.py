@@ -22,9 +22,19 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from flows import Batch, Column, Flow, Reading, Records, SettingError, Settings, TopicPerKind, rows
-from schemas.topics import SHOP_EVENTS, TOPICS, Topic
-from sinks.split import KIND, VALUE, WhyNot
+from footfall.flows import (
+    Batch,
+    Column,
+    Flow,
+    Reading,
+    Records,
+    SettingError,
+    Settings,
+    TopicPerKind,
+    rows,
+)
+from footfall.schemas.topics import SHOP_EVENTS, TOPICS, Topic
+from footfall.sinks.split import KIND, VALUE, WhyNot
 
 
 def _any_kind(_kind: str) -> None:

@@ -16,7 +16,7 @@ from functools import partial
 
 import polars as pl
 
-from flows import (
+from footfall.flows import (
     EVENTS,
     VERSION,
     WINDOW,
@@ -31,9 +31,9 @@ from flows import (
     text,
     windows,
 )
-from schemas.dead_letters import StoreMetricsAvailable
-from schemas.tables.store_metrics import ROLLUP, SUMS
-from schemas.topics import STORE_EVENTS, STORE_METRICS_AVAILABLE
+from footfall.schemas.dead_letters import StoreMetricsAvailable
+from footfall.schemas.tables.store_metrics import ROLLUP, SUMS
+from footfall.schemas.topics import STORE_EVENTS, STORE_METRICS_AVAILABLE
 
 ROWS_OF_STORE = Records.of(
     STORE_EVENTS,

@@ -18,8 +18,8 @@ from typing import Any
 
 import polars as pl
 
-from flows import ClickHouse, Column, Flow, Reading, Records, fold, ident
-from flows._sessions import (
+from footfall.flows import ClickHouse, Column, Flow, Reading, Records, fold, ident
+from footfall.flows._sessions import (
     DELAY_MS,
     LOGIN,
     LOGS,
@@ -33,9 +33,9 @@ from flows._sessions import (
     take,
     whats,
 )
-from schemas.shop_events import STRUCTS
-from schemas.tables.sessions import SESSIONS
-from schemas.topics import PLATFORM_LOGS, SHOP_EVENTS
+from footfall.schemas.shop_events import STRUCTS
+from footfall.schemas.tables.sessions import SESSIONS
+from footfall.schemas.topics import PLATFORM_LOGS, SHOP_EVENTS
 
 _LOGGING_IN = STRUCTS["LoggingIn"]
 

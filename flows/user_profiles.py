@@ -12,8 +12,8 @@ from functools import partial
 
 import polars as pl
 
-from flows import Batch, Flow, Profiles, Reading, Records, Settings, rows, text
-from schemas.topics import USER_TAGS
+from footfall.flows import Batch, Flow, Profiles, Reading, Records, Settings, rows, text
+from footfall.schemas.topics import USER_TAGS
 
 TAGS = Records.of(
     USER_TAGS,

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import polars as pl
 
-from flows import ClickHouse, Flow, Reading, moment, others_of, placed, rows
-from flows._logs import records
-from schemas.tables.traces import USER_TRACE
-from schemas.topics import PLATFORM_LOGS
-from streams.batch import Batch
+from footfall.flows import ClickHouse, Flow, Reading, moment, others_of, placed, rows
+from footfall.flows._logs import records
+from footfall.schemas.tables.traces import USER_TRACE
+from footfall.schemas.topics import PLATFORM_LOGS
+from footfall.streams.batch import Batch
 
 LOGS = records("user_id", "request_id", "server", "log")
 

@@ -15,9 +15,9 @@ from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TextIO
 
-from schemas.addresses import scheme_of
-from schemas.settings import Settings
-from schemas.times import iso_ms
+from footfall.schemas.addresses import scheme_of
+from footfall.schemas.settings import Settings
+from footfall.schemas.times import iso_ms
 
 _STANDARD = {*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName"}
 """Attributes that every log record has; all others were given with a line."""

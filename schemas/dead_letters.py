@@ -13,8 +13,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from schemas.times import iso_ms
-from schemas.topics import RECORD_BYTES_MAX
+from footfall.schemas.times import iso_ms
+from footfall.schemas.topics import RECORD_BYTES_MAX
 
 PAYLOAD_BYTES_MAX = 524_288
 """Most bytes of a payload that are kept (the whole record is still at its topic and offset)."""

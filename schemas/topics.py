@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.platform_logs import PlatformLog
-from schemas.shop_events import ShopEvent
-from schemas.store_events import StoreEvent
-from schemas.user_tags import UserTag
+from footfall.schemas.platform_logs import PlatformLog
+from footfall.schemas.shop_events import ShopEvent
+from footfall.schemas.store_events import StoreEvent
+from footfall.schemas.user_tags import UserTag
 
 PARTITIONS_DEFAULT = 10
 TOPIC, PARTITION, OFFSET = "topic", "topic_partition", "offset"

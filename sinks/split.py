@@ -24,8 +24,8 @@ from time import perf_counter
 import polars as pl
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
-from sinks import PartitionBatch, Place, SinkRefusedError, TopicKeeper
-from sinks.buffered import Wrote, tell_nobody
+from footfall.sinks import PartitionBatch, Place, SinkRefusedError, TopicKeeper
+from footfall.sinks.buffered import Wrote, tell_nobody
 
 TARGETS_MAX = 200
 BYTES_MAX = 16_777_216

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from schemas.dead_letters import DeadLetter
-from schemas.topics import APPENDED, PARTITION, TOPIC
-from streams.frames import where
+from footfall.schemas.dead_letters import DeadLetter
+from footfall.schemas.topics import APPENDED, PARTITION, TOPIC
+from footfall.streams.frames import where
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]

@@ -18,16 +18,16 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from schemas.dead_letters import Code, DeadLetter, payload_fields
-from schemas.reasons import UNREADABLE, bytes_reason, field_reason
-from schemas.times import FUTURE_MAX_MS, BadTimeError, iso_ms, parse_time_ms
-from schemas.topics import RECORD_BYTES_MAX, Topic
-from streams.batch import TIME_MS, UNKNOWN_MS, Batch, Bools, Int64s, Poll, lines_at
-from streams.columns import Column, Lift
-from streams.frames import where
-from streams.parts import LiftedParts, Parts
-from streams.times import BAD_TIME, parse_times_ms
-from streams.wire_format import wire_format_reason
+from footfall.schemas.dead_letters import Code, DeadLetter, payload_fields
+from footfall.schemas.reasons import UNREADABLE, bytes_reason, field_reason
+from footfall.schemas.times import FUTURE_MAX_MS, BadTimeError, iso_ms, parse_time_ms
+from footfall.schemas.topics import RECORD_BYTES_MAX, Topic
+from footfall.streams.batch import TIME_MS, UNKNOWN_MS, Batch, Bools, Int64s, Poll, lines_at
+from footfall.streams.columns import Column, Lift
+from footfall.streams.frames import where
+from footfall.streams.parts import LiftedParts, Parts
+from footfall.streams.times import BAD_TIME, parse_times_ms
+from footfall.streams.wire_format import wire_format_reason
 
 BLOCK_LINES = 1_000
 """Lines per block, about 250 KB: the records stay in the cache until their columns are taken."""

@@ -22,13 +22,13 @@ from bytewax.inputs import Source
 from bytewax.operators import KeyedStream
 from bytewax.outputs import Sink
 
-from schemas.metrics import DECODE_SECONDS
-from streams._logic import Logic, Output
-from streams.batch import Batch, Poll
-from streams.decode import Records
-from streams.log_lines import note_poll
-from streams.progress import Progress
-from streams.steps import MakeStep
+from footfall.schemas.metrics import DECODE_SECONDS
+from footfall.streams._logic import Logic, Output
+from footfall.streams.batch import Batch, Poll
+from footfall.streams.decode import Records
+from footfall.streams.log_lines import note_poll
+from footfall.streams.progress import Progress
+from footfall.streams.steps import MakeStep
 
 
 @dataclass(frozen=True, slots=True)

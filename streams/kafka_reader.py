@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from streams.batch import UNKNOWN_MS, Int64s, Poll
-from streams.kafka_consumer import NO_END, UNKNOWN_EPOCH, Buffer, Chunk
-from streams.source import (
+from footfall.streams.batch import UNKNOWN_MS, Int64s, Poll
+from footfall.streams.kafka_consumer import NO_END, UNKNOWN_EPOCH, Buffer, Chunk
+from footfall.streams.source import (
     Position,
     ReadState,
     SourceError,
@@ -21,7 +21,7 @@ from streams.source import (
 )
 
 if TYPE_CHECKING:
-    from streams.kafka import KafkaTopic
+    from footfall.streams.kafka import KafkaTopic
 
 
 class KafkaReader:

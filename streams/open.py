@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
-from schemas.addresses import KAFKA_NAME, unresolved
-from schemas.settings import Settings
-from schemas.topics import DEAD_LETTERS
-from streams.run import Run
-from streams.sent_again import MarkedTopic, Offsets, find_sent_again
-from streams.source import (
+from footfall.schemas.addresses import KAFKA_NAME, unresolved
+from footfall.schemas.settings import Settings
+from footfall.schemas.topics import DEAD_LETTERS
+from footfall.streams.run import Run
+from footfall.streams.sent_again import MarkedTopic, Offsets, find_sent_again
+from footfall.streams.source import (
     EARLIEST,
     LATEST,
     KeptTopic,
@@ -19,7 +19,7 @@ from streams.source import (
     SourceError,
     TopicSource,
 )
-from streams.topic_files import FileTopic
+from footfall.streams.topic_files import FileTopic
 
 
 def open_topic(
@@ -41,7 +41,7 @@ def open_topic(
     folder = settings.topics_folder
     if folder is not None:
         return FileTopic(folder, name, start=start, end=end, flow=flow, skipped=skipped)
-    from streams.kafka import KafkaTopic
+    from footfall.streams.kafka import KafkaTopic
 
     assert settings.kafka_bootstrap
     if names := unresolved(settings.kafka_hosts):

@@ -18,12 +18,12 @@ from typing import Protocol
 import numpy as np
 import polars as pl
 
-from schemas.versions import FINAL, PROVISIONAL, version_of
-from streams.batch import NEVER, ROW, TIME_MS, Batch, Rows
-from streams.frames import where
-from streams.steps import Choose, MakeStep, StepResult, late_events, unchosen
-from streams.window_chunks import packed, unpacked
-from streams.windows import NO_END_MS
+from footfall.schemas.versions import FINAL, PROVISIONAL, version_of
+from footfall.streams.batch import NEVER, ROW, TIME_MS, Batch, Rows
+from footfall.streams.frames import where
+from footfall.streams.steps import Choose, MakeStep, StepResult, late_events, unchosen
+from footfall.streams.window_chunks import packed, unpacked
+from footfall.streams.windows import NO_END_MS
 
 OFFSET = "offset"
 """Column of a held event: its offset in the partition."""

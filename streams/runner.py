@@ -23,18 +23,18 @@ from bytewax.recovery import (
 )
 from bytewax.testing import run_main
 
-from streams.engine import ONE_TOPIC_STEPS
-from streams.process import (
+from footfall.streams.engine import ONE_TOPIC_STEPS
+from footfall.streams.process import (
     STOP_WITHIN_S,
     allow_descriptors,
     native_messages_in,
     stopped_by_signals,
     tune_process,
 )
-from streams.recovery import held_store, recovery_folder
-from streams.reporting import reporting
-from streams.run import Monitoring, Run, WorkerError, say_on_stderr
-from streams.source import WHOLE, Share, SourceError
+from footfall.streams.recovery import held_store, recovery_folder
+from footfall.streams.reporting import reporting
+from footfall.streams.run import Monitoring, Run, WorkerError, say_on_stderr
+from footfall.streams.source import WHOLE, Share, SourceError
 
 __all__ = ["Monitoring", "Run", "WorkerError", "run_worker", "tune_process"]
 

@@ -13,11 +13,11 @@ from typing import Protocol
 import numpy as np
 import polars as pl
 
-from schemas.dead_letters import LateEvent, payload_fields
-from schemas.times import iso_ms
-from streams.batch import NEVER, ROW, TIME_MS, Batch, Int64s, Rows
-from streams.tumbling import Tumbling
-from streams.windows import NO_END_MS, NO_ROWS, WindowState
+from footfall.schemas.dead_letters import LateEvent, payload_fields
+from footfall.schemas.times import iso_ms
+from footfall.streams.batch import NEVER, ROW, TIME_MS, Batch, Int64s, Rows
+from footfall.streams.tumbling import Tumbling
+from footfall.streams.windows import NO_END_MS, NO_ROWS, WindowState
 
 
 @dataclass(frozen=True, slots=True)

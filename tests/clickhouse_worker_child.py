@@ -9,18 +9,18 @@ import sys
 from dataclasses import replace
 from functools import partial
 
-import sinks.clickhouse
-from cli.main import main
-from flows import Reading, minute_buckets, windows
-from schemas.topics import USER_TAGS
+from footfall.cli.main import main
+from footfall.flows import Reading, minute_buckets, windows
+from footfall.schemas.topics import USER_TAGS
+from footfall.sinks import clickhouse
 
 SNAPSHOT_EVERY_S = 0.1
 
 if __name__ == "__main__":
     # The one thing that is not as its user would have it: it waits shorter, and so has more
     # inserts.
-    sinks.clickhouse.ClickHouseTable = partial(  # type: ignore[assignment,misc]
-        sinks.clickhouse.ClickHouseTable,
+    clickhouse.ClickHouseTable = partial(  # type: ignore[assignment,misc]
+        clickhouse.ClickHouseTable,
         give_up_after_s=float(sys.argv[1]),
         answer_timeout_s=int(sys.argv[2]),
     )

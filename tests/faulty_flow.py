@@ -13,11 +13,11 @@ import sys
 
 import polars as pl
 
-from cli.servers import settings_for_clients
-from flows import Reading, minute_buckets
-from streams.batch import Batch, Poll
-from streams.decode import Records
-from streams.runner import run_worker
+from footfall.cli.servers import settings_for_clients
+from footfall.flows import Reading, minute_buckets
+from footfall.streams.batch import Batch, Poll
+from footfall.streams.decode import Records
+from footfall.streams.runner import run_worker
 
 WRONG_ORIGIN = "nowhere"
 

@@ -14,15 +14,15 @@ from collections.abc import Mapping
 
 import polars as pl
 
-import flows
-from cli.servers import settings_for_clients
-from flows import Reading
-from schemas.platform_logs import INVALID
-from schemas.shop_events import KINDS
-from schemas.topics import PLATFORM_LOGS, SHOP_EVENTS, STORE_EVENTS, USER_TAGS
-from streams.batch import TIME_MS, Batch, Poll
-from streams.decode import Records
-from streams.runner import run_worker
+from footfall import flows
+from footfall.cli.servers import settings_for_clients
+from footfall.flows import Reading
+from footfall.schemas.platform_logs import INVALID
+from footfall.schemas.shop_events import KINDS
+from footfall.schemas.topics import PLATFORM_LOGS, SHOP_EVENTS, STORE_EVENTS, USER_TAGS
+from footfall.streams.batch import TIME_MS, Batch, Poll
+from footfall.streams.decode import Records
+from footfall.streams.runner import run_worker
 
 IS_VISIT = pl.col("kind") == KINDS.index("PageVisit")
 

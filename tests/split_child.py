@@ -11,15 +11,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from flows.split_topics import FLOW, records
-from schemas.topics import SHOP_EVENTS
-from sinks.split import SplitSink, Targets
-from sinks.topic_files import FileTopics
-from streams.engine import Outputs
-from streams.runner import Run, run_worker
-from streams.source import LATEST, Share
-from streams.testing import ListSink
-from streams.topic_files import FileTopic
+from footfall.flows.split_topics import FLOW, records
+from footfall.schemas.topics import SHOP_EVENTS
+from footfall.sinks.split import SplitSink, Targets
+from footfall.sinks.topic_files import FileTopics
+from footfall.streams.engine import Outputs
+from footfall.streams.runner import Run, run_worker
+from footfall.streams.source import LATEST, Share
+from footfall.streams.testing import ListSink
+from footfall.streams.topic_files import FileTopic
 from tests.split_support import splitting
 
 WRITE_BYTES = 5_000

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from flows import Flow, Reading, rows
-from flows.split_topics import FLOW, by_kind
-from schemas.topics import SHOP_EVENTS
-from streams.decode import Records
+from footfall.flows import Flow, Reading, rows
+from footfall.flows.split_topics import FLOW, by_kind
+from footfall.schemas.topics import SHOP_EVENTS
+from footfall.streams.decode import Records
 
 
 def splitting(records: Records) -> Flow:

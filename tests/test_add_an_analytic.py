@@ -64,7 +64,7 @@ def test_the_page_adds_an_analytic_that_runs(tmp_path: Path) -> None:
     for name in ("CLICKHOUSE_URL", "TOPICS_URL", "KAFKA_BOOTSTRAP_SERVERS"):
         environ.pop(name, None)
     (tmp_path / "bin").mkdir()
-    for name, command in (("python", ""), ("footfall", " -m cli.main")):
+    for name, command in (("python", ""), ("footfall", " -m footfall.cli.main")):
         tool = tmp_path / "bin" / name
         tool.write_text(f'#!/bin/sh\nexec "{sys.executable}"{command} "$@"\n')
         tool.chmod(0o755)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from flows import failed_logins, user_trace
-from schemas.tables.logins import FAILED_LOGIN
-from schemas.tables.traces import USER_TRACE
-from streams.testing import Result, newest, run_flow
+from footfall.flows import failed_logins, user_trace
+from footfall.schemas.tables.logins import FAILED_LOGIN
+from footfall.schemas.tables.traces import USER_TRACE
+from footfall.streams.testing import Result, newest, run_flow
 
 
 def step(second: int, action: str, data: Any = None, **common: Any) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows import minute_buckets
-from schemas.tables.minute_buckets import ROWS
-from schemas.times import iso_ms, parse_time_ms
-from streams.testing import run_flow
+from footfall.flows import minute_buckets
+from footfall.schemas.tables.minute_buckets import ROWS
+from footfall.schemas.times import iso_ms, parse_time_ms
+from footfall.streams.testing import run_flow
 
 START_MS = parse_time_ms("2022-03-22T12:15:00.000Z")
 

@@ -9,11 +9,11 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 
-from flows import online_users
-from schemas.tables.sessions import ONLINE_PER_MINUTE, ONLINE_USER
-from schemas.versions import PROVISIONAL, phase_of
-from streams.batch import Poll
-from streams.testing import NOW_MS, DrivenStep, Result, run_flow
+from footfall.flows import online_users
+from footfall.schemas.tables.sessions import ONLINE_PER_MINUTE, ONLINE_USER
+from footfall.schemas.versions import PROVISIONAL, phase_of
+from footfall.streams.batch import Poll
+from footfall.streams.testing import NOW_MS, DrivenStep, Result, run_flow
 from tests.sessions_support import (
     DELAY,
     LOGIN,

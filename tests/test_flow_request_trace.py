@@ -7,10 +7,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows import request_trace
-from schemas.tables.traces import REQUEST_SUMMARY, REQUEST_TRACE
-from schemas.versions import FINAL, PROVISIONAL, phase_of
-from streams.testing import NOW_MS, DrivenStep, Result, run_flow
+from footfall.flows import request_trace
+from footfall.schemas.tables.traces import REQUEST_SUMMARY, REQUEST_TRACE
+from footfall.schemas.versions import FINAL, PROVISIONAL, phase_of
+from footfall.streams.testing import NOW_MS, DrivenStep, Result, run_flow
 from tests.requests_support import (
     START_MS,
     Told,

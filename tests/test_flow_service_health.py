@@ -11,13 +11,13 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 
-from flows import _visits, service_health
-from generator.shop_anomalies import anomalies
-from generator.shop_truth import percentiles
-from schemas.tables.service_health import ANOMALIES_VIEW, ROWS, VIEW
-from schemas.versions import FINAL, PROVISIONAL, phase_of, version_of
-from sinks.clickhouse import ClickHouseTable, create_tables, query_rows
-from streams.testing import NOW_MS, DrivenStep, Result, newest, run_flow
+from footfall.flows import _visits, service_health
+from footfall.generator.shop_anomalies import anomalies
+from footfall.generator.shop_truth import percentiles
+from footfall.schemas.tables.service_health import ANOMALIES_VIEW, ROWS, VIEW
+from footfall.schemas.versions import FINAL, PROVISIONAL, phase_of, version_of
+from footfall.sinks.clickhouse import ClickHouseTable, create_tables, query_rows
+from footfall.streams.testing import NOW_MS, DrivenStep, Result, newest, run_flow
 from tests.clickhouse_support import any_server
 from tests.requests_support import (
     MINUTE,

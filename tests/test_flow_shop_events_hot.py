@@ -11,12 +11,12 @@ import polars as pl
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from flows import shop_events_hot
-from flows._shop_events import PLACES, PlacedEvent, places_of
-from schemas.shop_events import KINDS, SCHEMA, STRUCTS, Field, ShopEvent
-from schemas.tables.shop_events import TABLES
-from sinks._clickhouse_rows import rows_for
-from streams.testing import run_flow
+from footfall.flows import shop_events_hot
+from footfall.flows._shop_events import PLACES, PlacedEvent, places_of
+from footfall.schemas.shop_events import KINDS, SCHEMA, STRUCTS, Field, ShopEvent
+from footfall.schemas.tables.shop_events import TABLES
+from footfall.sinks._clickhouse_rows import rows_for
+from footfall.streams.testing import run_flow
 
 VALUES = {"int": 7, "double": 1.5, "text": "a", "code": 1}
 

@@ -20,16 +20,23 @@ from bytewax.inputs import AbortExecution
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from flows.split_topics import FLOW, records, splittable
-from schemas.settings import SettingError, read_settings
-from schemas.topic_files import partitions_of, records_path
-from schemas.topics import PLATFORM_LOGS, SHOP_EVENTS, STORE_EVENTS, TOPICS, USER_TAGS, Topic
-from sinks import PartitionBatch, SinkRefusedError
-from sinks.split import NAME_MAX, SplitSink, Targets, target_of
-from sinks.topic_files import FileTopics
-from streams.engine import Outputs
-from streams.runner import run_worker
-from streams.testing import Event, ListSink, Result, run_flow
+from footfall.flows.split_topics import FLOW, records, splittable
+from footfall.schemas.settings import SettingError, read_settings
+from footfall.schemas.topic_files import partitions_of, records_path
+from footfall.schemas.topics import (
+    PLATFORM_LOGS,
+    SHOP_EVENTS,
+    STORE_EVENTS,
+    TOPICS,
+    USER_TAGS,
+    Topic,
+)
+from footfall.sinks import PartitionBatch, SinkRefusedError
+from footfall.sinks.split import NAME_MAX, SplitSink, Targets, target_of
+from footfall.sinks.topic_files import FileTopics
+from footfall.streams.engine import Outputs
+from footfall.streams.runner import run_worker
+from footfall.streams.testing import Event, ListSink, Result, run_flow
 from tests.split_support import splitting
 
 ROOT = Path(__file__).parent.parent

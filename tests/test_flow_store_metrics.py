@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from flows import store_metrics
-from schemas.settings import read_settings
-from schemas.tables.store_metrics import EVENTS_BY_PARTITION
-from streams.testing import run_flow
+from footfall.flows import store_metrics
+from footfall.schemas.settings import read_settings
+from footfall.schemas.tables.store_metrics import EVENTS_BY_PARTITION
+from footfall.streams.testing import run_flow
 
 
 def event(second: int, kind: str = "view", price: float = 1.0) -> dict[str, Any]:

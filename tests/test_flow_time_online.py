@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows import _sessions, time_online
-from flows._sessions import USER_ID
-from schemas.tables.sessions import SESSIONS
-from streams.batch import Poll
-from streams.testing import DrivenStep, newest, run_flow
+from footfall.flows import _sessions, time_online
+from footfall.flows._sessions import USER_ID
+from footfall.schemas.tables.sessions import SESSIONS
+from footfall.streams.batch import Poll
+from footfall.streams.testing import DrivenStep, newest, run_flow
 from tests.sessions_support import (
     DELAY,
     LOGIN,

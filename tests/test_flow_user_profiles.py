@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from flows import user_profiles
-from schemas.settings import read_settings
-from streams.testing import run_flow
+from footfall.flows import user_profiles
+from footfall.schemas.settings import read_settings
+from footfall.streams.testing import run_flow
 from tests.test_flow_minute_buckets import tag
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from flows import minute_buckets
-from operations.freshness import (
+from footfall.flows import minute_buckets
+from footfall.operations.freshness import (
     ASK_EVERY_S,
     QUIET_MS,
     SEEN_WITHIN_S,
@@ -22,18 +22,18 @@ from operations.freshness import (
     first_seen_s,
     turns,
 )
-from schemas.settings import Settings, read_settings
-from schemas.tables import store_metrics
-from schemas.tables.clickhouse import BESIDE
-from schemas.tables.minute_buckets import ROWS
-from schemas.times import parse_time_ms
-from schemas.topics import APPENDED, USER_TAGS
-from sinks.clickhouse import ClickHouseTable, create_tables, query_rows
-from sinks.open import open_profiles
-from sinks.sql import SqlRollup
-from sinks.sql import create_tables as create_sql_tables
-from sinks.topic_files import FileTopics
-from streams.testing import run_flow
+from footfall.schemas.settings import Settings, read_settings
+from footfall.schemas.tables import store_metrics
+from footfall.schemas.tables.clickhouse import BESIDE
+from footfall.schemas.tables.minute_buckets import ROWS
+from footfall.schemas.times import parse_time_ms
+from footfall.schemas.topics import APPENDED, USER_TAGS
+from footfall.sinks.clickhouse import ClickHouseTable, create_tables, query_rows
+from footfall.sinks.open import open_profiles
+from footfall.sinks.sql import SqlRollup
+from footfall.sinks.sql import create_tables as create_sql_tables
+from footfall.sinks.topic_files import FileTopics
+from footfall.streams.testing import run_flow
 from tests.clickhouse_support import Server, any_server
 
 NOW_MS = 1_700_000_000_000

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.main import build_parser, command_names
+from footfall.cli.main import build_parser, command_names
 
 ROOT = Path(__file__).resolve().parent.parent
 LINES_MAX = 600
@@ -253,7 +253,7 @@ def test_documented_make_targets_exist() -> None:
 
 
 def test_each_flow_has_its_file_and_its_line_in_the_readme() -> None:
-    import flows
+    from footfall import flows
 
     for name, contract in flows.catalogue().items():
         assert contract.name == name

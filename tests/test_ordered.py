@@ -9,11 +9,11 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.versions import FINAL, PROVISIONAL, version_of
-from streams.batch import ROW, TIME_MS, Batch, Poll, TableRows
-from streams.ordered import OFFSET, THE_END_MS, OrderedStep
-from streams.steps import StepResult
-from streams.testing import DrivenStep
+from footfall.schemas.versions import FINAL, PROVISIONAL, version_of
+from footfall.streams.batch import ROW, TIME_MS, Batch, Poll, TableRows
+from footfall.streams.ordered import OFFSET, THE_END_MS, OrderedStep
+from footfall.streams.steps import StepResult
+from footfall.streams.testing import DrivenStep
 
 DELAY_MS = 10
 SILENCE_MS = 100

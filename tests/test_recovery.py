@@ -17,17 +17,17 @@ from bytewax.recovery import init_db_dir
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import streams.recovery
-from flows import minute_buckets
-from generator.tags import TagWorld
-from schemas.status import PartitionStatus
-from schemas.tables.minute_buckets import ROWS
-from streams.engine import Outputs
-from streams.progress import Progress
-from streams.recovery import held_store, kept_layout, recovery_folder
-from streams.runner import Run, WorkerError, run_worker
-from streams.source import Share
-from streams.testing import ListSink, MemoryReader, MemoryTopic, Result
+from footfall.flows import minute_buckets
+from footfall.generator.tags import TagWorld
+from footfall.schemas.status import PartitionStatus
+from footfall.schemas.tables.minute_buckets import ROWS
+from footfall.streams import recovery as streams_recovery
+from footfall.streams.engine import Outputs
+from footfall.streams.progress import Progress
+from footfall.streams.recovery import held_store, kept_layout, recovery_folder
+from footfall.streams.runner import Run, WorkerError, run_worker
+from footfall.streams.source import Share
+from footfall.streams.testing import ListSink, MemoryReader, MemoryTopic, Result
 
 FLOW = "minute_buckets"
 NOW_MS = 1_900_000_000_000
@@ -211,7 +211,7 @@ def test_a_kill_in_the_middle_of_a_move_loses_nothing(
     house = parts_of_the_way(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(
-            streams.recovery, place, killed_at_call(call, getattr(streams.recovery, place))
+            streams_recovery, place, killed_at_call(call, getattr(streams_recovery, place))
         )
         with pytest.raises(Killed), held_store(tmp_path, FLOW, Share(0, 3)):
             pass
@@ -260,14 +260,14 @@ def test_many_that_start_at_the_same_moment_move_the_states_once(
 ) -> None:
     house = parts_of_the_way(tmp_path)
     moves: list[int] = []
-    lay_out = streams.recovery._lay_out
+    lay_out = streams_recovery._lay_out
 
     def slow(recovery: Path, flow: str, count: int) -> None:
         moves.append(count)
         time.sleep(0.2)
         lay_out(recovery, flow, count)
 
-    monkeypatch.setattr(streams.recovery, "_lay_out", slow)
+    monkeypatch.setattr(streams_recovery, "_lay_out", slow)
     together = threading.Barrier(6)
     failed: list[BaseException] = []
 
@@ -378,7 +378,10 @@ def test_a_store_of_an_older_version_is_refused_with_a_remedy(
     connection.close()
     # From the top of the repository there is a module of that name.
     monkeypatch.setitem(sys.modules, "streams", None)
-    with pytest.raises(WorkerError, match=rf"the state in {recovery} was kept by an older version of Footfall: .*move it away"):
+    with pytest.raises(
+        WorkerError,
+        match=rf"the state in {recovery} was kept by an older version of Footfall: .*move it away",
+    ):
         house.run(Share(0, count))
 
 

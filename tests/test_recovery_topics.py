@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from bytewax.inputs import AbortExecution
 
-from flows import product_views
-from schemas.settings import SettingError, read_settings
-from schemas.tables.product_views import PRODUCT_USER_VIEWS
-from streams.engine import Outputs, stateful_steps
-from streams.runner import Run, run_worker
-from streams.source import Share
-from streams.testing import NOW_MS, ListSink, MemoryTopic, Result, newest
+from footfall.flows import product_views
+from footfall.schemas.settings import SettingError, read_settings
+from footfall.schemas.tables.product_views import PRODUCT_USER_VIEWS
+from footfall.streams.engine import Outputs, stateful_steps
+from footfall.streams.runner import Run, run_worker
+from footfall.streams.source import Share
+from footfall.streams.testing import NOW_MS, ListSink, MemoryTopic, Result, newest
 from tests.laws.worlds import BASE_MS, EVENTS
 
 TOPICS = product_views.FLOW.topics

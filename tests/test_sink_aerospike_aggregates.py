@@ -18,13 +18,13 @@ pytest.register_assert_rewrite("profile_store_contract", "aerospike_contract")
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows import minute_buckets as flow
-from flows._writers import TeeWriter
-from schemas.settings import read_settings
-from schemas.times import iso_ms
-from sinks import SinkRefusedError, SinkUnavailableError
-from sinks._clickhouse_rows import RowsError
-from sinks.aerospike_aggregates import (
+from footfall.flows import minute_buckets as flow
+from footfall.flows._writers import TeeWriter
+from footfall.schemas.settings import read_settings
+from footfall.schemas.times import iso_ms
+from footfall.sinks import SinkRefusedError, SinkUnavailableError
+from footfall.sinks._clickhouse_rows import RowsError
+from footfall.sinks.aerospike_aggregates import (
     OPERATIONS_MAX,
     AerospikeAggregates,
     BucketSum,
@@ -37,8 +37,8 @@ from sinks.aerospike_aggregates import (
     read_sums,
     record_key,
 )
-from streams.run import Run
-from streams.testing import run_flow
+from footfall.streams.run import Run
+from footfall.streams.testing import run_flow
 from tests.aerospike_contract import (
     GROUP,
     NOON,

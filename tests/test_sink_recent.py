@@ -14,19 +14,19 @@ import polars as pl
 import pytest
 from bytewax.dataflow import Dataflow
 
-from flows import minute_buckets, user_profiles
-from flows._writers import TeeWriter
-from generator.tags import TagWorld
-from schemas.settings import read_settings
-from schemas.times import iso_ms, parse_time_ms
-from sinks import SinkUnavailableError
-from sinks.aerospike_aggregates import AerospikeAggregates
-from sinks.buffered import BufferedSink, ForgetfulWriter, RecentSink
-from sinks.profiles.aerospike import AerospikeProfiles
-from streams.engine import Outputs
-from streams.runner import Run, run_worker
-from streams.source import Share
-from streams.testing import ListSink, MemoryTopic, run_flow
+from footfall.flows import minute_buckets, user_profiles
+from footfall.flows._writers import TeeWriter
+from footfall.generator.tags import TagWorld
+from footfall.schemas.settings import read_settings
+from footfall.schemas.times import iso_ms, parse_time_ms
+from footfall.sinks import SinkUnavailableError
+from footfall.sinks.aerospike_aggregates import AerospikeAggregates
+from footfall.sinks.buffered import BufferedSink, ForgetfulWriter, RecentSink
+from footfall.sinks.profiles.aerospike import AerospikeProfiles
+from footfall.streams.engine import Outputs
+from footfall.streams.runner import Run, run_worker
+from footfall.streams.source import Share
+from footfall.streams.testing import ListSink, MemoryTopic, run_flow
 from tests.aerospike_support import ModelServer, Place, model_place
 
 RECORDS: list[list[bytes]] = [[] for _ in range(5)]

@@ -6,10 +6,10 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from streams.batch import Poll
-from streams.source import TopicSource
-from streams.testing import MemoryTopic
-from streams.topic_files import FileTopic
+from footfall.streams.batch import Poll
+from footfall.streams.source import TopicSource
+from footfall.streams.testing import MemoryTopic
+from footfall.streams.topic_files import FileTopic
 from tests.topic_files_support import TOPIC, write
 
 RECORD, NOTHING = 1, 0

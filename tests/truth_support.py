@@ -16,25 +16,25 @@ from typing import Any
 import msgspec
 from bytewax.outputs import Sink
 
-import flows
-from cli.databases import ask_clickhouse
-from cli.init import described, make_clickhouse_tables, make_store_tables, make_topics
-from cli.truth_read import Truth
-from cli.verify_all import Outcome, outcomes
-from flows import Flow, split_topics
-from generator.shop_records import Disturbances
-from generator.shop_world import ShopWorld
-from schemas.settings import Settings, read_settings
-from schemas.status import PartitionStatus, WorkerStatus, status_path
-from schemas.tables.clickhouse import Table
-from schemas.topic_files import partition_of
-from schemas.topics import PARTITIONS_DEFAULT, SHOP_EVENTS
-from sinks.buffered import BufferedSink, RecentSink
-from sinks.open import open_topics
-from sinks.split import SplitSink, Targets
-from streams.engine import Outputs
-from streams.run import Run
-from streams.testing import NOW_MS, Build, run_flow
+from footfall import flows
+from footfall.cli.databases import ask_clickhouse
+from footfall.cli.init import described, make_clickhouse_tables, make_store_tables, make_topics
+from footfall.cli.truth_read import Truth
+from footfall.cli.verify_all import Outcome, outcomes
+from footfall.flows import Flow, split_topics
+from footfall.generator.shop_records import Disturbances
+from footfall.generator.shop_world import ShopWorld
+from footfall.schemas.settings import Settings, read_settings
+from footfall.schemas.status import PartitionStatus, WorkerStatus, status_path
+from footfall.schemas.tables.clickhouse import Table
+from footfall.schemas.topic_files import partition_of
+from footfall.schemas.topics import PARTITIONS_DEFAULT, SHOP_EVENTS
+from footfall.sinks.buffered import BufferedSink, RecentSink
+from footfall.sinks.open import open_topics
+from footfall.sinks.split import SplitSink, Targets
+from footfall.streams.engine import Outputs
+from footfall.streams.run import Run
+from footfall.streams.testing import NOW_MS, Build, run_flow
 from tests.split_support import splitting
 from tests.test_generator_shop import records_of
 

@@ -20,14 +20,14 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from flows import minute_buckets
-from flows._writers import counted
-from sinks.buffered import BufferedSink, Wrote, tell_nobody
-from streams.engine import Outputs
-from streams.process import STOP_WITHIN_S
-from streams.runner import Monitoring, Run, WorkerError, run_worker
-from streams.source import LATEST, Share
-from streams.topic_files import FileTopic
+from footfall.flows import minute_buckets
+from footfall.flows._writers import counted
+from footfall.sinks.buffered import BufferedSink, Wrote, tell_nobody
+from footfall.streams.engine import Outputs
+from footfall.streams.process import STOP_WITHIN_S
+from footfall.streams.runner import Monitoring, Run, WorkerError, run_worker
+from footfall.streams.source import LATEST, Share
+from footfall.streams.topic_files import FileTopic
 
 
 class RowsFile:

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.batch import Poll
-from streams.testing import NOW_MS, DrivenStep, Result
+from footfall.streams.batch import Poll
+from footfall.streams.testing import NOW_MS, DrivenStep, Result
 from tests.laws.worlds import BAD_RECORDS, BASE_MS, EXAMPLES, LAWS, REQUESTS, Law, Rows
 
 every_flow = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())

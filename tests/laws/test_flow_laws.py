@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.dead_letters import DeadLetter, LateEvent
-from sinks.buffered import BufferedSink
-from streams.batch import Poll
-from streams.engine import Outputs
-from streams.testing import NOW_MS, DrivenStep, Result, run_flow
+from footfall.schemas.dead_letters import DeadLetter, LateEvent
+from footfall.sinks.buffered import BufferedSink
+from footfall.streams.batch import Poll
+from footfall.streams.engine import Outputs
+from footfall.streams.testing import NOW_MS, DrivenStep, Result, run_flow
 from tests.laws.worlds import EXAMPLES, LAWS, Law, cuts, in_order, streams, without
 
 every_flow = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())

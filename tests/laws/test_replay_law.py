@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import flows
-from flows._replay import Replayable
-from schemas.versions import GENERATION_SHIFT
-from streams import replay as replay_module
-from streams.batch import Rows, TableRows
-from streams.replay import (
+from footfall import flows
+from footfall.flows._replay import Replayable
+from footfall.schemas.versions import GENERATION_SHIFT
+from footfall.streams import replay as replay_module
+from footfall.streams.batch import Rows, TableRows
+from footfall.streams.replay import (
     END_MS,
     END_OFFSET,
     Range,
@@ -25,8 +25,8 @@ from streams.replay import (
     Replay,
     Replayed,
 )
-from streams.source import Position
-from streams.testing import MemoryReader, MemoryTopic, Result, run_flow
+from footfall.streams.source import Position
+from footfall.streams.testing import MemoryReader, MemoryTopic, Result, run_flow
 from tests.laws.worlds import (
     BASE_MS,
     EXAMPLES,

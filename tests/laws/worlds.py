@@ -12,16 +12,16 @@ import msgspec
 import polars as pl
 from hypothesis import strategies as st
 
-import flows
-from flows import Flow, Reading
-from schemas.profiles import ORDER
-from schemas.settings import read_settings
-from schemas.tables.clickhouse import Table
-from schemas.tables.minute_buckets import ROWS as MINUTE_BUCKETS
-from schemas.tables.service_health import ROWS as HEALTH
-from schemas.times import datetime_of, iso_ms
-from schemas.topics import PLATFORM_LOGS, SHOP_EVENTS, STORE_EVENTS, USER_TAGS
-from streams.testing import Build, Result, newest
+from footfall import flows
+from footfall.flows import Flow, Reading
+from footfall.schemas.profiles import ORDER
+from footfall.schemas.settings import read_settings
+from footfall.schemas.tables.clickhouse import Table
+from footfall.schemas.tables.minute_buckets import ROWS as MINUTE_BUCKETS
+from footfall.schemas.tables.service_health import ROWS as HEALTH
+from footfall.schemas.times import datetime_of, iso_ms
+from footfall.schemas.topics import PLATFORM_LOGS, SHOP_EVENTS, STORE_EVENTS, USER_TAGS
+from footfall.streams.testing import Build, Result, newest
 
 EXAMPLES = int(os.environ.get("FOOTFALL_LAW_EXAMPLES", "25"))
 """Examples per law and flow; `make test-all` takes 60."""

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-import flows
-from sinks.topic_files import FileTopics
+from footfall import flows
+from footfall.sinks.topic_files import FileTopics
 from tests import clickhouse_support
 from tests.kafka_house_support import House, check_same, ended, stream
 from tests.kafka_support import Server

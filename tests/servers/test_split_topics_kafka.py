@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from flows.split_topics import FLOW, records
-from schemas.topics import SHOP_EVENTS
-from sinks import PartitionBatch, SinkUnavailableError
-from sinks.kafka import KafkaTopics
-from sinks.split import SplitSink, Targets, target_of
-from streams.engine import Outputs
-from streams.kafka import KafkaTopic
-from streams.runner import Run, run_worker
-from streams.source import LATEST
-from streams.testing import ListSink
+from footfall.flows.split_topics import FLOW, records
+from footfall.schemas.topics import SHOP_EVENTS
+from footfall.sinks import PartitionBatch, SinkUnavailableError
+from footfall.sinks.kafka import KafkaTopics
+from footfall.sinks.split import SplitSink, Targets, target_of
+from footfall.streams.engine import Outputs
+from footfall.streams.kafka import KafkaTopic
+from footfall.streams.runner import Run, run_worker
+from footfall.streams.source import LATEST
+from footfall.streams.testing import ListSink
 from tests.kafka_support import Broker, Server
 from tests.split_support import splitting
 
