@@ -42,7 +42,8 @@ class Flow:
     """An analytic: what it reads, computes and writes.
 
     The last line of a flow's file is ``main = FLOW.main``, by which ``python -m bytewax.run
-    "footfall.flows.NAME:main()"`` starts it. All that this project does with flows follows from FLOW.
+    "footfall.flows.NAME:main()"`` starts it. All that this project does with flows follows from
+    FLOW.
     """
 
     name: str
