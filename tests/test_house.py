@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import re
 import subprocess
 import tomllib
@@ -113,6 +115,18 @@ def test_no_flow_imports_another_flow() -> None:
         if name.startswith("flows.") and name.split(".")[1] in flows - {path.stem}
     ]
     assert wrong == []
+
+
+def test_each_flow_ends_in_its_flow_and_imports_no_engine() -> None:
+    for path in sources("flows"):
+        if path.stem.startswith("_"):
+            continue
+        tree = parse(path)
+        assert ast.unparse(tree.body[-1]) == "main = FLOW.main", path.name
+        wrong = [name for name in imported(tree) if name.split(".")[0] in ("bytewax", "faust")]
+        assert wrong == [], path.name
+        # The engine calls what it finds by that name only if it is a plain function.
+        assert inspect.isfunction(importlib.import_module(f"flows.{path.stem}").main)
 
 
 def reads_environment(node: ast.AST) -> bool:
