@@ -126,7 +126,7 @@ def test_each_flow_ends_in_its_flow_and_imports_no_engine() -> None:
         wrong = [name for name in imported(tree) if name.split(".")[0] in ("bytewax", "faust")]
         assert wrong == [], path.name
         # The engine calls what it finds by that name only if it is a plain function.
-        assert inspect.isfunction(importlib.import_module(f"flows.{path.stem}").main)
+        assert inspect.isfunction(importlib.import_module(f"footfall.flows.{path.stem}").main)
 
 
 def reads_environment(node: ast.AST) -> bool:
