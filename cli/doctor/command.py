@@ -63,7 +63,8 @@ def examine(environ: Mapping[str, str], within_s: float = WITHIN_S) -> list[Find
 def _load() -> None:
     """Import what the checks need: the time of an import must not count as a server's delay."""
     import flows
-    import sinks.clickhouse
+    import infra._clickhouse_folder  # noqa: F401
+    import sinks.clickhouse  # noqa: F401
     import sinks.sql  # noqa: F401
     from cli.init import described
     from schemas.tables.clickhouse import Table
