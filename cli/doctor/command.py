@@ -64,7 +64,7 @@ def _load() -> None:
     """Import what the checks need: the time of an import must not count as a server's delay."""
     import flows
     import infra._clickhouse_folder  # noqa: F401
-    import sinks.clickhouse  # noqa: F401
+    import sinks.clickhouse
     import sinks.sql  # noqa: F401
     from cli.init import described
     from schemas.tables.clickhouse import Table
