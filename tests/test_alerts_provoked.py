@@ -1,5 +1,5 @@
-"""Alerts provoked against a real demo with real Prometheus and Alertmanager: those that should
-fire and end, and no other. All durations of rules are shorter by FACTOR."""
+"""Alerts provoked with real Prometheus and Alertmanager, on a real demo and on a single flow:
+those that should fire and end, and no other. All durations of rules are shorter by FACTOR."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,22 @@ from tests.cli_support import Running, free_port, processes_of, running
 from tests.prometheus_support import faster_config
 from tests.runner_support import wait_until
 from tests.side_by_side_support import CALM
+from tests.small_house_support import (
+    House,
+    a_worker_counts_wrongly,
+    a_worker_dies_again_and_again,
+    a_worker_hangs,
+    appends_wait,
+    clickhouse_hangs,
+    clickhouse_is_gone,
+    events_are_late,
+    groups_have_no_end,
+    limits,
+    nobody_buys,
+    queries_fail,
+    the_clock_stands,
+    the_disk_fills,
+)
 
 pytestmark = [pytest.mark.slow, getattr(pytest.mark, CALM)]
 
@@ -188,7 +204,8 @@ def test_workers_records_and_servers_that_fail_are_told_and_nothing_else(tmp_pat
         found = watch.ask("max_over_time(abs(place:footfall_records_unaccounted:diff)[1h:2s])")
         assert len(found) > 100
         assert set(found) == {0.0}
-        assert watch.ask(f"sum(changes(footfall_worker_starts_total[1h])) >= {FLOWS}")
+        starts = "sum(increase(footfall_worker_starts_observed_total[1h]))"
+        assert watch.ask(f"{starts} >= {FLOWS}")
 
 
 def test_an_attack_and_payments_that_fail_are_told_and_nothing_else(tmp_path: Path) -> None:
@@ -198,3 +215,45 @@ def test_an_attack_and_payments_that_fail_are_told_and_nothing_else(tmp_path: Pa
     ):
         requests(home, LOGIN_FAILS, 1_500, users=300)
         requests(home, PAYMENT_FAILS, 400, users=400)
+
+
+FASTER = 10
+Fault = Callable[[House], AbstractContextManager[None]]
+AT_THE_SAME_TIME: tuple[dict[Fault, tuple[str, ...]], ...] = (
+    {
+        nobody_buys: ("RevenueCollapsed", "ConversionCollapsed"),
+        events_are_late: ("LateEvents",),
+        groups_have_no_end: ("StateGrowing",),
+        the_disk_fills: ("HomeDiskNearlyFull",),
+        a_worker_counts_wrongly: ("AccountingBroken",),
+    },
+    {a_worker_hangs: ("FlowWorkersMissing",)},
+    {clickhouse_hangs: ("FlowLagGrowing",)},
+    {
+        clickhouse_is_gone: ("SinkFailing",),
+        queries_fail: ("ApiErrorBudgetBurn",),
+        appends_wait: ("ApiLatencyBudgetBurn",),
+    },
+    {the_clock_stands: ("WatermarkStuck",)},
+    {a_worker_dies_again_and_again: ("RestartLoop",)},
+)
+"""Faults that do not hide one another, and the alerts of each."""
+
+
+def test_faults_of_one_flow_and_its_shop_are_told_and_nothing_else(tmp_path: Path) -> None:
+    home, config = tmp_path / "home", tmp_path / "infra"
+    faster_config(config, FASTER, limits(tmp_path))
+    with ExitStack() as stack:
+        house = House(home, stack)
+        run = stack.enter_context(running(home, "watch", "--config", str(config)))
+        run.wait_for_text("Prometheus: ")
+        watch = Watch(run)
+        time.sleep(UNDISTURBED_S)
+        assert watch.told() == []
+        for faults in AT_THE_SAME_TIME:
+            with ExitStack() as here:
+                names = [name for of_fault in faults.values() for name in of_fault]
+                with watch.expecting(*names, end=here.close):
+                    for fault in faults:
+                        here.enter_context(fault(house))
+    assert processes_of(home) == {}
