@@ -65,6 +65,9 @@ def _load() -> None:
     import footfall.infra._clickhouse_folder
     import footfall.sinks.clickhouse
     import footfall.sinks.sql  # noqa: F401
+    from footfall import flows
+    from footfall.cli.init import described
+    from footfall.schemas.tables.clickhouse import Table
 
     flows.catalogue()
     described(Table)
