@@ -197,7 +197,8 @@ def _in_words(error: BaseException, recovery: Path) -> BaseException:
     text = str(error)
     # A panic of the engine is not one of the usual exceptions, and its type cannot be imported.
     is_engines = isinstance(error, RuntimeError) or type(error).__name__ == "PanicException"
-    is_old = isinstance(error, ModuleNotFoundError) and error.name == _ROOM_OF_OLDER_STATES
+    named = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
+    is_old = named.split(".")[0] == _ROOM_OF_OLDER_STATES
     is_damaged = is_engines and any(sign in text for sign in _DAMAGED)
     if is_old or is_damaged or isinstance(error, _NO_STATE):
         what, remedy = f"is damaged ({_last_words(text)})", "bring it back from a copy"
