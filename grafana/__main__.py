@@ -15,7 +15,7 @@ from footfall.grafana import (
 )
 from footfall.grafana.board import text_of
 
-FOLDER = Path(__file__).parent / "dashboards"
+FOLDER = Path(__file__).resolve().parent / "dashboards"
 MODULES = (pipeline, one_flow, shop_now, customers_online, requests, api, servers)
 
 

@@ -21,7 +21,9 @@ from footfall.schemas.database_addresses import (
     clickhouse_address,
     postgres_address,
 )
-from footfall.schemas.topics import RETENTION_BYTES
+
+RETENTION_BYTES = 34_359_738_368
+"""Bytes kept of an embedded topic: 32 GiB, more than a hundred million store events."""
 
 
 class SettingError(ValueError):

@@ -17,8 +17,6 @@ APPENDED = "appended_ms"
 """Column of the append time of the newest record that was read before a row was made: milliseconds
 since 1970 UTC, 0 where the topic does not say."""
 RETENTION_H = 168
-RETENTION_BYTES = 34_359_738_368
-"""Bytes kept of an embedded topic: 32 GiB, more than a hundred million store events."""
 RECORD_BYTES_MAX = 1_048_576
 """Largest record that a flow reads (Kafka's own default limit); a larger one is a dead letter."""
 RECORD_BYTES_TAKEN_MAX = 2 * RECORD_BYTES_MAX

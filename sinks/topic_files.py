@@ -29,6 +29,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from footfall.schemas.records import TopicRecord
+from footfall.schemas.settings import RETENTION_BYTES
 from footfall.schemas.topic_files import (
     FILE_MODE,
     FOLDER_MODE,
@@ -41,7 +42,7 @@ from footfall.schemas.topic_files import (
     read_meta,
     records_path,
 )
-from footfall.schemas.topics import RETENTION_BYTES, RETENTION_H, TOPICS
+from footfall.schemas.topics import RETENTION_H, TOPICS
 from footfall.sinks import (
     PartitionBatch,
     Place,

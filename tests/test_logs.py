@@ -138,7 +138,7 @@ def test_an_error_tells_at_which_records(
 
     target = {
         "decode": "footfall.streams.decode.Records.decode",
-        "step": "footfall.streams.engine.WindowStep.on_batch",
+        "step": "footfall.streams.steps.WindowStep.on_batch",
     }[broken]
     monkeypatch.setattr(target, fail)
     with pytest.raises(Exception) as raised:

@@ -24,7 +24,7 @@ from footfall.grafana.ask import Asker, Range, Sources, panels_of
 from footfall.grafana.scraped import answers, prometheus, running, wait_until
 from footfall.infra.ports import free_port
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 BUILD = ROOT / "build" / "pictures"
 ANSWERS = BUILD / "answers.json"
