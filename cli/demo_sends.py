@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from footfall.cli.errors import UsageError
 from footfall.cli.home import Home
 from footfall.cli.options import shop_arguments, world_arguments
+from footfall.schemas.topics import STORE_EVENTS
 
 if TYPE_CHECKING:
     from footfall.generator.shop_world import ShopWorld
@@ -68,8 +69,6 @@ def sent_live(args: argparse.Namespace) -> Generators:
         return [("tags", _tags(args)), *(csv or store)]
     if csv and not args.shop and args.events is None:
         return csv
-    from footfall.schemas.topics import STORE_EVENTS
-
     without = ("--without", STORE_EVENTS.name) if csv else ()
     return [("shop", (*_shop(args), *without)), *csv]
 

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
-
-from footfall.schemas.platform_logs import PlatformLog
-from footfall.schemas.shop_events import ShopEvent
-from footfall.schemas.store_events import StoreEvent
-from footfall.schemas.user_tags import UserTag
 
 PARTITIONS_DEFAULT = 10
 TOPIC, PARTITION, OFFSET = "topic", "topic_partition", "offset"
@@ -41,8 +37,15 @@ class Topic:
     """Field whose text says of which kind a record is; "" where all are of one kind."""
     time: str = ""
     """Field with the event time, a path as ``key``; "" where records have no time."""
-    struct: Any = None
-    """Type of its records, to decode into; None where no flow reads them."""
+    record: str = ""
+    """Type of its records as "module:name" in schemas; "" where no flow reads them. A command's
+    help needs topics and must not wait for their types."""
+
+    @property
+    def struct(self) -> Any:
+        """Return the type of its records, to decode into; None where no flow reads them."""
+        module, _, name = self.record.partition(":")
+        return getattr(import_module(f"footfall.schemas.{module}"), name) if name else None
 
     @property
     def kafka_config(self) -> dict[str, str]:
@@ -67,7 +70,7 @@ USER_TAGS = Topic(
     record_bytes_max=2_048,
     kind="action",
     time="time",
-    struct=UserTag,
+    record="user_tags:UserTag",
 )
 STORE_EVENTS = Topic(
     "store_events",
@@ -75,7 +78,7 @@ STORE_EVENTS = Topic(
     key="user_id",
     kind="event_type",
     time="event_time",
-    struct=StoreEvent,
+    record="store_events:StoreEvent",
 )
 PLATFORM_LOGS = Topic(
     "platform_logs",
@@ -83,7 +86,7 @@ PLATFORM_LOGS = Topic(
     key="commonData.userId",
     kind="action",
     time="commonData.time",
-    struct=PlatformLog,
+    record="platform_logs:PlatformLog",
 )
 SHOP_EVENTS = Topic(
     "shop_events",
@@ -91,7 +94,7 @@ SHOP_EVENTS = Topic(
     key="user_id",
     kind="event",
     time="timestamp",
-    struct=ShopEvent,
+    record="shop_events:ShopEvent",
 )
 LOGIN_ALERTS = Topic("login_alerts", "a user's failed logins passed the limit", key="user_id")
 DEAD_LETTERS = Topic(
