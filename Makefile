@@ -28,7 +28,7 @@ watch: $(VENV)/runtime.lock
 	@exec $(VENV)/bin/footfall watch $(ARGS)
 
 kafka: $(VENV)/runtime.lock
-	@exec $(VENV)/bin/python -m infra.kafka $(ARGS)
+	@exec $(VENV)/bin/python -m footfall.infra.kafka $(ARGS)
 
 # Most tests wait: more processes than cores. For one alone: ARGS="-n 0 ..."
 test: check
@@ -43,10 +43,10 @@ check: $(VENV)/dev.lock
 	@$(VENV)/bin/mypy
 
 bench: $(VENV)/dev.lock
-	@exec $(VENV)/bin/python -m benchmarks $(ARGS)
+	@exec $(VENV)/bin/python -m footfall.benchmarks $(ARGS)
 
 dashboard-pictures: $(VENV)/dev.lock
-	@exec $(VENV)/bin/python -m grafana.pictures $(ARGS)
+	@exec $(VENV)/bin/python -m footfall.grafana.pictures $(ARGS)
 
 # Run again by hand after changing the dependencies in pyproject.toml; the environment is
 # made anew from the result. UPGRADE="--upgrade" takes newer versions.

@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 
-from schemas.addresses import ip_of
+from footfall.schemas.addresses import ip_of
 
 BACKLOG = 2048
 

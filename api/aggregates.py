@@ -6,11 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from api.answers import Answer, Receive, RequestError, Scope, encode_json
-from api.debug_answers import DebugAnswers
-from api.parameters import MINUTE_MS, Parameters, bad, optional, read_parameters, whole_minutes
-from schemas.times import datetime_of
-from sinks import SinkError
+from footfall.api.answers import Answer, Receive, RequestError, Scope, encode_json
+from footfall.api.debug_answers import DebugAnswers
+from footfall.api.parameters import (
+    MINUTE_MS,
+    Parameters,
+    bad,
+    optional,
+    read_parameters,
+    whole_minutes,
+)
+from footfall.schemas.times import datetime_of
+from footfall.sinks import SinkError
 
 MINUTES_MAX = 10
 SHAPE = "<from>_<to> like 2022-03-22T12:25:00_2022-03-22T12:30:00"

@@ -12,17 +12,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from api.aggregates import AggregatesQueries
-from api.answers import Answer, Handler, Receive, Scope
-from api.collect import Collector
-from api.debug_answers import DebugAnswers
-from api.docs import description, docs_files
-from api.door import Door
-from api.endpoint import Endpoint
-from api.files import file_answer, read_files, serve_files, serve_one
-from api.health import Readiness, healthy
-from api.profiles import ProfileQueries
-from api.services import Services
+from footfall.api.aggregates import AggregatesQueries
+from footfall.api.answers import Answer, Handler, Receive, Scope
+from footfall.api.collect import Collector
+from footfall.api.debug_answers import DebugAnswers
+from footfall.api.docs import description, docs_files
+from footfall.api.door import Door
+from footfall.api.endpoint import Endpoint
+from footfall.api.files import file_answer, read_files, serve_files, serve_one
+from footfall.api.health import Readiness, healthy
+from footfall.api.profiles import ProfileQueries
+from footfall.api.services import Services
 
 
 def create_app(services: Services) -> Starlette:
@@ -94,7 +94,7 @@ def create_app(services: Services) -> Starlette:
 
 
 def _page_files() -> dict[str, bytes]:
-    return read_files(files("api") / "static")
+    return read_files(files("footfall.api") / "static")
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

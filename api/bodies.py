@@ -9,7 +9,7 @@ from typing import Protocol
 
 from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
 
-from api.answers import ClientGoneError, Receive, RequestError, Scope
+from footfall.api.answers import ClientGoneError, Receive, RequestError, Scope
 
 BODY_BYTES_MAX = 1_048_576
 """The largest body of a request: as large as the largest record that a flow reads."""

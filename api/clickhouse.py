@@ -13,11 +13,11 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from api.aggregates import Sums
-from schemas.addresses import AddressError
-from schemas.database_addresses import clickhouse_address
-from schemas.embedded_clickhouse import own_headers
-from sinks import SinkRefusedError, SinkUnavailableError
+from footfall.api.aggregates import Sums
+from footfall.schemas.addresses import AddressError
+from footfall.schemas.database_addresses import clickhouse_address
+from footfall.schemas.embedded_clickhouse import own_headers
+from footfall.sinks import SinkRefusedError, SinkUnavailableError
 
 ANSWER_WITHIN_S = 20.0
 CONNECT_WITHIN_S = 2.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from api.answers import (
+from footfall.api.answers import (
     NO_CONTENT,
     Answer,
     Handler,
@@ -14,12 +14,12 @@ from api.answers import (
     Scope,
     json_answer,
 )
-from api.bodies import read_body
-from api.metrics import ApiMetrics
-from api.records import INCOMING, BadRecordError, Incoming, read_records
-from api.writing import BusyError, NotStoredError, RecordTooLargeError, Writing
-from schemas.topics import TOPICS
-from sinks import Record
+from footfall.api.bodies import read_body
+from footfall.api.metrics import ApiMetrics
+from footfall.api.records import INCOMING, BadRecordError, Incoming, read_records
+from footfall.api.writing import BusyError, NotStoredError, RecordTooLargeError, Writing
+from footfall.schemas.topics import TOPICS
+from footfall.sinks import Record
 
 RETRY_AFTER = ((b"retry-after", b"1"),)
 

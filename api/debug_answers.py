@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from api.answers import Receive, Scope
-from api.bodies import read_body
+from footfall.api.answers import Receive, Scope
+from footfall.api.bodies import read_body
 
 EXPECTED_BYTES_MAX = 8 * 1_048_576
 LOGGED_MAX = 20

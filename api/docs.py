@@ -6,9 +6,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 from swagger_ui_bundle import swagger_ui_path
 
-from api.answers import Answer, encode_json
-from api.files import CONTENT_TYPES, DOCS_POLICY, file_answer
-from api.openapi import openapi
+from footfall.api.answers import Answer, encode_json
+from footfall.api.files import CONTENT_TYPES, DOCS_POLICY, file_answer
+from footfall.api.openapi import openapi
 
 VIEWER_FILES = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png")
 

@@ -16,9 +16,18 @@ from urllib.parse import unquote_to_bytes
 
 from starlette.types import ASGIApp
 
-from api.answers import Answer, Headers, Message, Receive, Scope, Send, error_answer, messages_of
-from api.metrics import ApiMetrics
-from schemas.addresses import OwnHosts
+from footfall.api.answers import (
+    Answer,
+    Headers,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    error_answer,
+    messages_of,
+)
+from footfall.api.metrics import ApiMetrics
+from footfall.schemas.addresses import OwnHosts
 
 ANY_ORIGIN = "*"
 READS = frozenset({"GET", "HEAD"})

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from prometheus_client import Counter
 
-from api.answers import (
+from footfall.api.answers import (
     Answer,
     ClientGoneError,
     Handler,
@@ -23,7 +23,7 @@ from api.answers import (
     error_answer,
     messages_of,
 )
-from api.metrics import ApiMetrics
+from footfall.api.metrics import ApiMetrics
 
 LOGGED_BODY_BYTES_MAX = 2048
 SECRET_HEADERS = frozenset({b"authorization", b"proxy-authorization", b"cookie"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from importlib.resources.abc import Traversable
 
-from api.answers import Answer, Handler, Headers, Receive, RequestError, Scope
+from footfall.api.answers import Answer, Handler, Headers, Receive, RequestError, Scope
 
 CONTENT_TYPES = {
     "html": b"text/html; charset=utf-8",

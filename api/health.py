@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
-from api.answers import Answer, Receive, RequestError, Scope, encode_json
-from api.writing import NotStoredError
-from sinks import SinkError
+from footfall.api.answers import Answer, Receive, RequestError, Scope, encode_json
+from footfall.api.writing import NotStoredError
+from footfall.sinks import SinkError
 
 CHECK_WITHIN_S = 3.0
 

@@ -26,11 +26,11 @@ from aiokafka.errors import (
     RecordListTooLargeError,
 )
 
-from api.records import INCOMING
-from api.writing import BusyError, NotStoredError, RecordTooLargeError
-from schemas.topics import RECORD_BYTES_TAKEN_MAX, TOPICS
-from sinks import Record, SinkRefusedError, SinkUnavailableError
-from sinks.kafka import KafkaTopics
+from footfall.api.records import INCOMING
+from footfall.api.writing import BusyError, NotStoredError, RecordTooLargeError
+from footfall.schemas.topics import RECORD_BYTES_TAKEN_MAX, TOPICS
+from footfall.sinks import Record, SinkRefusedError, SinkUnavailableError
+from footfall.sinks.kafka import KafkaTopics
 
 RECORDS_IN_FLIGHT_MAX = 20_000
 WRITE_WITHIN_S = 10.0

@@ -20,20 +20,20 @@ from typing import Any
 
 import msgspec
 
-from api.answers import Answer, Receive, Scope
-from api.health import Check, state_of
-from api.live_answers import LiveAnswers
-from api.refreshed import Refreshed
-from api.shop_live import ShopPanels
-from api.shop_snapshot import ShopNow
-from api.shop_tables import ShopTables
-from api.snapshot import Counts, Flow, Letter, Minutes, Snapshot, Top, Windows
-from api.workers import WorkerMeter
-from operations.looking import problem_of
-from operations.observer import Look
-from operations.sent import Sent
-from schemas import topics
-from schemas.dead_letters import DeadLetter
+from footfall.api.answers import Answer, Receive, Scope
+from footfall.api.health import Check, state_of
+from footfall.api.live_answers import LiveAnswers
+from footfall.api.refreshed import Refreshed
+from footfall.api.shop_live import ShopPanels
+from footfall.api.shop_snapshot import ShopNow
+from footfall.api.shop_tables import ShopTables
+from footfall.api.snapshot import Counts, Flow, Letter, Minutes, Snapshot, Top, Windows
+from footfall.api.workers import WorkerMeter
+from footfall.operations.looking import problem_of
+from footfall.operations.observer import Look
+from footfall.operations.sent import Sent
+from footfall.schemas import topics
+from footfall.schemas.dead_letters import DeadLetter
 
 SNAPSHOT_EVERY_S = 1.0
 FIRST_LOOK_S = 0.5

@@ -14,9 +14,9 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from api.answers import PRIVATE, Answer, Scope, encode_json
-from api.patches import patch_of
-from api.snapshot import Snapshot
+from footfall.api.answers import PRIVATE, Answer, Scope, encode_json
+from footfall.api.patches import patch_of
+from footfall.api.snapshot import Snapshot
 
 KEPT = 30
 """Snapshots kept: a viewer that has not asked for half a minute still gets a patch."""

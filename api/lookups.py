@@ -13,13 +13,13 @@ from typing import Any
 
 from msgspec import Struct
 
-from api.answers import Answer, Receive, RequestError, Scope, encode_json
-from api.clickhouse import ClickHouse
-from api.shop_questions import ask
-from schemas.operations import OPERATIONS
-from schemas.tables.sessions import SPEND_TIME_VIEW
-from schemas.tables.traces import REQUEST_SUMMARY_VIEW, REQUEST_TRACE, USER_TRACE
-from sinks import SinkError
+from footfall.api.answers import Answer, Receive, RequestError, Scope, encode_json
+from footfall.api.clickhouse import ClickHouse
+from footfall.api.shop_questions import ask
+from footfall.schemas.operations import OPERATIONS
+from footfall.schemas.tables.sessions import SPEND_TIME_VIEW
+from footfall.schemas.tables.traces import REQUEST_SUMMARY_VIEW, REQUEST_TRACE, USER_TRACE
+from footfall.sinks import SinkError
 
 ID_CHARS_MAX = 200
 """The longest id that a record may have."""

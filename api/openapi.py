@@ -7,17 +7,17 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from api.aggregates import ACTIONS, AGGREGATES, FILTERS, MINUTES_MAX
-from api.aggregates import SHAPE as MINUTES_SHAPE
-from api.lookups import ID_CHARS_MAX, RequestTrace, UserTrail
-from api.profiles import SHAPE as PROFILE_SHAPE
-from api.records import INCOMING
-from api.snapshot import Snapshot
-from schemas import shop_events
-from schemas.client_reports import ClientReport
-from schemas.platform_logs import PlatformLog
-from schemas.store_events import StoreEvent
-from schemas.user_tags import UserTag
+from footfall.api.aggregates import ACTIONS, AGGREGATES, FILTERS, MINUTES_MAX
+from footfall.api.aggregates import SHAPE as MINUTES_SHAPE
+from footfall.api.lookups import ID_CHARS_MAX, RequestTrace, UserTrail
+from footfall.api.profiles import SHAPE as PROFILE_SHAPE
+from footfall.api.records import INCOMING
+from footfall.api.snapshot import Snapshot
+from footfall.schemas import shop_events
+from footfall.schemas.client_reports import ClientReport
+from footfall.schemas.platform_logs import PlatformLog
+from footfall.schemas.store_events import StoreEvent
+from footfall.schemas.user_tags import UserTag
 
 
 class Error(Struct, frozen=True):

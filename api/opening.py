@@ -7,25 +7,25 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
-from api.clickhouse import ClickHouse, MinuteBuckets
-from api.endpoint import RequestLog
-from api.health import Check
-from api.live import Live, LiveSources
-from api.lookups import Lookups
-from api.metrics import ApiMetrics
-from api.profiles import Profiles
-from api.services import Services
-from api.shop_tables import ShopTables
-from api.tables import MinutesSource, WindowsSource
-from api.tails import FileTail, KafkaTail, Tail
-from api.workers import WorkerMeter
-from api.writing import GroupCommit, Writing
-from operations.observer import Observer
-from operations.sent import read_sent
-from schemas.addresses import OwnHosts
-from schemas.settings import Settings
-from schemas.topics import ACTIVITIES, STORE_EVENTS, USER_TAGS, VISITS
-from sinks.open import open_topics
+from footfall.api.clickhouse import ClickHouse, MinuteBuckets
+from footfall.api.endpoint import RequestLog
+from footfall.api.health import Check
+from footfall.api.live import Live, LiveSources
+from footfall.api.lookups import Lookups
+from footfall.api.metrics import ApiMetrics
+from footfall.api.profiles import Profiles
+from footfall.api.services import Services
+from footfall.api.shop_tables import ShopTables
+from footfall.api.tables import MinutesSource, WindowsSource
+from footfall.api.tails import FileTail, KafkaTail, Tail
+from footfall.api.workers import WorkerMeter
+from footfall.api.writing import GroupCommit, Writing
+from footfall.operations.observer import Observer
+from footfall.operations.sent import read_sent
+from footfall.schemas.addresses import OwnHosts
+from footfall.schemas.settings import Settings
+from footfall.schemas.topics import ACTIVITIES, STORE_EVENTS, USER_TAGS, VISITS
+from footfall.sinks.open import open_topics
 
 PROBE_BYTES = 4096
 
@@ -37,7 +37,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     A server that does not answer is no error here: ``/readyz`` names it, its routes say 503.
     """
     # Clients of servers are imported where they are opened: tests need none of them.
-    from sinks.open import open_profiles
+    from footfall.sinks.open import open_profiles
 
     async with AsyncExitStack() as opened:
         writing, tail = _open_topics(settings)
@@ -79,7 +79,7 @@ def _open_topics(settings: Settings) -> tuple[Writing, Tail]:
     if folder is not None:
         writer = open_topics(settings)
         return GroupCommit(writer, partial(probe_folder, folder)), FileTail(folder)
-    from api.kafka_writing import KafkaWriting
+    from footfall.api.kafka_writing import KafkaWriting
 
     assert settings.kafka_bootstrap is not None
     names = [topic.name for topic in (USER_TAGS, STORE_EVENTS, VISITS, ACTIVITIES)]

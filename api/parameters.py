@@ -6,8 +6,8 @@ import re
 from collections.abc import Collection
 from urllib.parse import parse_qsl
 
-from api.answers import RequestError
-from schemas.times import BadTimeError, parse_time_ms
+from footfall.api.answers import RequestError
+from footfall.schemas.times import BadTimeError, parse_time_ms
 
 MINUTE_MS = 60_000
 PARAMETERS_MAX = 50

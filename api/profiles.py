@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from api.answers import Answer, Receive, RequestError, Scope, encode_json
-from api.debug_answers import DebugAnswers
-from api.parameters import read_parameters, time_range, whole_number
-from sinks import SinkError
+from footfall.api.answers import Answer, Receive, RequestError, Scope, encode_json
+from footfall.api.debug_answers import DebugAnswers
+from footfall.api.parameters import read_parameters, time_range, whole_number
+from footfall.sinks import SinkError
 
 THREADS = 4
 READS_WAITING_MAX = 500

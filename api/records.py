@@ -12,16 +12,16 @@ from typing import Any
 
 import msgspec
 
-from schemas import topics
-from schemas.client_reports import ClientReport
-from schemas.platform_logs import PlatformLog, id_text
-from schemas.prices import BadPriceError, cents_of
-from schemas.reasons import UNREADABLE, bytes_reason, field_reason
-from schemas.shop_events import ShopEvent
-from schemas.store_events import StoreEvent
-from schemas.times import FUTURE_MAX_MS, BadTimeError, parse_time_ms
-from schemas.user_tags import UserTag
-from sinks import Record
+from footfall.schemas import topics
+from footfall.schemas.client_reports import ClientReport
+from footfall.schemas.platform_logs import PlatformLog, id_text
+from footfall.schemas.prices import BadPriceError, cents_of
+from footfall.schemas.reasons import UNREADABLE, bytes_reason, field_reason
+from footfall.schemas.shop_events import ShopEvent
+from footfall.schemas.store_events import StoreEvent
+from footfall.schemas.times import FUTURE_MAX_MS, BadTimeError, parse_time_ms
+from footfall.schemas.user_tags import UserTag
+from footfall.sinks import Record
 
 _NEWLINES = bytes.maketrans(b"\r\n", b"  ")
 _SPACE = b" \t\r\n"

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-from sinks import SinkError
+from footfall.sinks import SinkError
 
 COST_SHARE_MAX = 0.1
 """The largest share of time that a question is under way: a slow one is asked less often."""

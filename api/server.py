@@ -19,17 +19,17 @@ import uvloop
 from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 
-from api.address import BACKLOG, PortError, listen, url_of
-from api.app import create_app
-from api.metrics import ApiMetrics
-from api.opening import open_services
-from infra import connections
-from infra.connections import LIMITS, Limits
-from infra.logs import log_start, set_up_logs
-from schemas.settings import SettingError, Settings, read_settings
-from schemas.status import LOG_EVERY_S
-from schemas.targets import scrape_target
-from sinks import SinkError
+from footfall.api.address import BACKLOG, PortError, listen, url_of
+from footfall.api.app import create_app
+from footfall.api.metrics import ApiMetrics
+from footfall.api.opening import open_services
+from footfall.infra import connections
+from footfall.infra.connections import LIMITS, Limits
+from footfall.infra.logs import log_start, set_up_logs
+from footfall.schemas.settings import SettingError, Settings, read_settings
+from footfall.schemas.status import LOG_EVERY_S
+from footfall.schemas.targets import scrape_target
+from footfall.sinks import SinkError
 
 __all__ = ["PortError", "create_app", "listen", "main", "serve"]
 
@@ -147,7 +147,7 @@ def _observing(
     if not is_observing:
         yield ()
         return
-    from operations.observer import observing
+    from footfall.operations.observer import observing
 
     with observing(settings) as observers:
         yield observers
@@ -199,7 +199,7 @@ def config(app: Starlette, limits: Limits = LIMITS) -> uvicorn.Config:
 
 
 def main() -> int:
-    """Serve, for ``python -m api.server [--open]``. Returns the exit code."""
+    """Serve, for ``python -m footfall.api.server [--open]``. Returns the exit code."""
     # Files that it makes, in the home above all, can be read by its user alone.
     os.umask(0o077)
     try:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from api.aggregates import AggregatesSource
-from api.endpoint import RequestLog
-from api.health import Check
-from api.live import Live
-from api.lookups import Lookups
-from api.metrics import ApiMetrics
-from api.profiles import Profiles
-from api.writing import Writing
-from schemas.addresses import OwnHosts
+from footfall.api.aggregates import AggregatesSource
+from footfall.api.endpoint import RequestLog
+from footfall.api.health import Check
+from footfall.api.live import Live
+from footfall.api.lookups import Lookups
+from footfall.api.metrics import ApiMetrics
+from footfall.api.profiles import Profiles
+from footfall.api.writing import Writing
+from footfall.schemas.addresses import OwnHosts
 
 
 @dataclass(frozen=True, slots=True)

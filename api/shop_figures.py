@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from api.parameters import MINUTE_MS
-from api.shop_questions import STILL_MS, Rows, minutes_between, range_ms
-from api.shop_snapshot import (
+from footfall.api.parameters import MINUTE_MS
+from footfall.api.shop_questions import STILL_MS, Rows, minutes_between, range_ms
+from footfall.api.shop_snapshot import (
     SESSION_LENGTHS_S,
     FailedRequest,
     Health,

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from api.refreshed import Refreshed
-from api.shop_snapshot import (
+from footfall.api.refreshed import Refreshed
+from footfall.api.shop_snapshot import (
     Alert,
     Anomaly,
     FailedRequest,
@@ -22,10 +22,10 @@ from api.shop_snapshot import (
     Sessions,
     ShopNow,
 )
-from api.shop_tables import ShopTables
-from schemas.login_alerts import LoginAlert
-from schemas.times import BadTimeError, parse_time_ms
-from schemas.topics import LOGIN_ALERTS
+from footfall.api.shop_tables import ShopTables
+from footfall.schemas.login_alerts import LoginAlert
+from footfall.schemas.times import BadTimeError, parse_time_ms
+from footfall.schemas.topics import LOGIN_ALERTS
 
 ALERTS_SHOWN = 8
 ALERTS_LOOKED_AT = 50

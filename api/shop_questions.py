@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from api.clickhouse import ClickHouse
-from api.parameters import MINUTE_MS
-from sinks import SinkRefusedError, SinkUnavailableError
+from footfall.api.clickhouse import ClickHouse
+from footfall.api.parameters import MINUTE_MS
+from footfall.sinks import SinkRefusedError, SinkUnavailableError
 
 SECONDS_MAX = 8
 SETTINGS = (

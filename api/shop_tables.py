@@ -15,9 +15,9 @@ from itertools import starmap
 
 from msgspec.structs import replace
 
-from api.clickhouse import ClickHouse
-from api.parameters import MINUTE_MS
-from api.shop_figures import (
+from footfall.api.clickhouse import ClickHouse
+from footfall.api.parameters import MINUTE_MS
+from footfall.api.shop_figures import (
     MINUTES_OF_HEALTH,
     NAME_CHARS_MAX,
     failures_of,
@@ -25,7 +25,7 @@ from api.shop_figures import (
     online_of,
     sessions_of,
 )
-from api.shop_questions import (
+from footfall.api.shop_questions import (
     Rows,
     ask,
     between,
@@ -34,7 +34,7 @@ from api.shop_questions import (
     newest_s,
     range_ms,
 )
-from api.shop_snapshot import (
+from footfall.api.shop_snapshot import (
     SESSION_LENGTHS_S,
     Anomaly,
     FailedRequest,
@@ -46,23 +46,23 @@ from api.shop_snapshot import (
     Products,
     Sessions,
 )
-from api.tables import shown_newest_ms, whole_until_ms
-from schemas.operations import OUTCOME_OK
-from schemas.tables.clickhouse import DELETED, Table
-from schemas.tables.logins import FAILED_LOGIN, FAILED_LOGIN_VIEW
-from schemas.tables.product_views import PRODUCT_USER_VIEWS, PRODUCT_VIEWS_VIEW
-from schemas.tables.service_health import ROWS as HEALTH
-from schemas.tables.service_health import TRAILING_MS, anomalies_in
-from schemas.tables.service_health import VIEW as HEALTH_VIEW
-from schemas.tables.sessions import (
+from footfall.api.tables import shown_newest_ms, whole_until_ms
+from footfall.schemas.operations import OUTCOME_OK
+from footfall.schemas.tables.clickhouse import DELETED, Table
+from footfall.schemas.tables.logins import FAILED_LOGIN, FAILED_LOGIN_VIEW
+from footfall.schemas.tables.product_views import PRODUCT_USER_VIEWS, PRODUCT_VIEWS_VIEW
+from footfall.schemas.tables.service_health import ROWS as HEALTH
+from footfall.schemas.tables.service_health import TRAILING_MS, anomalies_in
+from footfall.schemas.tables.service_health import VIEW as HEALTH_VIEW
+from footfall.schemas.tables.sessions import (
     ONLINE_PER_MINUTE,
     ONLINE_USER_VIEW,
     SESSIONS,
 )
-from schemas.tables.shop_events import FUNNEL_VIEW
-from schemas.tables.shop_events import TABLES as EVENT_TABLES
-from schemas.tables.traces import REQUEST_SUMMARY, REQUEST_TRACE, USER_TRACE
-from schemas.topics import PLATFORM_LOGS, SHOP_EVENTS, STORE_EVENTS, USER_TAGS
+from footfall.schemas.tables.shop_events import FUNNEL_VIEW
+from footfall.schemas.tables.shop_events import TABLES as EVENT_TABLES
+from footfall.schemas.tables.traces import REQUEST_SUMMARY, REQUEST_TRACE, USER_TRACE
+from footfall.schemas.topics import PLATFORM_LOGS, SHOP_EVENTS, STORE_EVENTS, USER_TAGS
 
 MINUTES_SHOWN = 60
 PARTITIONS_MAX = 256

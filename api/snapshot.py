@@ -9,8 +9,8 @@ from typing import Literal
 
 from msgspec import Struct, field
 
-from api.shop_snapshot import ShopNow
-from operations.sent import Sent
+from footfall.api.shop_snapshot import ShopNow
+from footfall.operations.sent import Sent
 
 
 class Rates(Struct, frozen=True):

@@ -8,14 +8,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, inspect, select
 
-from api.clickhouse import ClickHouse
-from api.parameters import MINUTE_MS
-from api.snapshot import Minutes, Top, TopRow, Windows
-from schemas.addresses import path_of, scheme_of
-from schemas.database_addresses import STORE_TAKES
-from schemas.tables.minute_buckets import ROWS, VIEW
-from schemas.tables.store_metrics import EVENTS
-from sinks._sql_engine import Store
+from footfall.api.clickhouse import ClickHouse
+from footfall.api.parameters import MINUTE_MS
+from footfall.api.snapshot import Minutes, Top, TopRow, Windows
+from footfall.schemas.addresses import path_of, scheme_of
+from footfall.schemas.database_addresses import STORE_TAKES
+from footfall.schemas.tables.minute_buckets import ROWS, VIEW
+from footfall.schemas.tables.store_metrics import EVENTS
+from footfall.sinks._sql_engine import Store
 
 MINUTES_SHOWN = 20
 MINUTES_OF_TOP = 5

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from schemas.topic_files import Segment, records_path, segments
+from footfall.schemas.topic_files import Segment, records_path, segments
 
 TAIL_BYTES_FIRST = 65_536
 TAIL_BYTES_MAX = 2_097_152

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median_low
 
-from api.snapshot import Counts, Flow, Rates, Worker
-from operations.flow_facts import FlowFacts, WorkerFacts
-from operations.observer import Look
-from operations.troubles import Movement, records_waiting, sentences, trouble_of
-from schemas.status import PartitionStatus, WorkerStatus
-from schemas.topics import TOPICS
+from footfall.api.snapshot import Counts, Flow, Rates, Worker
+from footfall.operations.flow_facts import FlowFacts, WorkerFacts
+from footfall.operations.observer import Look
+from footfall.operations.troubles import Movement, records_waiting, sentences, trouble_of
+from footfall.schemas.status import PartitionStatus, WorkerStatus
+from footfall.schemas.topics import TOPICS
 
 RATE_OVER_MS = 5_000
 HISTORY_MAX = 180

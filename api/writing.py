@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
-from sinks import Record, SinkError, TopicWriter
+from footfall.sinks import Record, SinkError, TopicWriter
 
 RECORDS_WAITING_MAX = 20_000
 BYTES_WAITING_MAX = 64 * 1_048_576

@@ -1,6 +1,7 @@
 """``make bench``: every flow beside its peers, in one run; prints a table.
 
-python -m benchmarks [--events N] [--runs N] [--flows a,b] [--quick] [--no-kafka] [--write]
+python -m footfall.benchmarks [--events N] [--runs N] [--flows a,b] [--quick] [--no-kafka]
+    [--write]
 
 Three flows beside their peers, every flow with its parts and its sink, three flows over Kafka.
 """
@@ -14,14 +15,14 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-import flows
-from benchmarks import every_flow, every_report, kafka, kafka_faust, kafka_report
-from benchmarks.compare import TOPIC_OF, compare, parts_of
-from benchmarks.inputs import make_input
-from benchmarks.kafka_servers import why_not
-from benchmarks.measure import BenchmarkError, Figure, run_once
-from benchmarks.parts import PARTS
-from benchmarks.report import chart, machine, table
+from footfall import flows
+from footfall.benchmarks import every_flow, every_report, kafka, kafka_faust, kafka_report
+from footfall.benchmarks.compare import TOPIC_OF, compare, parts_of
+from footfall.benchmarks.inputs import make_input
+from footfall.benchmarks.kafka_servers import why_not
+from footfall.benchmarks.measure import BenchmarkError, Figure, run_once
+from footfall.benchmarks.parts import PARTS
+from footfall.benchmarks.report import chart, machine, table
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import duckdb
 
-from benchmarks.folders import topic_in
-from benchmarks.inputs import SHOP
-from schemas.times import iso_ms
-from schemas.topics import PLATFORM_LOGS, STORE_EVENTS, USER_TAGS
+from footfall.benchmarks.folders import topic_in
+from footfall.benchmarks.inputs import SHOP
+from footfall.schemas.times import iso_ms
+from footfall.schemas.topics import PLATFORM_LOGS, STORE_EVENTS, USER_TAGS
 
 Answer = dict[str, int]
 

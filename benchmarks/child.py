@@ -13,7 +13,7 @@ def main(variant: str, flow: str, folder: Path, home: Path) -> None:
     """Run a variant of a flow over the topic in ``folder``; ``home`` is empty."""
     # As `footfall run` does: Polars reads it when it is imported.
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
-    answer = importlib.import_module(f"benchmarks.{variant}").run(flow, folder, home)
+    answer = importlib.import_module(f"footfall.benchmarks.{variant}").run(flow, folder, home)
     print(json.dumps(answer))
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 
-from benchmarks.inputs import Input
-from benchmarks.measure import (
+from footfall.benchmarks.inputs import Input
+from footfall.benchmarks.measure import (
     Figure,
     Launch,
     Run,
@@ -15,7 +15,7 @@ from benchmarks.measure import (
     run_children,
     run_once,
 )
-from benchmarks.parts import PARTS
+from footfall.benchmarks.parts import PARTS
 
 TOPIC_OF = {
     "store_metrics": "store_events",

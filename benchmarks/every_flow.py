@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-import flows
-from benchmarks.inputs import Input
-from benchmarks.kafka_job import FRAME, TABLES, Job
-from benchmarks.measure import (
+from footfall import flows
+from footfall.benchmarks.inputs import Input
+from footfall.benchmarks.kafka_job import FRAME, TABLES, Job
+from footfall.benchmarks.measure import (
     Figure,
     Launch,
     Run,
@@ -22,10 +22,10 @@ from benchmarks.measure import (
     run_children,
     run_once,
 )
-from benchmarks.parts import PARTS
-from benchmarks.tables import Tables, answer_of, tables_in
-from schemas.topics import PLATFORM_LOGS, SHOP_EVENTS, STORE_EVENTS, USER_TAGS
-from sinks.topic_files import FileTopics
+from footfall.benchmarks.parts import PARTS
+from footfall.benchmarks.tables import Tables, answer_of, tables_in
+from footfall.schemas.topics import PLATFORM_LOGS, SHOP_EVENTS, STORE_EVENTS, USER_TAGS
+from footfall.sinks.topic_files import FileTopics
 
 EVENTS_MAX = 1_000_000
 RUNS_MAX = 2
@@ -73,7 +73,7 @@ class Found:
 def subjects(names: Sequence[str]) -> list[Subject]:
     """Return each of these flows with each topic that it reads."""
     contracts = flows.catalogue()
-    return [(name, topic) for name in names for topic in contracts[name].reads]
+    return [(name, topic) for name in names for topic in contracts[name].topics]
 
 
 def measure(
@@ -165,7 +165,9 @@ class _Bench:
             environ = {"TOPICS_URL": f"file://{topics}", "FOOTFALL_HOME": str(home), **tables}
             begun_s = self.tables.server_cpu_s()
             job = Job(what, of.topic, environ, self.flow)
-            run = self.launch(name, [("benchmarks.kafka_job", job.encode())], Path(folder))
+            run = self.launch(
+                name, [("footfall.benchmarks.kafka_job", job.encode())], Path(folder)
+            )
             used_s = self.tables.server_cpu_s() - begun_s
             run = check_read(name, run, of)
             if what == TABLES:
@@ -183,7 +185,7 @@ def _topics_beside(flow: str, of: Input, folder: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / of.topic).symlink_to((of.folder / of.topic).absolute())
     writer = FileTopics(folder)
-    for topic in flows.catalogue()[flow].reads:
+    for topic in flows.catalogue()[flow].topics:
         if topic != of.topic:
             writer.create(topic, len(of.files))
     writer.close()

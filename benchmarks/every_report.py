@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from benchmarks.every_flow import BATCH, GOAL, GOALS, PLAIN, Found, Subject
-from benchmarks.parts import PARTS
-from benchmarks.report import speed
-from benchmarks.tables import CLICKHOUSE, sink_of
+from footfall.benchmarks.every_flow import BATCH, GOAL, GOALS, PLAIN, Found, Subject
+from footfall.benchmarks.parts import PARTS
+from footfall.benchmarks.report import speed
+from footfall.benchmarks.tables import CLICKHOUSE, sink_of
 
 TITLE = "## Every flow"
 PEERS = {PLAIN: "plain Python loop", BATCH: "DuckDB batch query"}

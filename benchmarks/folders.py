@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from schemas.topic_files import META_FILE
+from footfall.schemas.topic_files import META_FILE
 
 
 def topic_in(folder: Path) -> str:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from schemas.tables.store_metrics import SUMS
-from schemas.versions import FINAL
-from sinks.buffered import BufferedSink
-from streams.engine import Outputs
-from streams.runner import Run, run_worker
-from streams.source import LATEST, TopicSource
-from streams.topic_files import FileTopic
+from footfall import flows
+from footfall.schemas.tables.store_metrics import SUMS
+from footfall.schemas.versions import FINAL
+from footfall.sinks.buffered import BufferedSink
+from footfall.streams.engine import Outputs
+from footfall.streams.runner import Run, run_worker
+from footfall.streams.source import LATEST, TopicSource
+from footfall.streams.topic_files import FileTopic
 
 Answer = dict[str, int]
 
@@ -46,7 +46,7 @@ class CountingWriter:
 
 def run(flow: str, folder: Path, home: Path) -> Answer:
     """Run the flow over the topic in ``folder`` once; return what its final rows add up to."""
-    module = importlib.import_module(f"flows.{flow}")
+    declared = flows.catalogue()[flow]
     writer = CountingWriter(SUMMED[flow])
     runs: list[Run] = []
 
@@ -55,11 +55,11 @@ def run(flow: str, folder: Path, home: Path) -> Answer:
 
     def wire(started: Run) -> Any:
         runs.append(started)
-        topic = FileTopic(folder, module.CONTRACT.reads[0], end=LATEST)
+        topic = FileTopic(folder, declared.topics[0], end=LATEST)
         outputs = Outputs(sink(writer), sink(CountingWriter({})), sink(CountingWriter({})))
-        return module.build(TopicSource(topic, started.stop), outputs, started.progress)
+        return declared.dataflow(TopicSource(topic, started.stop), outputs, started.progress)
 
-    every_s = module.CONTRACT.snapshot_every_s
+    every_s = declared.snapshot_every_s
     run_worker(flow, wire, home, once=True, snapshot_every_s=every_s)
     partitions, _ = runs[0].progress.read()
     return writer.answer or {"events": sum(part.used for part in partitions)}

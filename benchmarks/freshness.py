@@ -1,6 +1,6 @@
 """Times from an acknowledged POST until a reader sees it, while every flow of the demo runs.
 
-python -m benchmarks.freshness [--seconds N] [--rate N]
+python -m footfall.benchmarks.freshness [--seconds N] [--rate N]
 
 Probes are sent to the demo's api beside its simulated shop: a tag with a cookie and a brand of its
 own, and a purchase with a price that no other has. A reader asks every store again and again.
@@ -24,12 +24,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median, quantiles
 
-from benchmarks.measure import ROOT, BenchmarkError
-from cli.databases import ask_clickhouse, ask_store
-from cli.servers import settings_for_clients
-from infra.ports import free_port
-from schemas.settings import Settings
-from schemas.times import iso_ms
+from footfall.benchmarks.measure import ROOT, BenchmarkError
+from footfall.cli.databases import ask_clickhouse, ask_store
+from footfall.cli.servers import settings_for_clients
+from footfall.infra.ports import free_port
+from footfall.schemas.settings import Settings
+from footfall.schemas.times import iso_ms
 
 PROBE_EVERY_S = 0.5
 ASK_EVERY_S = 0.05
@@ -67,7 +67,7 @@ class Store:
 
 def main() -> int:
     """Measure, and print one line per store."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.freshness")
+    parser = argparse.ArgumentParser(prog="python -m footfall.benchmarks.freshness")
     parser.add_argument("--seconds", type=float, default=120.0, help="of probes (120)")
     parser.add_argument("--rate", type=int, default=1_000, help="records of the shop a second")
     args = parser.parse_args()
@@ -86,7 +86,7 @@ def main() -> int:
 @contextmanager
 def _demo(environ: dict[str, str], port: int, rate: int) -> Iterator[None]:
     command = [
-        *(sys.executable, "-m", "cli.main", "demo"),
+        *(sys.executable, "-m", "footfall.cli.main", "demo"),
         *("--fresh", "--port", str(port), "--rate", str(rate)),
     ]
     log = Path(environ["FOOTFALL_HOME"], "demo.log")

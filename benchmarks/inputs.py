@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from generator.shop_records import Disturbances
-from generator.shop_world import ShopWorld
-from generator.sources import Record, World
-from generator.store import StoreWorld
-from generator.tags import TagWorld
-from schemas.topic_files import end_offset
-from schemas.topics import PARTITIONS_DEFAULT, PLATFORM_LOGS, SHOP_EVENTS
-from sinks.topic_files import FileTopics
+from footfall.generator.shop_records import Disturbances
+from footfall.generator.shop_world import ShopWorld
+from footfall.generator.sources import Record, World
+from footfall.generator.store import StoreWorld
+from footfall.generator.tags import TagWorld
+from footfall.schemas.topic_files import end_offset
+from footfall.schemas.topics import PARTITIONS_DEFAULT, PLATFORM_LOGS, SHOP_EVENTS
+from footfall.sinks.topic_files import FileTopics
 
 SEED = 0
 BATCH_ROWS = 10_000

@@ -8,13 +8,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks import kafka_faust, kafka_idle
-from benchmarks.footfall import SUMMED
-from benchmarks.inputs import Input
-from benchmarks.kafka_job import BYTEWAX, FRAME, PLAIN, TABLES, Job
-from benchmarks.kafka_servers import Servers, fill, started, topic_name
-from benchmarks.measure import BenchmarkError, Figure, Run, check_same, figure_of, run_children
-from benchmarks.tables import answer_of
+from footfall.benchmarks import kafka_faust, kafka_idle
+from footfall.benchmarks.footfall import SUMMED
+from footfall.benchmarks.inputs import Input
+from footfall.benchmarks.kafka_job import BYTEWAX, FRAME, PLAIN, TABLES, Job
+from footfall.benchmarks.kafka_servers import Servers, fill, started, topic_name
+from footfall.benchmarks.measure import (
+    BenchmarkError,
+    Figure,
+    Run,
+    check_same,
+    figure_of,
+    run_children,
+)
+from footfall.benchmarks.tables import answer_of
 
 EVENTS_MAX = 1_000_000
 FILES = 0
@@ -164,7 +171,7 @@ class _Bench:
                 Job(case.what, topic, environ, flow, index, case.processes)
                 for index in range(case.processes)
             ]
-            modules = [("benchmarks.kafka_job", job.encode()) for job in jobs]
+            modules = [("footfall.benchmarks.kafka_job", job.encode()) for job in jobs]
             done = run_children(f"{name}: {case}", modules, Path(folder))
             read = done.answer.pop("read")
             if read != of.events:

@@ -8,11 +8,11 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.inputs import Input
-from benchmarks.kafka_job import FAUST, Job
-from benchmarks.kafka_servers import Servers, fill, topic_name
-from benchmarks.measure import Figure, Run, check_read, figure_of, run_children
-from schemas.topics import PLATFORM_LOGS
+from footfall.benchmarks.inputs import Input
+from footfall.benchmarks.kafka_job import FAUST, Job
+from footfall.benchmarks.kafka_servers import Servers, fill, topic_name
+from footfall.benchmarks.measure import Figure, Run, check_read, figure_of, run_children
+from footfall.schemas.topics import PLATFORM_LOGS
 
 FLOW = "login_alerts"
 EVENTS_MAX = 200_000
@@ -60,5 +60,5 @@ def _run(servers: Servers, of: Input, group: str) -> Run:
         }
         job = Job(FAUST, environ["KAFKA_TOPIC"], environ, FLOW)
         name = f"{FLOW} on Faust"
-        run = run_children(name, [("benchmarks.kafka_job", job.encode())], Path(folder))
+        run = run_children(name, [("footfall.benchmarks.kafka_job", job.encode())], Path(folder))
         return check_read(name, run, of)

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.kafka_job import FRAME, Job
-from benchmarks.kafka_servers import Servers, fill, topic_name
-from benchmarks.measure import ROOT, BenchmarkError
-from schemas.status import WorkerStatus, status_path
-from schemas.topics import USER_TAGS
+from footfall.benchmarks.kafka_job import FRAME, Job
+from footfall.benchmarks.kafka_servers import Servers, fill, topic_name
+from footfall.benchmarks.measure import ROOT, BenchmarkError
+from footfall.schemas.status import WorkerStatus, status_path
+from footfall.schemas.topics import USER_TAGS
 
 FLOW = "minute_buckets"
 PARTITIONS = 500
@@ -56,7 +56,7 @@ def measure(
         environ = {"TOPICS_URL": servers.topics_url, "KAFKA_TOPIC": topic, "FOOTFALL_HOME": home}
         job = Job(FRAME, topic, environ, FLOW, follow=True)
         worker = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.kafka_job", job.encode()],
+            [sys.executable, "-m", "footfall.benchmarks.kafka_job", job.encode()],
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
         )

@@ -1,6 +1,6 @@
 """One measured process over a topic of Kafka, or over topic files: a worker, or a plain reader.
 
-python -m benchmarks.kafka_job '{"what": "tables", ...}'
+python -m footfall.benchmarks.kafka_job '{"what": "tables", ...}'
 
 Prints what it counted as JSON.
 """
@@ -49,7 +49,7 @@ def main(text: str) -> None:
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
     job = msgspec.json.decode(text, type=Job)
     name = "kafka_worker" if job.flow else "kafka_readers"
-    print(json.dumps(importlib.import_module(f"benchmarks.{name}").run(job)))
+    print(json.dumps(importlib.import_module(f"footfall.benchmarks.{name}").run(job)))
 
 
 if __name__ == "__main__":

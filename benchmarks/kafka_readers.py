@@ -16,9 +16,9 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.testing import run_main
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-from benchmarks.footfall import Answer
-from benchmarks.kafka_job import PLAIN, Job
-from schemas.settings import read_settings
+from footfall.benchmarks.footfall import Answer
+from footfall.benchmarks.kafka_job import PLAIN, Job
+from footfall.schemas.settings import read_settings
 
 RECORDS_A_CALL = 10_000
 

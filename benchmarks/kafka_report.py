@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-from benchmarks.kafka import FILES, Case, Figures, Found
-from benchmarks.kafka_faust import PARTITIONS
-from benchmarks.kafka_idle import FLOW, OVER_S, Idle
-from benchmarks.kafka_job import BYTEWAX, FRAME, PLAIN, TABLES
-from benchmarks.measure import Figure
-from benchmarks.report import speed
-from benchmarks.tables import sink_of
+from footfall.benchmarks.kafka import FILES, Case, Figures, Found
+from footfall.benchmarks.kafka_faust import PARTITIONS
+from footfall.benchmarks.kafka_idle import FLOW, OVER_S, Idle
+from footfall.benchmarks.kafka_job import BYTEWAX, FRAME, PLAIN, TABLES
+from footfall.benchmarks.measure import Figure
+from footfall.benchmarks.report import speed
+from footfall.benchmarks.tables import sink_of
 
 TITLE = "## From Kafka"
 READERS = {PLAIN: "confluent-kafka, `consume(10_000)`", BYTEWAX: "Bytewax's `KafkaSource`"}

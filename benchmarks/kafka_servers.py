@@ -9,13 +9,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.inputs import BATCH_ROWS, batches
-from benchmarks.measure import BenchmarkError
-from benchmarks.tables import Tables, tables_in
-from infra.kafka import Broker, KafkaServerError
-from infra.kafka.jars import cache_folder, find_jars, find_java
-from schemas.topics import DEAD_LETTERS, LATE_EVENTS, LOGIN_ALERTS, STORE_METRICS_AVAILABLE
-from sinks.kafka import KafkaTopics
+from footfall.benchmarks.inputs import BATCH_ROWS, batches
+from footfall.benchmarks.measure import BenchmarkError
+from footfall.benchmarks.tables import Tables, tables_in
+from footfall.infra.kafka import Broker, KafkaServerError
+from footfall.infra.kafka.jars import cache_folder, find_jars, find_java
+from footfall.schemas.topics import (
+    DEAD_LETTERS,
+    LATE_EVENTS,
+    LOGIN_ALERTS,
+    STORE_METRICS_AVAILABLE,
+)
+from footfall.sinks.kafka import KafkaTopics
 
 RETENTION_H = 168
 

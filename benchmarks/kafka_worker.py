@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from benchmarks.footfall import SUMMED, Answer, CountingWriter
-from benchmarks.kafka_job import FAUST, FRAME, Job
-from schemas.settings import read_settings
-from schemas.status import PartitionStatus, WorkerStatus, status_path
-from sinks.buffered import BufferedSink
-from streams.engine import Outputs, stateful_steps
-from streams.open import open_source
-from streams.runner import Run, run_worker
-from streams.source import Share
+from footfall import flows
+from footfall.benchmarks.footfall import SUMMED, Answer, CountingWriter
+from footfall.benchmarks.kafka_job import FAUST, FRAME, Job
+from footfall.schemas.settings import read_settings
+from footfall.schemas.status import PartitionStatus, WorkerStatus, status_path
+from footfall.sinks.buffered import BufferedSink
+from footfall.streams.engine import Outputs
+from footfall.streams.open import open_source
+from footfall.streams.runner import Run, run_worker
+from footfall.streams.source import Share
 
 
 def run(job: Job) -> Answer:
     """Return the number of events read and, for a frame, the sums of the final rows."""
-    module = importlib.import_module(f"flows.{job.flow}")
-    contract = module.CONTRACT
+    contract = flows.catalogue()[job.flow]
     settings = read_settings(job.environ)
     if job.what == FAUST:
-        module.other_engine(settings)(Run(once=True))
+        run_on = contract.other_engine(settings)
+        assert run_on is not None
+        run_on(Run(once=True))
         status = status_path(settings.footfall_home, job.flow, 0).read_bytes()
         return _read(msgspec.json.decode(status, type=WorkerStatus).partitions)
     writer = CountingWriter(SUMMED.get(job.flow, {}))
@@ -37,12 +38,12 @@ def run(job: Job) -> Answer:
     def wire(started: Run) -> Any:
         runs.append(started)
         if job.what != FRAME:
-            return module.wire(settings, started)
+            return contract.wire(settings, started)
         outputs = Outputs(sink(writer), sink(CountingWriter({})), sink(CountingWriter({})))
         source: Any = open_source(settings, job.topic, job.flow, started)
-        if len(contract.reads) > 1:
+        if len(contract.topics) > 1:
             source = {job.topic: source}
-        return module.build(source, outputs, started.progress)
+        return contract.dataflow(source, outputs, started.progress)
 
     run_worker(
         job.flow,
@@ -51,7 +52,7 @@ def run(job: Job) -> Answer:
         once=not job.follow,
         snapshot_every_s=contract.snapshot_every_s,
         share=Share(job.index, job.count),
-        steps=stateful_steps(contract.reads, sink=contract.sink_keeps_state),
+        steps=contract.steps,
     )
     partitions, _ = runs[0].progress.read()
     return {**writer.answer, **_read(partitions)}

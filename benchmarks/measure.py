@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-from benchmarks.inputs import Input
+from footfall.benchmarks.inputs import Input
 
 SHORT_BESIDE_START = 0.25
 """Share of its start-up by which a run must be longer to give a speed."""
@@ -100,7 +100,7 @@ def run_once(variant: str, flow: str, topic: Input, launch: Launch = run_childre
     with tempfile.TemporaryDirectory(prefix="footfall-bench-") as home:
         state = Path(home) / "state"
         state.mkdir()
-        arguments = ("benchmarks.child", variant, flow, str(topic.folder), str(state))
+        arguments = ("footfall.benchmarks.child", variant, flow, str(topic.folder), str(state))
         return launch(f"{variant} of {flow}", [arguments], Path(home))
 
 

@@ -3,70 +3,29 @@
 from __future__ import annotations
 
 import gc
-import importlib
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from benchmarks.folders import topic_in
-from flows import _alerts, login_alerts, minute_buckets, split_topics, store_metrics, user_profiles
-from schemas.topics import PARTITIONS_DEFAULT, SHOP_EVENTS
-from streams.batch import Poll
-from streams.decode import Records
-from streams.engine import MakeStep, StatelessStep, WindowStep
-from streams.ordered import OrderedStep
-from streams.runner import tune_process
-from streams.source import LATEST, wall_clock_ms
-from streams.testing import DrivenStep
-from streams.topic_files import FileTopic
+from footfall import flows
+from footfall.benchmarks.folders import topic_in
+from footfall.schemas.topics import PARTITIONS_DEFAULT
+from footfall.streams.batch import Poll
+from footfall.streams.decode import Records
+from footfall.streams.runner import tune_process
+from footfall.streams.source import LATEST, wall_clock_ms
+from footfall.streams.steps import MakeStep
+from footfall.streams.testing import DrivenStep
+from footfall.streams.topic_files import FileTopic
 
 PARTS = ("read", "decode", "arithmetic")
 
 
 def pieces(flow: str, topic: str) -> tuple[Records, MakeStep]:
     """Return how a flow decodes a topic that it reads, and its step."""
-    module = importlib.import_module(f"flows.{flow}")
-    if hasattr(module, "READS"):
-        reading = module.READS[topic]
-        return reading.records, reading.make_step
-    return _OTHERS[flow]
-
-
-_OTHERS: dict[str, tuple[Records, MakeStep]] = {
-    "login_alerts": (
-        _alerts.LOGS,
-        partial(
-            OrderedStep,
-            "login_alerts",
-            _alerts.DELAY_MS,
-            lambda _partition, snapshot: login_alerts.Bursts(snapshot),
-            choose=_alerts.failed_logins,
-        ),
-    ),
-    "minute_buckets": (
-        minute_buckets.TAGS,
-        partial(WindowStep, "minute_buckets", minute_buckets.MINUTES, minute_buckets.buckets),
-    ),
-    "split_topics": (split_topics.records(SHOP_EVENTS), split_topics.step),
-    "store_metrics": (
-        store_metrics.ROWS_OF_STORE,
-        partial(
-            WindowStep,
-            "store_metrics",
-            store_metrics.windows_of(1.0),
-            partial(store_metrics.metrics, size_ms=1_000),
-        ),
-    ),
-    "user_profiles": (
-        user_profiles.TAGS,
-        lambda _partition, snapshot: StatelessStep(
-            partial(user_profiles.profile_rows, keep=200), snapshot
-        ),
-    ),
-}
-"""The pieces of flows whose step depends on settings."""
+    reading = flows.catalogue()[flow].readings()[topic]
+    return reading.records, reading.step
 
 
 def _polls(folder: Path, topic: str) -> Iterator[Poll]:

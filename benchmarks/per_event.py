@@ -21,9 +21,9 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import run_main
 
-from schemas.store_events import StoreEvent
-from schemas.topic_files import partition_of
-from schemas.user_tags import UserTag
+from footfall.schemas.store_events import StoreEvent
+from footfall.schemas.topic_files import partition_of
+from footfall.schemas.user_tags import UserTag
 
 Answer = dict[str, int]
 LINES_A_BATCH = 2_000

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from schemas.store_events import StoreEvent
-from schemas.user_tags import UserTag
+from footfall.schemas.store_events import StoreEvent
+from footfall.schemas.user_tags import UserTag
 
 Answer = dict[str, int]
 BLOCK_BYTES = 1 << 19

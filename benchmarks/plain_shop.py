@@ -17,8 +17,8 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.folders import topic_in
-from schemas.operations import (
+from footfall.benchmarks.folders import topic_in
+from footfall.schemas.operations import (
     OUTCOME_FAILED,
     OUTCOME_INCOMPLETE,
     OUTCOME_OK,
@@ -26,12 +26,18 @@ from schemas.operations import (
     operation_of,
     outcome_of,
 )
-from schemas.platform_logs import SESSION_TIMEOUT_S, VALID, PlatformLog, id_text, is_failed
-from schemas.shop_events import STRUCTS, ShopEvent
-from schemas.store_events import StoreEvent
-from schemas.times import FUTURE_MAX_MS
-from schemas.topics import PLATFORM_LOGS, SHOP_EVENTS, STORE_EVENTS, USER_TAGS
-from schemas.user_tags import UserTag
+from footfall.schemas.platform_logs import (
+    SESSION_TIMEOUT_S,
+    VALID,
+    PlatformLog,
+    id_text,
+    is_failed,
+)
+from footfall.schemas.shop_events import STRUCTS, ShopEvent
+from footfall.schemas.store_events import StoreEvent
+from footfall.schemas.times import FUTURE_MAX_MS
+from footfall.schemas.topics import PLATFORM_LOGS, SHOP_EVENTS, STORE_EVENTS, USER_TAGS
+from footfall.schemas.user_tags import UserTag
 
 Answer = dict[str, int]
 BLOCK_BYTES = 1 << 16

@@ -10,7 +10,7 @@ from html import escape
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.measure import Figure
+from footfall.benchmarks.measure import Figure
 
 NAMES = {
     "footfall": "Footfall",

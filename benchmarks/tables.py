@@ -10,16 +10,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import flows
-from benchmarks.measure import BenchmarkError
-from cli.errors import FailureError, UsageError
-from cli.home import Home
-from cli.servers import need_engine, start_clickhouse
-from cli.supervise import Supervisor
-from schemas.embedded_clickhouse import PASSWORD_FILE, USER
-from schemas.operations import OUTCOME_FAILED, OUTCOME_INCOMPLETE, OUTCOME_OK
-from schemas.tables.store_metrics import METADATA, SUMS
-from sinks import clickhouse, sql
+from footfall import flows
+from footfall.benchmarks.measure import BenchmarkError
+from footfall.cli.errors import FailureError, UsageError
+from footfall.cli.home import Home
+from footfall.cli.servers import need_engine, start_clickhouse
+from footfall.cli.supervise import Supervisor
+from footfall.schemas.embedded_clickhouse import PASSWORD_FILE, USER
+from footfall.schemas.operations import OUTCOME_FAILED, OUTCOME_INCOMPLETE, OUTCOME_OK
+from footfall.schemas.tables.store_metrics import METADATA, SUMS
+from footfall.sinks import clickhouse, sql
 
 Answer = dict[str, int]
 

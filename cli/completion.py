@@ -41,7 +41,7 @@ def add_commands(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the script of a shell."""
-    from cli.main import build_parser
+    from footfall.cli.main import build_parser
 
     print(_SCRIPTS[args.shell](tree_of(build_parser())))
     return 0

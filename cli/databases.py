@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from schemas.settings import Settings
+from footfall.schemas.settings import Settings
 
 Rows = tuple[list[str], list[list[Any]]]
 """(names of the columns, rows of None, bool, int, float, text and lists of them)"""
@@ -12,13 +12,13 @@ Rows = tuple[list[str], list[list[Any]]]
 
 def ask_clickhouse(settings: Settings, sql: str) -> Rows:
     """Ask ClickHouse. Raises sinks.SinkError with the server's reason."""
-    from sinks.clickhouse import query_rows
+    from footfall.sinks.clickhouse import query_rows
 
     return query_rows(settings.clickhouse_url, sql, home=settings.footfall_home)
 
 
 def ask_store(settings: Settings, sql: str) -> Rows:
     """Ask the store's database. Raises sinks.SinkError with the server's reason."""
-    from sinks.sql import query_rows
+    from footfall.sinks.sql import query_rows
 
     return query_rows(settings.postgres_url, sql)

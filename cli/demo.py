@@ -6,11 +6,11 @@ import argparse
 import os
 from typing import Any
 
-from cli.demo_sends import check_sends
-from cli.errors import UsageError
-from cli.flows import workers
-from cli.generate import SHOP_RECORDS_PER_S
-from cli.options import add_open_option, count, port_number, rate, seed, share, speed
+from footfall.cli.demo_sends import check_sends
+from footfall.cli.errors import UsageError
+from footfall.cli.flows import workers
+from footfall.cli.generate import SHOP_RECORDS_PER_S
+from footfall.cli.options import add_open_option, count, port_number, rate, seed, share, speed
 
 
 def add_commands(commands: Any) -> None:
@@ -105,10 +105,10 @@ def run_demo(args: argparse.Namespace) -> int:
     """Check the options, then run the demo live or once."""
     check(args)
     if args.once:
-        from cli.demo_once import run_once
+        from footfall.cli.demo_once import run_once
 
         return run_once(args, os.environ)
-    from cli.demo_live import run_live
+    from footfall.cli.demo_live import run_live
 
     return run_live(args, os.environ)
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cli.errors import UsageError
-from cli.home import (
+from footfall.cli.errors import UsageError
+from footfall.cli.home import (
     ClickHouseNote,
     Home,
     clear_refusal,
@@ -22,10 +22,10 @@ from cli.home import (
     running_clickhouse,
     write_note,
 )
-from cli.servers import engine_held, need_engine, start_clickhouse
-from cli.stop import Stop
-from cli.supervise import Child, Supervisor
-from schemas.settings import Settings, read_settings
+from footfall.cli.servers import engine_held, need_engine, start_clickhouse
+from footfall.cli.stop import Stop
+from footfall.cli.supervise import Child, Supervisor
+from footfall.schemas.settings import Settings, read_settings
 
 POLL_S = 0.1
 AT_ONCE_MAX = 4
@@ -110,7 +110,7 @@ def open_house(
     where something stands in the way, FailureError where a server or the making of tables
     fails, Stopped where the user ends it.
     """
-    import flows
+    from footfall import flows
 
     # Workers of all flows cannot share one port: Prometheus finds theirs through their files.
     environ = {name: value for name, value in environ.items() if name != "METRICS_PORT"}

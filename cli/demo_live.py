@@ -8,18 +8,18 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from cli.demo_house import House, open_house
-from cli.demo_sends import check_shop, sent_live
-from cli.errors import UsageError
-from cli.home import Home, is_set, need_file, need_free_port
-from cli.options import need_open
-from cli.show import Show
-from cli.stop import Stopped
-from cli.watch import CONFIGURED, HOW_TO_GET, watching
-from infra.ports import free_port
-from infra.programs import programs
-from operations.sent import read_sent
-from schemas.settings import read_settings
+from footfall.cli.demo_house import House, open_house
+from footfall.cli.demo_sends import check_shop, sent_live
+from footfall.cli.errors import UsageError
+from footfall.cli.home import Home, is_set, need_file, need_free_port
+from footfall.cli.options import need_open
+from footfall.cli.show import Show
+from footfall.cli.stop import Stopped
+from footfall.cli.watch import CONFIGURED, HOW_TO_GET, watching
+from footfall.infra.ports import free_port
+from footfall.infra.programs import programs
+from footfall.operations.sent import read_sent
+from footfall.schemas.settings import read_settings
 
 TOPIC_BYTES = 2_147_483_648
 """Bytes kept per topic, some hours of the largest one: the page shows the newest records of a

@@ -6,16 +6,16 @@ import argparse
 import time
 from collections.abc import Iterator, Mapping
 
-from cli.demo_house import House, open_house
-from cli.demo_sends import check_shop, sent_once
-from cli.errors import INTERRUPTED_EXIT_CODE, FailureError, say
-from cli.home import Home
-from cli.show import Show
-from cli.stop import Stopped
-from cli.summary import accounts, summary_lines
-from cli.topics import topic_view
-from operations.positions import read_statuses
-from schemas.settings import Settings, read_settings
+from footfall.cli.demo_house import House, open_house
+from footfall.cli.demo_sends import check_shop, sent_once
+from footfall.cli.errors import INTERRUPTED_EXIT_CODE, FailureError, say
+from footfall.cli.home import Home
+from footfall.cli.show import Show
+from footfall.cli.stop import Stopped
+from footfall.cli.summary import accounts, summary_lines
+from footfall.cli.topics import topic_view
+from footfall.operations.positions import read_statuses
+from footfall.schemas.settings import Settings, read_settings
 
 
 def run_once(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -61,12 +61,12 @@ def run_once(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 def _with_input(house: House) -> Iterator[str]:
     """Yield the flows that have records to read: starting the others would only take time."""
-    import flows
+    from footfall import flows
 
     settings = _settings(house)
     ends = topic_view(settings).end_offsets
     for name, contract in flows.catalogue().items():
-        topics = (settings.kafka_topic,) if settings.kafka_topic else contract.reads
+        topics = (settings.kafka_topic,) if settings.kafka_topic else contract.topics
         if any(sum(ends(topic)) for topic in topics):
             yield name
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from cli.errors import UsageError
-from cli.home import Home
-from cli.options import shop_arguments, world_arguments
-from schemas.topics import STORE_EVENTS
+from footfall.cli.errors import UsageError
+from footfall.cli.home import Home
+from footfall.cli.options import shop_arguments, world_arguments
+from footfall.schemas.topics import STORE_EVENTS
 
 if TYPE_CHECKING:
-    from generator.shop_world import ShopWorld
+    from footfall.generator.shop_world import ShopWorld
 
 Generators = list[tuple[str, tuple[str, ...]]]
 """(name, arguments of ``footfall generate``)"""
@@ -75,8 +75,8 @@ def sent_live(args: argparse.Namespace) -> Generators:
 
 def check_shop(generators: Generators, home: Home, *, is_fresh: bool) -> None:
     """Raise UsageError for a shop that cannot be, or where another shop was sent before."""
-    from cli.generate import shop_world
-    from cli.main import build_parser
+    from footfall.cli.generate import shop_world
+    from footfall.cli.main import build_parser
 
     for name, arguments in generators:
         if name == "shop":
@@ -88,7 +88,7 @@ def check_shop(generators: Generators, home: Home, *, is_fresh: bool) -> None:
 def _check_progress(world: ShopWorld, home: Home) -> None:
     import msgspec
 
-    from generator.progress import Progress
+    from footfall.generator.progress import Progress
 
     try:
         text = (home.generator / f"{world.name}.json").read_bytes()

@@ -12,7 +12,7 @@ import sqlite3
 import sys
 from collections.abc import Iterable
 
-from schemas.settings import SettingError
+from footfall.schemas.settings import SettingError
 
 
 class CommandError(Exception):
@@ -33,9 +33,6 @@ class FailureError(CommandError):
 
 INTERRUPTED_EXIT_CODE = 130
 _USAGE_ERRNOS = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EADDRINUSE})
-_PROJECT_ROOMS = frozenset(
-    {"api", "cli", "flows", "generator", "infra", "operations", "schemas", "sinks", "streams"}
-)
 
 
 def line_and_code(error: BaseException) -> tuple[str, int]:
@@ -99,5 +96,5 @@ def confirmed(question: str) -> bool:
 def _explains_itself(error: BaseException) -> bool:
     """Tell whether it is an error of the system, or one that this project defines."""
     return isinstance(error, OSError | sqlite3.Error) or any(
-        kind.__module__.split(".")[0] in _PROJECT_ROOMS for kind in type(error).__mro__
+        kind.__module__.split(".")[0] == "footfall" for kind in type(error).__mro__
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import logging
 import os
 import re
@@ -11,13 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from cli.errors import UsageError, did_you_mean
-from cli.home import Home
-from cli.options import count
-from schemas.settings import Settings, read_settings
+from footfall.cli.errors import UsageError, did_you_mean
+from footfall.cli.home import Home
+from footfall.cli.options import count
+from footfall.schemas.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from flows import FlowContract
+    from footfall.flows import Flow
 
 log = logging.getLogger(__name__)
 
@@ -79,23 +78,28 @@ def worker(text: str) -> tuple[int, int]:
 
 def list_flows(_args: argparse.Namespace) -> int:
     """Print the catalogue as a table."""
-    import flows
-    from cli.table import print_table
+    from footfall import flows
+    from footfall.cli.table import print_table
 
     rows = [
-        (contract.name, ", ".join(contract.reads), ", ".join(contract.writes), contract.about)
+        (
+            contract.name,
+            ", ".join(contract.topics),
+            ", ".join(contract.writes.names),
+            contract.about,
+        )
         for contract in flows.catalogue().values()
     ]
     print_table(("flow", "reads", "writes", "about"), rows)
     return 0
 
 
-def contract_of(name: str) -> FlowContract:
+def contract_of(name: str) -> Flow:
     """Return the flow of that name, for a process that works on it. Raises UsageError."""
-    # One worker uses one core: more threads in each would only wait for each other. Polars reads
+    # One worker is one core: more threads in each would only wait for another. Polars reads
     # this once, when it is imported.
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
-    import flows
+    from footfall import flows
 
     contracts = flows.catalogue()
     if name not in contracts:
@@ -107,7 +111,7 @@ def run_flow(args: argparse.Namespace) -> int:
     """Run one flow, in this process or in several, until it is stopped or at its end."""
     contract = contract_of(args.flow)
     if args.workers is not None:
-        from cli.workers import run_workers
+        from footfall.cli.workers import run_workers
 
         return run_workers(
             args.flow, args.workers, os.environ, once=args.once, skip_removed=args.skip_removed
@@ -120,7 +124,7 @@ def run_flow(args: argparse.Namespace) -> int:
 @contextmanager
 def _settings_of_worker(args: argparse.Namespace) -> Iterator[Settings]:
     """Yield the settings. For a worker that ends by itself, the embedded ClickHouse runs."""
-    from cli.servers import servers_of_flow, settings_for_clients
+    from footfall.cli.servers import servers_of_flow, settings_for_clients
 
     if args.once and args.worker == (0, 1):
         with servers_of_flow(os.environ, args.flow) as settings:
@@ -129,10 +133,10 @@ def _settings_of_worker(args: argparse.Namespace) -> Iterator[Settings]:
         yield settings_for_clients(os.environ)
 
 
-def _run_here(args: argparse.Namespace, contract: FlowContract, settings: Settings) -> None:
+def _run_here(args: argparse.Namespace, contract: Flow, settings: Settings) -> None:
     """Run the flow in this process."""
-    from infra.logs import log_start, set_up_logs
-    from streams.log_lines import log_failure
+    from footfall.infra.logs import log_start, set_up_logs
+    from footfall.streams.log_lines import log_failure
 
     Home(settings.footfall_home).make()
     set_up_logs(settings, f"{args.flow}/{args.worker[0]}", flow=args.flow, worker=args.worker[0])
@@ -144,17 +148,15 @@ def _run_here(args: argparse.Namespace, contract: FlowContract, settings: Settin
         raise
 
 
-def _run_flow(args: argparse.Namespace, contract: FlowContract, settings: Settings) -> None:
-    from cli.errors import say
-    from sinks.attempts import ATTEMPTS
-    from streams.engine import stateful_steps
-    from streams.runner import Monitoring, Run, run_worker
-    from streams.source import Share
+def _run_flow(args: argparse.Namespace, contract: Flow, settings: Settings) -> None:
+    from footfall.cli.errors import say
+    from footfall.sinks.attempts import ATTEMPTS
+    from footfall.streams.runner import Monitoring, Run, run_worker
+    from footfall.streams.source import Share
 
-    module = importlib.import_module(f"flows.{args.flow}")
     share = Share(*args.worker)
     monitoring = Monitoring(settings.metrics_hostname, settings.metrics_port, ATTEMPTS.read)
-    if hasattr(module, "other_engine") and (run_on := module.other_engine(settings)):
+    if run_on := contract.other_engine(settings):
         run_on(
             Run(
                 once=args.once,
@@ -167,12 +169,12 @@ def _run_flow(args: argparse.Namespace, contract: FlowContract, settings: Settin
         return
     run_worker(
         args.flow,
-        lambda run: module.wire(settings, run),
+        lambda run: contract.wire(settings, run),
         settings.footfall_home,
         once=args.once,
         snapshot_every_s=contract.snapshot_every_s,
         share=share,
-        steps=stateful_steps(contract.reads, sink=contract.sink_keeps_state),
+        steps=contract.steps,
         skip_removed=args.skip_removed,
         monitoring=monitoring,
         say=say,

@@ -8,16 +8,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.errors import FailureError, UsageError, did_you_mean, say
-from cli.generate_send import last_line, push_over_http, push_source
-from cli.home import need_file
-from cli.options import add_world_options, count, moment_ms, rate, seed, share, speed
-from schemas.settings import read_settings
-from schemas.times import parse_time_ms
+from footfall.cli.errors import FailureError, UsageError, did_you_mean, say
+from footfall.cli.generate_send import last_line, push_over_http, push_source
+from footfall.cli.home import need_file
+from footfall.cli.options import add_world_options, count, moment_ms, rate, seed, share, speed
+from footfall.schemas.settings import read_settings
+from footfall.schemas.times import parse_time_ms
 
 if TYPE_CHECKING:
-    from generator.shop_records import Disturbances
-    from generator.shop_world import ShopWorld
+    from footfall.generator.shop_records import Disturbances
+    from footfall.generator.shop_world import ShopWorld
 
 TAGS_PER_S = 1_000
 STORE_EVENTS_PER_S = 200
@@ -90,7 +90,7 @@ def add_commands(commands: Any) -> None:
 
 def generate_tags(args: argparse.Namespace) -> int:
     """Send tags to their topic, or over HTTP."""
-    from generator.tags import TagWorld
+    from footfall.generator.tags import TagWorld
 
     try:
         world = TagWorld(
@@ -109,7 +109,7 @@ def generate_tags(args: argparse.Namespace) -> int:
 
 def generate_store(args: argparse.Namespace) -> int:
     """Send simulated store events."""
-    from generator.store import StoreWorld
+    from footfall.generator.store import StoreWorld
 
     try:
         world = StoreWorld(seed=args.seed, events_per_s=args.density)
@@ -138,7 +138,7 @@ def generate_shop(args: argparse.Namespace) -> int:
 
 def shop_world(args: argparse.Namespace) -> ShopWorld:
     """Return the shop of these options. Raises UsageError where they contradict each other."""
-    from generator.shop_world import ShopWorld
+    from footfall.generator.shop_world import ShopWorld
 
     try:
         return ShopWorld(
@@ -155,7 +155,7 @@ def shop_world(args: argparse.Namespace) -> ShopWorld:
 
 
 def _disturbances(args: argparse.Namespace) -> Disturbances:
-    from generator.shop_records import Disturbances
+    from footfall.generator.shop_records import Disturbances
 
     return Disturbances(
         out_of_order=args.out_of_order,
@@ -169,7 +169,7 @@ def _disturbances(args: argparse.Namespace) -> Disturbances:
 
 
 def _write_truth(world: ShopWorld, folder: str, *, without: str | None) -> None:
-    from generator.shop_truth import write_truth
+    from footfall.generator.shop_truth import write_truth
 
     if without is not None:
         raise UsageError("--truth is of all four topics: leave --without out")
@@ -188,7 +188,7 @@ def generate_csv(args: argparse.Namespace) -> int:
     """Replay a file of store events."""
     # Before Polars starts its threads: rows in blocks gain nothing from more than one.
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
-    from generator.csv_replay import CsvReplay
+    from footfall.generator.csv_replay import CsvReplay
 
     settings = read_settings(os.environ)
     name = args.file or settings.input_file_name
@@ -210,7 +210,7 @@ def generate_csv(args: argparse.Namespace) -> int:
 
 def _csv_path(name: str) -> Path:
     """Return the path of a file or of a pipe."""
-    from streams.archive_files import is_pipe
+    from footfall.streams.archive_files import is_pipe
 
     path = Path(name)
     if not is_pipe(path):

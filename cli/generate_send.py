@@ -10,15 +10,15 @@ from collections.abc import Callable, Sequence
 from threading import Event
 from typing import TYPE_CHECKING
 
-from cli.errors import FailureError
-from cli.home import Home
-from cli.terminal import CLEARED, moves_cursor
-from schemas.settings import Settings, read_settings
+from footfall.cli.errors import FailureError
+from footfall.cli.home import Home
+from footfall.cli.terminal import CLEARED, moves_cursor
+from footfall.schemas.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from generator.http_lane import RequestCounts
-    from generator.sources import Record, Source, TopicView, TopicWriter
-    from generator.tags import TagWorld
+    from footfall.generator.http_lane import RequestCounts
+    from footfall.generator.sources import Record, Source, TopicView, TopicWriter
+    from footfall.generator.tags import TagWorld
 
 
 def push_source(
@@ -31,13 +31,13 @@ def push_source(
     can_resume: bool = True,
 ) -> int:
     """Send a source to its topics from where it was, until it ends or is stopped."""
-    from cli.topics import topic_view
-    from generator.counted import CountedWriter
-    from generator.drive import push
-    from generator.progress import ProgressFile
-    from schemas.targets import scrape_target
-    from sinks.open import open_topics
-    from streams.monitor import serving
+    from footfall.cli.topics import topic_view
+    from footfall.generator.counted import CountedWriter
+    from footfall.generator.drive import push
+    from footfall.generator.progress import ProgressFile
+    from footfall.schemas.targets import scrape_target
+    from footfall.sinks.open import open_topics
+    from footfall.streams.monitor import serving
 
     settings = read_settings(os.environ)
     home = Home(settings.footfall_home)
@@ -79,7 +79,7 @@ def push_source(
 
 def push_over_http(world: TagWorld, args: argparse.Namespace, rate_per_s: float | None) -> int:
     """Send tags to a running api. Raises FailureError where it goes away."""
-    from generator.http_load import push_http
+    from footfall.generator.http_load import push_http
 
     result = push_http(
         world,
@@ -136,7 +136,7 @@ class _RenamedWriter:
 
 
 def _renamed_view(view: TopicView, name: Callable[[str], str]) -> TopicView:
-    from generator.sources import TopicView
+    from footfall.generator.sources import TopicView
 
     return TopicView(
         end_offsets=lambda topic: view.end_offsets(name(topic)),

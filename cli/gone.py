@@ -10,14 +10,14 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cli.errors import UsageError, say
-from cli.ranges import label_of, range_of, replayables_of, topic_partitions, topics_of
-from schemas.settings import Settings
+from footfall.cli.errors import UsageError, say
+from footfall.cli.ranges import label_of, range_of, replayables_of, topic_partitions, topics_of
+from footfall.schemas.settings import Settings
 
 if TYPE_CHECKING:
-    from flows._replay import Replayable
-    from sinks.replay import ReplayTarget
-    from streams.replay import Range
+    from footfall.flows._replay import Replayable
+    from footfall.sinks.replay import ReplayTarget
+    from footfall.streams.replay import Range
 
 
 def beyond(rows: Mapping[tuple[str, int], int], topic: str, partitions: int) -> dict[int, int]:
@@ -73,10 +73,10 @@ def run_gone(settings: Settings, args: argparse.Namespace) -> None:
 
     All rows of a topic that does not exist are taken back; it must be named. Raises UsageError.
     """
-    from cli.flows import contract_of
-    from sinks.replay import Span
+    from footfall.cli.flows import contract_of
+    from footfall.sinks.replay import Span
 
-    if args.topic and len(contract_of(args.flow).reads) == 1:
+    if args.topic and len(contract_of(args.flow).topics) == 1:
         # A flow of one topic may have read another one.
         settings = replace(settings, kafka_topic=args.topic)
     for replayable in replayables_of(settings, args.flow, args.topic):
@@ -101,7 +101,7 @@ def run_gone(settings: Settings, args: argparse.Namespace) -> None:
 
 def _count_of(settings: Settings, topic: str) -> int:
     """Return the number of partitions of a topic, 0 where it does not exist."""
-    from streams.source import NoTopicError
+    from footfall.streams.source import NoTopicError
 
     try:
         return topic_partitions(settings, topic).count()

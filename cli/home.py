@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from cli.errors import UsageError
-from schemas.settings import Settings
+from footfall.cli.errors import UsageError
+from footfall.schemas.settings import Settings
 
 STATE_FOLDERS = (
     "topics", "clickhouse", "recovery", "generator", "status", "metrics", "logs", "run",

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, TypeVar
 
-from schemas.settings import Settings
-from schemas.topics import TOPICS, Topic
+from footfall.schemas.settings import Settings
+from footfall.schemas.topics import TOPICS, Topic
 
 T = TypeVar("T")
 
@@ -32,9 +32,9 @@ def add_commands(commands: Any) -> None:
 
 def run_init(_args: argparse.Namespace) -> int:
     """Make what is missing; say what was made, what has grown and what existed."""
-    from cli.home import Home
-    from cli.servers import clickhouse_for_a_while
-    from schemas.settings import read_settings
+    from footfall.cli.home import Home
+    from footfall.cli.servers import clickhouse_for_a_while
+    from footfall.schemas.settings import read_settings
 
     Home(read_settings(os.environ).footfall_home).make()
     with clickhouse_for_a_while(os.environ, make=True) as settings:
@@ -58,8 +58,8 @@ def make_topics(settings: Settings) -> Iterator[Made]:
 
     One of the catalogue that has fewer partitions gets more; any other is left as it is.
     """
-    from sinks.open import open_topics
-    from sinks.topic_files import FileTopics
+    from footfall.sinks.open import open_topics
+    from footfall.sinks.topic_files import FileTopics
 
     wanted = dict(TOPICS)
     if settings.kafka_topic and settings.kafka_topic not in wanted:
@@ -83,11 +83,11 @@ def make_topics(settings: Settings) -> Iterator[Made]:
 
 def make_clickhouse_tables(settings: Settings) -> Iterator[Made]:
     """Make the tables and views of ClickHouse; a view that exists takes its newest form."""
-    from cli.databases import ask_clickhouse
-    from schemas.tables.clickhouse import Table, View
-    from sinks.clickhouse import create_tables
-    from sinks.clickhouse_move import before, move_tables
-    from sinks.clickhouse_ttl import set_ttl
+    from footfall.cli.databases import ask_clickhouse
+    from footfall.schemas.tables.clickhouse import Table, View
+    from footfall.sinks.clickhouse import create_tables
+    from footfall.sinks.clickhouse_move import before, move_tables
+    from footfall.sinks.clickhouse_ttl import set_ttl
 
     tables = described(Table)
     # Views come last: they refer to tables.
@@ -116,12 +116,12 @@ def make_clickhouse_tables(settings: Settings) -> Iterator[Made]:
 
 def _topics_of_tables(settings: Settings) -> dict[str, str]:
     """Return the topic of each table's rows, where its flow reads one topic."""
-    import flows
+    from footfall import flows
 
     return {
         table.name: _topic_of(settings, name)
         for name, contract in flows.catalogue().items()
-        if len(contract.reads) == 1
+        if len(contract.topics) == 1
         for table in contract.tables
     }
 
@@ -129,8 +129,8 @@ def _topics_of_tables(settings: Settings) -> dict[str, str]:
 def _topic_of(settings: Settings, flow: str) -> str:
     """Return the topic that a flow of one topic has read: the one in its status files, or else the
     one that it would read now."""
-    import flows
-    from operations.positions import read_statuses
+    from footfall import flows
+    from footfall.operations.positions import read_statuses
 
     told = [
         (status.updated_ms, part.topic)
@@ -138,7 +138,7 @@ def _topic_of(settings: Settings, flow: str) -> str:
         if status.flow == flow
         for part in status.partitions
     ]
-    (reads,) = flows.catalogue()[flow].reads
+    (reads,) = flows.catalogue()[flow].topics
     return max(told)[1] if told else settings.kafka_topic or reads
 
 
@@ -146,11 +146,11 @@ def make_store_tables(settings: Settings) -> Iterator[Made]:
     """Make the tables of the store's database."""
     import sqlalchemy
 
-    from cli.databases import ask_store
-    from schemas.tables.store_metrics import EVENTS_BY_PARTITION
-    from sinks import SinkRefusedError
-    from sinks.sql import create_tables
-    from sinks.sql_move import move_table
+    from footfall.cli.databases import ask_store
+    from footfall.schemas.tables.store_metrics import EVENTS_BY_PARTITION
+    from footfall.sinks import SinkRefusedError
+    from footfall.sinks.sql import create_tables
+    from footfall.sinks.sql_move import move_table
 
     topic = _topic_of(settings, "store_metrics")
     rows = move_table(settings.postgres_url, EVENTS_BY_PARTITION, topic)
@@ -170,8 +170,8 @@ def make_store_tables(settings: Settings) -> Iterator[Made]:
 def make_profiles(settings: Settings) -> Iterator[Made]:
     """Move the profiles of an SQLite file of an earlier version. All others are made, and moved,
     as tags are written."""
-    from sinks.open import open_profiles
-    from sinks.profiles.sqlite import SqliteProfiles
+    from footfall.sinks.open import open_profiles
+    from footfall.sinks.profiles.sqlite import SqliteProfiles
 
     if not settings.profiles_url.startswith("sqlite:"):
         return
@@ -194,11 +194,11 @@ def described(kind: type[T]) -> list[T]:
     """
     import pkgutil
 
-    import schemas.tables
+    from footfall.schemas import tables as schemas_tables
 
     found: list[T] = []
-    for module in sorted(info.name for info in pkgutil.iter_modules(schemas.tables.__path__)):
-        for value in vars(importlib.import_module(f"schemas.tables.{module}")).values():
+    for module in sorted(info.name for info in pkgutil.iter_modules(schemas_tables.__path__)):
+        for value in vars(importlib.import_module(f"footfall.schemas.tables.{module}")).values():
             values = value.values() if isinstance(value, dict) else (value,)
             found += [value for value in values if isinstance(value, kind) and value not in found]
     return found

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from schemas.times import iso_ms
+from footfall.schemas.times import iso_ms
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-    from api.snapshot import Flow
+    from footfall.api.snapshot import Flow
 
 MESSAGES_SHOWN = 6
 RUNNING, WAITING, DONE = "running", "waiting", "done"

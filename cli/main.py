@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from cli.errors import CommandError, did_you_mean, line_and_code, say
+from footfall.cli.errors import CommandError, did_you_mean, line_and_code, say
 
 FAMILIES = (
     "demo",
@@ -43,7 +43,7 @@ class _Version(argparse.Action):
     """Prints the version of the package; it is looked up only then."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        from infra.logs import footfall_version
+        from footfall.infra.logs import footfall_version
 
         print(f"footfall {footfall_version()}")
         parser.exit()
@@ -62,7 +62,7 @@ def build_parser() -> Parser:
     parser.add_argument("--tied", action="store_true", help=argparse.SUPPRESS)
     commands = parser.add_subparsers(metavar="COMMAND", dest="command")
     for family in FAMILIES:
-        importlib.import_module(f"cli.{family}").add_commands(commands)
+        importlib.import_module(f"footfall.cli.{family}").add_commands(commands)
     for command in commands.choices.values():
         command.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check_command(parser, words)
     args = parser.parse_args(words)
     if args.tied:
-        from cli.tied import tie_to_parent
+        from footfall.cli.tied import tie_to_parent
 
         tie_to_parent()
     if args.command is None:

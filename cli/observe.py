@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from operations.flow_facts import FlowFacts
+    from footfall.operations.flow_facts import FlowFacts
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +39,14 @@ def add_commands(commands: Any) -> None:
 
 def observe(_args: argparse.Namespace) -> int:
     """Watch every flow until stopped."""
-    from cli.home import Home
-    from cli.servers import settings_for_clients
-    from cli.stop import Stop
-    from infra.logs import log_start, set_up_logs
-    from operations.observer import observing
-    from schemas.settings import read_settings
-    from schemas.targets import scrape_target
-    from streams.monitor import serving
+    from footfall.cli.home import Home
+    from footfall.cli.servers import settings_for_clients
+    from footfall.cli.stop import Stop
+    from footfall.infra.logs import log_start, set_up_logs
+    from footfall.operations.observer import observing
+    from footfall.schemas.settings import read_settings
+    from footfall.schemas.targets import scrape_target
+    from footfall.streams.monitor import serving
 
     settings = settings_for_clients(os.environ)
     Home(settings.footfall_home).make()
@@ -73,9 +73,9 @@ def observe(_args: argparse.Namespace) -> int:
 
 def show_status(args: argparse.Namespace) -> int:
     """Print what each flow does; return 1 where one has a trouble."""
-    from cli.table import print_table
-    from operations.observer import Observer
-    from schemas.settings import read_settings
+    from footfall.cli.table import print_table
+    from footfall.operations.observer import Observer
+    from footfall.schemas.settings import read_settings
 
     flows = Observer(read_settings(os.environ)).look().flows
     if args.json:
@@ -124,6 +124,6 @@ def as_row(flow: FlowFacts) -> tuple[object, ...]:
 
 
 def _iso(time_ms: int | None) -> str | None:
-    from schemas.times import iso_ms
+    from footfall.schemas.times import iso_ms
 
     return None if time_ms is None else iso_ms(time_ms)

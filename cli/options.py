@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from cli.errors import UsageError
-from schemas.times import BadTimeError, parse_time_ms
+from footfall.cli.errors import UsageError
+from footfall.schemas.times import BadTimeError, parse_time_ms
 
 _PORT_MAX = 65_535
 
@@ -50,7 +50,7 @@ def add_open_option(parser: argparse.ArgumentParser) -> None:
 
 def need_open(host: str, *, is_open: bool) -> None:
     """Raise UsageError where other machines reach this address and nobody said that they may."""
-    from api.address import PortError, need_loopback
+    from footfall.api.address import PortError, need_loopback
 
     if not is_open:
         try:

@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import IO
 
-from cli.terminal import CLEARED, moves_cursor
+from footfall.cli.terminal import CLEARED, moves_cursor
 
 REWRITE_EVERY_S = 0.2
 LINE_EVERY_S = 5.0

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 from typing import IO, Any
 
-from cli.databases import Rows, ask_clickhouse, ask_store
-from cli.errors import FailureError, UsageError
-from cli.table import print_table
-from schemas.settings import read_settings
+from footfall.cli.databases import Rows, ask_clickhouse, ask_store
+from footfall.cli.errors import FailureError, UsageError
+from footfall.cli.table import print_table
+from footfall.schemas.settings import read_settings
 
 STORE_TABLES = ("events", "events_by_partition")
 
@@ -40,7 +40,7 @@ def add_commands(commands: Any) -> None:
 
 def run_query(args: argparse.Namespace) -> int:
     """Ask, and print the answer."""
-    from sinks import SinkRefusedError
+    from footfall.sinks import SinkRefusedError
 
     sql = args.sql.strip().rstrip(";")
     if not sql:
@@ -59,7 +59,7 @@ def run_query(args: argparse.Namespace) -> int:
 def _ask(db: str, sql: str) -> Rows:
     if db == "store":
         return ask_store(read_settings(os.environ), sql)
-    from cli.servers import clickhouse_for_a_while
+    from footfall.cli.servers import clickhouse_for_a_while
 
     with clickhouse_for_a_while(os.environ, make=False) as settings:
         return ask_clickhouse(settings, sql)

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cli.errors import UsageError, say
-from cli.options import moment_ms
-from cli.progress import Told
-from operations.positions import of_statuses, read_statuses
-from schemas.settings import Settings
+from footfall.cli.errors import UsageError, say
+from footfall.cli.options import moment_ms
+from footfall.cli.progress import Told
+from footfall.operations.positions import of_statuses, read_statuses
+from footfall.schemas.settings import Settings
 
 if TYPE_CHECKING:
-    from flows._replay import Replayable
-    from streams.batch import Rows
-    from streams.replay import Partitions, Range, Replay, Replayed
+    from footfall.flows._replay import Replayable
+    from footfall.streams.batch import Rows
+    from footfall.streams.replay import Partitions, Range, Replay, Replayed
 
 WORKER_SILENT_MAX_S = 10.0
 """A worker whose status is older does not run."""
@@ -55,11 +54,10 @@ def add_range_options(parser: argparse.ArgumentParser, *, may_be_all: bool = Fal
 
 def has_ranges(flow: str) -> bool:
     """Tell whether ranges of a flow's rows can be written again; False for an unknown flow."""
-    import flows
+    from footfall import flows
 
-    return flow in flows.catalogue() and hasattr(
-        importlib.import_module(f"flows.{flow}"), "replay"
-    )
+    found = flows.catalogue().get(flow)
+    return found is not None and found.has_replay
 
 
 def takes_archive(settings: Settings, flow: str) -> bool:
@@ -73,7 +71,7 @@ def takes_archive(settings: Settings, flow: str) -> bool:
 
 def need_replay(flow: str) -> None:
     """Raise UsageError for a flow of which no range can be replayed."""
-    import flows
+    from footfall import flows
 
     if has_ranges(flow):
         return
@@ -96,7 +94,9 @@ def replayables_of(settings: Settings, flow: str, topic: str | None) -> list[Rep
 
     Raises UsageError for a topic that the flow does not read, and SettingError.
     """
-    found = list(importlib.import_module(f"flows.{flow}").replay(settings))
+    from footfall import flows
+
+    found = list(flows.catalogue()[flow].replayables(settings))
     if topic is None:
         return found
     named = [replayable for replayable in found if replayable.topic == topic]
@@ -113,15 +113,15 @@ def topics_of(settings: Settings, flow: str) -> list[str]:
 
 def label_of(flow: str, replayable: Replayable) -> str:
     """Return the flow's name, with the topic where the flow reads several."""
-    import flows
+    from footfall import flows
 
-    several = len(flows.catalogue()[flow].reads) > 1
+    several = len(flows.catalogue()[flow].topics) > 1
     return f"{flow} of {replayable.topic}" if several else flow
 
 
 def range_of(args: argparse.Namespace) -> Range:
     """Return the range asked for. Raises UsageError where it ends before it begins."""
-    from streams.replay import BEGIN_MS, END_MS, Range
+    from footfall.streams.replay import BEGIN_MS, END_MS, Range
 
     asked = Range(
         BEGIN_MS if args.from_ms is None else args.from_ms,
@@ -134,10 +134,10 @@ def range_of(args: argparse.Namespace) -> Range:
 
 def topic_partitions(settings: Settings, topic: str) -> Partitions:
     """Return the topic, to be read again as a flow has read it."""
-    from streams.open import open_topic, sent_again_in
-    from streams.replay import TopicPartitions
-    from streams.sent_again import MarkedTopic
-    from streams.source import LATEST
+    from footfall.streams.open import open_topic, sent_again_in
+    from footfall.streams.replay import TopicPartitions
+    from footfall.streams.sent_again import MarkedTopic
+    from footfall.streams.source import LATEST
 
     read = open_topic(settings, topic, group="replay", end=LATEST)
     return TopicPartitions(MarkedTopic(read, sent_again_in(settings, topic)))
@@ -222,7 +222,7 @@ def say_left_out(replay: Replay, done: list[Replayed], label: str) -> None:
 
 def shown(time_ms: int) -> str:
     """Return a moment as it is printed."""
-    from schemas.times import iso_ms
+    from footfall.schemas.times import iso_ms
 
     text = iso_ms(time_ms)
     return text.removesuffix("Z").removesuffix(".000").removesuffix(":00")

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from cli.errors import FailureError, UsageError, say
-from cli.flows import contract_of
-from cli.gone import run_gone
-from cli.ranges import (
+from footfall.cli.errors import FailureError, UsageError, say
+from footfall.cli.flows import contract_of
+from footfall.cli.gone import run_gone
+from footfall.cli.ranges import (
     add_range_options,
     label_of,
     let_worker_write,
@@ -28,14 +28,14 @@ from cli.ranges import (
     topic_partitions,
     topics_of,
 )
-from cli.replay_archive import ArchiveSource
-from schemas.settings import Settings, read_settings
+from footfall.cli.replay_archive import ArchiveSource
+from footfall.schemas.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from flows._replay import Replayable
-    from sinks.replay import ReplayTarget, Span
-    from streams.batch import Rows
-    from streams.replay import Partitions, Replay, Replayed
+    from footfall.flows._replay import Replayable
+    from footfall.sinks.replay import ReplayTarget, Span
+    from footfall.streams.batch import Rows
+    from footfall.streams.replay import Partitions, Replay, Replayed
 
 DIFFERENCES_SHOWN = 40
 
@@ -84,7 +84,7 @@ def add_commands(commands: Any) -> None:
 
 def run_replay(args: argparse.Namespace) -> int:
     """Write the range, or exchange the tables, and say what was done."""
-    from cli.servers import servers_of_flow
+    from footfall.cli.servers import servers_of_flow
 
     contract = contract_of(args.flow)
     need_replay(args.flow)
@@ -131,7 +131,7 @@ def _check_kind(replayable: Replayable, args: argparse.Namespace) -> None:
             f"{args.flow} knows a record by its partition and offset, which an archive does not "
             "keep: it would stand there twice; leave --source out"
         )
-    reads = contract_of(args.flow).reads
+    reads = contract_of(args.flow).topics
     if args.source and not args.topic and len(reads) > 1:
         raise UsageError(
             f"--source: {args.flow} reads {', '.join(reads)}; say with --topic of which the "
@@ -189,7 +189,7 @@ def _replay(
     source: ArchiveSource | None,
 ) -> Replay:
     """Return the replay of a topic, or of its archive."""
-    from streams.replay import END_MS, END_OFFSET, Replay, Rules
+    from footfall.streams.replay import END_MS, END_OFFSET, Replay, Rules
 
     rules = replayable.rules
     limits = live_limits(settings, args.flow, replayable)
@@ -246,7 +246,7 @@ def _run(
 
 def _spans(done: list[Replayed], replayable: Replayable) -> list[Span]:
     """Return the spans that the replay of a topic has settled."""
-    from sinks.replay import Span
+    from footfall.sinks.replay import Span
 
     return [
         Span(
@@ -286,8 +286,8 @@ def _report(replay: Replay, done: list[Replayed], changes: str, label: str) -> N
 
 
 def _print_differences(target: ReplayTarget, spans: list[Span], label: str, flow: str) -> None:
-    from cli.table import print_table
-    from sinks.replay import DIFFERENCES_MAX
+    from footfall.cli.table import print_table
+    from footfall.sinks.replay import DIFFERENCES_MAX
 
     if not spans:
         print(f"{label}: no window was certain, so the shadow holds none to compare or exchange")

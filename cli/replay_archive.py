@@ -11,17 +11,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.errors import FailureError, confirmed, say
-from cli.ranges import shown
-from schemas.settings import Settings
-from schemas.topics import DEAD_LETTERS
+from footfall.cli.errors import FailureError, confirmed, say
+from footfall.cli.ranges import shown
+from footfall.schemas.settings import Settings
+from footfall.schemas.topics import DEAD_LETTERS
 
 if TYPE_CHECKING:
-    from flows._replay import Replayable
-    from schemas.dead_letters import DeadLetter
-    from sinks.letters import LetterWriter
-    from sinks.replay import ReplayTarget, Span
-    from streams.replay import Replay, Replayed
+    from footfall.flows._replay import Replayable
+    from footfall.schemas.dead_letters import DeadLetter
+    from footfall.sinks.letters import LetterWriter
+    from footfall.sinks.replay import ReplayTarget, Span
+    from footfall.streams.replay import Replay, Replayed
 
 NAMES_SHOWN = 5
 
@@ -31,7 +31,7 @@ class ArchiveSource:
 
     def __init__(self, args: argparse.Namespace, settings: Settings, part: Replayable) -> None:
         """Open the archive. Raises SourceError where there is nothing to read."""
-        from streams.archive import Archive
+        from footfall.streams.archive import Archive
 
         self.archive = Archive(Path(args.source), part.topic, part.records.struct)
         self._args = args
@@ -48,8 +48,8 @@ class ArchiveSource:
 
     def take_dead(self, letters: list[DeadLetter]) -> None:
         """Write dead letters about rows, by their files and lines."""
-        from sinks.letters import LetterWriter
-        from sinks.open import open_topics
+        from footfall.sinks.letters import LetterWriter
+        from footfall.sinks.open import open_topics
 
         if self._writer is None:
             self._writer = LetterWriter(open_topics(self._settings), DEAD_LETTERS.name)
@@ -127,8 +127,8 @@ class ArchiveSource:
         An end of the range that was not asked for is that of the archive's events; without events
         there are no spans. What the archive does not reach must not be taken back.
         """
-        from sinks.replay import Span
-        from streams.replay import BEGIN_MS, END_MS
+        from footfall.sinks.replay import Span
+        from footfall.streams.replay import BEGIN_MS, END_MS
 
         if part.newest_ms < part.oldest_ms:
             say("the archive has no event of the range: what stands there was left alone")

@@ -9,15 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from cli.databases import ask_store
-from cli.money import money
-from cli.topics import polls, records
-from schemas.settings import Settings, read_settings
-from schemas.times import datetime_of, parse_time_ms
-from schemas.topics import STORE_METRICS_AVAILABLE
+from footfall.cli.databases import ask_store
+from footfall.cli.money import money
+from footfall.cli.topics import polls, records
+from footfall.schemas.settings import Settings, read_settings
+from footfall.schemas.times import datetime_of, parse_time_ms
+from footfall.schemas.topics import STORE_METRICS_AVAILABLE
 
 if TYPE_CHECKING:
-    from schemas.dead_letters import StoreMetricsAvailable
+    from footfall.schemas.dead_letters import StoreMetricsAvailable
 
 Row = Mapping[str, Any]
 Window = tuple[int, int]
@@ -41,7 +41,7 @@ def add_commands(commands: Any) -> None:
 
 def run_report(args: argparse.Namespace) -> int:
     """Print a line for each notice, until stopped or at the end."""
-    from streams.source import EARLIEST, LATEST
+    from footfall.streams.source import EARLIEST, LATEST
 
     settings = read_settings(os.environ)
     stop = Event()
@@ -67,7 +67,7 @@ def notices_of(payloads: Sequence[bytes]) -> Iterator[StoreMetricsAvailable]:
     """Yield the notices among the records; others are ignored (the topic is ours alone)."""
     import msgspec
 
-    from schemas.dead_letters import StoreMetricsAvailable
+    from footfall.schemas.dead_letters import StoreMetricsAvailable
 
     decode = msgspec.json.Decoder(StoreMetricsAvailable).decode
     for payload in payloads:
@@ -79,7 +79,7 @@ def notices_of(payloads: Sequence[bytes]) -> Iterator[StoreMetricsAvailable]:
 
 def rows_of(settings: Settings, notices: Sequence[StoreMetricsAvailable]) -> dict[Window, Row]:
     """Return the rows of ``events`` for the windows of the notices, as they are now."""
-    from schemas.tables.sql_types import sql_time
+    from footfall.schemas.tables.sql_types import sql_time
 
     windows = sorted({window_of(notice) for notice in notices})
     found: dict[Window, Row] = {}
@@ -114,6 +114,6 @@ def report_line(window: Window, row: Row | None) -> str:
 
 
 def _shown(time_ms: int) -> str:
-    from schemas.tables.sql_types import sql_time
+    from footfall.schemas.tables.sql_types import sql_time
 
     return sql_time(datetime_of(time_ms))

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cli.errors import UsageError
-from cli.home import ClickHouseNote, Home, need_free_port, remove_note, write_note
-from cli.options import add_open_option, need_open, port_number, port_or_any
-from infra._clickhouse_options import add_options
-from schemas.embedded_clickhouse import PASSWORD_FILE, USER
+from footfall.cli.errors import UsageError
+from footfall.cli.home import ClickHouseNote, Home, need_free_port, remove_note, write_note
+from footfall.cli.options import add_open_option, need_open, port_number, port_or_any
+from footfall.infra._clickhouse_options import add_options
+from footfall.schemas.embedded_clickhouse import PASSWORD_FILE, USER
 
 CLICKHOUSE_PORT = 8123
 
@@ -52,7 +52,7 @@ def add_commands(commands: Any) -> None:
 
 def serve_api(args: argparse.Namespace) -> int:
     """Serve HTTP until stopped."""
-    from cli.servers import settings_for_clients
+    from footfall.cli.servers import settings_for_clients
 
     settings = settings_for_clients(os.environ)
     port = settings.frontend_port if args.port is None else args.port
@@ -60,15 +60,15 @@ def serve_api(args: argparse.Namespace) -> int:
     need_open(settings.frontend_hostname, is_open=args.open)
     need_free_port(settings.frontend_hostname, port, option)
     Home(settings.footfall_home).make()
-    from api.server import serve
+    from footfall.api.server import serve
 
     return serve(settings, port, is_open=args.open, is_observing=args.observe)
 
 
 def serve_clickhouse(args: argparse.Namespace) -> int:
     """Serve the embedded ClickHouse until stopped."""
-    from cli.servers import need_engine
-    from schemas.settings import read_settings
+    from footfall.cli.servers import need_engine
+    from footfall.schemas.settings import read_settings
 
     need_engine()
     settings = read_settings(os.environ)
@@ -78,11 +78,11 @@ def serve_clickhouse(args: argparse.Namespace) -> int:
     # DateTime columns without a zone and now() are in UTC on every machine.
     os.environ["TZ"] = "UTC"
     time.tzset()
-    from infra._clickhouse_errors import EmbeddedClickHouseError
-    from infra.embedded_clickhouse import EmbeddedClickHouse
-    from infra.ending import waiting_for_the_end
-    from schemas.targets import scrape_target
-    from streams.monitor import serving
+    from footfall.infra._clickhouse_errors import EmbeddedClickHouseError
+    from footfall.infra.embedded_clickhouse import EmbeddedClickHouse
+    from footfall.infra.ending import waiting_for_the_end
+    from footfall.schemas.targets import scrape_target
+    from footfall.streams.monitor import serving
 
     wait_for_end = waiting_for_the_end()
     server = EmbeddedClickHouse(

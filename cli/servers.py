@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from cli.errors import FailureError, UsageError
-from cli.home import Home, answers, is_set, running_clickhouse
-from cli.supervise import Child, Supervisor, last_line
-from infra.ports import free_port
-from schemas.settings import Settings, read_settings
+from footfall.cli.errors import FailureError, UsageError
+from footfall.cli.home import Home, answers, is_set, running_clickhouse
+from footfall.cli.supervise import Child, Supervisor, last_line
+from footfall.infra.ports import free_port
+from footfall.schemas.settings import Settings, read_settings
 
 START_WAIT_S = 60.0
 ENGINE_WAIT_S = 60.0
@@ -75,9 +75,9 @@ def clickhouse_for_a_while(environ: Mapping[str, str], *, make: bool) -> Iterato
 @contextmanager
 def servers_of_flow(environ: Mapping[str, str], flow: str) -> Iterator[Settings]:
     """Yield settings for a flow's tables; ClickHouse answers if the flow has tables there."""
-    import flows
+    from footfall import flows
 
-    if any(where.startswith("ClickHouse") for where in flows.catalogue()[flow].writes):
+    if flows.catalogue()[flow].tables:
         with clickhouse_for_a_while(environ, make=False) as settings:
             yield settings
     else:

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from api.snapshot import Flow
-from api.workers import WorkerMeter
-from cli.demo_house import House
-from cli.errors import say
-from cli.live import DONE, RUNNING, WAITING, FlowLine, Picture, plain_line, terminal_view
-from cli.supervise import Child, last_line
-from cli.terminal import moves_cursor
-from operations.looking import Looking
-from operations.observer import Look, Observer
+from footfall.api.snapshot import Flow
+from footfall.api.workers import WorkerMeter
+from footfall.cli.demo_house import House
+from footfall.cli.errors import say
+from footfall.cli.live import DONE, RUNNING, WAITING, FlowLine, Picture, plain_line, terminal_view
+from footfall.cli.supervise import Child, last_line
+from footfall.cli.terminal import moves_cursor
+from footfall.operations.looking import Looking
+from footfall.operations.observer import Look, Observer
 
 if TYPE_CHECKING:
     from rich.live import Live

@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from cli.databases import ask_clickhouse, ask_store
-from cli.money import money
-from cli.topics import polls, records
-from schemas.settings import Settings
-from schemas.topics import DEAD_LETTERS
+from footfall.cli.databases import ask_clickhouse, ask_store
+from footfall.cli.money import money
+from footfall.cli.topics import polls, records
+from footfall.schemas.settings import Settings
+from footfall.schemas.topics import DEAD_LETTERS
 
 if TYPE_CHECKING:
-    from schemas.status import WorkerStatus
+    from footfall.schemas.status import WorkerStatus
 
 _NAME_WIDTH = 18
 
@@ -47,7 +47,7 @@ PROFILES_SQL = "SELECT count(DISTINCT cookie) FROM tags"
 
 def summary_lines(settings: Settings, statuses: Sequence[WorkerStatus]) -> list[str]:
     """Return the lines, for each topic that had events, and for late events and dead letters."""
-    from sinks.sql import query_rows
+    from footfall.sinks.sql import query_rows
 
     lines = [flow_line(flow, found) for flow, found in by_flow(statuses).items()]
     if _read_by(statuses, "store_metrics"):
@@ -134,7 +134,7 @@ def accounts(statuses: Sequence[WorkerStatus], flows: Iterable[str]) -> list[str
 
 def dead_letters(settings: Settings) -> Counter[tuple[str, str]]:
     """Count dead records by (flow, code), each once even if its letter was written twice."""
-    from schemas.dead_letters import dead_letter_of
+    from footfall.schemas.dead_letters import dead_letter_of
 
     codes: dict[tuple[str, str, int, int], str] = {}
     for poll in polls(settings, DEAD_LETTERS.name):

@@ -16,8 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cli.errors import FailureError
-from streams.process import bound_log
+import footfall
+from footfall.cli.errors import FailureError
+from footfall.streams.process import bound_log
 
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 10.0
@@ -32,6 +33,9 @@ LAST_WAIT_S = 1.0
 _POLL_S = 0.02
 
 PROJECT = Path(__file__).resolve().parent.parent
+"""The folder of the rooms."""
+_INSTALLED_IN = str(Path(footfall.__path__[0]).absolute().parent)
+"""The folder of the package: children must find the same one, installed or not."""
 
 
 @dataclass(slots=True)
@@ -84,7 +88,7 @@ class Supervisor:
 
         For a ``program`` the first argument is its path.
         """
-        path = os.pathsep.join(filter(None, (str(PROJECT), self.environ.get("PYTHONPATH"))))
+        path = os.pathsep.join(filter(None, (_INSTALLED_IN, self.environ.get("PYTHONPATH"))))
         child = Child(
             name=name,
             arguments=tuple(arguments),
@@ -130,7 +134,7 @@ class Supervisor:
         self._stop([self.children.pop(name)], TERM_WAIT_S)
 
     def _launch(self, child: Child) -> None:
-        module = ("cli.tied",) if child.program else ("cli.main", "--tied")
+        module = ("footfall.cli.tied",) if child.program else ("footfall.cli.main", "--tied")
         command = [sys.executable, "-P", "-m", *module, *child.arguments]
         with child.log.open("ab") as log:
             child.process = subprocess.Popen(

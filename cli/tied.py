@@ -36,7 +36,7 @@ def _die_with_parent() -> None:
 
 
 def main() -> None:
-    """Become another program that ends with its parent: ``-m cli.tied PATH ...``."""
+    """Become another program that ends with its parent: ``-m footfall.cli.tied PATH ...``."""
     _die_with_parent()
     parent = select.poll()
     parent.register(0, select.POLLHUP)

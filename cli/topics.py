@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from schemas.settings import Settings
+from footfall.schemas.settings import Settings
 
 if TYPE_CHECKING:
-    from generator.sources import TopicView
-    from streams.batch import Poll
-    from streams.source import Position
+    from footfall.generator.sources import TopicView
+    from footfall.streams.batch import Poll
+    from footfall.streams.source import Position
 
 GROUP = "cli"
 IDLE_WAIT_S = 0.25
@@ -32,8 +32,8 @@ def polls(
 
     Raises streams.source.SourceError where there is no such topic.
     """
-    from streams.open import open_topic
-    from streams.source import EARLIEST, LATEST, wall_clock_ms
+    from footfall.streams.open import open_topic
+    from footfall.streams.source import EARLIEST, LATEST, wall_clock_ms
 
     to = None if follow else end or LATEST
     source = open_topic(settings, topic, group=GROUP, start=start or EARLIEST, end=to)
@@ -66,8 +66,8 @@ def records(poll: Poll) -> list[bytes]:
 
 def topic_view(settings: Settings) -> TopicView:
     """Return the view that a resumed push has of the topics it writes to."""
-    from generator.sources import TopicView
-    from streams.source import Position
+    from footfall.generator.sources import TopicView
+    from footfall.streams.source import Position
 
     def read_tail(topic: str, partition: int, offset: int) -> Iterator[bytes]:
         start = Position("offset", offset)
@@ -102,7 +102,7 @@ Ends = tuple[Callable[[str, int], int], Callable[[str], int]]
 
 
 def _file_ends(settings: Settings) -> Ends:
-    from schemas.topic_files import end_offset, partitions_of
+    from footfall.schemas.topic_files import end_offset, partitions_of
 
     folder = settings.topics_folder
     assert folder is not None
@@ -115,8 +115,8 @@ def _file_ends(settings: Settings) -> Ends:
 def _kafka_ends(settings: Settings) -> Ends:
     from confluent_kafka import Consumer, TopicPartition
 
-    from streams.kafka import KafkaTopic
-    from streams.open import open_topic
+    from footfall.streams.kafka import KafkaTopic
+    from footfall.streams.open import open_topic
 
     consumers: dict[str, Consumer] = {}
 
@@ -133,7 +133,7 @@ def _kafka_ends(settings: Settings) -> Ends:
 
 def _partition_of(settings: Settings, key: bytes | None, partitions: int) -> int:
     if settings.topics_folder is not None:
-        from schemas.topic_files import partition_of
+        from footfall.schemas.topic_files import partition_of
 
         return partition_of(key, partitions)
     from aiokafka.partitioner import murmur2

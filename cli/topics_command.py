@@ -10,17 +10,17 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cli.errors import FailureError, UsageError, did_you_mean, say
-from cli.letters.read import parse_place, printable
-from cli.options import count_or_zero
-from cli.table import print_table
-from cli.topics import GROUP
-from schemas.settings import Settings, read_settings
+from footfall.cli.errors import FailureError, UsageError, did_you_mean, say
+from footfall.cli.letters.read import parse_place, printable
+from footfall.cli.options import count_or_zero
+from footfall.cli.table import print_table
+from footfall.cli.topics import GROUP
+from footfall.schemas.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from operations.topic_records import PartitionFacts, Seen
-    from schemas.records import TopicRecord
-    from streams.source import KeptTopic
+    from footfall.operations.topic_records import PartitionFacts, Seen
+    from footfall.schemas.records import TopicRecord
+    from footfall.streams.source import KeptTopic
 
 SHOWN, SHOWN_MAX = 10, 100_000
 _NO_LIMIT_MS = 2**62
@@ -64,7 +64,7 @@ def add_commands(commands: Any) -> None:
 
 def run_ls(args: argparse.Namespace) -> int:
     """Print the topics, or the partitions of one."""
-    from operations.topic_records import listing
+    from footfall.operations.topic_records import listing
 
     found = listing(read_settings(os.environ))
     if args.topic is not None:
@@ -125,8 +125,8 @@ def as_object(name: str, parts: list[PartitionFacts]) -> dict[str, Any]:
 
 def run_tail(args: argparse.Namespace) -> int:
     """Print the newest records and, with ``--follow``, those that come."""
-    from cli.stop import Stop
-    from operations.topic_records import ends, followed, last_records
+    from footfall.cli.stop import Stop
+    from footfall.operations.topic_records import ends, followed, last_records
 
     topic = opened(read_settings(os.environ), args.topic)
     key = None if args.key is None else args.key.encode()
@@ -179,8 +179,8 @@ def _field(name: str, value: bytes | None) -> dict[str, str | None]:
 
 def run_show(args: argparse.Namespace) -> int:
     """Print one record."""
-    from cli.letters.show import payload_lines
-    from operations.topic_records import NotThereError, one_record
+    from footfall.cli.letters.show import payload_lines
+    from footfall.operations.topic_records import NotThereError, one_record
 
     place = parse_place(args.place)
     topic = opened(read_settings(os.environ), place.topic)
@@ -206,7 +206,7 @@ def why_dead(topic: str, record: TopicRecord) -> str:
 
     The checks are those of the api: a flow may ask for more.
     """
-    from api.records import INCOMING, BadRecordError
+    from footfall.api.records import INCOMING, BadRecordError
 
     incoming = INCOMING.get(topic)
     if incoming is None:
@@ -221,9 +221,9 @@ def why_dead(topic: str, record: TopicRecord) -> str:
 
 def opened(settings: Settings, name: str) -> KeptTopic:
     """Return a topic. Raises UsageError, which names the topics that exist, for an unknown one."""
-    from operations.topic_records import listing
-    from streams.open import open_topic
-    from streams.source import NoTopicError
+    from footfall.operations.topic_records import listing
+    from footfall.streams.open import open_topic
+    from footfall.streams.source import NoTopicError
 
     topic = open_topic(settings, name, group=GROUP)
     try:
@@ -249,6 +249,6 @@ def _text(value: bytes | None) -> str:
 
 
 def _iso(time_ms: int | None) -> str | None:
-    from schemas.times import iso_ms
+    from footfall.schemas.times import iso_ms
 
     return None if time_ms is None else iso_ms(time_ms)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from schemas.times import iso_ms
+from footfall.schemas.times import iso_ms
 
 TOLERANCE = 1e-9
 """Two floats that are no further apart count as equal."""

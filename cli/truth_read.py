@@ -9,15 +9,15 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from cli.errors import FailureError, UsageError
-from cli.topics import polls, records
-from cli.truth_tables import ASKED, SPLIT
-from generator.shop_tables import TABLES
-from operations.positions import read_statuses
-from schemas.login_alerts import LoginAlert
-from schemas.settings import Settings
-from schemas.times import parse_time_ms
-from schemas.topics import LOGIN_ALERTS, SHOP_EVENTS
+from footfall.cli.errors import FailureError, UsageError
+from footfall.cli.topics import polls, records
+from footfall.cli.truth_tables import ASKED, SPLIT
+from footfall.generator.shop_tables import TABLES
+from footfall.operations.positions import read_statuses
+from footfall.schemas.login_alerts import LoginAlert
+from footfall.schemas.settings import Settings
+from footfall.schemas.times import parse_time_ms
+from footfall.schemas.topics import LOGIN_ALERTS, SHOP_EVENTS
 
 ROWS_MAX = 5_000_000
 """Most rows of one table of the truth, held at once with those of the table."""
@@ -111,7 +111,7 @@ class Standing:
     """The rows of the tables that the settings name."""
 
     def __init__(self, settings: Settings) -> None:
-        from sinks.clickhouse import ClickHouseReader
+        from footfall.sinks.clickhouse import ClickHouseReader
 
         self._settings = settings
         self._clickhouse = ClickHouseReader(settings.clickhouse_url, home=settings.footfall_home)
@@ -122,7 +122,7 @@ class Standing:
 
     def frame(self, name: str, truth: pl.DataFrame) -> pl.DataFrame:
         """Return the rows of a table. Raises TableError, and SinkError where a server is away."""
-        from sinks import SinkRefusedError
+        from footfall.sinks import SinkRefusedError
 
         asked = ASKED.get(name)
         if asked is None:
@@ -164,7 +164,7 @@ class Standing:
         return self._clickhouse.rows(sql)[1]
 
     def _of_store(self, sql: str, columns: Columns, most: int) -> pl.DataFrame:
-        from sinks.sql import query_rows
+        from footfall.sinks.sql import query_rows
 
         window_s = self._settings.producer_data_sec_per_real_sec
         if window_s != 1:
@@ -183,7 +183,7 @@ class Standing:
         return _frame(plain, columns)
 
     def _of_profiles(self, columns: Columns, truth: pl.DataFrame, most: int) -> pl.DataFrame:
-        from sinks.sql import query_rows
+        from footfall.sinks.sql import query_rows
 
         if self._settings.profiles_file is not None:
             _, rows = query_rows(self._settings.profiles_url, _SQLITE_TAGS, rows_max=most)
@@ -194,7 +194,7 @@ class Standing:
 
 def _tags_of(settings: Settings, cookies: Iterable[str]) -> Iterator[tuple[Any, ...]]:
     """Yield the tags of known cookies: Aerospike has no cheap way to list all."""
-    from sinks.open import open_profiles
+    from footfall.sinks.open import open_profiles
 
     store = open_profiles(settings)
     try:
@@ -210,7 +210,7 @@ def _tags_of(settings: Settings, cookies: Iterable[str]) -> Iterator[tuple[Any, 
 
 def _alerts(settings: Settings, columns: Columns) -> pl.DataFrame:
     """Return each alert once, however often it was written."""
-    from streams.source import SourceError
+    from footfall.streams.source import SourceError
 
     decode = msgspec.json.Decoder(LoginAlert).decode
     try:
@@ -249,9 +249,9 @@ def _accounts(settings: Settings) -> pl.DataFrame:
 
 def _split(settings: Settings) -> pl.DataFrame:
     """Count the readable events in the topic of each kind."""
-    from flows._shop_events import EVENTS
-    from sinks.open import open_topics
-    from sinks.split import target_of
+    from footfall.flows._shop_events import EVENTS
+    from footfall.sinks.open import open_topics
+    from footfall.sinks.split import target_of
 
     topics = open_topics(settings)
     try:

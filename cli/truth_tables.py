@@ -11,7 +11,7 @@ from typing import Literal
 
 import polars as pl
 
-from generator.shop_tables import SHOP_ANSWERS
+from footfall.generator.shop_tables import SHOP_ANSWERS
 
 Where = Literal["clickhouse", "store", "profiles", "alerts", "split", "accounts"]
 SPLIT = "split_topics"

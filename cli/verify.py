@@ -12,9 +12,9 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from cli.errors import UsageError, say
-from cli.flows import contract_of
-from cli.ranges import (
+from footfall.cli.errors import UsageError, say
+from footfall.cli.flows import contract_of
+from footfall.cli.ranges import (
     add_range_options,
     label_of,
     live_limits,
@@ -26,16 +26,16 @@ from cli.ranges import (
     shown,
     topic_partitions,
 )
-from schemas.settings import Settings, read_settings
-from schemas.topics import PARTITION
+from footfall.schemas.settings import Settings, read_settings
+from footfall.schemas.topics import PARTITION
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from cli.verify_rows import RawTarget, StoreTarget
-    from flows._replay import Replayable
-    from sinks.replay import ReplayTarget
-    from streams.replay import Replay, Replayed
+    from footfall.cli.verify_rows import RawTarget, StoreTarget
+    from footfall.flows._replay import Replayable
+    from footfall.sinks.replay import ReplayTarget
+    from footfall.streams.replay import Replay, Replayed
 
 LINES_SHOWN = 40
 
@@ -63,10 +63,10 @@ def add_commands(commands: Any) -> None:
 
 def run_verify(args: argparse.Namespace) -> int:
     """Compare, print what differs; return 0 where all that is certain is equal."""
-    from cli.servers import servers_of_flow
+    from footfall.cli.servers import servers_of_flow
 
     if args.all or args.truth:
-        from cli.verify_all import run_verify_all
+        from footfall.cli.verify_all import run_verify_all
 
         return run_verify_all(args, os.environ)
     if args.flow is None:
@@ -84,9 +84,9 @@ def run_verify(args: argparse.Namespace) -> int:
 
 
 def _verify(settings: Settings, replayable: Replayable, args: argparse.Namespace) -> int:
-    from cli.gone import tell_gone
-    from cli.verify_rows import verify_raw, verify_stored
-    from streams.replay import END_OFFSET
+    from footfall.cli.gone import tell_gone
+    from footfall.cli.verify_rows import verify_raw, verify_stored
+    from footfall.streams.replay import END_OFFSET
 
     with closing(replayable.target()) as target:
         windows = range_of(args).whole_windows(replayable.rules.size_ms)
@@ -112,8 +112,8 @@ def _verify_sums(
 ) -> int:
     import polars as pl
 
-    from sinks.replay import START_MS
-    from streams.replay import END_MS
+    from footfall.sinks.replay import START_MS
+    from footfall.streams.replay import END_MS
 
     assert replayable.count_step is not None
     replay = _replay(settings, replayable, args, replayable.count_step, pl.col(START_MS))
@@ -172,7 +172,7 @@ def differences(
     A window whose sums over all partitions are equal is equal, as for its readers: after a replay
     from an archive all of its rows are in one partition.
     """
-    from sinks.replay import START_MS
+    from footfall.sinks.replay import START_MS
 
     spans = {part.partition: part.windows for part in done}
     found: dict[tuple[int, int], list[tuple[int, ...]]] = {}
@@ -209,7 +209,7 @@ def _replay(
     make_step: Any,
     start_of: pl.Expr,
 ) -> Replay:
-    from streams.replay import END_MS, Replay
+    from footfall.streams.replay import END_MS, Replay
 
     limits = live_limits(settings, args.flow, replayable)
     return Replay(
@@ -227,7 +227,7 @@ def _replay(
 
 
 def _print(differing: Sequence[DifferenceRow], sums: Sequence[str]) -> None:
-    from cli.table import print_table
+    from footfall.cli.table import print_table
 
     rows = [
         (shown(start_ms), partition, name, in_topic, in_table, in_table - in_topic)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.errors import FailureError, UsageError
-from schemas.settings import Settings
+from footfall.cli.errors import FailureError, UsageError
+from footfall.schemas.settings import Settings
 
 if TYPE_CHECKING:
-    from cli.truth_compare import Comparison
-    from cli.truth_read import Truth
+    from footfall.cli.truth_compare import Comparison
+    from footfall.cli.truth_read import Truth
 
 LINES_SHOWN = 5
 """Rows of each sort that are shown per table."""
@@ -36,12 +36,12 @@ class Outcome:
 
 def outcomes(settings: Settings, truth: Truth) -> Iterator[Outcome]:
     """Compare one table after the other. Raises sinks.SinkError where a server is away."""
-    import flows
-    from cli.truth_compare import compare
-    from cli.truth_read import Standing, TableError, expected
-    from cli.truth_tables import ASKED
+    from footfall import flows
+    from footfall.cli.truth_compare import compare
+    from footfall.cli.truth_read import Standing, TableError, expected
+    from footfall.cli.truth_tables import ASKED
 
-    reads = {name: contract.reads for name, contract in flows.catalogue().items()}
+    reads = {name: contract.topics for name, contract in flows.catalogue().items()}
     standing = Standing(settings)
     try:
         for name in truth.names():
@@ -60,8 +60,8 @@ def run_verify_all(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
     Raises UsageError, and FailureError where the truth is of another world.
     """
-    from cli.servers import clickhouse_for_a_while
-    from cli.truth_read import Truth
+    from footfall.cli.servers import clickhouse_for_a_while
+    from footfall.cli.truth_read import Truth
 
     check(args)
     truth = Truth(Path(args.truth))
@@ -95,7 +95,7 @@ def check(args: argparse.Namespace) -> None:
 
 def print_outcome(outcome: Outcome) -> None:
     """Print a line, and a table of the first rows that differ."""
-    from cli.table import print_table
+    from footfall.cli.table import print_table
 
     comparison = outcome.comparison
     if comparison is None:
@@ -109,8 +109,8 @@ def print_outcome(outcome: Outcome) -> None:
 def _check_world(settings: Settings, truth: Truth) -> None:
     """Raise FailureError where a topic holds another number of records than the truth has, or a
     flow has not read all of them."""
-    from cli.topics import end_of
-    from streams.open import open_topic
+    from footfall.cli.topics import end_of
+    from footfall.streams.open import open_topic
 
     end = end_of(settings)
     counts = {}
@@ -133,8 +133,8 @@ def _check_world(settings: Settings, truth: Truth) -> None:
 
 def flows_behind(settings: Settings, records: Mapping[str, int]) -> list[str]:
     """Return the flows whose workers have read fewer than so many records by topic."""
-    import flows
-    from operations.positions import of_statuses, read_statuses
+    from footfall import flows
+    from footfall.operations.positions import of_statuses, read_statuses
 
     places = of_statuses(read_statuses(settings.footfall_home))
     return [
@@ -143,6 +143,6 @@ def flows_behind(settings: Settings, records: Mapping[str, int]) -> list[str]:
         if any(
             sum(at for (of, _), at in places.get(name, {}).items() if of == topic)
             < records.get(topic, 0)
-            for topic in contract.reads
+            for topic in contract.topics
         )
     ]

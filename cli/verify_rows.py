@@ -7,19 +7,19 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from cli.errors import UsageError, say
-from cli.flows import contract_of
-from cli.ranges import let_worker_write, read_partitions, say_left_out, shown
-from schemas.settings import Settings
-from schemas.topics import OFFSET, PARTITION
+from footfall.cli.errors import UsageError, say
+from footfall.cli.flows import contract_of
+from footfall.cli.ranges import let_worker_write, read_partitions, say_left_out, shown
+from footfall.schemas.settings import Settings
+from footfall.schemas.topics import OFFSET, PARTITION
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from sinks.clickhouse_raw_replay import Unequal
-    from sinks.replay import Span
-    from streams.batch import Rows
-    from streams.replay import Range, Replay, Replayed
+    from footfall.sinks.clickhouse_raw_replay import Unequal
+    from footfall.sinks.replay import Span
+    from footfall.streams.batch import Rows
+    from footfall.streams.replay import Range, Replay, Replayed
 
 LINES_SHOWN = 40
 MINUTE_MS = 60_000
@@ -131,7 +131,7 @@ class Compared:
         self._begun = None
 
     def _compare(self, partition: int, first: int, end: int) -> None:
-        from sinks.replay import Span
+        from footfall.sinks.replay import Span
 
         frames, self._waiting = self._waiting, []
         self.rows += sum(map(len, frames))
@@ -158,7 +158,7 @@ def _place(waiting: list[Rows]) -> tuple[int, int, int]:
 
 
 def _print(differing: Mapping[tuple[int, str], Unequal]) -> None:
-    from cli.table import print_table
+    from footfall.cli.table import print_table
 
     rows = [
         (shown(minute_ms), table, unequal.missing, unequal.other, unequal.surplus)

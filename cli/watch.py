@@ -16,14 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cli.errors import UsageError
-from cli.home import Home
-from cli.notices import receiving
-from cli.stop import Stop
-from cli.supervise import PROJECT, Supervisor
-from infra.ports import port_or_free
-from infra.programs import Programs, alertmanager_command, programs, prometheus_command
-from schemas.targets import targets_folder
+from footfall.cli.errors import UsageError
+from footfall.cli.home import Home
+from footfall.cli.notices import receiving
+from footfall.cli.stop import Stop
+from footfall.cli.supervise import PROJECT, Supervisor
+from footfall.infra.ports import port_or_free
+from footfall.infra.programs import Programs, alertmanager_command, programs, prometheus_command
+from footfall.schemas.targets import targets_folder
 
 CONFIGURED = PROJECT / "infra"
 PORTS = (9090, 9093, 9095)
@@ -58,7 +58,7 @@ def add_commands(commands: Any) -> None:
 
 def watch(args: argparse.Namespace) -> int:
     """Run both until stopped."""
-    from schemas.settings import read_settings
+    from footfall.schemas.settings import read_settings
 
     found = programs()
     if found is None:

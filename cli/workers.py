@@ -8,11 +8,11 @@ from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
-from cli.errors import FailureError, say
-from cli.home import Home
-from cli.stop import Stop
-from cli.supervise import Supervisor
-from schemas.settings import read_settings
+from footfall.cli.errors import FailureError, say
+from footfall.cli.home import Home
+from footfall.cli.stop import Stop
+from footfall.cli.supervise import Supervisor
+from footfall.schemas.settings import read_settings
 
 POLL_S = 0.1
 _READ_BYTES = 65_536

@@ -1,36 +1,78 @@
-"""The analytics: one file per analytic, named for its result."""
+"""Streaming analytics: one file per analytic, named for its result, ending in its ``FLOW``.
+
+What a flow is declared with can be imported from here.
+"""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from dataclasses import dataclass
 
-from schemas.tables.clickhouse import Table
+from footfall.flows._flow import Flow, Reading
+from footfall.flows._rows import moment, others_of, placed
+from footfall.flows._sinks import (
+    ClickHouse,
+    Messages,
+    MinuteBuckets,
+    Profiles,
+    Sink,
+    SqlRollup,
+    TopicPerKind,
+)
+from footfall.schemas.settings import SettingError, Settings
+from footfall.streams.batch import ROW, TIME_MS, Batch, TableRows
+from footfall.streams.columns import Column, boolean, cents, ident, integer, text
+from footfall.streams.decode import Records
+from footfall.streams.ordered import fold
+from footfall.streams.parts import Parts
+from footfall.streams.steps import Choose, StepResult, rows, windows
+from footfall.streams.tumbling import EVENTS, VERSION, WINDOW, Tumbling
+
+__all__ = [
+    "EVENTS",
+    "ROW",
+    "TIME_MS",
+    "VERSION",
+    "WINDOW",
+    "Batch",
+    "Choose",
+    "ClickHouse",
+    "Column",
+    "Flow",
+    "Messages",
+    "MinuteBuckets",
+    "Parts",
+    "Profiles",
+    "Reading",
+    "Records",
+    "SettingError",
+    "Settings",
+    "Sink",
+    "SqlRollup",
+    "StepResult",
+    "TableRows",
+    "TopicPerKind",
+    "Tumbling",
+    "boolean",
+    "catalogue",
+    "cents",
+    "fold",
+    "ident",
+    "integer",
+    "moment",
+    "others_of",
+    "placed",
+    "rows",
+    "text",
+    "windows",
+]
 
 
-@dataclass(frozen=True, slots=True)
-class FlowContract:
-    """The contract of a flow: what it reads and writes, and how fresh its rows are."""
-
-    name: str
-    about: str
-    reads: tuple[str, ...]
-    writes: tuple[str, ...]
-    snapshot_every_s: float = 2.0
-    """Seconds between snapshots: rows are durable at least this often."""
-    tables: tuple[Table, ...] = ()
-    """ClickHouse tables that the flow's rows go to."""
-    sink_keeps_state: bool = False
-    """True where the sink of the rows keeps a state per partition, which moves with the step's
-    state."""
-
-
-def catalogue() -> dict[str, FlowContract]:
-    """Return the contract of every flow by name. A flow is a public module of this package."""
+def catalogue() -> dict[str, Flow]:
+    """Return every flow by name: the ``FLOW`` of each module of this package."""
     names = sorted(module.name for module in pkgutil.iter_modules(__path__))
     return {
-        name: importlib.import_module(f"flows.{name}").CONTRACT
+        name: importlib.import_module(f"footfall.flows.{name}").FLOW
         for name in names
         if not name.startswith("_")
     }

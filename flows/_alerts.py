@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import polars as pl
 
-from schemas.dead_letters import DeadLetter, LateEvent
-from schemas.login_alerts import LoginAlert
-from schemas.platform_logs import INVALID, PlatformLog, id_text
-from schemas.settings import Settings
-from schemas.topics import DEAD_LETTERS, LATE_EVENTS, LOGIN_ALERTS
-from sinks.letters import LetterWriter
-from streams.batch import ROW, TIME_MS
-from streams.bursts import alert_of
-from streams.columns import text
-from streams.decode import Records
+from footfall.schemas.dead_letters import DeadLetter, LateEvent
+from footfall.schemas.login_alerts import LoginAlert
+from footfall.schemas.platform_logs import INVALID, PlatformLog, id_text
+from footfall.schemas.settings import SettingError, Settings
+from footfall.schemas.topics import DEAD_LETTERS, LATE_EVENTS, LOGIN_ALERTS, PLATFORM_LOGS
+from footfall.sinks.letters import LetterWriter
+from footfall.streams.batch import ROW, TIME_MS
+from footfall.streams.bursts import alert_of
+from footfall.streams.columns import text
+from footfall.streams.decode import Records
+from footfall.streams.run import Run
 
 DELAY_MS: Final = 5_000
 """Milliseconds that the watermark trails: a failure further behind the newest record is late."""
@@ -41,7 +42,7 @@ def _users_who_failed(logs: Sequence[PlatformLog]) -> list[str | None]:
     ]
 
 
-LOGS = Records(PlatformLog, time="commonData.time", columns={USER_ID: text(_users_who_failed)})
+LOGS = Records.of(PLATFORM_LOGS, {USER_ID: text(_users_who_failed)})
 """Reader of platform_logs; ``user_id`` is null where a record is not a failed login."""
 
 
@@ -50,25 +51,9 @@ def failed_logins(logs: pl.DataFrame) -> pl.DataFrame:
     return logs.with_row_index(ROW).filter(pl.col(USER_ID).is_not_null())
 
 
-class AlertRows:
-    """Writer of rows of ALERT_COLUMNS to the topic of the alerts."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._letters = AlertLetters(settings)
-
-    def write(self, frames: Sequence[pl.DataFrame]) -> None:
-        """Return when all are acknowledged. Raises SinkError."""
-        self._letters.write(
-            [
-                alert_of(user_id, tuple(times_ms))
-                for frame in frames
-                for user_id, times_ms in frame.select(USER_ID, TIMES_MS).iter_rows()
-            ]
-        )
-
-    def close(self) -> None:
-        """Release the topic. Never raises."""
-        self._letters.close()
+def alert_of_row(row: Mapping[str, Any]) -> LoginAlert:
+    """Return the alert of a row of ALERT_COLUMNS."""
+    return alert_of(row[USER_ID], tuple(row[TIMES_MS]))
 
 
 class AlertLetters:
@@ -76,7 +61,7 @@ class AlertLetters:
 
     def __init__(self, settings: Settings) -> None:
         """Make the writers; the first write connects."""
-        from sinks.open import open_topics
+        from footfall.sinks.open import open_topics
 
         self._topics = open_topics(settings)
         names = (LOGIN_ALERTS.name, DEAD_LETTERS.name, LATE_EVENTS.name)
@@ -95,3 +80,20 @@ class AlertLetters:
     def close(self) -> None:
         """Release the topics. Never raises."""
         self._topics.close()
+
+
+def run_on_faust(flow: str, settings: Settings, run: Run) -> None:
+    """Run the flow on Faust, which answers each failure when it comes.
+
+    Raises SettingError where Faust is not installed.
+    """
+    try:
+        from footfall.flows._alerts_worker import run_on_kafka
+    except ModuleNotFoundError as error:
+        if error.name != "faust":
+            raise
+        raise SettingError(
+            f"TOPICS_URL={settings.topics_url!r}: on Kafka {flow} runs on Faust, which "
+            "is not installed: pip install 'footfall[alerts]'"
+        ) from None
+    run_on_kafka(flow, settings, run)

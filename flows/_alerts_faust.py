@@ -19,10 +19,10 @@ from faust.types import TP
 from faust.web.base import BlueprintManager
 from mode import CrashingSupervisor
 
-from flows._alerts_place import Stretch
-from schemas.addresses import OwnHosts, shown_host
-from schemas.settings import Settings
-from streams.run import WorkerError
+from footfall.flows._alerts_place import Stretch
+from footfall.schemas.addresses import OwnHosts, shown_host
+from footfall.schemas.settings import Settings
+from footfall.streams.run import WorkerError
 
 QUEUE_RECORDS_MAX = 8_192
 """Most records that were fetched and not yet taken: at that many, the client reads no more."""

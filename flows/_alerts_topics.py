@@ -9,13 +9,13 @@ import msgspec
 from confluent_kafka import ConsumerGroupState, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from flows._alerts_watch import PartitionRow, is_partition_row
-from schemas.topics import LOGIN_ALERTS
-from sinks.kafka import KafkaTopics
-from streams.kafka import KafkaTopic
-from streams.kafka_consumer import UNKNOWN_EPOCH
-from streams.run import WorkerError
-from streams.source import LATEST, ReadState, SourceError, other_topic
+from footfall.flows._alerts_watch import PartitionRow, is_partition_row
+from footfall.schemas.topics import LOGIN_ALERTS
+from footfall.sinks.kafka import KafkaTopics
+from footfall.streams.kafka import KafkaTopic
+from footfall.streams.kafka_consumer import UNKNOWN_EPOCH
+from footfall.streams.run import WorkerError
+from footfall.streams.source import LATEST, ReadState, SourceError, other_topic
 
 ANSWER_S = 15.0
 CHANGELOG_CONFIG = {

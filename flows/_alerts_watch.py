@@ -19,14 +19,14 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from flows._alerts import DELAY_MS, LOGS, USER_ID, failed_logins
-from schemas.dead_letters import DeadLetter, LateEvent
-from schemas.login_alerts import LoginAlert
-from schemas.status import PartitionStatus
-from streams.batch import ROW, TIME_MS, Batch, Poll
-from streams.bursts import NONE, Failures, alert_of, decide, is_over
-from streams.clock import Clock
-from streams.engine import late_events
+from footfall.flows._alerts import DELAY_MS, LOGS, USER_ID, failed_logins
+from footfall.schemas.dead_letters import DeadLetter, LateEvent
+from footfall.schemas.login_alerts import LoginAlert
+from footfall.schemas.status import PartitionStatus
+from footfall.streams.batch import ROW, TIME_MS, Batch, Poll
+from footfall.streams.bursts import NONE, Failures, alert_of, decide, is_over
+from footfall.streams.clock import Clock
+from footfall.streams.steps import late_events
 
 SWEEP_EVERY_MS = 1_000
 """Milliseconds of event time between two searches for users who can be forgotten."""
@@ -151,7 +151,7 @@ class Watch:
         offsets = batch.offsets()[places]
         watermarks = batch.seen.reached_ms[places] - DELAY_MS
         is_late = failures[TIME_MS].to_numpy() < watermarks
-        taken.late += late_events(self._flow, batch, places[is_late], watermarks[is_late]) or ()
+        taken.late += late_events(batch, places[is_late], watermarks[is_late]) or ()
         changed: set[str] = set()
         columns = (failures[USER_ID], failures[TIME_MS], offsets, is_late)
         for user_id, time_ms, offset, late in zip(*columns, strict=True):

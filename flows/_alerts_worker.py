@@ -24,8 +24,8 @@ import numpy as np
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import murmur2
 
-from flows._alerts import AlertLetters
-from flows._alerts_faust import (
+from footfall.flows._alerts import AlertLetters
+from footfall.flows._alerts_faust import (
     SESSION_S,
     FaustTable,
     NotRestoredError,
@@ -33,25 +33,31 @@ from flows._alerts_faust import (
     group_of,
     instance_of,
 )
-from flows._alerts_place import Place
-from flows._alerts_topics import Others, check_changelog, check_same, ends_of, make_changelog
-from flows._alerts_watch import Taken, Watch, partition_of
-from schemas.metrics import BATCH_SECONDS, WRITE_SECONDS
-from schemas.settings import Settings
-from schemas.status import PartitionStatus
-from schemas.times import iso_ms
-from schemas.topics import LOGIN_ALERTS, PLATFORM_LOGS
-from streams.batch import Poll
-from streams.bursts import in_burst
-from streams.kafka import KafkaTopic
-from streams.log_lines import log_begin
-from streams.open import open_topic, sent_again_in
-from streams.process import stopped_by_signals, tune_process
-from streams.progress import Counted, Progress, StateSize
-from streams.reporting import reporting
-from streams.run import Run, WorkerError
-from streams.source import SourceError, wall_clock_ms
-from streams.wire_format import lines_of
+from footfall.flows._alerts_place import Place
+from footfall.flows._alerts_topics import (
+    Others,
+    check_changelog,
+    check_same,
+    ends_of,
+    make_changelog,
+)
+from footfall.flows._alerts_watch import Taken, Watch, partition_of
+from footfall.schemas.metrics import BATCH_SECONDS, WRITE_SECONDS
+from footfall.schemas.settings import Settings
+from footfall.schemas.status import PartitionStatus
+from footfall.schemas.times import iso_ms
+from footfall.schemas.topics import LOGIN_ALERTS, PLATFORM_LOGS
+from footfall.streams.batch import Poll
+from footfall.streams.bursts import in_burst
+from footfall.streams.kafka import KafkaTopic
+from footfall.streams.log_lines import log_begin
+from footfall.streams.open import open_topic, sent_again_in
+from footfall.streams.process import stopped_by_signals, tune_process
+from footfall.streams.progress import Counted, Progress, StateSize
+from footfall.streams.reporting import reporting
+from footfall.streams.run import Run, WorkerError
+from footfall.streams.source import SourceError, wall_clock_ms
+from footfall.streams.wire_format import lines_of
 
 LOOK_EVERY_S = 5.0
 """Seconds between checks whether the topic has more partitions."""

@@ -22,7 +22,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from schemas.platform_logs import (
+from footfall.schemas.platform_logs import (
     FAILED_STATUSES,
     NO_DATA,
     NestedProductId,
@@ -30,9 +30,14 @@ from schemas.platform_logs import (
     NestedUserId,
     PlatformLog,
 )
-from schemas.topics import PLATFORM_LOGS
-from streams.columns import Column, boolean, ident, ident_series, integer, text
-from streams.decode import Records
+from footfall.schemas.topics import PLATFORM_LOGS
+from footfall.streams.columns import Column, boolean, ident, ident_series, integer, text
+from footfall.streams.decode import Records
+
+
+def event_times(logs: list[Any]) -> list[str]:
+    """Return the event times of records."""
+    return [log.commonData.time for log in logs]
 
 
 def _user_ids(logs: list[Any]) -> list[Any]:
@@ -123,10 +128,8 @@ def records(*columns: str, **more: Column) -> Records:
 
     Raises KeyError for a name that is not in COLUMNS.
     """
-    return Records(
-        PlatformLog,
-        time="commonData.time",
-        columns={name: COLUMNS[name] for name in columns} | more,
-        bytes_max=PLATFORM_LOGS.record_bytes_max,
-        times=lambda logs: [log.commonData.time for log in logs],
+    return Records.of(
+        PLATFORM_LOGS,
+        {name: COLUMNS[name] for name in columns} | more,
+        times=event_times,
     )

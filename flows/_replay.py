@@ -1,7 +1,7 @@
 """Parts of a flow that let a range of its rows be written again, or counted.
 
-A flow of ``Reading``s joins by ``replay = partial(_replay.replay, CONTRACT, READS)`` if its steps
-are of tumbling windows, or stateless with raw rows.
+Whether a flow has them follows from its steps and its sink: steps of tumbling windows, or steps
+without a state whose rows are identified by their event.
 """
 
 from __future__ import annotations
@@ -9,22 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import polars as pl
 
-from flows import FlowContract
-from flows._flow import Readings, topics
-from flows._wiring import raw_replay, windows_replay
-from schemas.settings import Settings
-from schemas.tables.clickhouse import Table
-from schemas.topics import PARTITION
-from schemas.versions import GENERATION_SHIFT
-from sinks.replay import START_MS, ReplayTarget
-from streams.batch import Batch, Rows, changed
-from streams.decode import Records
-from streams.engine import MakeStep, StatelessStep, Step, StepResult, WindowStep
-from streams.replay import Rules, settled
-from streams.tumbling import EVENTS, WINDOW, Tumbling
+from footfall.flows._sinks import Sink
+from footfall.schemas.settings import Settings
+from footfall.schemas.tables.clickhouse import Table
+from footfall.schemas.topics import PARTITION
+from footfall.schemas.versions import GENERATION_SHIFT
+from footfall.sinks.replay import START_MS, ReplayTarget
+from footfall.streams.batch import Batch, Rows, changed
+from footfall.streams.decode import Records
+from footfall.streams.replay import Rules, settled
+from footfall.streams.steps import MakeStep, StatelessStep, Step, StepResult, WindowStep
+from footfall.streams.tumbling import EVENTS, WINDOW
+
+if TYPE_CHECKING:
+    from footfall.flows._flow import Reading
 
 ROWS_MAX, RAW_ROWS_MAX = 50_000, 500_000
 """Rows gathered before they are written: of one table, and of all tables."""
@@ -58,86 +60,36 @@ class Replayable:
     """Rows gathered before they are written."""
 
 
-def replay(
-    contract: FlowContract, readings: Readings, settings: Settings
-) -> tuple[Replayable, ...]:
-    """Return what replays a range of event time, one for each topic that the flow reads.
-
-    All steps are of windows, for one table, or all are stateless, for tables of raw rows. Raises
-    SettingError as the flow's ``wire`` does.
-    """
-    return tuple(
-        _of_topic(contract, topic, readings[name].records, readings[name].make_step, settings)
-        for name, topic in topics(contract, settings).items()
-    )
+def has_replay(sink: Sink, step: Step) -> bool:
+    """Return whether a range of a topic's rows can be written again: a window or an event must
+    be all that a row depends on."""
+    if not sink.start:
+        return False
+    if isinstance(step, WindowStep):
+        return len(sink.tables) <= 1
+    return isinstance(step, StatelessStep) and all(table.is_raw for table in sink.tables)
 
 
-def _of_topic(
-    contract: FlowContract, topic: str, records: Records, make_step: MakeStep, settings: Settings
-) -> Replayable:
-    step = make_step(0, None)
-    if isinstance(step, StatelessStep):
-        return _raw(contract, topic, records, make_step, settings)
-    assert isinstance(step, WindowStep), f"{contract.name}: no range stands for itself"
-    (table,) = contract.tables
-    # The table's sum that the windows do not have is their number of events.
-    counts = [name for name in table.sums if name not in step.spec.sums]
-    of_windows = {name: name for name in step.spec.sums if name in table.sums}
-    return _windows(
-        topic,
-        records,
-        step.spec,
-        lambda partition: _window_step(make_step, partition),
-        start=table.start,
-        sums={EVENTS: counts[0], **of_windows} if counts else of_windows,
-        target=partial(windows_replay, settings, table, topic),
-    )
-
-
-def _window_step(make_step: MakeStep, partition: int) -> WindowStep:
-    step = make_step(partition, None)
-    assert isinstance(step, WindowStep)
-    return step
-
-
-def windows(
-    flow: str,
-    topic: str,
-    records: Records,
-    spec: Tumbling,
-    finish: Callable[[pl.DataFrame, int], pl.DataFrame],
-    *,
-    start: str,
-    sums: Mapping[str, str],
-    target: Callable[[str], ReplayTarget],
-) -> tuple[Replayable, ...]:
-    """Return what replays a flow of tumbling windows.
-
-    ``start`` is the table's column with the window's start; ``sums`` names the table's column for
-    EVENTS and for each sum of ``spec``. ``target`` takes the topic.
-    """
-    found = _windows(
-        topic,
-        records,
-        spec,
-        lambda partition: WindowStep(flow, spec, finish, partition, None),
-        start=start,
-        sums=sums,
-        target=partial(target, topic),
-    )
-    return (found,)
+def replayable(sink: Sink, topic: str, reading: Reading, settings: Settings) -> Replayable:
+    """Return what replays a range of event time of one topic."""
+    target = partial(sink.replay, settings, topic)
+    if isinstance(reading.step(0, None), WindowStep):
+        return _windows(sink, topic, reading, target)
+    return _rows(sink, topic, reading, target)
 
 
 def _windows(
-    topic: str,
-    records: Records,
-    spec: Tumbling,
-    step_of: Callable[[int], WindowStep],
-    *,
-    start: str,
-    sums: Mapping[str, str],
-    target: Callable[[], ReplayTarget],
+    sink: Sink, topic: str, reading: Reading, target: Callable[[], ReplayTarget]
 ) -> Replayable:
+    def step_of(partition: int) -> WindowStep:
+        step = reading.step(partition, None)
+        assert isinstance(step, WindowStep)
+        return step
+
+    spec = step_of(0).spec
+    # The table's sum that the windows do not have is their number of events.
+    sums = {name if name in spec.sums else EVENTS: name for name in sink.sums}
+
     def make_step(generation: int, any_order: bool) -> MakeStep:
         certain = settled(spec, generation, any_order=any_order)
         return lambda partition, _snapshot: step_of(partition).anew(certain)
@@ -154,9 +106,9 @@ def _windows(
 
     return Replayable(
         topic=topic,
-        records=records,
+        records=reading.records,
         rules=Rules(spec.size_ms, spec.delay_ms + spec.lateness_ms, spec.lateness_ms),
-        start_of=_milliseconds(start),
+        start_of=sink.starts,
         make_step=make_step,
         target=target,
         count_step=count_step,
@@ -164,28 +116,28 @@ def _windows(
     )
 
 
-def _raw(
-    contract: FlowContract, topic: str, records: Records, make_step: MakeStep, settings: Settings
+def _rows(
+    sink: Sink, topic: str, reading: Reading, target: Callable[[], ReplayTarget]
 ) -> Replayable:
-    (start,) = {table.start for table in contract.tables}
+    def make_step(generation: int, _any_order: bool) -> MakeStep:
+        def step(partition: int, _snapshot: bytes | None) -> Step:
+            made = reading.step(partition, None)
+            return _OfGeneration(made, sink.tables, generation) if sink.tables else made
 
-    def of_generation(generation: int, _any_order: bool) -> MakeStep:
-        return lambda partition, _snapshot: _OfGeneration(
-            make_step(partition, None), contract.tables, generation
-        )
+        return step
 
     return Replayable(
         topic=topic,
-        records=records,
-        # No event is ever too late, so an event of the range may be anywhere in the topic.
+        records=reading.records,
+        # No event is ever too late, so one of the range may stand anywhere.
         rules=Rules(size_ms=1, reach_ms=None),
-        start_of=_milliseconds(start),
-        make_step=of_generation,
-        target=partial(raw_replay, settings, contract.tables, topic),
+        start_of=sink.starts,
+        make_step=make_step,
+        target=target,
         has_shadow=False,
         known_by_offset=True,
-        is_raw=True,
-        rows_max=min(RAW_ROWS_MAX, ROWS_MAX * len(contract.tables)),
+        is_raw=bool(sink.tables),
+        rows_max=min(RAW_ROWS_MAX, ROWS_MAX * max(1, len(sink.tables))),
     )
 
 
@@ -218,7 +170,3 @@ class _OfGeneration:
     @property
     def holds(self) -> Mapping[str, int]:
         return self._step.holds
-
-
-def _milliseconds(column: str) -> pl.Expr:
-    return pl.col(column).dt.epoch("ms")

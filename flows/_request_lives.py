@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from schemas.operations import BY_FIRST_STEP, OPERATIONS, Step, missing_step, operation_of
-from streams.batch import TIME_MS, Int64s
+from footfall.schemas.operations import BY_FIRST_STEP, OPERATIONS, Step, missing_step, operation_of
+from footfall.streams.batch import TIME_MS, Int64s
 
 GAP_MS = 60_000
 SPAN_MAX_MS = 300_000

@@ -15,12 +15,12 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 
-from flows._request_lives import GAP_MS, Bools, Hashes, Lives, Steps, hashed, lives_of
-from schemas.dead_letters import LateEvent
-from streams.batch import NEVER, TIME_MS, Batch, Int64s
-from streams.engine import late_events
-from streams.frames import where
-from streams.window_chunks import packed, unpacked
+from footfall.flows._request_lives import GAP_MS, Bools, Hashes, Lives, Steps, hashed, lives_of
+from footfall.schemas.dead_letters import LateEvent
+from footfall.streams.batch import NEVER, TIME_MS, Batch, Int64s
+from footfall.streams.frames import where
+from footfall.streams.steps import late_events
+from footfall.streams.window_chunks import packed, unpacked
 
 DELAY_MS = 5_000
 LATENESS_MS = 120_000
@@ -260,6 +260,6 @@ def unframed(data: bytes) -> list[bytes]:
     return [data[start:end] for start, end in pairwise(ends)]
 
 
-def late_letters(flow: str, batch: Batch, late: Late | None) -> list[LateEvent] | None:
+def late_letters(batch: Batch, late: Late | None) -> list[LateEvent] | None:
     """Return the late events of a batch; None where no event was late."""
-    return late_events(flow, batch, *late) if late else None
+    return late_events(batch, *late) if late else None

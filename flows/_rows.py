@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import polars as pl
 
-from schemas.tables.clickhouse import Table
-from schemas.topics import TOPIC
-from schemas.versions import FINAL, version_of
-from streams.batch import TIME_MS, Batch
+from footfall.schemas.tables.clickhouse import Table
+from footfall.schemas.topics import TOPIC
+from footfall.schemas.versions import FINAL, version_of
+from footfall.streams.batch import TIME_MS, Batch
 
 MOMENT = pl.Datetime("ms", "UTC")
 

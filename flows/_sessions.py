@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from flows._logs import records
-from flows._rows import MOMENT
-from schemas.platform_logs import SESSION_TIMEOUT_S, VALID, PlatformLog
-from streams.batch import TIME_MS, Int64s
-from streams.columns import Column
-from streams.ordered import THE_END_MS
-from streams.window_chunks import packed, unpacked
+from footfall.flows._logs import records
+from footfall.flows._rows import MOMENT
+from footfall.schemas.platform_logs import SESSION_TIMEOUT_S, VALID, PlatformLog
+from footfall.streams.batch import TIME_MS, Int64s
+from footfall.streams.columns import Column
+from footfall.streams.ordered import THE_END_MS
+from footfall.streams.window_chunks import packed, unpacked
 
 TIMEOUT_MS: Final = SESSION_TIMEOUT_S * 1000
 DELAY_MS: Final = 5_000

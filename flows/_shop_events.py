@@ -29,10 +29,10 @@ import numpy as np
 import polars as pl
 from msgspec import Struct
 
-from schemas.shop_events import KINDS, SCHEMA, STRUCTS, TIME, USER, Kind
-from schemas.topics import SHOP_EVENTS
-from streams.columns import Column, Lift
-from streams.decode import Records
+from footfall.schemas.shop_events import KINDS, SCHEMA, STRUCTS, TIME, USER, Kind
+from footfall.schemas.topics import SHOP_EVENTS
+from footfall.streams.columns import Column, Lift
+from footfall.streams.decode import Records
 
 KIND = "kind"
 _PLACE_OF = {"int": "int", "code": "int", "double": "double", "text": "text"}
@@ -95,15 +95,14 @@ _SERIES: Final = {
     "int": _series(pl.Int64), "double": _series(pl.Float64), "text": _series(pl.String),
 }  # fmt: skip
 
-EVENTS: Final = Records(
-    PlacedEvent,
-    time=TIME,
-    columns={
+EVENTS: Final = Records.of(
+    SHOP_EVENTS,
+    {
         KIND: Column(_lift(KIND), _series(pl.UInt8)),
         USER: Column(_lift(USER), _SERIES["int"]),
         **{place: Column(_lift(place), _SERIES[place.partition("_")[0]]) for place in PLACES},
     },
-    bytes_max=SHOP_EVENTS.record_bytes_max,
+    struct=PlacedEvent,
     times=_lift(TIME),
 )
 """Reader of shop_events."""

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from flows._request_lives import Bools, Lives, Steps, in_order, told_apart
-from flows._requests import Touched, framed, unframed
-from schemas.operations import operation_of
-from streams.batch import Int64s
-from streams.window_chunks import packed, unpacked
-from streams.windows import NO_END_MS
+from footfall.flows._request_lives import Bools, Lives, Steps, in_order, told_apart
+from footfall.flows._requests import Touched, framed, unframed
+from footfall.schemas.operations import operation_of
+from footfall.streams.batch import Int64s
+from footfall.streams.window_chunks import packed, unpacked
+from footfall.streams.windows import NO_END_MS
 
 MINUTE_MS = 60_000
 MINUTE = "minute_ms"

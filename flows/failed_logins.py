@@ -10,30 +10,14 @@ Replay   a row is known by its record's place in the topic: reading it again cha
 
 from __future__ import annotations
 
-from functools import partial
-
 import polars as pl
-from bytewax.dataflow import Dataflow
 
-from flows import FlowContract, _flow, _replay
-from flows._flow import Reading
-from flows._logs import records
-from flows._rows import moment, others_of, placed
-from schemas.platform_logs import INVALID
-from schemas.settings import read_settings
-from schemas.tables.logins import FAILED_LOGIN
-from schemas.topics import PLATFORM_LOGS
-from streams.batch import Batch
-from streams.engine import StatelessStep, StepResult
-from streams.runner import Run
-
-CONTRACT = FlowContract(
-    name="failed_logins",
-    about="logins that failed, and how many of a user in each minute",
-    reads=(PLATFORM_LOGS.name,),
-    writes=("ClickHouse failed_login", "ClickHouse failed_logins_per_minute"),
-    tables=(FAILED_LOGIN,),
-)
+from footfall.flows import ClickHouse, Flow, Reading, StepResult, moment, others_of, placed, rows
+from footfall.flows._logs import records
+from footfall.schemas.platform_logs import INVALID
+from footfall.schemas.tables.logins import FAILED_LOGIN
+from footfall.schemas.topics import PLATFORM_LOGS
+from footfall.streams.batch import Batch
 
 LOGS = records("user_id", "request_id", "log", "status")
 
@@ -46,21 +30,14 @@ def failures(batch: Batch) -> StepResult:
     filtered = len(batch.frame) - len(found)
     if found.is_empty():
         return StepResult(filtered=filtered)
-    rows = found.select(moment(), *others_of(FAILED_LOGIN, "time"))
-    return StepResult(rows, filtered=filtered)
+    failed = found.select(moment(), *others_of(FAILED_LOGIN, "time"))
+    return StepResult(failed, filtered=filtered)
 
 
-def step(_partition: int, snapshot: bytes | None) -> StatelessStep:
-    """Return the step of a partition."""
-    return StatelessStep(failures, snapshot)
-
-
-READS = {PLATFORM_LOGS.name: Reading(LOGS, step)}
-build = partial(_flow.build, CONTRACT, READS)
-wire = partial(_flow.wire, CONTRACT, READS)
-replay = partial(_replay.replay, CONTRACT, READS)
-
-
-def main() -> Dataflow:
-    """Return the flow for ``python -m bytewax.run "flows.failed_logins:main()"``."""
-    return wire(read_settings(), Run())
+FLOW = Flow(
+    name="failed_logins",
+    about="logins that failed, and how many of a user in each minute",
+    reads={PLATFORM_LOGS: Reading(LOGS, rows(failures))},
+    writes=ClickHouse(FAILED_LOGIN, views=("failed_login", "failed_logins_per_minute")),
+)
+main = FLOW.main

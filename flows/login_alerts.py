@@ -14,42 +14,22 @@ Engines  embedded topics: Bytewax, exact in any order within the delay, once the
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 import msgspec
 import polars as pl
-from bytewax.dataflow import Dataflow
-from bytewax.inputs import Source
 
-from flows import FlowContract
-from flows._alerts import (
+from footfall.flows import TIME_MS, Flow, Messages, Reading, fold
+from footfall.flows._alerts import (
     ALERT_COLUMNS,
     DELAY_MS,
     LOGS,
     USER_ID,
-    AlertRows,
+    alert_of_row,
     failed_logins,
+    run_on_faust,
 )
-from flows._wiring import counted, letters
-from schemas.settings import SettingError, Settings, read_settings
-from schemas.topics import LOGIN_ALERTS, PLATFORM_LOGS
-from sinks.buffered import BufferedSink
-from streams.batch import TIME_MS, Poll
-from streams.bursts import NONE, Failures, decide, is_over
-from streams.engine import Outputs, dataflow
-from streams.open import open_source
-from streams.ordered import THE_END_MS, OrderedStep
-from streams.progress import Progress
-from streams.runner import Run
-
-CONTRACT = FlowContract(
-    name="login_alerts",
-    about="an alert when a user's failed logins pass the limit, one a burst",
-    reads=(PLATFORM_LOGS.name,),
-    writes=(f"topic {LOGIN_ALERTS.name}",),
-    snapshot_every_s=1.0,
-)
+from footfall.schemas.topics import LOGIN_ALERTS, PLATFORM_LOGS
+from footfall.streams.bursts import NONE, Failures, decide, is_over
+from footfall.streams.ordered import THE_END_MS
 
 
 class Bursts:
@@ -58,7 +38,7 @@ class Bursts:
     It is bounded by the users who failed within LOGIN_WINDOW_S and the delay.
     """
 
-    def __init__(self, snapshot: bytes | None) -> None:
+    def __init__(self, _partition: int, snapshot: bytes | None) -> None:
         self._known: dict[str, Failures] = (
             msgspec.msgpack.decode(snapshot, type=dict[str, Failures]) if snapshot else {}
         )
@@ -89,55 +69,12 @@ class Bursts:
         return {"users": len(self._known)}
 
 
-def _make_step(partition: int, snapshot: bytes | None) -> OrderedStep:
-    return OrderedStep(
-        CONTRACT.name,
-        DELAY_MS,
-        lambda _partition, folded: Bursts(folded),
-        partition,
-        snapshot,
-        choose=failed_logins,
-    )
-
-
-def build(source: Source[Poll], outputs: Outputs, progress: Progress | None = None) -> Dataflow:
-    """Wire the flow between a source and its sinks."""
-    return dataflow(CONTRACT.name, source, LOGS, _make_step, outputs, progress=progress)
-
-
-def wire(settings: Settings, run: Run) -> Dataflow:
-    """Return the flow on embedded topics. Raises SettingError where topics are in Kafka."""
-    if settings.kafka_bootstrap:
-        raise SettingError(
-            f"TOPICS_URL={settings.topics_url!r}: on Kafka {CONTRACT.name} runs on Faust: start "
-            f"it by `footfall run {CONTRACT.name}`"
-        )
-    source = open_source(settings, settings.kafka_topic or PLATFORM_LOGS.name, CONTRACT.name, run)
-    rows: BufferedSink[pl.DataFrame] = BufferedSink(
-        lambda: AlertRows(settings), rows_max=1_000, wrote=counted(run.progress, LOGIN_ALERTS.name)
-    )
-    return build(source, Outputs(rows, *letters(settings)), run.progress)
-
-
-def other_engine(settings: Settings) -> Callable[[Run], None] | None:
-    """Return the Faust worker where topics are in Kafka; None where Bytewax runs the flow.
-
-    Raises SettingError where Faust is not installed.
-    """
-    if not settings.kafka_bootstrap:
-        return None
-    try:
-        from flows._alerts_worker import run_on_kafka
-    except ModuleNotFoundError as error:
-        if error.name != "faust":
-            raise
-        raise SettingError(
-            f"TOPICS_URL={settings.topics_url!r}: on Kafka {CONTRACT.name} runs on Faust, which "
-            "is not installed: pip install 'footfall[alerts]'"
-        ) from None
-    return partial(run_on_kafka, CONTRACT.name, settings)
-
-
-def main() -> Dataflow:
-    """Return the flow for ``python -m bytewax.run "flows.login_alerts:main()"``."""
-    return wire(read_settings(), Run())
+FLOW = Flow(
+    name="login_alerts",
+    about="an alert when a user's failed logins pass the limit, one a burst",
+    reads={PLATFORM_LOGS: Reading(LOGS, fold(Bursts, delay_ms=DELAY_MS, choose=failed_logins))},
+    writes=Messages(LOGIN_ALERTS, alert_of_row),
+    snapshot_every_s=1.0,
+    on_kafka=run_on_faust,
+)
+main = FLOW.main

@@ -10,16 +10,13 @@ Replay   rows are upserts: reading the same events again changes nothing
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Final, TypeVar
 
 import numpy as np
 import polars as pl
-from bytewax.dataflow import Dataflow
 
-from flows import FlowContract, _flow
-from flows._flow import Reading
-from flows._sessions import (
+from footfall.flows import ClickHouse, Flow, Reading, fold
+from footfall.flows._sessions import (
     DELAY_MS,
     LOGIN,
     LOGS,
@@ -32,21 +29,11 @@ from flows._sessions import (
     same,
     take,
 )
-from schemas.settings import read_settings
-from schemas.tables.sessions import ONLINE_PER_MINUTE, ONLINE_USER
-from schemas.topics import PLATFORM_LOGS
-from schemas.versions import FINAL, version_of
-from streams.batch import NEVER, TIME_MS, Int64s, TableRows
-from streams.ordered import OFFSET, THE_END_MS, OrderedStep
-from streams.runner import Run
-
-CONTRACT = FlowContract(
-    name="online_users",
-    about="who came online, and how many users were active and online in each minute",
-    reads=(PLATFORM_LOGS.name,),
-    writes=("ClickHouse online_user", "ClickHouse online_users_per_minute"),
-    tables=(ONLINE_USER, ONLINE_PER_MINUTE),
-)
+from footfall.schemas.tables.sessions import ONLINE_PER_MINUTE, ONLINE_USER
+from footfall.schemas.topics import PLATFORM_LOGS
+from footfall.schemas.versions import FINAL, version_of
+from footfall.streams.batch import NEVER, TIME_MS, Int64s, TableRows
+from footfall.streams.ordered import OFFSET, THE_END_MS
 
 MINUTE_MS: Final = 60_000
 EARLY_EVERY_MS: Final = 5_000
@@ -187,24 +174,20 @@ def newest_minute_end_ms(newest_ms: int) -> int:
     return newest_ms // MINUTE_MS * MINUTE_MS + MINUTE_MS
 
 
-def step(partition: int, snapshot: bytes | None) -> OrderedStep:
-    """Return the step of a partition."""
-    return OrderedStep(
-        CONTRACT.name,
-        DELAY_MS,
-        Presence,
-        partition,
-        snapshot,
-        early_every_ms=EARLY_EVERY_MS,
-        early_ms=newest_minute_end_ms,
-    )
-
-
-READS = {PLATFORM_LOGS.name: Reading(LOGS, step)}
-build = partial(_flow.build, CONTRACT, READS)
-wire = partial(_flow.wire, CONTRACT, READS)
-
-
-def main() -> Dataflow:
-    """Return the flow for ``python -m bytewax.run "flows.online_users:main()"``."""
-    return wire(read_settings(), Run())
+FLOW = Flow(
+    name="online_users",
+    about="who came online, and how many users were active and online in each minute",
+    reads={
+        PLATFORM_LOGS: Reading(
+            LOGS,
+            fold(
+                Presence,
+                delay_ms=DELAY_MS,
+                early_every_ms=EARLY_EVERY_MS,
+                early_ms=newest_minute_end_ms,
+            ),
+        )
+    },
+    writes=ClickHouse(ONLINE_USER, ONLINE_PER_MINUTE),
+)
+main = FLOW.main

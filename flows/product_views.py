@@ -11,37 +11,32 @@ Replay   rows are upserts: reading the same events again changes nothing
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import polars as pl
-from bytewax.dataflow import Dataflow
 
-from flows import FlowContract, _flow, _replay
-from flows._flow import Reading
-from flows._logs import USER, listed_in, product_of, records
-from flows._rows import moment
-from schemas.settings import read_settings
-from schemas.store_events import StoreEvent
-from schemas.tables.product_views import PRODUCT_USER_VIEWS
-from schemas.topics import PLATFORM_LOGS, STORE_EVENTS, USER_TAGS
-from schemas.user_tags import UserTag
-from streams.batch import ROW, TIME_MS
-from streams.columns import ident, integer, text
-from streams.decode import Records
-from streams.engine import Choose, MakeStep, WindowStep
-from streams.parts import Parts
-from streams.runner import Run
-from streams.tumbling import VERSION, WINDOW, Tumbling
-
-CONTRACT = FlowContract(
-    name="product_views",
-    about="views and impressions of each product in each minute, by user",
-    reads=(PLATFORM_LOGS.name, STORE_EVENTS.name, USER_TAGS.name),
-    writes=("ClickHouse product_views_per_minute", "ClickHouse product_user_views_per_minute"),
-    tables=(PRODUCT_USER_VIEWS,),
+from footfall.flows import (
+    ROW,
+    TIME_MS,
+    VERSION,
+    WINDOW,
+    Choose,
+    ClickHouse,
+    Flow,
+    Parts,
+    Reading,
+    Records,
+    Tumbling,
+    ident,
+    integer,
+    moment,
+    text,
+    windows,
 )
+from footfall.flows._logs import USER, event_times, listed_in, product_of
+from footfall.schemas.tables.product_views import PRODUCT_USER_VIEWS
+from footfall.schemas.topics import PLATFORM_LOGS, STORE_EVENTS, USER_TAGS, Topic
 
 VIEW, LISTING = "CatalogProductReq", "CatalogDbRep"
 """Actions of platform_logs."""
@@ -68,8 +63,10 @@ def _looked_at(logs: list[Any]) -> list[Any]:
     ]
 
 
-LOGS = replace(
-    records(),
+LOGS = Records.of(
+    PLATFORM_LOGS,
+    {},
+    times=event_times,
     parts=Parts(
         of=_looks,
         columns={
@@ -80,24 +77,21 @@ LOGS = replace(
         values=ident(_looked_at),
     ),
 )
-STORE = Records(
-    StoreEvent,
-    time="event_time",
-    columns={
+STORE = Records.of(
+    STORE_EVENTS,
+    {
         "event_type": text(lambda events: [event.event_type for event in events]),
         "product_id": ident(lambda events: [event.product_id for event in events]),
         "user_id": ident(lambda events: [event.user_id for event in events]),
     },
 )
-TAGS = Records(
-    UserTag,
-    time="time",
-    columns={
+TAGS = Records.of(
+    USER_TAGS,
+    {
         "action": text(lambda tags: [tag.action for tag in tags]),
         "product_id": ident(lambda tags: [tag.product_info.product_id for tag in tags]),
         "user_id": text(lambda tags: [tag.cookie for tag in tags]),
     },
-    bytes_max=USER_TAGS.record_bytes_max,
 )
 
 MINUTES = Tumbling(
@@ -127,7 +121,7 @@ def views(events: pl.DataFrame, kind: str, value: str) -> pl.DataFrame:
     )
 
 
-def rows(found: pl.DataFrame, partition: int, source: str) -> pl.DataFrame:
+def rows_of(found: pl.DataFrame, partition: int, source: str) -> pl.DataFrame:
     """Return rows of ``product_user_views_rows`` from the windows of one partition."""
     return found.select(
         moment(WINDOW, "minute"),
@@ -139,27 +133,23 @@ def rows(found: pl.DataFrame, partition: int, source: str) -> pl.DataFrame:
     )
 
 
-def step_of(source: str, choose: Choose) -> MakeStep:
-    """Return what makes the step of a partition of the topic ``source``."""
-    finish = partial(rows, source=source)
-    return lambda partition, snapshot: WindowStep(
-        CONTRACT.name, MINUTES, finish, partition, snapshot, choose=choose
-    )
+def reading(topic: Topic, records: Records, choose: Choose) -> Reading:
+    """Return what the flow does with a topic, of which ``choose`` gives the views."""
+    return Reading(records, windows(MINUTES, partial(rows_of, source=topic.name), choose=choose))
 
 
-READS = {
-    topic: Reading(read, step_of(topic, choose))
-    for topic, read, choose in (
-        (PLATFORM_LOGS.name, LOGS, in_logs),
-        (STORE_EVENTS.name, STORE, partial(views, kind="event_type", value="view")),
-        (USER_TAGS.name, TAGS, partial(views, kind="action", value="VIEW")),
-    )
-}
-build = partial(_flow.build, CONTRACT, READS)
-wire = partial(_flow.wire, CONTRACT, READS)
-replay = partial(_replay.replay, CONTRACT, READS)
-
-
-def main() -> Dataflow:
-    """Return the flow for ``python -m bytewax.run "flows.product_views:main()"``."""
-    return wire(read_settings(), Run())
+FLOW = Flow(
+    name="product_views",
+    about="views and impressions of each product in each minute, by user",
+    reads={
+        PLATFORM_LOGS: reading(PLATFORM_LOGS, LOGS, in_logs),
+        STORE_EVENTS: reading(
+            STORE_EVENTS, STORE, partial(views, kind="event_type", value="view")
+        ),
+        USER_TAGS: reading(USER_TAGS, TAGS, partial(views, kind="action", value="VIEW")),
+    },
+    writes=ClickHouse(
+        PRODUCT_USER_VIEWS, views=("product_views_per_minute", "product_user_views_per_minute")
+    ),
+)
+main = FLOW.main

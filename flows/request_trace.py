@@ -13,17 +13,13 @@ Replay   a step's row is known by its record's place in the topic, a summary by 
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import polars as pl
-from bytewax.dataflow import Dataflow
 
-from flows import FlowContract, _flow
-from flows._flow import Reading
-from flows._logs import records
-from flows._request_lives import Lives
-from flows._requests import (
+from footfall.flows import ClickHouse, Flow, Reading, StepResult, moment, others_of, placed
+from footfall.flows._logs import records
+from footfall.flows._request_lives import Lives
+from footfall.flows._requests import (
     DELAY_MS,
     LIMIT_MS,
     Requests,
@@ -32,26 +28,15 @@ from flows._requests import (
     late_letters,
     unframed,
 )
-from flows._rows import MOMENT, moment, others_of, placed
-from schemas.operations import OUTCOME_FAILED, OUTCOME_INCOMPLETE, OUTCOME_OK
-from schemas.settings import read_settings
-from schemas.tables.traces import REQUEST_SUMMARY, REQUEST_TRACE
-from schemas.topics import PLATFORM_LOGS
-from schemas.versions import FINAL, PROVISIONAL, version_of
-from streams.batch import NEVER, Batch, Int64s, TableRows
-from streams.engine import StepResult
-from streams.frames import where
-from streams.runner import Run
-from streams.window_chunks import packed, unpacked
-from streams.windows import NO_END_MS
-
-CONTRACT = FlowContract(
-    name="request_trace",
-    about="every step of each request, and what became of the request",
-    reads=(PLATFORM_LOGS.name,),
-    writes=("ClickHouse request_trace", "ClickHouse request_summary"),
-    tables=(REQUEST_TRACE, REQUEST_SUMMARY),
-)
+from footfall.flows._rows import MOMENT
+from footfall.schemas.operations import OUTCOME_FAILED, OUTCOME_INCOMPLETE, OUTCOME_OK
+from footfall.schemas.tables.traces import REQUEST_SUMMARY, REQUEST_TRACE
+from footfall.schemas.topics import PLATFORM_LOGS
+from footfall.schemas.versions import FINAL, PROVISIONAL, version_of
+from footfall.streams.batch import NEVER, Batch, Int64s, TableRows
+from footfall.streams.frames import where
+from footfall.streams.window_chunks import packed, unpacked
+from footfall.streams.windows import NO_END_MS
 
 LOGS = records("user_id", "request_id", "server", "log", "status", "error", "failed")
 
@@ -150,7 +135,7 @@ class TraceStep:
         due = [found for found in (*due, self._overdue()) if len(found)]
         if due:
             frames[REQUEST_SUMMARY.name] = self._rows(pl.concat(due), FINAL)
-        return StepResult(TableRows(frames), late_letters(CONTRACT.name, batch, late))
+        return StepResult(TableRows(frames), late_letters(batch, late))
 
     def snapshot(self) -> bytes:
         numbers = np.array((self._polled_at_ms, self._next_offset), dtype="<i8").tobytes()
@@ -218,16 +203,10 @@ class TraceStep:
         return pl.DataFrame(columns)[others_of(REQUEST_SUMMARY)]
 
 
-def step(partition: int, snapshot: bytes | None) -> TraceStep:
-    """Return the step of a partition."""
-    return TraceStep(partition, snapshot)
-
-
-READS = {PLATFORM_LOGS.name: Reading(LOGS, step)}
-build = partial(_flow.build, CONTRACT, READS)
-wire = partial(_flow.wire, CONTRACT, READS)
-
-
-def main() -> Dataflow:
-    """Return the flow for ``python -m bytewax.run "flows.request_trace:main()"``."""
-    return wire(read_settings(), Run())
+FLOW = Flow(
+    name="request_trace",
+    about="every step of each request, and what became of the request",
+    reads={PLATFORM_LOGS: Reading(LOGS, TraceStep)},
+    writes=ClickHouse(REQUEST_TRACE, REQUEST_SUMMARY),
+)
+main = FLOW.main

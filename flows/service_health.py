@@ -11,17 +11,13 @@ Replay   rows are upserts: reading the same records again changes nothing
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import polars as pl
-from bytewax.dataflow import Dataflow
 
-from flows import FlowContract, _flow
-from flows._flow import Reading
-from flows._logs import records
-from flows._request_lives import SPAN_MAX_MS
-from flows._requests import (
+from footfall.flows import ClickHouse, Flow, Reading, StepResult
+from footfall.flows._logs import records
+from footfall.flows._request_lives import SPAN_MAX_MS
+from footfall.flows._requests import (
     DELAY_MS,
     KEEP_MS,
     LIMIT_MS,
@@ -30,24 +26,13 @@ from flows._requests import (
     late_letters,
     unframed,
 )
-from flows._rows import MOMENT
-from flows._visits import MINUTE, MINUTE_MS, Minutes
-from schemas.settings import read_settings
-from schemas.tables.service_health import ROWS
-from schemas.topics import PLATFORM_LOGS
-from schemas.versions import FINAL, PROVISIONAL, version_of
-from streams.batch import NEVER, Batch
-from streams.engine import StepResult
-from streams.runner import Run
-from streams.windows import NO_END_MS
-
-CONTRACT = FlowContract(
-    name="service_health",
-    about="requests, failures and durations by minute, service and operation",
-    reads=(PLATFORM_LOGS.name,),
-    writes=("ClickHouse service_health", "ClickHouse service_health_anomalies"),
-    tables=(ROWS,),
-)
+from footfall.flows._rows import MOMENT
+from footfall.flows._visits import MINUTE, MINUTE_MS, Minutes
+from footfall.schemas.tables.service_health import ROWS
+from footfall.schemas.topics import PLATFORM_LOGS
+from footfall.schemas.versions import FINAL, PROVISIONAL, version_of
+from footfall.streams.batch import NEVER, Batch
+from footfall.streams.windows import NO_END_MS
 
 LOGS = records("request_id", "server", "log", "failed")
 
@@ -92,7 +77,7 @@ class HealthStep:
         if touched:
             self._minutes.add(touched)
         rows = self._due(poll.polled_at_ms)
-        return StepResult(rows, late_letters(CONTRACT.name, batch, late))
+        return StepResult(rows, late_letters(batch, late))
 
     def snapshot(self) -> bytes:
         numbers = (self._polled_at_ms, self._written_at_ms, self._next_offset)
@@ -158,16 +143,10 @@ class HealthStep:
         )
 
 
-def step(partition: int, snapshot: bytes | None) -> HealthStep:
-    """Return the step of a partition."""
-    return HealthStep(partition, snapshot)
-
-
-READS = {PLATFORM_LOGS.name: Reading(LOGS, step)}
-build = partial(_flow.build, CONTRACT, READS)
-wire = partial(_flow.wire, CONTRACT, READS)
-
-
-def main() -> Dataflow:
-    """Return the flow for ``python -m bytewax.run "flows.service_health:main()"``."""
-    return wire(read_settings(), Run())
+FLOW = Flow(
+    name="service_health",
+    about="requests, failures and durations by minute, service and operation",
+    reads={PLATFORM_LOGS: Reading(LOGS, HealthStep)},
+    writes=ClickHouse(ROWS, views=("service_health", "service_health_anomalies")),
+)
+main = FLOW.main

@@ -15,37 +15,29 @@ from __future__ import annotations
 from functools import partial
 
 import polars as pl
-from bytewax.dataflow import Dataflow
-from bytewax.inputs import Source
 
-from flows import FlowContract
-from flows._replay import Replayable, windows
-from flows._wiring import letters, store_metrics_replay, store_metrics_table
-from schemas.settings import Settings, read_settings
-from schemas.store_events import StoreEvent
-from schemas.tables.store_metrics import SUMS
-from schemas.topics import STORE_EVENTS, STORE_METRICS_AVAILABLE
-from streams.batch import Poll
-from streams.columns import cents, text
-from streams.decode import Records
-from streams.engine import Outputs, WindowStep, dataflow
-from streams.open import open_source
-from streams.progress import Progress
-from streams.runner import Run
-from streams.tumbling import EVENTS, VERSION, WINDOW, Tumbling
-
-CONTRACT = FlowContract(
-    name="store_metrics",
-    about="items viewed, put in the cart and sold, and their value, in each window",
-    reads=(STORE_EVENTS.name,),
-    writes=("PostgreSQL events", f"topic {STORE_METRICS_AVAILABLE.name}"),
-    snapshot_every_s=1.0,
+from footfall.flows import (
+    EVENTS,
+    VERSION,
+    WINDOW,
+    Flow,
+    Messages,
+    Reading,
+    Records,
+    Settings,
+    SqlRollup,
+    Tumbling,
+    cents,
+    text,
+    windows,
 )
+from footfall.schemas.dead_letters import StoreMetricsAvailable
+from footfall.schemas.tables.store_metrics import ROLLUP, SUMS
+from footfall.schemas.topics import STORE_EVENTS, STORE_METRICS_AVAILABLE
 
-ROWS_OF_STORE = Records(
-    StoreEvent,
-    time="event_time",
-    columns={
+ROWS_OF_STORE = Records.of(
+    STORE_EVENTS,
+    {
         "event_type": text(lambda events: [event.event_type for event in events]),
         "price_cents": cents(lambda events: [event.price for event in events]),
     },
@@ -86,46 +78,17 @@ def metrics(found: pl.DataFrame, partition: int, size_ms: int) -> pl.DataFrame:
     )
 
 
-def build(
-    source: Source[Poll],
-    outputs: Outputs,
-    progress: Progress | None = None,
-    *,
-    window_s: float = 1.0,
-) -> Dataflow:
-    """Wire the flow between a source and its sinks."""
-    spec = windows_of(window_s)
-    finish = partial(metrics, size_ms=spec.size_ms)
-
-    def step(partition: int, snapshot: bytes | None) -> WindowStep:
-        return WindowStep(CONTRACT.name, spec, finish, partition, snapshot)
-
-    return dataflow(CONTRACT.name, source, ROWS_OF_STORE, step, outputs, progress=progress)
-
-
-def wire(settings: Settings, run: Run) -> Dataflow:
-    """Return the flow on the servers that the settings name."""
-    source = open_source(settings, settings.kafka_topic or STORE_EVENTS.name, CONTRACT.name, run)
-    outputs = Outputs(store_metrics_table(settings, run.progress), *letters(settings))
-    window_s = settings.producer_data_sec_per_real_sec
-    return build(source, outputs, run.progress, window_s=window_s)
-
-
-def replay(settings: Settings) -> tuple[Replayable, ...]:
-    """Return what replays a range of event time."""
+def reading(settings: Settings) -> Reading:
+    """Return what the flow does with store events: windows of the length that is set."""
     spec = windows_of(settings.producer_data_sec_per_real_sec)
-    return windows(
-        CONTRACT.name,
-        settings.kafka_topic or STORE_EVENTS.name,
-        ROWS_OF_STORE,
-        spec,
-        partial(metrics, size_ms=spec.size_ms),
-        start="start_event_time",
-        sums={EVENTS: SUMS[0], **{name: name for name in SUMS[1:]}},
-        target=partial(store_metrics_replay, settings),
-    )
+    return Reading(ROWS_OF_STORE, windows(spec, partial(metrics, size_ms=spec.size_ms)))
 
 
-def main() -> Dataflow:
-    """Return the flow for ``python -m bytewax.run "flows.store_metrics:main()"``."""
-    return wire(read_settings(), Run())
+FLOW = Flow(
+    name="store_metrics",
+    about="items viewed, put in the cart and sold, and their value, in each window",
+    reads={STORE_EVENTS: reading},
+    writes=SqlRollup(ROLLUP, notices=Messages(STORE_METRICS_AVAILABLE, StoreMetricsAvailable.of)),
+    snapshot_every_s=1.0,
+)
+main = FLOW.main

@@ -17,11 +17,9 @@ from functools import partial
 from typing import Any
 
 import polars as pl
-from bytewax.dataflow import Dataflow
 
-from flows import FlowContract, _flow
-from flows._flow import Reading
-from flows._sessions import (
+from footfall.flows import ClickHouse, Column, Flow, Reading, Records, fold, ident
+from footfall.flows._sessions import (
     DELAY_MS,
     LOGIN,
     LOGS,
@@ -35,22 +33,9 @@ from flows._sessions import (
     take,
     whats,
 )
-from schemas.settings import read_settings
-from schemas.shop_events import STRUCTS, ShopEvent
-from schemas.tables.sessions import SESSIONS
-from schemas.topics import PLATFORM_LOGS, SHOP_EVENTS
-from streams.columns import Column, ident
-from streams.decode import Records
-from streams.ordered import OrderedStep
-from streams.runner import Run
-
-CONTRACT = FlowContract(
-    name="time_online",
-    about="how long each user stayed: every session, and why it ended",
-    reads=(PLATFORM_LOGS.name, SHOP_EVENTS.name),
-    writes=("ClickHouse users_spend_time_online", "ClickHouse shop_sessions"),
-    tables=(SESSIONS,),
-)
+from footfall.schemas.shop_events import STRUCTS
+from footfall.schemas.tables.sessions import SESSIONS
+from footfall.schemas.topics import PLATFORM_LOGS, SHOP_EVENTS
 
 _LOGGING_IN = STRUCTS["LoggingIn"]
 
@@ -59,14 +44,12 @@ def _whats(events: list[Any]) -> list[int]:
     return [LOGIN if type(event) is _LOGGING_IN else RECORD for event in events]
 
 
-EVENTS = Records(
-    ShopEvent,
-    time="timestamp",
-    columns={
+EVENTS = Records.of(
+    SHOP_EVENTS,
+    {
         USER_ID: ident(lambda events: [event.user_id for event in events]),
         WHAT: Column(_whats, whats),
     },
-    bytes_max=SHOP_EVENTS.record_bytes_max,
     times=lambda events: [event.timestamp for event in events],
 )
 
@@ -124,19 +107,13 @@ class Stays:
         )
 
 
-def step(source: str, partition: int, snapshot: bytes | None) -> OrderedStep:
-    """Return the step of a partition of the topic ``source``."""
-    return OrderedStep(CONTRACT.name, DELAY_MS, partial(Stays, source), partition, snapshot)
-
-
-READS = {
-    PLATFORM_LOGS.name: Reading(LOGS, partial(step, PLATFORM_LOGS.name)),
-    SHOP_EVENTS.name: Reading(EVENTS, partial(step, SHOP_EVENTS.name)),
-}
-build = partial(_flow.build, CONTRACT, READS)
-wire = partial(_flow.wire, CONTRACT, READS)
-
-
-def main() -> Dataflow:
-    """Return the flow for ``python -m bytewax.run "flows.time_online:main()"``."""
-    return wire(read_settings(), Run())
+FLOW = Flow(
+    name="time_online",
+    about="how long each user stayed: every session, and why it ended",
+    reads={
+        topic: Reading(records, fold(partial(Stays, topic.name), delay_ms=DELAY_MS))
+        for topic, records in ((PLATFORM_LOGS, LOGS), (SHOP_EVENTS, EVENTS))
+    },
+    writes=ClickHouse(SESSIONS, views=("users_spend_time_online", "shop_sessions")),
+)
+main = FLOW.main

@@ -8,8 +8,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, disable_created_metrics
 from prometheus_client.registry import Collector
 
-from generator.sources import Record, TopicWriter
-from schemas import metrics
+from footfall.generator.sources import Record, TopicWriter
+from footfall.schemas import metrics
 
 
 class CountedWriter(Collector):

@@ -19,17 +19,17 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from generator.sources import Batch, Record
-from schemas.dead_letters import record_of
-from schemas.store_events import StoreEvent
-from schemas.topics import DEAD_LETTERS, STORE_EVENTS
-from streams.archive import Rows, csv_rows
-from streams.archive_files import FileLines, is_pipe, printable
-from streams.batch import TIME_MS, Int64s
-from streams.batch import Batch as DecodedBatch
-from streams.columns import integer
-from streams.decode import Records
-from streams.source import SourceError
+from footfall.generator.sources import Batch, Record
+from footfall.schemas.dead_letters import record_of
+from footfall.schemas.store_events import StoreEvent
+from footfall.schemas.topics import DEAD_LETTERS, STORE_EVENTS
+from footfall.streams.archive import Rows, csv_rows
+from footfall.streams.archive_files import FileLines, is_pipe, printable
+from footfall.streams.batch import TIME_MS, Int64s
+from footfall.streams.batch import Batch as DecodedBatch
+from footfall.streams.columns import integer
+from footfall.streams.decode import Records
+from footfall.streams.source import SourceError
 
 FLOW = "csv_replay"
 """Name of the replay as the one that gave up on a row."""

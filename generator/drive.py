@@ -13,11 +13,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from threading import Event
 
-from generator.pace import Clock, pace_of
-from generator.progress import ProgressError, ProgressFile, Start
-from generator.sources import Batch, Source, Stream, TopicWriter
-from schemas.times import iso_ms
-from schemas.topics import DEAD_LETTERS
+from footfall.generator.pace import Clock, pace_of
+from footfall.generator.progress import ProgressError, ProgressFile, Start
+from footfall.generator.sources import Batch, Source, Stream, TopicWriter
+from footfall.schemas.times import iso_ms
+from footfall.schemas.topics import DEAD_LETTERS
 
 BATCH_ROWS_MAX = 5_000
 NAP_S = 0.2

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol, cast
 
-from generator.sources import GeneratorError
-from schemas.addresses import AddressError, hosts_in, shown_host, split_url
+from footfall.generator.sources import GeneratorError
+from footfall.schemas.addresses import AddressError, hosts_in, shown_host, split_url
 
 HEAD_BYTES_MAX = 65_536
 BODY_BYTES_MAX = 64 * 1024 * 1024

@@ -8,8 +8,8 @@ from math import inf
 from time import monotonic
 from typing import Protocol
 
-from generator.http_client import NO_ANSWER, Address, Connection
-from generator.latency import Latencies, Percentiles
+from footfall.generator.http_client import NO_ANSWER, Address, Connection
+from footfall.generator.latency import Latencies, Percentiles
 
 PENDING_MAX = 20_000
 """Most requests that are due and wait for a free client; beyond that no more are made due, and the

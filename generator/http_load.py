@@ -16,12 +16,12 @@ from threading import Event
 from typing import Literal
 from urllib.parse import quote
 
-from generator.http_client import NO_ANSWER, Address, LoadError
-from generator.http_lane import Lane, RequestCounts
-from generator.latency import Percentiles
-from generator.sources import Record
-from generator.tags import TagWorld
-from schemas.times import iso_ms
+from footfall.generator.http_client import NO_ANSWER, Address, LoadError
+from footfall.generator.http_lane import Lane, RequestCounts
+from footfall.generator.latency import Percentiles
+from footfall.generator.sources import Record
+from footfall.generator.tags import TagWorld
+from footfall.schemas.times import iso_ms
 
 TICK_S = 0.005
 CONNECT_WAIT_S = 10.0

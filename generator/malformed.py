@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from schemas.topics import RECORD_BYTES_MAX
+from footfall.schemas.topics import RECORD_BYTES_MAX
 
 NESTING_DEPTH = 20_000
 """Depth of nesting, far beyond that of decoders; a tag has two levels."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from generator.sources import Batch, Stream
+from footfall.generator.sources import Batch, Stream
 
 TICK_S = 0.025
 """Seconds between two batches of a paced push."""

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from generator.sources import Batch, GeneratorError, Record, Source, Stream, TopicView
+from footfall.generator.sources import Batch, GeneratorError, Record, Source, Stream, TopicView
 
 WINDOW_ROWS = 50_000
 """Most rows that a push writes past its progress before it saves again: the most that a resume

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from generator.chance import Bits, Indices, draw, high, low, mix, pick, zipf
+from footfall.generator.chance import Bits, Indices, draw, high, low, mix, pick, zipf
 
 PRODUCTS = 50_000
 BRANDS = 250

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-from schemas.tables.service_health import (
+from footfall.schemas.tables.service_health import (
     ERRORS_MIN,
     LATENCY_FACTOR,
     LATENCY_MIN_MS,

@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from schemas.shop_events import COMPARISON_TYPES, LOGIN_TYPES, REASON_TYPES, SUPPORT_TYPES
+from footfall.schemas.shop_events import COMPARISON_TYPES, LOGIN_TYPES, REASON_TYPES, SUPPORT_TYPES
 
 HOUR_MS = 3_600_000
 VISIT_WITHIN_MS = 300_000

@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 from heapq import heappush
 from typing import Any, Protocol
 
-from generator.shop_spoil import spoiled
-from generator.sources import Record
-from schemas.times import datetime_of, parse_time_ms
-from schemas.topics import PLATFORM_LOGS, SHOP_EVENTS, STORE_EVENTS, USER_TAGS
+from footfall.generator.shop_spoil import spoiled
+from footfall.generator.sources import Record
+from footfall.schemas.times import datetime_of, parse_time_ms
+from footfall.schemas.topics import PLATFORM_LOGS, SHOP_EVENTS, STORE_EVENTS, USER_TAGS
 
 TOPICS = (PLATFORM_LOGS.name, SHOP_EVENTS.name, STORE_EVENTS.name, USER_TAGS.name)
 LOGS, EVENTS, STORE, TAGS = range(4)

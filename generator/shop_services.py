@@ -10,9 +10,9 @@ import random
 
 import numpy as np
 
-from generator.chance import draw
-from generator.shop_records import Recorder, Step, User
-from schemas.platform_logs import (
+from footfall.generator.chance import draw
+from footfall.generator.shop_records import Recorder, Step, User
+from footfall.schemas.platform_logs import (
     CART,
     CATALOG,
     DECLINED,

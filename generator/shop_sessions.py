@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 
-from schemas.platform_logs import LOGIN_FAILURES_MAX, LOGIN_WINDOW_S, SESSION_TIMEOUT_S
+from footfall.schemas.platform_logs import LOGIN_FAILURES_MAX, LOGIN_WINDOW_S, SESSION_TIMEOUT_S
 
 MINUTE_MS = 60_000
 _TIMEOUT_MS = SESSION_TIMEOUT_S * 1000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from generator.malformed import NESTING_DEPTH
+from footfall.generator.malformed import NESTING_DEPTH
 
 _TIME = (b'"time":"', b'"timestamp":"', b'"event_time":"', b'"time":"')
 _NAME = (b'"action":"', b'"event":"', b'"event_type":"', b'"action":"')

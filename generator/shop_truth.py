@@ -55,10 +55,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from generator.shop_anomalies import anomalies
-from generator.shop_answers import Answers
-from generator.shop_records import EVENTS as EVENTS_TOPIC
-from generator.shop_records import (
+from footfall.generator.shop_anomalies import anomalies
+from footfall.generator.shop_answers import Answers
+from footfall.generator.shop_records import EVENTS as EVENTS_TOPIC
+from footfall.generator.shop_records import (
     FUTURE,
     LATE,
     LOGS,
@@ -70,13 +70,13 @@ from generator.shop_records import (
     TagFacts,
     User,
 )
-from generator.shop_records import Step as Logged
-from generator.shop_sessions import Alerts, Minutes, Sessions
-from generator.shop_tables import SHOP_ANSWERS, TABLES, Rows, write_tables
-from generator.shop_world import ShopStream, ShopWorld
-from schemas.operations import missing_step, operation_of, outcome_of
-from schemas.platform_logs import INVALID, VALID, is_failed
-from schemas.profiles import NUM_TAGS_TO_KEEP_DEFAULT
+from footfall.generator.shop_records import Step as Logged
+from footfall.generator.shop_sessions import Alerts, Minutes, Sessions
+from footfall.generator.shop_tables import SHOP_ANSWERS, TABLES, Rows, write_tables
+from footfall.generator.shop_world import ShopStream, ShopWorld
+from footfall.schemas.operations import missing_step, operation_of, outcome_of
+from footfall.schemas.platform_logs import INVALID, VALID, is_failed
+from footfall.schemas.profiles import NUM_TAGS_TO_KEEP_DEFAULT
 
 MINUTE_MS = 60_000
 ROWS_KEEP_LATE = frozenset({

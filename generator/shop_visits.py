@@ -8,10 +8,10 @@ from collections.abc import Callable
 from functools import lru_cache
 from itertools import accumulate
 
-from generator.shop import CATEGORIES, PRODUCTS, Shop, shop_of
-from generator.shop_records import Recorder, StoreProduct, TagFacts, User
-from generator.shop_services import Services
-from schemas.platform_logs import OK
+from footfall.generator.shop import CATEGORIES, PRODUCTS, Shop, shop_of
+from footfall.generator.shop_records import Recorder, StoreProduct, TagFacts, User
+from footfall.generator.shop_services import Services
+from footfall.schemas.platform_logs import OK
 
 ACTIONS_MIN, ACTIONS_SPREAD = 4, 24
 LISTED_MAX = 12

@@ -20,8 +20,8 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from generator.chance import draw, threshold
-from generator.shop_records import (
+from footfall.generator.chance import draw, threshold
+from footfall.generator.shop_records import (
     A_LITTLE_OFF,
     AHEAD,
     AHEAD_MAX_MS,
@@ -39,11 +39,11 @@ from generator.shop_records import (
     Recorder,
     User,
 )
-from generator.shop_services import Services
-from generator.shop_visits import HABITS, Visits
-from generator.sources import Batch, Record
-from schemas.times import datetime_of, iso_ms, parse_time_ms
-from schemas.topic_files import partition_of
+from footfall.generator.shop_services import Services
+from footfall.generator.shop_visits import HABITS, Visits
+from footfall.generator.sources import Batch, Record
+from footfall.schemas.times import datetime_of, iso_ms, parse_time_ms
+from footfall.schemas.topic_files import partition_of
 
 START_MS = parse_time_ms("2022-03-22T12:00:00.000Z")
 USERS = 50_000

@@ -13,11 +13,11 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from generator.chance import Bits, Indices, draw, high, low, pick, threshold, zipf
-from generator.shop import PRODUCTS, Shop, shop_of
-from generator.sources import Record, WorldStream
-from schemas.times import datetime_of, parse_time_ms
-from schemas.topics import STORE_EVENTS
+from footfall.generator.chance import Bits, Indices, draw, high, low, pick, threshold, zipf
+from footfall.generator.shop import PRODUCTS, Shop, shop_of
+from footfall.generator.sources import Record, WorldStream
+from footfall.schemas.times import datetime_of, parse_time_ms
+from footfall.schemas.topics import STORE_EVENTS
 
 START_S = parse_time_ms("2019-10-01 00:00:00 UTC") // 1000
 

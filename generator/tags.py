@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from generator.chance import (
+from footfall.generator.chance import (
     Bits,
     Indices,
     draw,
@@ -31,11 +31,11 @@ from generator.chance import (
     threshold,
     zipf,
 )
-from generator.malformed import MALFORMED_KINDS, TOO_LARGE, spoil
-from generator.shop import PRODUCTS, shop_of
-from generator.sources import Record, WorldStream
-from schemas.times import iso_ms, parse_time_ms
-from schemas.topics import USER_TAGS
+from footfall.generator.malformed import MALFORMED_KINDS, TOO_LARGE, spoil
+from footfall.generator.shop import PRODUCTS, shop_of
+from footfall.generator.sources import Record, WorldStream
+from footfall.schemas.times import iso_ms, parse_time_ms
+from footfall.schemas.topics import USER_TAGS
 
 START_MS = parse_time_ms("2022-03-22T12:15:00.000Z")
 

@@ -1,1 +1,1 @@
-"""Dashboards of Grafana, built with its foundation SDK: ``python -m grafana`` writes them."""
+"""Build Grafana's dashboards with its SDK: ``python -m footfall.grafana`` writes them."""

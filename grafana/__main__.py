@@ -1,10 +1,10 @@
-"""Write grafana/dashboards/*.json: ``python -m grafana``."""
+"""Write grafana/dashboards/*.json: ``python -m footfall.grafana``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from grafana import (
+from footfall.grafana import (
     api,
     customers_online,
     one_flow,
@@ -13,9 +13,9 @@ from grafana import (
     servers,
     shop_now,
 )
-from grafana.board import text_of
+from footfall.grafana.board import text_of
 
-FOLDER = Path(__file__).parent / "dashboards"
+FOLDER = Path(__file__).resolve().parent / "dashboards"
 MODULES = (pipeline, one_flow, shop_now, customers_online, requests, api, servers)
 
 

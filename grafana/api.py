@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from grafana.board import board, chosen
-from grafana.panels import ORANGE, RED, Panel, lines, number, rows
-from grafana.queries import PromQL, quantile, rate
+from footfall.grafana.board import board, chosen
+from footfall.grafana.panels import ORANGE, RED, Panel, lines, number, rows
+from footfall.grafana.queries import PromQL, quantile, rate
 
 ROUTES = 'route=~"$route", route!~"/(metrics|healthz|readyz)"'
 """Routes without those of monitoring, which would hide the requests of clients."""

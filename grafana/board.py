@@ -10,8 +10,8 @@ from grafana_foundation_sdk.cog import builder
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as models
 
-from grafana.panels import RUNBOOKS, Panel
-from grafana.queries import CLICKHOUSE, PROMETHEUS, PromQL, Query
+from footfall.grafana.panels import RUNBOOKS, Panel
+from footfall.grafana.queries import CLICKHOUSE, PROMETHEUS, PromQL, Query
 
 TAG = "footfall"
 Variable = builder.Builder[models.VariableModel]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from grafana.board import board, typed
-from grafana.newest import newest
-from grafana.panels import ORANGE, Panel, lines, number, rows
-from grafana.queries import SQL
+from footfall.grafana.board import board, typed
+from footfall.grafana.newest import newest
+from footfall.grafana.panels import ORANGE, Panel, lines, number, rows
+from footfall.grafana.queries import SQL
 
 PER_MINUTE = "($__interval_s / 60)"
 USER_URL = "/d/footfall-customers?${__url_time_range}&var-user=${__value.raw}"

@@ -5,8 +5,8 @@ Event time and wall time are independent: a replay of 2019 is nowhere in the las
 
 from __future__ import annotations
 
-from grafana.panels import Panel, rows
-from grafana.queries import SQL
+from footfall.grafana.panels import Panel, rows
+from footfall.grafana.queries import SQL
 
 
 def newest(uid: str, column: str, table: str) -> Panel:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from grafana.board import board, chosen
-from grafana.panels import ORANGE, RED, Panel, lines, number, rows
-from grafana.pipeline import LAG_STEPS
-from grafana.queries import PromQL, quantile, rate, summed
+from footfall.grafana.board import board, chosen
+from footfall.grafana.panels import ORANGE, RED, Panel, lines, number, rows
+from footfall.grafana.pipeline import LAG_STEPS
+from footfall.grafana.queries import PromQL, quantile, rate, summed
 
 WATERMARK = "footfall_watermark_timestamp_seconds"
 PARTITION = "topic, partition"

@@ -11,7 +11,7 @@ from grafana_foundation_sdk.builders import dashboard as boards
 from grafana_foundation_sdk.models import common as shapes
 from grafana_foundation_sdk.models import dashboard as models
 
-from grafana.queries import Query
+from footfall.grafana.queries import Query
 
 GREEN, ORANGE, RED, BLUE, PLAIN = "green", "orange", "red", "blue", "transparent"
 Steps = Mapping[float, str]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from grafana.board import board
-from grafana.panels import ORANGE, PLAIN, RED, Panel, Steps, lines, number, rows
-from grafana.queries import PromQL, rate
+from footfall.grafana.board import board
+from footfall.grafana.panels import ORANGE, PLAIN, RED, Panel, Steps, lines, number, rows
+from footfall.grafana.queries import PromQL, rate
 
 LAG_STEPS: Steps = {60: ORANGE, 300: RED}
 FLOW_URL = "/d/footfall-flow?${__url_time_range}&var-flow=${__value.raw}"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from grafana.board import board, chosen, typed
-from grafana.newest import newest
-from grafana.panels import ORANGE, RED, Panel, lines, number, rows
-from grafana.queries import SQL
-from schemas.tables.service_health import anomalies_in
+from footfall.grafana.board import board, chosen, typed
+from footfall.grafana.newest import newest
+from footfall.grafana.panels import ORANGE, RED, Panel, lines, number, rows
+from footfall.grafana.queries import SQL
+from footfall.schemas.tables.service_health import anomalies_in
 
 PER_MINUTE = "($__interval_s / 60)"
 SHOWN = "$__timeFilter(minute) AND $__conditionalAll(server IN ($server), $server)"

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from infra.ports import free_port
-from infra.programs import prometheus_command
-from schemas.targets import targets_folder
+from footfall.infra.ports import free_port
+from footfall.infra.programs import prometheus_command
+from footfall.schemas.targets import targets_folder
 
 SCRAPE_S = 1
 _START_S_MAX = 240.0

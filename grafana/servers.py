@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from grafana.board import board
-from grafana.panels import ORANGE, PLAIN, RED, Panel, lines, number, rows
-from grafana.queries import SQL, PromQL, quantile, rate
+from footfall.grafana.board import board
+from footfall.grafana.panels import ORANGE, PLAIN, RED, Panel, lines, number, rows
+from footfall.grafana.queries import SQL, PromQL, quantile, rate
 
 
 def dashboard() -> Dashboard:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from grafana.board import board, chosen
-from grafana.newest import newest
-from grafana.panels import Panel, lines, number, ranking, rows
-from grafana.queries import SQL
-from schemas.shop_events import REASON_TYPES
-from schemas.tables.shop_events import VISIT_WITHIN_S, named
+from footfall.grafana.board import board, chosen
+from footfall.grafana.newest import newest
+from footfall.grafana.panels import Panel, lines, number, ranking, rows
+from footfall.grafana.queries import SQL
+from footfall.schemas.shop_events import REASON_TYPES
+from footfall.schemas.tables.shop_events import VISIT_WITHIN_S, named
 
 PER_MINUTE = "($__interval_s / 60)"
 LATER = f"{VISIT_WITHIN_S} SECOND"

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 from xml.sax.saxutils import escape
 
-from infra._clickhouse_errors import Code, failure
+from footfall.infra._clickhouse_errors import Code, failure
 
 RESULT_BYTES_MAX = 536_870_912
 """A result is held whole in memory; the setting ``max_result_bytes`` of a call changes this."""

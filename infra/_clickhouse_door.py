@@ -14,8 +14,8 @@ import hmac
 import re
 from collections.abc import Collection, Mapping
 
-from infra._clickhouse_errors import Code, failure
-from schemas.embedded_clickhouse import PASSWORD_FILE, USER
+from footfall.infra._clickhouse_errors import Code, failure
+from footfall.schemas.embedded_clickhouse import PASSWORD_FILE, USER
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 HTTP_PORT = 80

@@ -15,18 +15,18 @@ from typing import Any
 
 import msgspec
 
-from infra._clickhouse_config import check_grants, write_config
-from infra._clickhouse_errors import Code, EngineError, engine_error, failure
-from infra._clickhouse_move import move_tables
-from infra._clickhouse_sql import InsertWithData
-from infra._clickhouse_statements import (
+from footfall.infra._clickhouse_config import check_grants, write_config
+from footfall.infra._clickhouse_errors import Code, EngineError, engine_error, failure
+from footfall.infra._clickhouse_move import move_tables
+from footfall.infra._clickhouse_sql import InsertWithData
+from footfall.infra._clickhouse_statements import (
     Statement,
     check_format,
     inspected,
     inspected_plain,
     setting_refusal,
 )
-from schemas.embedded_clickhouse import DATABASE
+from footfall.schemas.embedded_clickhouse import DATABASE
 
 _CACHES = {
     "mark_cache_size": 67_108_864,

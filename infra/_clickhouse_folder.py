@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from infra._clickhouse_errors import EmbeddedClickHouseError
-from schemas.embedded_clickhouse import ADDRESS_FILE, PASSWORD_FILE
+from footfall.infra._clickhouse_errors import EmbeddedClickHouseError
+from footfall.schemas.embedded_clickhouse import ADDRESS_FILE, PASSWORD_FILE
 
 FREE_BYTES_MIN = 67_108_864
 """The server does not start with less free on the disk: merges could not be written."""

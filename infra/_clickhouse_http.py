@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from infra._clickhouse_bodies import (
+from footfall.infra._clickhouse_bodies import (
     BODY_BYTES_MAX,
     FORM_BYTES_MAX,
     BodyError,
@@ -27,12 +27,12 @@ from infra._clickhouse_bodies import (
     form_fields,
     new_spool,
 )
-from infra._clickhouse_door import Door
-from infra._clickhouse_engine import Answer, Call, Engine
-from infra._clickhouse_errors import Code, EngineError, failure
-from infra._clickhouse_metrics import ClickHouseMetrics
-from infra._clickhouse_sql import HEAD_BYTES_MAX, InsertWithData, insert_with_data
-from infra._clickhouse_turns import Turns
+from footfall.infra._clickhouse_door import Door
+from footfall.infra._clickhouse_engine import Answer, Call, Engine
+from footfall.infra._clickhouse_errors import Code, EngineError, failure
+from footfall.infra._clickhouse_metrics import ClickHouseMetrics
+from footfall.infra._clickhouse_sql import HEAD_BYTES_MAX, InsertWithData, insert_with_data
+from footfall.infra._clickhouse_turns import Turns
 
 STATEMENT_BYTES_MAX = 67_108_864
 SERVER_NAME = "footfall-embedded"

@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry, disable_created_metrics
 from prometheus_client.registry import Collector
 from starlette.requests import ClientDisconnect
 
-from infra._clickhouse_errors import Code, EngineError
-from schemas import metrics
+from footfall.infra._clickhouse_errors import Code, EngineError
+from footfall.schemas import metrics
 
 _REFUSED = {
     Code.AUTHENTICATION_FAILED,

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from infra._clickhouse_errors import engine_error
-from schemas.embedded_clickhouse import DATABASE
+from footfall.infra._clickhouse_errors import engine_error
+from footfall.schemas.embedded_clickhouse import DATABASE
 
 OLD_DATABASE = "default"
 _FOUND = (

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from infra._clickhouse_errors import Code, EngineError, failure
+from footfall.infra._clickhouse_errors import Code, EngineError, failure
 
 READS = frozenset(
     {

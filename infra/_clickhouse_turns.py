@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 from starlette.requests import ClientDisconnect
 
-from infra._clickhouse_errors import Code, failure
+from footfall.infra._clickhouse_errors import Code, failure
 
 T = TypeVar("T")
 

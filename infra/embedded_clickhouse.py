@@ -1,6 +1,6 @@
 """The embedded ClickHouse: the chDB engine behind ClickHouse's HTTP interface on loopback.
 
-    python -m infra.embedded_clickhouse --folder .footfall/clickhouse --port 8123
+    python -m footfall.infra.embedded_clickhouse --folder .footfall/clickhouse --port 8123
 
 One process owns the data folder (it holds a lock on a file in it) and any number of workers,
 dashboards and ``curl`` reach it as they reach a ClickHouse server, with the user ``default`` and
@@ -30,16 +30,16 @@ from urllib.parse import urlsplit
 
 import uvicorn
 
-from infra._clickhouse_door import Door
-from infra._clickhouse_engine import Engine, EngineMissingError
-from infra._clickhouse_errors import EmbeddedClickHouseError, EngineError
-from infra._clickhouse_folder import locked, password_of, recorded
-from infra._clickhouse_http import ClickHouseApp
-from infra._clickhouse_metrics import ClickHouseMetrics
-from infra._clickhouse_options import QUERY_S_MAX, add_options
-from infra._clickhouse_turns import Turns
-from infra.connections import Limits, config
-from infra.ending import waiting_for_the_end
+from footfall.infra._clickhouse_door import Door
+from footfall.infra._clickhouse_engine import Engine, EngineMissingError
+from footfall.infra._clickhouse_errors import EmbeddedClickHouseError, EngineError
+from footfall.infra._clickhouse_folder import locked, password_of, recorded
+from footfall.infra._clickhouse_http import ClickHouseApp
+from footfall.infra._clickhouse_metrics import ClickHouseMetrics
+from footfall.infra._clickhouse_options import QUERY_S_MAX, add_options
+from footfall.infra._clickhouse_turns import Turns
+from footfall.infra.connections import Limits, config
+from footfall.infra.ending import waiting_for_the_end
 
 QUERIES_AT_ONCE_MAX = 12
 CONNECTIONS_MAX = 1_024
@@ -250,7 +250,7 @@ def _end(
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT. Returns 0, or 2 after one line on stderr."""
     parser = argparse.ArgumentParser(
-        prog="python -m infra.embedded_clickhouse",
+        prog="python -m footfall.infra.embedded_clickhouse",
         description="ClickHouse's HTTP interface on loopback, over an engine in this process.",
     )
     parser.add_argument("--folder", type=Path, required=True, help="where the data lies")

@@ -15,14 +15,10 @@ from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TextIO
 
-from schemas.addresses import scheme_of
-from schemas.settings import Settings
-from schemas.times import iso_ms
+from footfall.schemas.addresses import scheme_of
+from footfall.schemas.settings import Settings
+from footfall.schemas.times import iso_ms
 
-_OURS = (
-    "api", "cli", "flows", "footfall", "generator", "infra", "operations", "sinks", "streams",
-)  # fmt: skip
-"""The beginnings of our loggers' names."""
 _STANDARD = {*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName"}
 """Attributes that every log record has; all others were given with a line."""
 
@@ -50,8 +46,7 @@ def set_up_logs(settings: Settings, process: str, **of_process: object) -> None:
     root.addHandler(handler)
     # Libraries log only what is wrong.
     root.setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
-    for name in _OURS:
-        logging.getLogger(name).setLevel(settings.log_level)
+    logging.getLogger("footfall").setLevel(settings.log_level)
 
 
 def log_start(log: logging.Logger, settings: Settings, default: Settings) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from operations.positions import Positions, of_statuses
-from schemas.status import WorkerStatus
+from footfall.operations.positions import Positions, of_statuses
+from footfall.schemas.status import WorkerStatus
 
 STALE_MS = 15_000
 """A worker tells of itself each second."""

@@ -17,18 +17,18 @@ import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 
-from operations.looking import Looking
-from schemas import metrics
-from schemas.settings import Settings
-from schemas.tables.clickhouse import Table
-from schemas.tables.store_metrics import EVENTS_NEWEST
-from schemas.times import BadTimeError, parse_time_ms
-from schemas.topics import APPENDED, USER_TAGS
-from schemas.user_tags import UserTag
-from sinks.clickhouse import ClickHouseReader
-from sinks.open import open_profiles
-from sinks.sql import query_rows
-from streams.open import open_topic
+from footfall.operations.looking import Looking
+from footfall.schemas import metrics
+from footfall.schemas.settings import Settings
+from footfall.schemas.tables.clickhouse import Table
+from footfall.schemas.tables.store_metrics import EVENTS_NEWEST
+from footfall.schemas.times import BadTimeError, parse_time_ms
+from footfall.schemas.topics import APPENDED, USER_TAGS
+from footfall.schemas.user_tags import UserTag
+from footfall.sinks.clickhouse import ClickHouseReader
+from footfall.sinks.open import open_profiles
+from footfall.sinks.sql import query_rows
+from footfall.streams.open import open_topic
 
 NEXT_FLOW_S = 1.0
 ASK_EVERY_S = 0.1
@@ -87,7 +87,7 @@ class Freshness(Collector):
 
 def turns(settings: Settings) -> list[Turn]:
     """Return every flow whose results lie in a store, in order."""
-    import flows
+    from footfall import flows
 
     found = [
         Turn(name, "clickhouse", lambda tables=contract.tables: _Tables(settings, tables))  # type: ignore[misc]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from schemas.status import LOG_EVERY_S
+from footfall.schemas.status import LOG_EVERY_S
 
 log = logging.getLogger(__name__)
 

@@ -17,17 +17,17 @@ from typing import Any
 
 from prometheus_client.registry import Collector
 
-from operations.flow_facts import Ends, FlowFacts, PlaceFacts, flows_now, is_alive
-from operations.freshness import Freshness
-from operations.looking import Looking
-from operations.positions import Positions, of_groups, read_statuses
-from operations.shop_watch import ShopWatch
-from operations.topic_ends import AppendTimes, standing_topics
-from schemas import metrics
-from schemas.metrics import Metric
-from schemas.settings import Settings
-from schemas.status import WorkerStatus
-from schemas.topics import DEAD_LETTERS, LATE_EVENTS
+from footfall.operations.flow_facts import Ends, FlowFacts, PlaceFacts, flows_now, is_alive
+from footfall.operations.freshness import Freshness
+from footfall.operations.looking import Looking
+from footfall.operations.positions import Positions, of_groups, read_statuses
+from footfall.operations.shop_watch import ShopWatch
+from footfall.operations.topic_ends import AppendTimes, standing_topics
+from footfall.schemas import metrics
+from footfall.schemas.metrics import Metric
+from footfall.schemas.settings import Settings
+from footfall.schemas.status import WorkerStatus
+from footfall.schemas.topics import DEAD_LETTERS, LATE_EVENTS
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +56,11 @@ class Look:
 
 def topics_read(settings: Settings) -> dict[str, Collection[str]]:
     """Return the topics that each flow reads."""
-    import flows
+    from footfall import flows
 
     named = settings.kafka_topic
     return {
-        name: (named,) if named and len(contract.reads) == 1 else contract.reads
+        name: (named,) if named and len(contract.topics) == 1 else contract.topics
         for name, contract in flows.catalogue().items()
     }
 
@@ -119,7 +119,7 @@ class Observer:
 
     def look(self) -> Look:
         """Return what there is now. Raises what the topics raise where they do not answer."""
-        import flows
+        from footfall import flows
 
         settings = self._settings
         if self._reads is None:

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from schemas.settings import Settings
+from footfall.schemas.settings import Settings
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, TopicPartition
 
-    from flows import FlowContract
-    from schemas.status import WorkerStatus
+    from footfall.flows import Flow
+    from footfall.schemas.status import WorkerStatus
 
 Positions = dict[str, dict[tuple[str, int], int]]
 """By flow: the next offset of each (topic, partition)."""
@@ -23,7 +23,7 @@ def read_statuses(home: Path) -> list[WorkerStatus]:
     """What all workers of this home say of themselves; what cannot be read is passed over."""
     import msgspec
 
-    from schemas.status import WorkerStatus, status_folder
+    from footfall.schemas.status import WorkerStatus, status_folder
 
     decode = msgspec.json.Decoder(WorkerStatus).decode
     found = []
@@ -47,12 +47,12 @@ def of_statuses(statuses: Iterable[WorkerStatus]) -> Positions:
 
 
 def of_groups(
-    settings: Settings, contracts: Mapping[str, FlowContract], timeout_s: float = 10.0
+    settings: Settings, contracts: Mapping[str, Flow], timeout_s: float = 10.0
 ) -> Positions:
     """What the flows' consumer groups have committed. Raises SourceError without an answer."""
     from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-    from streams.source import SourceError
+    from footfall.streams.source import SourceError
 
     found: Positions = {}
     for flow, contract in contracts.items():
@@ -68,7 +68,7 @@ def of_groups(
         )
         try:
             standing = consumer.list_topics(timeout=timeout_s).topics
-            read = {settings.kafka_topic} if settings.kafka_topic else {*contract.reads}
+            read = {settings.kafka_topic} if settings.kafka_topic else {*contract.topics}
             places = [
                 TopicPartition(topic, partition)
                 for topic in sorted(read & standing.keys())
@@ -89,7 +89,7 @@ def of_groups(
 
 def positions(settings: Settings) -> Positions:
     """How far each flow has read, by all that is known."""
-    import flows
+    from footfall import flows
 
     found = of_statuses(read_statuses(settings.footfall_home))
     if settings.kafka_bootstrap:
@@ -104,7 +104,7 @@ def _committed(consumer: Consumer, places: list[TopicPartition], timeout_s: floa
     """Ask for what a group has committed, again while its coordinator moves or is starting."""
     from confluent_kafka import KafkaException
 
-    from streams.kafka_consumer import is_passing
+    from footfall.streams.kafka_consumer import is_passing
 
     until_s = time.monotonic() + timeout_s
     while True:

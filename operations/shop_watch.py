@@ -12,13 +12,13 @@ from typing import Any
 
 from prometheus_client.registry import Collector
 
-from operations.looking import Looking
-from operations.positions import read_statuses
-from schemas import metrics
-from schemas.metrics import Metric
-from schemas.settings import Settings
-from sinks import SinkError
-from sinks.clickhouse import ClickHouseReader
+from footfall.operations.looking import Looking
+from footfall.operations.positions import read_statuses
+from footfall.schemas import metrics
+from footfall.schemas.metrics import Metric
+from footfall.schemas.settings import Settings
+from footfall.sinks import SinkError
+from footfall.sinks.clickhouse import ClickHouseReader
 
 ASK_EVERY_S = 30.0
 ANSWER_WITHIN_S = 10

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from schemas.settings import Settings
-from schemas.topics import TOPICS
+from footfall.schemas.settings import Settings
+from footfall.schemas.topics import TOPICS
 
 KAFKA_WITHIN_S = 4.0
 ASKED_AGAIN_S = 1.0
@@ -49,7 +49,7 @@ def file_topics(folder: Path, wanted: Collection[str | None] = ()) -> dict[str, 
 
     Raises ValueError for one that does not say its partitions.
     """
-    from schemas.topic_files import end_offset, first_offset, partitions_of
+    from footfall.schemas.topic_files import end_offset, first_offset, partitions_of
 
     found = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -160,8 +160,8 @@ class AppendTimes:
         return self._known.get((topic, partition, offset))
 
     def _of_kafka(self, topic: str, partition: int, offset: int) -> int | None:
-        from streams.open import open_topic
-        from streams.source import SourceError
+        from footfall.streams.open import open_topic
+        from footfall.streams.source import SourceError
 
         try:
             if topic not in self._topics:
@@ -176,7 +176,7 @@ class AppendTimes:
 
 def file_appended_ms(folder: Path, topic: str, partition: int, offset: int) -> int | None:
     """Return when a record of an embedded topic was appended; None for a line added by hand."""
-    from schemas.topic_files import Appends, segments
+    from footfall.schemas.topic_files import Appends, segments
 
     for segment in reversed(segments(folder, topic, partition)):
         if segment.first <= offset:

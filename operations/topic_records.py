@@ -8,12 +8,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from operations.topic_ends import KAFKA_WITHIN_S, file_appended_ms, file_topics, offsets_of
-from schemas.settings import Settings
+from footfall.operations.topic_ends import (
+    KAFKA_WITHIN_S,
+    file_appended_ms,
+    file_topics,
+    offsets_of,
+)
+from footfall.schemas.settings import Settings
 
 if TYPE_CHECKING:
-    from schemas.records import TopicRecord
-    from streams.source import KeptTopic
+    from footfall.schemas.records import TopicRecord
+    from footfall.streams.source import KeptTopic
 
 LOOK_EVERY_S = 0.25
 BLOCK_RECORDS, BLOCK_RECORDS_MAX = 1_000, 64_000
@@ -54,7 +59,7 @@ def listing(settings: Settings) -> Listing:
     folder = settings.topics_folder
     if folder is None:
         return _kafka_listing(settings)
-    from schemas.topic_files import segments
+    from footfall.schemas.topic_files import segments
 
     found: Listing = {}
     for name, facts in file_topics(folder).items():
@@ -71,9 +76,9 @@ def _kafka_listing(settings: Settings) -> Listing:
     from confluent_kafka import KafkaException, TopicPartition
     from confluent_kafka.admin import AdminClient, OffsetSpec
 
-    from operations.topic_ends import LookedInVainError
-    from streams.kafka_reader import text_of
-    from streams.source import SourceError
+    from footfall.operations.topic_ends import LookedInVainError
+    from footfall.streams.kafka_reader import text_of
+    from footfall.streams.source import SourceError
 
     where = f"Kafka at {settings.kafka_bootstrap}"
     admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap, "log_level": 0})
@@ -170,7 +175,7 @@ def followed(
     ``skipped`` is called with a line where retention removed records before they were read.
     Raises SourceError.
     """
-    from streams.source import SourceError, pass_over
+    from footfall.streams.source import SourceError, pass_over
 
     while not stopped():
         given = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from operations.flow_facts import FlowFacts, PlaceFacts
+from footfall.operations.flow_facts import FlowFacts, PlaceFacts
 
 STILL_S = 4.0
 """Seconds for which a partition with waiting records is not read before it counts as a trouble."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from schemas.addresses import AddressError, decoded, hosts_in, shown_host, split_url
+from footfall.schemas.addresses import AddressError, decoded, hosts_in, shown_host, split_url
 
 CLICKHOUSE_PORTS = {"http": 8123, "https": 8443}
 POSTGRES_PORT = 5432

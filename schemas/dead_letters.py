@@ -7,12 +7,14 @@ be written again, and a reader counts it once.
 from __future__ import annotations
 
 import base64
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
 
-from schemas.topics import RECORD_BYTES_MAX
+from footfall.schemas.times import iso_ms
+from footfall.schemas.topics import RECORD_BYTES_MAX
 
 PAYLOAD_BYTES_MAX = 524_288
 """Most bytes of a payload that are kept (the whole record is still at its topic and offset)."""
@@ -99,6 +101,15 @@ class StoreMetricsAvailable(Struct, frozen=True):
     start_event_time: str
     end_event_time: str
     nr_of_events: int
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> StoreMetricsAvailable:
+        """Return the notice of a row of ``events``."""
+        start, end = (
+            iso_ms(round(row[name].timestamp() * 1000))
+            for name in ("start_event_time", "end_event_time")
+        )
+        return cls(start, end, row["nr_of_events"])
 
 
 def payload_fields(payload: bytes) -> dict[str, str | int]:

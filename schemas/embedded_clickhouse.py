@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from schemas.database_addresses import ClickHouseAddress
+from footfall.schemas.database_addresses import ClickHouseAddress
 
 DATABASE = "footfall"
 """Database of a request that names no other."""

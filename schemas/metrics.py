@@ -1,7 +1,7 @@
 """Every metric of the product, once: its name, kind, unit, labels, help and buckets.
 
 Names and labels are a public interface: rules and dashboards name them. No label has a value
-that grows with the shop: an id is never one. ``python -m schemas.metrics`` prints
+that grows with the shop: an id is never one. ``python -m footfall.schemas.metrics`` prints
 docs/metrics.md.
 """
 
@@ -18,7 +18,7 @@ from prometheus_client.core import (
     HistogramMetricFamily,
 )
 
-from schemas.dead_letters import Code
+from footfall.schemas.dead_letters import Code
 
 Kind = Literal["counter", "gauge", "histogram"]
 
@@ -381,7 +381,7 @@ _VALUES = {
 }
 _HEAD = """# Metrics
 
-Written by `python -m schemas.metrics` from `schemas/metrics.py`; a test keeps it so.
+Written by `python -m footfall.schemas.metrics` from `schemas/metrics.py`; a test keeps it so.
 
 Every process serves `/metrics`. Counters of a worker begin at 0 when its process starts, and read
 = used + filtered + late + dead holds for them at every scrape. A target has the name of the worker

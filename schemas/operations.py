@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from schemas.platform_logs import CART, CATALOG, LOGIN, PAYMENT, RESERVATION
+from footfall.schemas.platform_logs import CART, CATALOG, LOGIN, PAYMENT, RESERVATION
 
 OUTCOME_OK, OUTCOME_FAILED, OUTCOME_INCOMPLETE = "ok", "failed", "incomplete"
 UNKNOWN: Final = "unknown"

@@ -6,7 +6,7 @@ changes nothing. Tags are kept as the bytes they were sent as.
 
 from __future__ import annotations
 
-from schemas.topics import OFFSET, PARTITION, TOPIC
+from footfall.schemas.topics import OFFSET, PARTITION, TOPIC
 
 SET_NAME = "user_profiles"
 NUM_TAGS_TO_KEEP_DEFAULT = 200

@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from schemas import addresses
-from schemas.addresses import AddressError, Host, scheme_of
-from schemas.database_addresses import (
+from footfall.schemas import addresses
+from footfall.schemas.addresses import AddressError, Host, scheme_of
+from footfall.schemas.database_addresses import (
     CLICKHOUSE_TAKES,
     STORE_TAKES,
     clickhouse_address,
     postgres_address,
 )
-from schemas.topics import RETENTION_BYTES
+
+RETENTION_BYTES = 34_359_738_368
+"""Bytes kept of an embedded topic: 32 GiB, more than a hundred million store events."""
 
 
 class SettingError(ValueError):

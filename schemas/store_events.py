@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from schemas.prices import PRICE_MAX
+from footfall.schemas.prices import PRICE_MAX
 
 UInt63 = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Price = Annotated[float, Meta(ge=0, le=PRICE_MAX)]

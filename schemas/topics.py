@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 PARTITIONS_DEFAULT = 10
 TOPIC, PARTITION, OFFSET = "topic", "topic_partition", "offset"
@@ -11,8 +13,6 @@ APPENDED = "appended_ms"
 """Column of the append time of the newest record that was read before a row was made: milliseconds
 since 1970 UTC, 0 where the topic does not say."""
 RETENTION_H = 168
-RETENTION_BYTES = 34_359_738_368
-"""Bytes kept of an embedded topic: 32 GiB, more than a hundred million store events."""
 RECORD_BYTES_MAX = 1_048_576
 """Largest record that a flow reads (Kafka's own default limit); a larger one is a dead letter."""
 RECORD_BYTES_TAKEN_MAX = 2 * RECORD_BYTES_MAX
@@ -37,6 +37,15 @@ class Topic:
     """Field whose text says of which kind a record is; "" where all are of one kind."""
     time: str = ""
     """Field with the event time, a path as ``key``; "" where records have no time."""
+    record: str = ""
+    """Type of its records as "module:name" in schemas; "" where no flow reads them. A command's
+    help needs topics and must not wait for their types."""
+
+    @property
+    def struct(self) -> Any:
+        """Return the type of its records, to decode into; None where no flow reads them."""
+        module, _, name = self.record.partition(":")
+        return getattr(import_module(f"footfall.schemas.{module}"), name) if name else None
 
     @property
     def kafka_config(self) -> dict[str, str]:
@@ -61,6 +70,7 @@ USER_TAGS = Topic(
     record_bytes_max=2_048,
     kind="action",
     time="time",
+    record="user_tags:UserTag",
 )
 STORE_EVENTS = Topic(
     "store_events",
@@ -68,6 +78,7 @@ STORE_EVENTS = Topic(
     key="user_id",
     kind="event_type",
     time="event_time",
+    record="store_events:StoreEvent",
 )
 PLATFORM_LOGS = Topic(
     "platform_logs",
@@ -75,6 +86,7 @@ PLATFORM_LOGS = Topic(
     key="commonData.userId",
     kind="action",
     time="commonData.time",
+    record="platform_logs:PlatformLog",
 )
 SHOP_EVENTS = Topic(
     "shop_events",
@@ -82,6 +94,7 @@ SHOP_EVENTS = Topic(
     key="user_id",
     kind="event",
     time="timestamp",
+    record="shop_events:ShopEvent",
 )
 LOGIN_ALERTS = Topic("login_alerts", "a user's failed logins passed the limit", key="user_id")
 DEAD_LETTERS = Topic(

@@ -18,9 +18,9 @@ import polars as pl
 from aerospike import exception
 from aerospike_helpers.batch.records import BatchRecord
 
-from schemas.addresses import AEROSPIKE_NAME, Host, unresolved
-from sinks import SinkError, SinkRefusedError, SinkUnavailableError
-from sinks._aerospike_answers import (
+from footfall.schemas.addresses import AEROSPIKE_NAME, Host, unresolved
+from footfall.sinks import SinkError, SinkRefusedError, SinkUnavailableError
+from footfall.sinks._aerospike_answers import (
     AGAIN,
     NOT_FOUND,
     OK,
@@ -33,9 +33,9 @@ from sinks._aerospike_answers import (
     text_of,
     why_again,
 )
-from sinks._aerospike_batches import RECORDS_PER_CALL, BatchWriter, Operate
-from sinks._aerospike_recent import KEEP_S, RecentWrites
-from sinks.retry import Backoff, call_with_retry
+from footfall.sinks._aerospike_batches import RECORDS_PER_CALL, BatchWriter, Operate
+from footfall.sinks._aerospike_recent import KEEP_S, RecentWrites
+from footfall.sinks.retry import Backoff, call_with_retry
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import Any
 from aerospike import exception
 from aerospike_helpers.batch.records import BatchRecord, BatchRecords
 
-from sinks import SinkError, SinkRefusedError, SinkUnavailableError
+from footfall.sinks import SinkError, SinkRefusedError, SinkUnavailableError
 
 OK, NOT_FOUND = 0, 2
 AGAIN = {

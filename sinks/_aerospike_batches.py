@@ -11,8 +11,8 @@ import aerospike
 from aerospike import exception
 from aerospike_helpers.batch.records import BatchRecords, Write
 
-from sinks import SinkRefusedError
-from sinks._aerospike_answers import (
+from footfall.sinks import SinkRefusedError
+from footfall.sinks._aerospike_answers import (
     AGAIN,
     OK,
     RecordKey,

@@ -10,9 +10,9 @@ from typing import Any
 import urllib3
 from clickhouse_connect.driver.httputil import check_env_proxy, get_pool_manager
 
-from schemas.database_addresses import ClickHouseAddress
-from schemas.embedded_clickhouse import own_headers
-from sinks._clickhouse_errors import error_in_body
+from footfall.schemas.database_addresses import ClickHouseAddress
+from footfall.schemas.embedded_clickhouse import own_headers
+from footfall.sinks._clickhouse_errors import error_in_body
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 

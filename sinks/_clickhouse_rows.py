@@ -7,8 +7,8 @@ from typing import Literal
 
 import polars as pl
 
-from schemas.tables.clickhouse import Table
-from schemas.topics import APPENDED
+from footfall.schemas.tables.clickhouse import Table
+from footfall.schemas.topics import APPENDED
 
 _WRAPPED = re.compile(r"(LowCardinality|Nullable)\((.*)\)")
 _DATETIME64 = re.compile(r"DateTime64\((\d)(?:,\s*'[^']*')?\)")

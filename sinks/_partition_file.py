@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from schemas.records import Headers, KeysBlock, pack_keys
-from schemas.topic_files import (
+from footfall.schemas.records import Headers, KeysBlock, pack_keys
+from footfall.schemas.topic_files import (
     FILE_MODE,
     NO_KEYS,
     Append,
@@ -24,7 +24,7 @@ from schemas.topic_files import (
     records_path,
     segments,
 )
-from sinks import SinkUnavailableError
+from footfall.sinks import SinkUnavailableError
 
 Lock = Callable[[int, Path], None]
 Clock = Callable[[], int]

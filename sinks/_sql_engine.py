@@ -15,12 +15,12 @@ from sqlalchemy import Connection, Engine, Table, create_engine, event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from schemas.addresses import AddressError, path_of, scheme_of
-from schemas.database_addresses import STORE_TAKES, PostgresAddress, postgres_address
-from sinks import SinkError, SinkRefusedError, SinkUnavailableError
-from sinks._sql_errors import is_transient, is_unresolved, original, reason, remedy_of
-from sinks._sqlite import hint, is_broken, make_own
-from sinks.retry import Backoff, call_with_retry
+from footfall.schemas.addresses import AddressError, path_of, scheme_of
+from footfall.schemas.database_addresses import STORE_TAKES, PostgresAddress, postgres_address
+from footfall.sinks import SinkError, SinkRefusedError, SinkUnavailableError
+from footfall.sinks._sql_errors import is_transient, is_unresolved, original, reason, remedy_of
+from footfall.sinks._sqlite import hint, is_broken, make_own
+from footfall.sinks.retry import Backoff, call_with_retry
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ import sqlite3
 
 from sqlalchemy.exc import DBAPIError
 
-from sinks._sqlite import is_busy
+from footfall.sinks._sqlite import is_busy
 
 REASON_CHARS_MAX = 300
 INIT = "`footfall init` makes the tables"

@@ -22,15 +22,15 @@ import polars as pl
 from aerospike_helpers import cdt_ctx
 from aerospike_helpers.operations import map_operations
 
-from schemas.addresses import Host, shown_host
-from schemas.tables.minute_buckets import ROWS
-from schemas.topics import PARTITION, TOPIC
-from sinks import SinkRefusedError
-from sinks._aerospike import AerospikeServer, Connect
-from sinks._aerospike_answers import RecordKey, Remedies
-from sinks._aerospike_batches import Operate
-from sinks._aerospike_recent import KEEP_S
-from sinks._clickhouse_rows import RowsError, rows_for
+from footfall.schemas.addresses import Host, shown_host
+from footfall.schemas.tables.minute_buckets import ROWS
+from footfall.schemas.topics import PARTITION, TOPIC
+from footfall.sinks import SinkRefusedError
+from footfall.sinks._aerospike import AerospikeServer, Connect
+from footfall.sinks._aerospike_answers import RecordKey, Remedies
+from footfall.sinks._aerospike_batches import Operate
+from footfall.sinks._aerospike_recent import KEEP_S
+from footfall.sinks._clickhouse_rows import RowsError, rows_for
 
 SET_NAME = "minute_buckets"
 MINUTES_READ_MAX = 31 * 1440

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import polars as pl
 
-from schemas.tables.clickhouse import DELETED
-from schemas.tables.minute_buckets import ROWS
-from schemas.versions import GENERATION_SHIFT
-from sinks.aerospike_aggregates import AerospikeAggregates
-from sinks.clickhouse_replay import ClickHouseReplay
+from footfall.schemas.tables.clickhouse import DELETED
+from footfall.schemas.tables.minute_buckets import ROWS
+from footfall.schemas.versions import GENERATION_SHIFT
+from footfall.sinks.aerospike_aggregates import AerospikeAggregates
+from footfall.sinks.clickhouse_replay import ClickHouseReplay
 
 
 class AggregatesReplay(ClickHouseReplay):

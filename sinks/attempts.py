@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
-from schemas.metrics import SINK_CODES, SINK_SERVERS
+from footfall.schemas.metrics import SINK_CODES, SINK_SERVERS
 
 _SIGNS = {
     "timeout": ("timeout", "timed out", "timedout"),

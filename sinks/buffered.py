@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import polars as pl
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
-from schemas.topics import PARTITION, PARTITIONS_DEFAULT
+from footfall.schemas.topics import PARTITION, PARTITIONS_DEFAULT
 
 ROWS_MAX_DEFAULT = 50_000
 

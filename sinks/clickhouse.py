@@ -23,12 +23,12 @@ import polars as pl
 from clickhouse_connect.driver.exceptions import DatabaseError
 from urllib3.exceptions import HTTPError
 
-from schemas.addresses import AddressError
-from schemas.database_addresses import clickhouse_address
-from schemas.tables.clickhouse import DELETED, Table, View
-from schemas.topics import APPENDED
-from sinks import SinkRefusedError
-from sinks._clickhouse_errors import (
+from footfall.schemas.addresses import AddressError
+from footfall.schemas.database_addresses import clickhouse_address
+from footfall.schemas.tables.clickhouse import DELETED, Table, View
+from footfall.schemas.topics import APPENDED
+from footfall.sinks import SinkRefusedError
+from footfall.sinks._clickhouse_errors import (
     error_in_body,
     holds_error,
     is_unresolved,
@@ -36,10 +36,10 @@ from sinks._clickhouse_errors import (
     remedy_of,
     why_again,
 )
-from sinks._clickhouse_pool import Pool
-from sinks._clickhouse_rows import RowsError, rows_for
-from sinks.retry import Backoff, call_with_retry
-from sinks.tables import check_columns
+from footfall.sinks._clickhouse_pool import Pool
+from footfall.sinks._clickhouse_rows import RowsError, rows_for
+from footfall.sinks.retry import Backoff, call_with_retry
+from footfall.sinks.tables import check_columns
 
 INSERT_ROWS_MAX = 1_000_000
 CONNECT_TIMEOUT_S = 10

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from clickhouse_connect.driver.binding import format_str
 
-from schemas.tables.clickhouse import DELETED, Table
-from schemas.topics import TOPIC
-from sinks import SinkRefusedError
-from sinks.clickhouse import ClickHouseReader, create_tables
-from sinks.clickhouse_replay import STATEMENT_S_MAX, shadow_of, wait_for_inserts
+from footfall.schemas.tables.clickhouse import DELETED, Table
+from footfall.schemas.topics import TOPIC
+from footfall.sinks import SinkRefusedError
+from footfall.sinks.clickhouse import ClickHouseReader, create_tables
+from footfall.sinks.clickhouse_replay import STATEMENT_S_MAX, shadow_of, wait_for_inserts
 
 
 def before(table: Table) -> str:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import polars as pl
 
-from schemas.tables.clickhouse import Table
-from schemas.topics import OFFSET
-from sinks._clickhouse_rows import rows_for
-from sinks.clickhouse_replay import ClickHouseReplay
-from sinks.replay import Span, Unshadowed
-from sinks.tables import ByTable
+from footfall.schemas.tables.clickhouse import Table
+from footfall.schemas.topics import OFFSET
+from footfall.sinks._clickhouse_rows import rows_for
+from footfall.sinks.clickhouse_replay import ClickHouseReplay
+from footfall.sinks.replay import Span, Unshadowed
+from footfall.sinks.tables import ByTable
 
 MINUTE_MS = 60_000
 COMPARED_MAX = 250_000

@@ -12,12 +12,12 @@ from typing import Any
 import polars as pl
 from clickhouse_connect.driver.binding import format_str
 
-from schemas.tables.clickhouse import DELETED, Table
-from schemas.topics import OFFSET, PARTITION, TOPIC
-from schemas.versions import GENERATION_SHIFT
-from sinks import SinkRefusedError
-from sinks.clickhouse import ClickHouseReader, ClickHouseTable, create_tables
-from sinks.replay import (
+from footfall.schemas.tables.clickhouse import DELETED, Table
+from footfall.schemas.topics import OFFSET, PARTITION, TOPIC
+from footfall.schemas.versions import GENERATION_SHIFT
+from footfall.sinks import SinkRefusedError
+from footfall.sinks.clickhouse import ClickHouseReader, ClickHouseTable, create_tables
+from footfall.sinks.replay import (
     DIFFERENCES_MAX,
     Difference,
     Generations,

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from schemas.tables.clickhouse import Table
-from sinks.clickhouse import ClickHouseReader
+from footfall.schemas.tables.clickhouse import Table
+from footfall.sinks.clickhouse import ClickHouseReader
 
 _STANDING = re.compile(r"\bTTL toDateTime\(`?\w+`?\) \+ toIntervalDay\((\d+)\)")
 """Pattern of a table's TTL as ``set_ttl`` makes it; a TTL of another form is not ours."""

@@ -19,9 +19,9 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, NewTopic, OffsetSpec
 
-from schemas.records import TopicRecord
-from schemas.topics import RECORD_BYTES_TAKEN_MAX, kafka_config
-from sinks import (
+from footfall.schemas.records import TopicRecord
+from footfall.schemas.topics import RECORD_BYTES_TAKEN_MAX, kafka_config
+from footfall.sinks import (
     PartitionBatch,
     Place,
     Record,
@@ -29,7 +29,7 @@ from sinks import (
     SinkRefusedError,
     SinkUnavailableError,
 )
-from sinks.attempts import ATTEMPTS
+from footfall.sinks.attempts import ATTEMPTS
 
 GIVE_UP_AFTER_S = 60.0
 RECORDS_QUEUED_MAX = 100_000

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
-from schemas.dead_letters import record_of
-from schemas.topics import TOPICS
-from sinks import TopicWriter
+from footfall.schemas.dead_letters import record_of
+from footfall.schemas.topics import TOPICS
+from footfall.sinks import TopicWriter
 
 
 class LetterWriter:

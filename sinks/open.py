@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from schemas.addresses import KAFKA_NAME, aerospike_hosts, unresolved
-from schemas.settings import Settings
-from sinks import SinkRefusedError
+from footfall.schemas.addresses import KAFKA_NAME, aerospike_hosts, unresolved
+from footfall.schemas.settings import Settings
+from footfall.sinks import SinkRefusedError
 
 if TYPE_CHECKING:
-    from sinks.aerospike_aggregates import AerospikeAggregates
-    from sinks.kafka import KafkaTopics
-    from sinks.profiles import ProfileStore
-    from sinks.topic_files import FileTopics
+    from footfall.sinks.aerospike_aggregates import AerospikeAggregates
+    from footfall.sinks.kafka import KafkaTopics
+    from footfall.sinks.profiles import ProfileStore
+    from footfall.sinks.topic_files import FileTopics
 
 
 def open_topics(settings: Settings, *, gapless: bool = False) -> FileTopics | KafkaTopics:
@@ -26,11 +26,11 @@ def open_topics(settings: Settings, *, gapless: bool = False) -> FileTopics | Ka
     """
     folder = settings.topics_folder
     if folder is not None:
-        from sinks.topic_files import FileTopics, Retention
+        from footfall.sinks.topic_files import FileTopics, Retention
 
         kept = Retention(settings.topics_retention_h, settings.topics_retention_bytes)
         return FileTopics(folder, retention=kept)
-    from sinks.kafka import KafkaTopics
+    from footfall.sinks.kafka import KafkaTopics
 
     assert settings.kafka_bootstrap is not None
     if names := unresolved(settings.kafka_hosts):
@@ -42,10 +42,10 @@ def open_profiles(settings: Settings) -> ProfileStore:
     """Return the profiles of PROFILES_URL. The first use connects, or makes the file."""
     file = settings.profiles_file
     if file is not None:
-        from sinks.profiles.sqlite import SqliteProfiles
+        from footfall.sinks.profiles.sqlite import SqliteProfiles
 
         return SqliteProfiles(file, settings.num_tags_to_keep)
-    from sinks.profiles.aerospike import AerospikeProfiles
+    from footfall.sinks.profiles.aerospike import AerospikeProfiles
 
     return AerospikeProfiles(
         **_nodes(settings),
@@ -60,7 +60,7 @@ def open_profiles(settings: Settings) -> ProfileStore:
 
 def open_aggregates(settings: Settings) -> AerospikeAggregates:
     """Return the aggregates in the Aerospike of PROFILES_URL. The first use connects."""
-    from sinks.aerospike_aggregates import AerospikeAggregates
+    from footfall.sinks.aerospike_aggregates import AerospikeAggregates
 
     return AerospikeAggregates(
         **_nodes(settings),

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 import polars as pl
 
-from schemas.topics import PARTITION
-from sinks import SinkRefusedError
+from footfall.schemas.topics import PARTITION
+from footfall.sinks import SinkRefusedError
 
 START_MS = "start_ms"
 """Column of ``ReplayTarget.totals``, after PARTITION; the table's sums follow, events first."""

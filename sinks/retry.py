@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sinks import SinkUnavailableError
-from sinks.attempts import ATTEMPTS
+from footfall.sinks import SinkUnavailableError
+from footfall.sinks.attempts import ATTEMPTS
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

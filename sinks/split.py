@@ -24,8 +24,8 @@ from time import perf_counter
 import polars as pl
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
-from sinks import PartitionBatch, Place, SinkRefusedError, TopicKeeper
-from sinks.buffered import Wrote, tell_nobody
+from footfall.sinks import PartitionBatch, Place, SinkRefusedError, TopicKeeper
+from footfall.sinks.buffered import Wrote, tell_nobody
 
 TARGETS_MAX = 200
 BYTES_MAX = 16_777_216
@@ -36,6 +36,8 @@ KIND, VALUE = "kind", "value"
 # A dot is refused: Kafka takes no two names that differ only in dots and underscores.
 _KIND = re.compile(r"[a-zA-Z0-9_-]+")
 
+WhyNot = Callable[[str], str | None]
+"""Reason why there is no topic for a kind; None where there is one."""
 State = tuple[str, dict[str, int]]
 """The source, and the number of records taken by kind: the end of the target's partition."""
 

@@ -36,13 +36,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateTable
 from sqlalchemy.types import TypeEngine
 
-from schemas.tables.rollup import Rollup
-from schemas.tables.sql_types import sql_time
-from schemas.topics import APPENDED, PARTITION, TOPIC
-from schemas.versions import GENERATION_SHIFT
-from sinks import SinkRefusedError
-from sinks._sql_engine import GIVE_UP_AFTER_S, Store
-from sinks.tables import Columns, check_columns
+from footfall.schemas.tables.rollup import Rollup
+from footfall.schemas.tables.sql_types import sql_time
+from footfall.schemas.topics import APPENDED, PARTITION, TOPIC
+from footfall.schemas.versions import GENERATION_SHIFT
+from footfall.sinks import SinkRefusedError
+from footfall.sinks._sql_engine import GIVE_UP_AFTER_S, Store
+from footfall.sinks.tables import Columns, check_columns
 
 READ_S_MAX = 10.0
 ROWS_READ_MAX = 1_000_000

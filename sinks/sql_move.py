@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from sqlalchemy import Column, Connection, MetaData, Table, func, inspect, literal, select, text
 
-from schemas.topics import TOPIC
-from sinks._sql_engine import Store
-from sinks.sql_replay import shadow_of
+from footfall.schemas.topics import TOPIC
+from footfall.sinks._sql_engine import Store
+from footfall.sinks.sql_replay import shadow_of
 
 
 def move_table(url: str, partial: Table, topic: str) -> int | None:

@@ -29,12 +29,12 @@ from sqlalchemy import (
     tuple_,
 )
 
-from schemas.tables.rollup import Rollup
-from schemas.topics import PARTITION, TOPIC
-from schemas.versions import GENERATION_SHIFT
-from sinks import SinkRefusedError
-from sinks._sql_engine import Store
-from sinks.replay import (
+from footfall.schemas.tables.rollup import Rollup
+from footfall.schemas.topics import PARTITION, TOPIC
+from footfall.schemas.versions import GENERATION_SHIFT
+from footfall.sinks import SinkRefusedError
+from footfall.sinks._sql_engine import Store
+from footfall.sinks.replay import (
     DIFFERENCES_MAX,
     Difference,
     Generations,
@@ -45,7 +45,7 @@ from sinks.replay import (
     totals_frame,
     waiting,
 )
-from sinks.sql import AfterWrite, SqlRollup, TotalRow
+from footfall.sinks.sql import AfterWrite, SqlRollup, TotalRow
 
 T = TypeVar("T")
 

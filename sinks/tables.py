@@ -9,7 +9,7 @@ from typing import Protocol
 
 import polars as pl
 
-from sinks import RowWriter, SinkRefusedError
+from footfall.sinks import RowWriter, SinkRefusedError
 
 Columns = Mapping[str, str]
 """Types by column; a type that is empty text is not compared."""

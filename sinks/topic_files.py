@@ -28,8 +28,9 @@ from threading import RLock
 from typing import NamedTuple
 from zlib import crc32
 
-from schemas.records import TopicRecord
-from schemas.topic_files import (
+from footfall.schemas.records import TopicRecord
+from footfall.schemas.settings import RETENTION_BYTES
+from footfall.schemas.topic_files import (
     FILE_MODE,
     FOLDER_MODE,
     FORMAT,
@@ -41,8 +42,8 @@ from schemas.topic_files import (
     read_meta,
     records_path,
 )
-from schemas.topics import RETENTION_BYTES, RETENTION_H, TOPICS
-from sinks import (
+from footfall.schemas.topics import RETENTION_H, TOPICS
+from footfall.sinks import (
     PartitionBatch,
     Place,
     Record,
@@ -50,8 +51,8 @@ from sinks import (
     SinkRefusedError,
     SinkUnavailableError,
 )
-from sinks._partition_file import Limits, Lines, PartitionFile, lines_of
-from sinks.attempts import ATTEMPTS
+from footfall.sinks._partition_file import Limits, Lines, PartitionFile, lines_of
+from footfall.sinks.attempts import ATTEMPTS
 
 TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 """Pattern of the names that Kafka takes, so that a topic may move there."""

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from schemas.topic_files import Appends
-from streams.batch import UNKNOWN_MS, Int64s
+from footfall.schemas.topic_files import Appends
+from footfall.streams.batch import UNKNOWN_MS, Int64s
 
 _COUNTED_BYTES_MAX = 65_536
 """Most bytes whose lines are counted, whatever the entries say."""

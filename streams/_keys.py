@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from schemas.records import BLOCK_HEAD, Headers, KeysBlock, unpack_keys
-from schemas.topic_files import NO_KEYS, Append, DamagedError, Segment
+from footfall.schemas.records import BLOCK_HEAD, Headers, KeysBlock, unpack_keys
+from footfall.schemas.topic_files import NO_KEYS, Append, DamagedError, Segment
 
 
 class KeysReader:

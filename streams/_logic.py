@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING
 
 from bytewax.operators import StatefulBatchLogic
 
-from schemas.dead_letters import DeadLetter, LateEvent
-from schemas.metrics import BATCH_SECONDS, COMPUTE_SECONDS, SNAPSHOT_SECONDS
-from streams.batch import UNKNOWN_MS, Batch, Rows, of_topic
-from streams.clock import Clock
-from streams.log_lines import note_poll
-from streams.progress import Counted, Counts, Progress, StateSize
-from streams.source import TopicSource
+from footfall.schemas.dead_letters import DeadLetter, LateEvent
+from footfall.schemas.metrics import BATCH_SECONDS, COMPUTE_SECONDS, SNAPSHOT_SECONDS
+from footfall.streams.batch import UNKNOWN_MS, Batch, Rows, of_topic
+from footfall.streams.clock import Clock
+from footfall.streams.log_lines import note_poll
+from footfall.streams.progress import Counted, Counts, Progress, StateSize
+from footfall.streams.source import TopicSource
 
 if TYPE_CHECKING:
-    from streams.engine import Input, Step
+    from footfall.streams.engine import Input
+    from footfall.streams.steps import Step
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from schemas.records import TopicRecord
-from schemas.topic_files import (
+from footfall.schemas.records import TopicRecord
+from footfall.schemas.topic_files import (
     Append,
     Appends,
     DamagedError,
@@ -22,8 +22,8 @@ from schemas.topic_files import (
     line_end,
     opened,
 )
-from schemas.topics import RECORD_BYTES_MAX
-from streams._appends import (
+from footfall.schemas.topics import RECORD_BYTES_MAX
+from footfall.streams._appends import (
     NOTHING,
     Entries,
     Found,
@@ -32,7 +32,7 @@ from streams._appends import (
     first_lines,
     whole_appends,
 )
-from streams._keys import KeysReader
+from footfall.streams._keys import KeysReader
 
 LINE_BYTES_MAX = 8 * 1_048_576
 """Longest line that is read whole. Of a longer one only the beginning is given, which exceeds the

@@ -17,12 +17,12 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from schemas.dead_letters import DeadLetter, payload_fields
-from streams.archive_columns import NO_RECORD, Bad, Columns, ColumnsError, joined
-from streams.archive_csv import CsvColumns
-from streams.archive_files import Block, FileLines, find_files, kind_of, split_lines
-from streams.batch import Poll
-from streams.source import Position, SourceError
+from footfall.schemas.dead_letters import DeadLetter, payload_fields
+from footfall.streams.archive_columns import NO_RECORD, Bad, Columns, ColumnsError, joined
+from footfall.streams.archive_csv import CsvColumns
+from footfall.streams.archive_files import Block, FileLines, find_files, kind_of, split_lines
+from footfall.streams.batch import Poll
+from footfall.streams.source import Position, SourceError
 
 ROWS_MAX = 8_192
 """Rows of Parquet per poll."""

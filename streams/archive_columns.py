@@ -15,8 +15,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 import msgspec
 import polars as pl
 
-from schemas.prices import BadPriceError, cents_of
-from schemas.store_events import Price
+from footfall.schemas.prices import BadPriceError, cents_of
+from footfall.schemas.store_events import Price
 
 NO_RECORD = "-"
 """Line in place of a row that cannot be a record; no decoder accepts it."""

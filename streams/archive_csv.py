@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from streams.archive_columns import Bad, Columns, ColumnsError, field_names, joined
-from streams.archive_files import count_of, split_lines
+from footfall.streams.archive_columns import Bad, Columns, ColumnsError, field_names, joined
+from footfall.streams.archive_files import count_of, split_lines
 
 _SEPARATORS = ",;\t|"
 _SHOWN_CHARS = 40

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from backports import zstd
 
-from schemas.topics import RECORD_BYTES_MAX
-from streams.source import SourceError
+from footfall.schemas.topics import RECORD_BYTES_MAX
+from footfall.streams.source import SourceError
 
 BLOCK_BYTES = 1_048_576
 LINE_BYTES_MAX = RECORD_BYTES_MAX

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from schemas.dead_letters import DeadLetter
-from schemas.topics import APPENDED, PARTITION, TOPIC
-from streams.frames import where
+from footfall.schemas.dead_letters import DeadLetter
+from footfall.schemas.topics import APPENDED, PARTITION, TOPIC
+from footfall.streams.frames import where
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -121,6 +121,8 @@ class Batch:
 
     seen: Seen = Seen()
     """Event time reached with each row."""
+    flow: str = ""
+    """Name of the flow that reads it, for the letters about its records."""
 
     def counted(self) -> pl.DataFrame:
         """Return what a flow chooses from: the parts, with TIME_MS and ROW, or else the frame."""

@@ -20,9 +20,9 @@ from __future__ import annotations
 
 from bisect import insort
 
-from schemas.login_alerts import LoginAlert
-from schemas.platform_logs import LOGIN_FAILURES_MAX, LOGIN_WINDOW_S
-from schemas.times import iso_ms
+from footfall.schemas.login_alerts import LoginAlert
+from footfall.schemas.platform_logs import LOGIN_FAILURES_MAX, LOGIN_WINDOW_S
+from footfall.schemas.times import iso_ms
 
 Failures = tuple[int, ...]
 """Known failures of a user: the newest KEPT_MAX of the window that ends with the newest one, in

@@ -20,7 +20,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from streams.batch import NEVER, TIME_MS, UNKNOWN_MS, Batch, Bools, Int64s, Seen
+from footfall.streams.batch import NEVER, TIME_MS, UNKNOWN_MS, Batch, Bools, Int64s, Seen
 
 OF_LAST = 256
 FRESH_MS = 60_000

@@ -18,16 +18,16 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from schemas.dead_letters import Code, DeadLetter, payload_fields
-from schemas.reasons import UNREADABLE, bytes_reason, field_reason
-from schemas.times import FUTURE_MAX_MS, BadTimeError, iso_ms, parse_time_ms
-from schemas.topics import RECORD_BYTES_MAX
-from streams.batch import TIME_MS, UNKNOWN_MS, Batch, Bools, Int64s, Poll, lines_at
-from streams.columns import Column, Lift
-from streams.frames import where
-from streams.parts import LiftedParts, Parts
-from streams.times import BAD_TIME, parse_times_ms
-from streams.wire_format import wire_format_reason
+from footfall.schemas.dead_letters import Code, DeadLetter, payload_fields
+from footfall.schemas.reasons import UNREADABLE, bytes_reason, field_reason
+from footfall.schemas.times import FUTURE_MAX_MS, BadTimeError, iso_ms, parse_time_ms
+from footfall.schemas.topics import RECORD_BYTES_MAX, Topic
+from footfall.streams.batch import TIME_MS, UNKNOWN_MS, Batch, Bools, Int64s, Poll, lines_at
+from footfall.streams.columns import Column, Lift
+from footfall.streams.frames import where
+from footfall.streams.parts import LiftedParts, Parts
+from footfall.streams.times import BAD_TIME, parse_times_ms
+from footfall.streams.wire_format import wire_format_reason
 
 BLOCK_LINES = 1_000
 """Lines per block, about 250 KB: the records stay in the cache until their columns are taken."""
@@ -61,6 +61,12 @@ class Records:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_decode", msgspec.json.Decoder(self.struct).decode)
 
+    @classmethod
+    def of(cls, topic: Topic, columns: Mapping[str, Column], **options: Any) -> Records:
+        """Return how records of ``topic`` are read, with these columns and fields of Records."""
+        struct = options.pop("struct", topic.struct)
+        return cls(struct, topic.time, columns, bytes_max=topic.record_bytes_max, **options)
+
     def decode(self, flow: str, poll: Poll) -> Batch:
         """Return the batch of a poll: each record is a row of its frame or a dead letter."""
         data, places = poll.data, np.arange(poll.count)
@@ -75,10 +81,11 @@ class Records:
         if not is_good.all():
             frame, rows = where(frame, is_good), rows[is_good]
         if len(rows) == poll.count:
-            return Batch(poll, frame, parts=parts)
+            return Batch(poll, frame, parts=parts, flow=flow)
         is_bad = np.ones(poll.count, dtype=np.bool_)
         is_bad[rows] = is_bad[[*poll.tombstones]] = False
-        return Batch(poll, frame, rows, self._letters(flow, poll, np.flatnonzero(is_bad)), parts)
+        letters = self._letters(flow, poll, np.flatnonzero(is_bad))
+        return Batch(poll, frame, rows, letters, parts, flow=flow)
 
     def _lifted(
         self, data: bytes, places: Int64s

@@ -23,12 +23,12 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from schemas.records import TopicRecord
-from streams.batch import UNKNOWN_MS
-from streams.kafka_consumer import UNKNOWN_EPOCH, SharedConsumer, is_passing
-from streams.kafka_reader import KafkaReader, text_of
-from streams.process import descriptors_left
-from streams.source import (
+from footfall.schemas.records import TopicRecord
+from footfall.streams.batch import UNKNOWN_MS
+from footfall.streams.kafka_consumer import UNKNOWN_EPOCH, SharedConsumer, is_passing
+from footfall.streams.kafka_reader import KafkaReader, text_of
+from footfall.streams.process import descriptors_left
+from footfall.streams.source import (
     EARLIEST,
     NoTopicError,
     Position,
@@ -36,7 +36,7 @@ from streams.source import (
     SourceError,
     check_same_topic,
 )
-from streams.wire_format import PLAIN, lines_of
+from footfall.streams.wire_format import PLAIN, lines_of
 
 REQUEST_TIMEOUT_S = 15.0
 QUEUE_KIB_MAX = 8_192

@@ -24,8 +24,8 @@ from weakref import WeakMethod
 import numpy as np
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from streams.batch import Int64s
-from streams.source import POLL_BYTES_MAX
+from footfall.streams.batch import Int64s
+from footfall.streams.source import POLL_BYTES_MAX
 
 BUFFERED_BYTES_MAX = 33_554_432
 """Most bytes in the buffers of all partitions that are not paused, before more is taken from the

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from streams.batch import UNKNOWN_MS, Int64s, Poll
-from streams.kafka_consumer import NO_END, UNKNOWN_EPOCH, Buffer, Chunk
-from streams.source import (
+from footfall.streams.batch import UNKNOWN_MS, Int64s, Poll
+from footfall.streams.kafka_consumer import NO_END, UNKNOWN_EPOCH, Buffer, Chunk
+from footfall.streams.source import (
     Position,
     ReadState,
     SourceError,
@@ -21,16 +21,20 @@ from streams.source import (
 )
 
 if TYPE_CHECKING:
-    from streams.kafka import KafkaTopic
+    from footfall.streams.kafka import KafkaTopic
 
 
 class KafkaReader:
     """A reader of one partition from an offset on."""
 
     def __init__(
-        self, topic: KafkaTopic, partition: int, state: ReadState | int | None, start: Position
+        self,
+        topic: KafkaTopic,
+        partition: int,
+        state: tuple[str, str, int, int] | int | None,
+        start: Position,
     ) -> None:
-        """Begin at ``state``, which may be a bare offset without a known topic, or else at
+        """Begin at ``state``, a ReadState or a bare offset without a known topic, or else at
         ``start``."""
         self._topic = topic
         self._place = TopicPartition(topic.name, partition)
@@ -40,15 +44,16 @@ class KafkaReader:
         self._offset: int
         self._leader_epoch: int
         topic_id = topic.topic_id
-        if isinstance(state, ReadState):
-            check_same_topic(state, topic.name, topic_id, topic.flow)
+        read = ReadState(*state) if isinstance(state, tuple) else None
+        if read is not None:
+            check_same_topic(read, topic.name, topic_id, topic.flow)
         try:
             low, self._high = topic.bounds(partition)
             self._end = NO_END if topic.end is None else self._find(topic.end, low, self._high)
-            if isinstance(state, ReadState):
-                self._begin(state.offset, state.position, low, self._high)
+            if read is not None:
+                self._begin(read.offset, read.position, low, self._high)
             else:
-                offset = self._find(start, low, self._high) if state is None else state
+                offset = state if isinstance(state, int) else self._find(start, low, self._high)
                 self._begin(offset, UNKNOWN_EPOCH, low, self._high)
         except KafkaException as error:
             raise SourceError(f"{self._name} at {topic.bootstrap}: {text_of(error)}") from None

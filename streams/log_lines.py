@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from streams.batch import Poll
-from streams.progress import Counts, Place, Progress
+from footfall.streams.batch import Poll
+from footfall.streams.progress import Counts, Place, Progress
 
 log = logging.getLogger(__name__)
 

@@ -17,11 +17,11 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 
-from schemas import metrics
-from schemas.metrics import Metric
-from schemas.status import WorkerStatus
-from streams.progress import Place, Progress
-from streams.run import Failures, Retries, WorkerError
+from footfall.schemas import metrics
+from footfall.schemas.metrics import Metric
+from footfall.schemas.status import WorkerStatus
+from footfall.streams.progress import Place, Progress
+from footfall.streams.run import Failures, Retries, WorkerError
 
 ANSWER_WITHIN_S = 10.0
 """Seconds after which a slow client is let go."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
-from schemas.addresses import KAFKA_NAME, unresolved
-from schemas.settings import Settings
-from schemas.topics import DEAD_LETTERS
-from streams.run import Run
-from streams.sent_again import MarkedTopic, Offsets, find_sent_again
-from streams.source import (
+from footfall.schemas.addresses import KAFKA_NAME, unresolved
+from footfall.schemas.settings import Settings
+from footfall.schemas.topics import DEAD_LETTERS
+from footfall.streams.run import Run
+from footfall.streams.sent_again import MarkedTopic, Offsets, find_sent_again
+from footfall.streams.source import (
     EARLIEST,
     LATEST,
     KeptTopic,
@@ -19,7 +19,7 @@ from streams.source import (
     SourceError,
     TopicSource,
 )
-from streams.topic_files import FileTopic
+from footfall.streams.topic_files import FileTopic
 
 
 def open_topic(
@@ -41,7 +41,7 @@ def open_topic(
     folder = settings.topics_folder
     if folder is not None:
         return FileTopic(folder, name, start=start, end=end, flow=flow, skipped=skipped)
-    from streams.kafka import KafkaTopic
+    from footfall.streams.kafka import KafkaTopic
 
     assert settings.kafka_bootstrap
     if names := unresolved(settings.kafka_hosts):
@@ -61,8 +61,13 @@ def open_topic(
     )
 
 
-def open_source(settings: Settings, name: str, flow: str, run: Run) -> TopicSource:
-    """Return the source of a flow: its share of the topic, followed or read once to its end."""
+def open_source(
+    settings: Settings, name: str, flow: str, run: Run, *, marked: bool = True
+) -> TopicSource:
+    """Return the source of a flow: its share of the topic, followed or read once to its end.
+
+    With ``marked`` the records that were sent again later are marked as superseded.
+    """
     topic = open_topic(
         settings,
         name,
@@ -71,7 +76,8 @@ def open_source(settings: Settings, name: str, flow: str, run: Run) -> TopicSour
         flow=flow,
         skipped=run.say if run.skip_removed else None,
     )
-    return run.source(MarkedTopic(topic, sent_again_in(settings, name)))
+    found = MarkedTopic(topic, sent_again_in(settings, name)) if marked else topic
+    return run.source(found)
 
 
 def sent_again_in(settings: Settings, topic: str) -> Callable[[], Offsets]:

@@ -18,12 +18,12 @@ from typing import Protocol
 import numpy as np
 import polars as pl
 
-from schemas.versions import FINAL, PROVISIONAL, version_of
-from streams.batch import NEVER, ROW, TIME_MS, Batch, Rows
-from streams.engine import Choose, StepResult, late_events, unchosen
-from streams.frames import where
-from streams.window_chunks import packed, unpacked
-from streams.windows import NO_END_MS
+from footfall.schemas.versions import FINAL, PROVISIONAL, version_of
+from footfall.streams.batch import NEVER, ROW, TIME_MS, Batch, Rows
+from footfall.streams.frames import where
+from footfall.streams.steps import Choose, MakeStep, StepResult, late_events, unchosen
+from footfall.streams.window_chunks import packed, unpacked
+from footfall.streams.windows import NO_END_MS
 
 OFFSET = "offset"
 """Column of a held event: its offset in the partition."""
@@ -67,7 +67,6 @@ class OrderedStep:
 
     def __init__(
         self,
-        flow: str,
         delay_ms: int,
         make_fold: MakeFold,
         partition: int,
@@ -83,7 +82,6 @@ class OrderedStep:
         ``early_every_ms`` (of the wall clock) provisional rows are also asked for while events
         come: those up to ``early_ms`` of the newest event time.
         """
-        self._flow = flow
         self._delay_ms = delay_ms
         self._make_fold = make_fold
         self._partition = partition
@@ -129,7 +127,7 @@ class OrderedStep:
         late = None
         if is_late.any():
             late_places, first = np.unique(places[is_late], return_index=True)
-            late = late_events(self._flow, batch, late_places, watermarks[is_late][first])
+            late = late_events(batch, late_places, watermarks[is_late][first])
             events = where(events, ~is_late)
         self._hold(events)
         rows = self._pass(self.watermark_ms)
@@ -228,6 +226,32 @@ class OrderedStep:
         # Each later state of the partition knows all that is earlier in it: the offset orders the
         # writes of a row as the number of events orders those of a window.
         return version_of(0, self._next_offset, phase)
+
+
+def fold(
+    make_fold: MakeFold,
+    *,
+    delay_ms: int,
+    choose: Choose | None = None,
+    early_every_ms: int = 0,
+    early_ms: Callable[[int], int] = lambda newest_ms: newest_ms,
+) -> MakeStep:
+    """Declare a step that gives a fold the events of a partition in order of time.
+
+    ``make_fold`` takes the partition and a snapshot, or None at the beginning. The watermark
+    trails the newest event by ``delay_ms``. Without ``choose`` the fold takes every event. With
+    ``early_every_ms`` of the wall clock the rows of a window that is open are written while
+    events come: those up to ``early_ms`` of the newest event time.
+    """
+    return lambda partition, snapshot: OrderedStep(
+        delay_ms,
+        make_fold,
+        partition,
+        snapshot,
+        choose=choose,
+        early_every_ms=early_every_ms,
+        early_ms=early_ms,
+    )
 
 
 def _both(rows: Rows | None, early: Rows) -> Rows:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from streams.batch import ROW, Int64s
-from streams.columns import Column
+from footfall.streams.batch import ROW, Int64s
+from footfall.streams.columns import Column
 
 
 @dataclass(frozen=True, slots=True)

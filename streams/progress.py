@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from schemas.metrics import Metric
-from schemas.status import PartitionStatus
-from streams.batch import Poll
+from footfall.schemas.metrics import Metric
+from footfall.schemas.status import PartitionStatus
+from footfall.streams.batch import Poll
 
 Place = tuple[str, int]
 """Key of a partition: (topic, partition)."""

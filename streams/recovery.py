@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from streams.engine import ONE_TOPIC_STEPS
-from streams.run import WorkerError
-from streams.source import Share
-from streams.states import States, make_store, read_states
+from footfall.streams.engine import ONE_TOPIC_STEPS
+from footfall.streams.run import WorkerError
+from footfall.streams.source import Share
+from footfall.streams.states import States, make_store, read_states
 
 LOCK_WAIT_S = 60.0
 """Longest wait in seconds for another process that is moving the states."""

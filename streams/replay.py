@@ -17,13 +17,13 @@ from typing import Protocol
 import numpy as np
 import polars as pl
 
-from schemas.dead_letters import DeadLetter
-from streams.batch import NEVER, TIME_MS, Batch, Poll, Rows, changed, of_topic
-from streams.clock import Clock
-from streams.decode import Records
-from streams.engine import MakeStep, Step
-from streams.source import EARLIEST, Position, Reader, SourceError, Topic, wall_clock_ms
-from streams.tumbling import Tumbling
+from footfall.schemas.dead_letters import DeadLetter
+from footfall.streams.batch import NEVER, TIME_MS, Batch, Poll, Rows, changed, of_topic
+from footfall.streams.clock import Clock
+from footfall.streams.decode import Records
+from footfall.streams.source import EARLIEST, Position, Reader, SourceError, Topic, wall_clock_ms
+from footfall.streams.steps import MakeStep, Step
+from footfall.streams.tumbling import Tumbling
 
 BEGIN_MS, END_MS = 0, 2**62
 """Bounds of a range without a beginning, and without an end."""

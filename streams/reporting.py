@@ -14,18 +14,24 @@ from pathlib import Path
 
 import msgspec
 
-from schemas.status import (
+from footfall.schemas.status import (
     LOG_EVERY_S,
     PartitionStatus,
     WorkerStatus,
     status_folder,
     status_path,
 )
-from schemas.targets import scrape_target
-from streams.log_lines import Since, next_offsets, note_offsets, offsets_fields, offsets_text
-from streams.monitor import WorkerCollector, serving
-from streams.process import resident_bytes
-from streams.run import Run
+from footfall.schemas.targets import scrape_target
+from footfall.streams.log_lines import (
+    Since,
+    next_offsets,
+    note_offsets,
+    offsets_fields,
+    offsets_text,
+)
+from footfall.streams.monitor import WorkerCollector, serving
+from footfall.streams.process import resident_bytes
+from footfall.streams.run import Run
 
 log = logging.getLogger(__name__)
 

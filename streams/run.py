@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from streams.progress import Progress
-from streams.source import POLL_EVERY_S, WHOLE, Share, Topic, TopicSource
+from footfall.streams.progress import Progress
+from footfall.streams.source import POLL_EVERY_S, WHOLE, Share, Topic, TopicSource
 
 
 class WorkerError(Exception):

@@ -23,18 +23,18 @@ from bytewax.recovery import (
 )
 from bytewax.testing import run_main
 
-from streams.engine import ONE_TOPIC_STEPS
-from streams.process import (
+from footfall.streams.engine import ONE_TOPIC_STEPS
+from footfall.streams.process import (
     STOP_WITHIN_S,
     allow_descriptors,
     native_messages_in,
     stopped_by_signals,
     tune_process,
 )
-from streams.recovery import held_store, recovery_folder
-from streams.reporting import reporting
-from streams.run import Monitoring, Run, WorkerError, say_on_stderr
-from streams.source import WHOLE, Share, SourceError
+from footfall.streams.recovery import held_store, recovery_folder
+from footfall.streams.reporting import reporting
+from footfall.streams.run import Monitoring, Run, WorkerError, say_on_stderr
+from footfall.streams.source import WHOLE, Share, SourceError
 
 __all__ = ["Monitoring", "Run", "WorkerError", "run_worker", "tune_process"]
 
@@ -54,6 +54,8 @@ _NO_STATE = (
     InconsistentPartitionsError,
     UnpicklingError,
 )
+_ROOM_OF_OLDER_STATES = "streams"
+"""States named a class in it while the rooms were packages of their own."""
 LOOK_EVERY_S = 5.0
 """Seconds between checks whether the topics have more partitions."""
 
@@ -195,10 +197,16 @@ def _in_words(error: BaseException, recovery: Path) -> BaseException:
     text = str(error)
     # A panic of the engine is not one of the usual exceptions, and its type cannot be imported.
     is_engines = isinstance(error, RuntimeError) or type(error).__name__ == "PanicException"
-    if isinstance(error, _NO_STATE) or (is_engines and any(sign in text for sign in _DAMAGED)):
+    named = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
+    is_old = named.split(".")[0] == _ROOM_OF_OLDER_STATES
+    is_damaged = is_engines and any(sign in text for sign in _DAMAGED)
+    if is_old or is_damaged or isinstance(error, _NO_STATE):
+        what, remedy = f"is damaged ({_last_words(text)})", "bring it back from a copy"
+        if is_old:
+            what, remedy = "was kept by an older version of Footfall", "go on with that version"
         return WorkerError(
-            f"the state in {recovery} is damaged ({_last_words(text)}): bring it back from a "
-            "copy; or move it away, and the flow reads its topics from their beginning"
+            f"the state in {recovery} {what}: {remedy}; or move it away, and the flow reads its "
+            "topics from their beginning"
         )
     if not is_engines:
         return error

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from schemas.dead_letters import retry_note_of
-from streams.batch import Poll
-from streams.source import Position, Reader, Topic, wall_clock_ms
+from footfall.schemas.dead_letters import retry_note_of
+from footfall.streams.batch import Poll
+from footfall.streams.source import Position, Reader, Topic, wall_clock_ms
 
 Offsets = Mapping[int, Collection[int]]
 """Offsets by partition."""

@@ -12,10 +12,10 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
-from schemas.records import TopicRecord
-from streams.batch import Poll
-from streams.log_lines import log_begin
-from streams.progress import Place
+from footfall.schemas.records import TopicRecord
+from footfall.streams.batch import Poll
+from footfall.streams.log_lines import log_begin
+from footfall.streams.progress import Place
 
 POLL_BYTES_MAX = 4_194_304
 POLL_EVERY_S = 0.25
@@ -348,7 +348,9 @@ class _Partition(StatefulSourcePartition[Poll, Any]):
         return self._awake
 
     def snapshot(self) -> Any:
-        return self._reader.state()
+        state = self._reader.state()
+        # The store would keep a class by its module's name, and be lost where that changes.
+        return tuple(state) if isinstance(state, ReadState) else state
 
     def close(self) -> None:
         self._reader.close()

@@ -1,6 +1,6 @@
 """Tests as streams: events in, rows out. No server, no files, no clock.
 
-result = run_flow(minute_buckets.build, [tag, tag, tag])
+result = run_flow(minute_buckets.FLOW.dataflow, [tag, tag, tag])
 assert result.upserts("bucket", "origin") == [...]
 assert not result.dead and not result.late
 """
@@ -24,15 +24,16 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import run_main
 
-from schemas.dead_letters import DeadLetter, LateEvent
-from schemas.status import PartitionStatus
-from schemas.tables.clickhouse import Table
-from schemas.topics import APPENDED
-from streams.batch import Batch, Poll, Rows, TableRows, of_topic
-from streams.clock import Clock
-from streams.engine import MakeStep, Outputs, Step, StepResult
-from streams.progress import Progress
-from streams.source import Position, TopicSource
+from footfall.schemas.dead_letters import DeadLetter, LateEvent
+from footfall.schemas.status import PartitionStatus
+from footfall.schemas.tables.clickhouse import Table
+from footfall.schemas.topics import APPENDED
+from footfall.streams.batch import Batch, Poll, Rows, TableRows, of_topic
+from footfall.streams.clock import Clock
+from footfall.streams.engine import Outputs
+from footfall.streams.progress import Progress
+from footfall.streams.source import Position, TopicSource
+from footfall.streams.steps import MakeStep, Step, StepResult
 
 Event = bytes | str | Mapping[str, Any]
 """A record of a topic: bytes, text, or an object to be written as JSON."""

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from schemas.times import YEAR_MAX, BadTimeError, parse_time_ms
-from streams.batch import Int64s
+from footfall.schemas.times import YEAR_MAX, BadTimeError, parse_time_ms
+from footfall.streams.batch import Int64s
 
 LAYOUTS = (
     "YYYY-MM-DDThh:mm:ss.fffZ",

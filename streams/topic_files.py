@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from schemas.records import TopicRecord
-from schemas.topic_files import (
+from footfall.schemas.records import TopicRecord
+from footfall.schemas.topic_files import (
     Appends,
     DamagedError,
     end_offset,
@@ -25,10 +25,10 @@ from schemas.topic_files import (
     read_meta,
     segments,
 )
-from streams._appends import NOTHING, Found, entries_of, first_lines
-from streams._segment import HoleError, OpenSegment, finish_line
-from streams.batch import Poll
-from streams.source import (
+from footfall.streams._appends import NOTHING, Found, entries_of, first_lines
+from footfall.streams._segment import HoleError, OpenSegment, finish_line
+from footfall.streams.batch import Poll
+from footfall.streams.source import (
     EARLIEST,
     POLL_BYTES_MAX,
     NoTopicError,

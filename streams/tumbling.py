@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from schemas.versions import EVENTS_SHIFT, GENERATION_SHIFT
-from streams.batch import TIME_MS
+from footfall.schemas.versions import EVENTS_SHIFT, GENERATION_SHIFT
+from footfall.streams.batch import TIME_MS
 
 WINDOW = "window_ms"
 """Column of the start of the row's window, in milliseconds since 1970 UTC."""

@@ -23,11 +23,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
-from schemas.versions import FINAL, PROVISIONAL, REVISED
-from streams.batch import NEVER, TIME_MS, Int64s, Seen
-from streams.frames import where
-from streams.tumbling import FRESH, WINDOW, Tumbling
-from streams.window_chunks import Chunk, packed, unpacked
+from footfall.schemas.versions import FINAL, PROVISIONAL, REVISED
+from footfall.streams.batch import NEVER, TIME_MS, Int64s, Seen
+from footfall.streams.frames import where
+from footfall.streams.tumbling import FRESH, WINDOW, Tumbling
+from footfall.streams.window_chunks import Chunk, packed, unpacked
 
 OPEN_ROWS_MAX = 65_536
 """Unmerged rows above which they are merged, if there are also twice as many as groups."""

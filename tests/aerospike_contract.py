@@ -20,9 +20,9 @@ from aerospike_helpers.operations import map_operations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from schemas.versions import FINAL, PROVISIONAL, version_of
-from sinks import SinkRefusedError
-from sinks.aerospike_aggregates import AerospikeAggregates, BucketSum, Group
+from footfall.schemas.versions import FINAL, PROVISIONAL, version_of
+from footfall.sinks import SinkRefusedError
+from footfall.sinks.aerospike_aggregates import AerospikeAggregates, BucketSum, Group
 from tests.aerospike_support import GENERATION, OK, POLICIES, Interposed, Place, no_answer
 from tests.profile_store_contract import (
     FOREVER,

@@ -16,14 +16,14 @@ import aerospike
 import msgspec
 from aerospike import exception
 
-from schemas.profiles import SET_NAME
-from schemas.settings import Settings, read_settings
-from schemas.times import iso_ms
-from schemas.topics import USER_TAGS
-from sinks.aerospike_aggregates import SET_NAME as AGGREGATES_SET
-from sinks.aerospike_aggregates import BucketSum, Group, record_key
-from sinks.profiles import ProfileStore
-from sinks.topic_files import FileTopics
+from footfall.schemas.profiles import SET_NAME
+from footfall.schemas.settings import Settings, read_settings
+from footfall.schemas.times import iso_ms
+from footfall.schemas.topics import USER_TAGS
+from footfall.sinks.aerospike_aggregates import SET_NAME as AGGREGATES_SET
+from footfall.sinks.aerospike_aggregates import BucketSum, Group, record_key
+from footfall.sinks.profiles import ProfileStore
+from footfall.sinks.topic_files import FileTopics
 from tests.aerospike_support import Server
 from tests.cli_support import Running, footfall, running
 from tests.faulty_flow import WRONG_ORIGIN

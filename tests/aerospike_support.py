@@ -23,8 +23,8 @@ import pytest
 from aerospike import exception
 from aerospike_helpers.batch.records import BatchRecords, Read
 
-from sinks.aerospike_aggregates import AerospikeAggregates
-from sinks.profiles.aerospike import AerospikeProfiles
+from footfall.sinks.aerospike_aggregates import AerospikeAggregates
+from footfall.sinks.profiles.aerospike import AerospikeProfiles
 
 NO_AEROSPIKE = "AEROSPIKE_HOSTNAME is not set: no Aerospike server to test against"
 

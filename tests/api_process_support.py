@@ -34,12 +34,12 @@ LIMITED = """
 import resource, runpy
 def run(most):
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-    runpy.run_module("api.server", run_name="__main__")
+    runpy.run_module("footfall.api.server", run_name="__main__")
 run"""
 
 
 class Process:
-    """``python -m api.server`` on embedded topics in a folder, as its user would start it."""
+    """``python -m footfall.api.server`` on embedded topics in a folder, as a user starts it."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Process:
         self.process = subprocess.Popen(
             [
                 sys.executable,
-                *(["-m", "api.server"] if file_bytes_max is None else limited),
+                *(["-m", "footfall.api.server"] if file_bytes_max is None else limited),
                 *options,
             ],
             cwd=project_root(),

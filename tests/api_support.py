@@ -16,25 +16,25 @@ from typing import Any
 import msgspec
 import uvicorn
 
-from api.aggregates import Sums
-from api.app import create_app
-from api.endpoint import RequestLog
-from api.health import Check
-from api.live import Live, LiveSources
-from api.metrics import ApiMetrics
-from api.profiles import Profiles
-from api.server import config, listen
-from api.services import Services
-from api.snapshot import Minutes, Top, Windows
-from api.workers import WorkerMeter
-from api.writing import GroupCommit
-from infra.connections import LIMITS, Limits
-from operations.flow_facts import flows_now
-from operations.observer import Look
-from operations.sent import Sent
-from schemas.addresses import OwnHosts
-from schemas.status import PartitionStatus, WorkerStatus
-from sinks import Record, SinkError
+from footfall.api.aggregates import Sums
+from footfall.api.app import create_app
+from footfall.api.endpoint import RequestLog
+from footfall.api.health import Check
+from footfall.api.live import Live, LiveSources
+from footfall.api.metrics import ApiMetrics
+from footfall.api.profiles import Profiles
+from footfall.api.server import config, listen
+from footfall.api.services import Services
+from footfall.api.snapshot import Minutes, Top, Windows
+from footfall.api.workers import WorkerMeter
+from footfall.api.writing import GroupCommit
+from footfall.infra.connections import LIMITS, Limits
+from footfall.operations.flow_facts import flows_now
+from footfall.operations.observer import Look
+from footfall.operations.sent import Sent
+from footfall.schemas.addresses import OwnHosts
+from footfall.schemas.status import PartitionStatus, WorkerStatus
+from footfall.sinks import Record, SinkError
 from tests.api_process_support import WAIT_S
 from tests.ports_support import free_port
 

@@ -10,16 +10,16 @@ from typing import Any
 
 import msgspec
 
-from generator.csv_replay import CsvReplay
-from schemas.dead_letters import DeadLetter, dead_letter_of, record_of
-from schemas.platform_logs import PlatformLog
-from schemas.store_events import CSV_COLUMNS, StoreEvent
-from schemas.topics import DEAD_LETTERS
-from schemas.user_tags import UserTag
-from streams.archive import Archive
-from streams.columns import cents, text
-from streams.decode import Records
-from streams.replay import EARLIEST
+from footfall.generator.csv_replay import CsvReplay
+from footfall.schemas.dead_letters import DeadLetter, dead_letter_of, record_of
+from footfall.schemas.platform_logs import PlatformLog
+from footfall.schemas.store_events import CSV_COLUMNS, StoreEvent
+from footfall.schemas.topics import DEAD_LETTERS
+from footfall.schemas.user_tags import UserTag
+from footfall.streams.archive import Archive
+from footfall.streams.columns import cents, text
+from footfall.streams.decode import Records
+from footfall.streams.replay import EARLIEST
 from tests.generator_support import HEADER, csv_row
 
 NOW_MS = 1_900_000_000_000

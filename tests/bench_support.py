@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from benchmarks import child, kafka_job
-from benchmarks.measure import Run
+from footfall.benchmarks import child, kafka_job
+from footfall.benchmarks.measure import Run
 
 
 def in_this_process(_name: str, modules: Sequence[Sequence[str]], _folder: Path) -> Run:
@@ -22,10 +22,10 @@ def in_this_process(_name: str, modules: Sequence[Sequence[str]], _folder: Path)
     for module, *arguments in modules:
         printed = io.StringIO()
         with redirect_stdout(printed):
-            if module == "benchmarks.kafka_job":
+            if module == "footfall.benchmarks.kafka_job":
                 kafka_job.main(*arguments)
             else:
-                assert module == "benchmarks.child"
+                assert module == "footfall.benchmarks.child"
                 variant, flow, folder, home = arguments
                 child.main(variant, flow, Path(folder), Path(home))
         # The worker, whose life is its process's, keeps all that is there by then from collection.

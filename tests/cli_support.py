@@ -40,7 +40,7 @@ def footfall(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "cli.main", *arguments],
+        [sys.executable, "-m", "footfall.cli.main", *arguments],
         env=environment(home, settings),
         cwd=next(folder for folder in home.parents if folder.is_dir()),
         capture_output=True,
@@ -111,7 +111,7 @@ def running(home: Path, *arguments: str, **settings: str) -> Iterator[Running]:
     output = home.parent / f"{home.name}-{arguments[0]}-{time.monotonic_ns()}.out"
     with output.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "cli.main", *arguments],
+            [sys.executable, "-m", "footfall.cli.main", *arguments],
             env=environment(home, settings),
             cwd=home.parent,
             stdout=file,

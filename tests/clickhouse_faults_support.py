@@ -18,14 +18,14 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from generator.tags import TagWorld
-from schemas.status import PartitionStatus, WorkerStatus, status_folder
-from schemas.tables.minute_buckets import ROWS, VIEW
-from schemas.topic_files import records_path
-from schemas.topics import DEAD_LETTERS, LATE_EVENTS, USER_TAGS
-from schemas.versions import FINAL, version_of
-from sinks.clickhouse import create_tables, query_rows
-from sinks.topic_files import FileTopics
+from footfall.generator.tags import TagWorld
+from footfall.schemas.status import PartitionStatus, WorkerStatus, status_folder
+from footfall.schemas.tables.minute_buckets import ROWS, VIEW
+from footfall.schemas.topic_files import records_path
+from footfall.schemas.topics import DEAD_LETTERS, LATE_EVENTS, USER_TAGS
+from footfall.schemas.versions import FINAL, version_of
+from footfall.sinks.clickhouse import create_tables, query_rows
+from footfall.sinks.topic_files import FileTopics
 from tests.cli_support import ROOT, environment, running
 from tests.fault_proxy import PASSED, UPSTREAM_TIMEOUT_S, Exchange, Fault, FaultProxy
 
@@ -191,7 +191,7 @@ class Shop:
         waits = [str(give_up_after_s), str(answer_timeout_s)]
         command = ["tests.clickhouse_worker_child", *waits]
         if give_up_after_s is None:
-            command = ["cli.main", "run", "minute_buckets"]
+            command = ["footfall.cli.main", "run", "minute_buckets"]
         log = self.home / "worker.log"
         with log.open("ab") as output:
             process = subprocess.Popen(

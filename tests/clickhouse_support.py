@@ -103,7 +103,7 @@ def request(
 
 
 def launch(folder: Path, *args: str, port: int = 0) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "infra.embedded_clickhouse", "--folder", str(folder)]
+    command = [sys.executable, "-m", "footfall.infra.embedded_clickhouse", "--folder", str(folder)]
     return subprocess.Popen(
         [*command, "--port", str(port), *args],
         cwd=ROOT,

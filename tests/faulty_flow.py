@@ -13,11 +13,11 @@ import sys
 
 import polars as pl
 
-from cli.servers import settings_for_clients
-from flows import minute_buckets
-from streams.batch import Batch, Poll
-from streams.decode import Records
-from streams.runner import run_worker
+from footfall.cli.servers import settings_for_clients
+from footfall.flows import Reading, minute_buckets
+from footfall.streams.batch import Batch, Poll
+from footfall.streams.decode import Records
+from footfall.streams.runner import run_worker
 
 WRONG_ORIGIN = "nowhere"
 
@@ -37,13 +37,16 @@ class FaultyRecords(Records):
 def main() -> None:
     """Run the worker until it is stopped."""
     right = minute_buckets.TAGS
-    minute_buckets.TAGS = FaultyRecords(
-        right.struct, right.time, right.columns, bytes_max=right.bytes_max
+    wrong = FaultyRecords(right.struct, right.time, right.columns, bytes_max=right.bytes_max)
+    ((topic, reading),) = minute_buckets.FLOW.reads.items()
+    assert isinstance(reading, Reading)
+    faulty = dataclasses.replace(
+        minute_buckets.FLOW, reads={topic: dataclasses.replace(reading, records=wrong)}
     )
     settings = settings_for_clients(os.environ)
     run_worker(
         "minute_buckets",
-        lambda run: minute_buckets.wire(settings, run),
+        lambda run: faulty.wire(settings, run),
         settings.footfall_home,
         once="--once" in sys.argv,
         snapshot_every_s=0.5,

@@ -1,4 +1,4 @@
-"""A live worker of a flow of ``READS`` with faults that a replay is to correct.
+"""A live worker of a flow of raw rows or windows with faults that a replay is to correct.
 
     python -m tests.faulty_rows FLOW [--once]
 
@@ -8,22 +8,21 @@ Some records are passed over, some taken for others, and some get wrong values o
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import os
 import sys
 from collections.abc import Mapping
 
 import polars as pl
 
-from cli.servers import settings_for_clients
-from flows._flow import Reading
-from schemas.platform_logs import INVALID
-from schemas.shop_events import KINDS
-from schemas.topics import PLATFORM_LOGS, SHOP_EVENTS, STORE_EVENTS, USER_TAGS
-from streams.batch import TIME_MS, Batch, Poll
-from streams.decode import Records
-from streams.engine import stateful_steps
-from streams.runner import run_worker
+from footfall import flows
+from footfall.cli.servers import settings_for_clients
+from footfall.flows import Reading
+from footfall.schemas.platform_logs import INVALID
+from footfall.schemas.shop_events import KINDS
+from footfall.schemas.topics import PLATFORM_LOGS, SHOP_EVENTS, STORE_EVENTS, USER_TAGS
+from footfall.streams.batch import TIME_MS, Batch, Poll
+from footfall.streams.decode import Records
+from footfall.streams.runner import run_worker
 
 IS_VISIT = pl.col("kind") == KINDS.index("PageVisit")
 
@@ -76,23 +75,28 @@ class Faulty(Records):
 def faulty(right: Reading, faults: tuple[pl.Expr, ...]) -> Reading:
     """Return the reading with faults."""
     fields = {name: getattr(right.records, name) for name in Records.__slots__ if name[0] != "_"}
-    return Reading(Faulty(**fields, faults=faults), right.make_step)
+    return Reading(Faulty(**fields, faults=faults), right.step)
 
 
 def main() -> None:
     """Run the worker until it is stopped."""
     flow = sys.argv[1]
-    module = importlib.import_module(f"flows.{flow}")
-    for topic, faults in FAULTS[flow].items():
-        module.READS[topic] = faulty(module.READS[topic], faults)
+    right = flows.catalogue()[flow]
+    readings = right.readings()
+    wrong = dataclasses.replace(
+        right,
+        reads={
+            topic: faulty(readings[topic.name], FAULTS[flow][topic.name]) for topic in right.reads
+        },
+    )
     settings = settings_for_clients(os.environ)
     run_worker(
         flow,
-        lambda run: module.wire(settings, run),
+        lambda run: wrong.wire(settings, run),
         settings.footfall_home,
         once="--once" in sys.argv,
         snapshot_every_s=0.5,
-        steps=stateful_steps(module.CONTRACT.reads),
+        steps=wrong.steps,
     )
 
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from schemas.shop_events import SCHEMA, Field
+from footfall.schemas.shop_events import SCHEMA, Field
 
 Json = dict[str, Any]
 Spoil = tuple[str, ...]

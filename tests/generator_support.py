@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from generator.sources import Record, TopicView
-from schemas.topic_files import partition_of, records_path
+from footfall.generator.sources import Record, TopicView
+from footfall.schemas.topic_files import partition_of, records_path
 
 HEADER = (
     "event_time,event_type,product_id,category_id,category_code,brand,price,user_id,user_session"

@@ -22,10 +22,10 @@ from unittest.mock import patch
 
 import msgspec
 
-from schemas.tables.store_metrics import EVENTS_NEWEST
-from schemas.topic_files import partitions_of, records_path
-from schemas.topics import APPENDED, DEAD_LETTERS, LATE_EVENTS, TOPICS
-from sinks.topic_files import FileTopics
+from footfall.schemas.tables.store_metrics import EVENTS_NEWEST
+from footfall.schemas.topic_files import partitions_of, records_path
+from footfall.schemas.topics import APPENDED, DEAD_LETTERS, LATE_EVENTS, TOPICS
+from footfall.sinks.topic_files import FileTopics
 from tests.cli_support import END_S_MAX, Running, environment
 from tests.clickhouse_support import Server as ClickHouse
 from tests.kafka_support import Server
@@ -109,8 +109,8 @@ class House:
 
     def init(self) -> None:
         """Run ``footfall init`` in this process, which is cheaper."""
-        from cli.init import make_clickhouse_tables, make_store_tables, make_topics
-        from schemas.settings import read_settings
+        from footfall.cli.init import make_clickhouse_tables, make_store_tables, make_topics
+        from footfall.schemas.settings import read_settings
 
         self.home.mkdir(parents=True, exist_ok=True)
         settings = read_settings(environment(self.home, self.settings))
@@ -140,7 +140,7 @@ class House:
         self._flows.add(flow)
         with self._log(flow).open("ab") as out:
             return subprocess.Popen(
-                [sys.executable, "-m", "cli.main", "run", flow, *options],
+                [sys.executable, "-m", "footfall.cli.main", "run", flow, *options],
                 env=environment(self.home, {**self.settings, **more}),
                 cwd=self.home.parent,
                 stdin=subprocess.DEVNULL,
@@ -166,7 +166,7 @@ class House:
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command on this house in this process, which is cheaper."""
-        from cli.main import main
+        from footfall.cli.main import main
 
         out, errors = io.StringIO(), io.StringIO()
         with (

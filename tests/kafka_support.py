@@ -40,9 +40,9 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-import infra.kafka
-from infra.kafka.errors import MissingToolError
-from infra.kafka.jars import cache_folder, find_jars, find_java
+from footfall.infra import kafka as infra_kafka
+from footfall.infra.kafka.errors import MissingToolError
+from footfall.infra.kafka.jars import cache_folder, find_jars, find_java
 from tests.ports_support import free_port
 
 T = TypeVar("T")
@@ -323,7 +323,7 @@ class Broker(Server):
             "controller.quorum.voters": f"1@127.0.0.1:{controller}",
             "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
         }
-        self._process = infra.kafka.Broker(
+        self._process = infra_kafka.Broker(
             folder, java=java, jars=jars, port=port, settings={**SETTINGS, **ports, **given}
         )
         super().__init__("")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from schemas.metrics import Metric
-from schemas.targets import targets_folder
+from footfall.schemas.metrics import Metric
+from footfall.schemas.targets import targets_folder
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 """Values by (name of the sample, its labels)."""

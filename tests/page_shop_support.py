@@ -14,12 +14,19 @@ from typing import Any
 
 import polars as pl
 
-from schemas.settings import Settings, read_settings
-from schemas.tables import logins, product_views, service_health, sessions, shop_events, traces
-from schemas.tables.clickhouse import Table, View
-from schemas.times import iso_ms
-from sinks.clickhouse import ClickHouseTable, create_tables
-from sinks.topic_files import FileTopics
+from footfall.schemas.settings import Settings, read_settings
+from footfall.schemas.tables import (
+    logins,
+    product_views,
+    service_health,
+    sessions,
+    shop_events,
+    traces,
+)
+from footfall.schemas.tables.clickhouse import Table, View
+from footfall.schemas.times import iso_ms
+from footfall.sinks.clickhouse import ClickHouseTable, create_tables
+from footfall.sinks.topic_files import FileTopics
 
 START = datetime(2019, 10, 1, 12, 55, tzinfo=UTC)
 MINUTES = 10

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from schemas.profiles import COLUMNS
-from sinks import SinkRefusedError
-from sinks.profiles import ProfileStore
+from footfall.schemas.profiles import COLUMNS
+from footfall.sinks import SinkRefusedError
+from footfall.sinks.profiles import ProfileStore
 
 Tag = tuple[str, str, int, str, int, int, bytes]
 """(cookie, action, time_ms, topic, partition, offset, bytes)."""

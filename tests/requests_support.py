@@ -12,10 +12,10 @@ import numpy as np
 import polars as pl
 from hypothesis import strategies as st
 
-from schemas.operations import missing_step, operation_of
-from schemas.times import iso_ms, parse_time_ms
-from streams.batch import Batch, Poll
-from streams.testing import NOW_MS
+from footfall.schemas.operations import missing_step, operation_of
+from footfall.schemas.times import iso_ms, parse_time_ms
+from footfall.streams.batch import Batch, Poll
+from footfall.streams.testing import NOW_MS
 
 START_MS = parse_time_ms("2022-03-22T12:00:00.000Z")
 MINUTE = 60_000

@@ -15,11 +15,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from generator.tags import TagWorld
-from schemas.status import PartitionStatus, WorkerStatus, status_folder
-from schemas.tables.minute_buckets import ROWS
-from schemas.topics import APPENDED
-from sinks.topic_files import FileTopics
+from footfall.generator.tags import TagWorld
+from footfall.schemas.status import PartitionStatus, WorkerStatus, status_folder
+from footfall.schemas.tables.minute_buckets import ROWS
+from footfall.schemas.topics import APPENDED
+from footfall.sinks.topic_files import FileTopics
 
 ROOT = Path(__file__).parent.parent
 PARTITIONS = 3

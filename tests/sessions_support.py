@@ -11,15 +11,15 @@ import numpy as np
 import polars as pl
 from hypothesis import strategies as st
 
-from flows import _sessions as sessions
-from generator.shop_sessions import MINUTE_MS, Minutes, Sessions
-from schemas.platform_logs import SESSION_TIMEOUT_S
-from schemas.times import iso_ms, parse_time_ms
-from streams.batch import TIME_MS, Poll, TableRows
-from streams.decode import Records
-from streams.engine import MakeStep
-from streams.ordered import OFFSET, Fold
-from streams.testing import NOW_MS, DrivenStep, newest
+from footfall.flows import _sessions as sessions
+from footfall.generator.shop_sessions import MINUTE_MS, Minutes, Sessions
+from footfall.schemas.platform_logs import SESSION_TIMEOUT_S
+from footfall.schemas.times import iso_ms, parse_time_ms
+from footfall.streams.batch import TIME_MS, Poll, TableRows
+from footfall.streams.decode import Records
+from footfall.streams.ordered import OFFSET, Fold
+from footfall.streams.steps import MakeStep
+from footfall.streams.testing import NOW_MS, DrivenStep, newest
 
 START_MS = parse_time_ms("2022-03-22T12:00:00.000Z")
 S = 1_000

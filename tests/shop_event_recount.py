@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from schemas.shop_events import COMPARISON_TYPES, LOGIN_TYPES, REASON_TYPES, SUPPORT_TYPES
+from footfall.schemas.shop_events import COMPARISON_TYPES, LOGIN_TYPES, REASON_TYPES, SUPPORT_TYPES
 
 Row = tuple[Any, ...]
 Event = tuple[int, dict[str, Any]]

@@ -17,14 +17,14 @@ from typing import Any
 
 import msgspec
 
-from generator.shop_records import FUTURE_FROM_MS, PARTITIONS, TOPICS
-from schemas.operations import missing_step, operation_of
-from schemas.platform_logs import FAILED_STATUSES, PlatformLog
-from schemas.shop_events import ShopEvent
-from schemas.store_events import StoreEvent
-from schemas.times import BadTimeError, parse_time_ms
-from schemas.topic_files import partition_of
-from schemas.user_tags import UserTag
+from footfall.generator.shop_records import FUTURE_FROM_MS, PARTITIONS, TOPICS
+from footfall.schemas.operations import missing_step, operation_of
+from footfall.schemas.platform_logs import FAILED_STATUSES, PlatformLog
+from footfall.schemas.shop_events import ShopEvent
+from footfall.schemas.store_events import StoreEvent
+from footfall.schemas.times import BadTimeError, parse_time_ms
+from footfall.schemas.topic_files import partition_of
+from footfall.schemas.user_tags import UserTag
 from tests.shop_event_recount import answers
 
 Records = dict[str, list[tuple[bytes, bytes]]]

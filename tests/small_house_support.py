@@ -18,14 +18,14 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import count
 from pathlib import Path
 
-from operations.positions import read_statuses
-from schemas import metrics
-from schemas.embedded_clickhouse import PASSWORD_FILE, USER
-from schemas.targets import scrape_target
-from schemas.times import iso_ms
-from schemas.topic_files import partition_of, records_path
-from schemas.topics import PARTITIONS_DEFAULT, USER_TAGS
-from sinks.topic_files import FileTopics
+from footfall.operations.positions import read_statuses
+from footfall.schemas import metrics
+from footfall.schemas.embedded_clickhouse import PASSWORD_FILE, USER
+from footfall.schemas.targets import scrape_target
+from footfall.schemas.times import iso_ms
+from footfall.schemas.topic_files import partition_of, records_path
+from footfall.schemas.topics import PARTITIONS_DEFAULT, USER_TAGS
+from footfall.sinks.topic_files import FileTopics
 from tests.cli_support import footfall, free_port, running
 from tests.fault_proxy import PASSED, Exchange, Fault, FaultProxy
 from tests.runner_support import wait_until

@@ -11,16 +11,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from flows import split_topics
-from flows.split_topics import CONTRACT, records
-from schemas.topics import SHOP_EVENTS
-from sinks.split import SplitSink, Targets
-from sinks.topic_files import FileTopics
-from streams.engine import Outputs, stateful_steps
-from streams.runner import Run, run_worker
-from streams.source import LATEST, Share
-from streams.testing import ListSink
-from streams.topic_files import FileTopic
+from footfall.flows.split_topics import FLOW, records
+from footfall.schemas.topics import SHOP_EVENTS
+from footfall.sinks.split import SplitSink, Targets
+from footfall.sinks.topic_files import FileTopics
+from footfall.streams.engine import Outputs
+from footfall.streams.runner import Run, run_worker
+from footfall.streams.source import LATEST, Share
+from footfall.streams.testing import ListSink
+from footfall.streams.topic_files import FileTopic
+from tests.split_support import splitting
 
 WRITE_BYTES = 5_000
 SNAPSHOT_EVERY_S = 0.2
@@ -42,17 +42,18 @@ def main(home: Path, share: Share, *, once: bool) -> None:
             lambda: FileTopics(folder), topic.name, source.list_parts(), bytes_max=WRITE_BYTES
         )
         outputs = Outputs(sink, ListSink(lambda _: None), ListSink(lambda _: None))
-        reads = records(SHOP_EVENTS, targets.why_not)
-        return split_topics.build(source, outputs, run.progress, reads=reads)
+        return splitting(records(SHOP_EVENTS, targets.why_not)).dataflow(
+            source, outputs, run.progress
+        )
 
     run_worker(
-        CONTRACT.name,
+        FLOW.name,
         wire,
         home,
         once=once,
         snapshot_every_s=SNAPSHOT_EVERY_S,
         share=share,
-        steps=stateful_steps(CONTRACT.reads, sink=CONTRACT.sink_keeps_state),
+        steps=FLOW.steps,
     )
 
 

@@ -36,6 +36,7 @@ def copy_of_project(folder: Path) -> Path:
     left_out = shutil.ignore_patterns("__pycache__", "*.pyc")
     for room in ROOMS:
         shutil.copytree(ROOT / room, folder / room, ignore=left_out)
+    shutil.copytree(ROOT / "footfall", folder / "footfall", symlinks=True, ignore=left_out)
     for name in ("README.md", "pyproject.toml"):
         shutil.copy(ROOT / name, folder / name)
     return folder
@@ -63,7 +64,7 @@ def test_the_page_adds_an_analytic_that_runs(tmp_path: Path) -> None:
     for name in ("CLICKHOUSE_URL", "TOPICS_URL", "KAFKA_BOOTSTRAP_SERVERS"):
         environ.pop(name, None)
     (tmp_path / "bin").mkdir()
-    for name, command in (("python", ""), ("footfall", " -m cli.main")):
+    for name, command in (("python", ""), ("footfall", " -m footfall.cli.main")):
         tool = tmp_path / "bin" / name
         tool.write_text(f'#!/bin/sh\nexec "{sys.executable}"{command} "$@"\n')
         tool.chmod(0o755)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from schemas.addresses import file_url, path_of, sqlite_url
-from schemas.database_addresses import clickhouse_address, postgres_address
-from schemas.settings import SettingError, read_settings
+from footfall.schemas.addresses import file_url, path_of, sqlite_url
+from footfall.schemas.database_addresses import clickhouse_address, postgres_address
+from footfall.schemas.settings import SettingError, read_settings
 
 HIDDEN = "hunter2"
 

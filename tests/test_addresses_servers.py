@@ -14,18 +14,18 @@ from urllib.parse import quote
 
 import pytest
 
-from api.clickhouse import ClickHouse
-from api.tables import WindowsSource
-from schemas.settings import read_settings
-from schemas.tables.minute_buckets import ROWS
-from schemas.tables.store_metrics import METADATA
-from sinks import SinkError, SinkRefusedError
-from sinks.clickhouse import ClickHouseReader, create_tables
-from sinks.open import open_profiles, open_topics
-from sinks.sql import create_tables as create_store_tables
-from sinks.sql import query_rows
-from streams.open import open_topic
-from streams.source import SourceError
+from footfall.api.clickhouse import ClickHouse
+from footfall.api.tables import WindowsSource
+from footfall.schemas.settings import read_settings
+from footfall.schemas.tables.minute_buckets import ROWS
+from footfall.schemas.tables.store_metrics import METADATA
+from footfall.sinks import SinkError, SinkRefusedError
+from footfall.sinks.clickhouse import ClickHouseReader, create_tables
+from footfall.sinks.open import open_profiles, open_topics
+from footfall.sinks.sql import create_tables as create_store_tables
+from footfall.sinks.sql import query_rows
+from footfall.streams.open import open_topic
+from footfall.streams.source import SourceError
 from tests.clickhouse_support import serving
 from tests.ports_support import free_port
 from tests.postgres_support import PASSWORD, PostgresServer, new_database, postgres

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import pytest
 
-import flows
-from flows._requests import DELAY_MS
-from operations.positions import read_statuses
-from schemas.status import WorkerStatus
-from schemas.times import iso_ms
-from schemas.topics import PLATFORM_LOGS, USER_TAGS
-from sinks.topic_files import FileTopics
+from footfall import flows
+from footfall.flows._requests import DELAY_MS
+from footfall.operations.positions import read_statuses
+from footfall.schemas.status import WorkerStatus
+from footfall.schemas.times import iso_ms
+from footfall.schemas.topics import PLATFORM_LOGS, USER_TAGS
+from footfall.sinks.topic_files import FileTopics
 from tests.cli_support import Running, free_port, processes_of, running
 from tests.prometheus_support import faster_config
 from tests.runner_support import wait_until

@@ -8,8 +8,14 @@ from random import Random
 
 import pytest
 
-from cli.databases import ask_clickhouse
-from schemas.topics import PARTITIONS_DEFAULT, PLATFORM_LOGS, SHOP_EVENTS, STORE_EVENTS, USER_TAGS
+from footfall.cli.databases import ask_clickhouse
+from footfall.schemas.topics import (
+    PARTITIONS_DEFAULT,
+    PLATFORM_LOGS,
+    SHOP_EVENTS,
+    STORE_EVENTS,
+    USER_TAGS,
+)
 from tests.clickhouse_support import Server, any_server
 from tests.fuzz_support import every_value
 from tests.truth_support import WAYS, run_all, settings_of

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from api.address import PortError, listen, url_of
-from schemas.addresses import OwnHosts
-from schemas.settings import SettingError, read_settings
+from footfall.api.address import PortError, listen, url_of
+from footfall.schemas.addresses import OwnHosts
+from footfall.schemas.settings import SettingError, read_settings
 from tests.api_process_support import Process
 from tests.api_support import Client
 from tests.cli_support import footfall, one_line

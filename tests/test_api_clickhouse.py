@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from api.clickhouse import DATETIME_S_MAX, ClickHouse, MinuteBuckets
-from api.tables import MINUTES_SHOWN, MinutesSource
-from schemas.tables.minute_buckets import ROWS, VIEW
-from schemas.versions import FINAL, version_of
-from sinks import SinkRefusedError, SinkUnavailableError
-from sinks.clickhouse import query_rows
+from footfall.api.clickhouse import DATETIME_S_MAX, ClickHouse, MinuteBuckets
+from footfall.api.tables import MINUTES_SHOWN, MinutesSource
+from footfall.schemas.tables.minute_buckets import ROWS, VIEW
+from footfall.schemas.versions import FINAL, version_of
+from footfall.sinks import SinkRefusedError, SinkUnavailableError
+from footfall.sinks.clickhouse import query_rows
 from tests.api_process_support import free_port
 from tests.clickhouse_support import serving
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.records import INCOMING, read_records
-from sinks import SinkUnavailableError
+from footfall.api.records import INCOMING, read_records
+from footfall.sinks import SinkUnavailableError
 from tests.api_process_support import WAIT_S, eventually
 from tests.api_support import Client, Shop, encoded, serving, tag
 

@@ -13,9 +13,9 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from infra._clickhouse_metrics import ClickHouseMetrics
-from infra.connections import HEAD_BYTES_MAX, Limits, config
-from schemas.metrics import CLICKHOUSE_CONNECTIONS_REFUSED
+from footfall.infra._clickhouse_metrics import ClickHouseMetrics
+from footfall.infra.connections import HEAD_BYTES_MAX, Limits, config
+from footfall.schemas.metrics import CLICKHOUSE_CONNECTIONS_REFUSED
 from tests.api_process_support import WAIT_S, eventually
 from tests.api_support import Client, MemoryProfiles, Shop, encoded, serving, tag
 

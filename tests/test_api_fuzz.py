@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from api.records import INCOMING
-from schemas.times import parse_time_ms
+from footfall.api.records import INCOMING
+from footfall.schemas.times import parse_time_ms
 from tests.api_support import Client, Reply, Shop, serving
 from tests.fuzz_support import EXAMPLES, every_value, some_values
 

@@ -12,20 +12,20 @@ import msgspec
 import pytest
 from sqlalchemy import create_engine, insert
 
-from api.live import Live, offered_cookies, shown_letters
-from api.refreshed import Refreshed
-from api.snapshot import Minutes
-from api.tables import WindowsSource, whole_until_ms
-from api.tails import FileTail
-from api.workers import WorkerMeter
-from operations.flow_facts import STALE_MS, Ends, flows_now
-from operations.observer import Look
-from operations.positions import read_statuses
-from schemas.dead_letters import DeadLetter
-from schemas.status import WorkerStatus, status_folder
-from schemas.tables.store_metrics import EVENTS, METADATA
-from sinks import SinkUnavailableError
-from sinks.topic_files import FileTopics
+from footfall.api.live import Live, offered_cookies, shown_letters
+from footfall.api.refreshed import Refreshed
+from footfall.api.snapshot import Minutes
+from footfall.api.tables import WindowsSource, whole_until_ms
+from footfall.api.tails import FileTail
+from footfall.api.workers import WorkerMeter
+from footfall.operations.flow_facts import STALE_MS, Ends, flows_now
+from footfall.operations.observer import Look
+from footfall.operations.positions import read_statuses
+from footfall.schemas.dead_letters import DeadLetter
+from footfall.schemas.status import WorkerStatus, status_folder
+from footfall.schemas.tables.store_metrics import EVENTS, METADATA
+from footfall.sinks import SinkUnavailableError
+from footfall.sinks.topic_files import FileTopics
 from tests.api_process_support import eventually
 from tests.api_support import Client, MadeUpLive, Shop, encoded, serving, status, tag
 

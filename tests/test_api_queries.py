@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from schemas.times import datetime_of
-from sinks import SinkUnavailableError
-from sinks.profiles.sqlite import SqliteProfiles
+from footfall.schemas.times import datetime_of
+from footfall.sinks import SinkUnavailableError
+from footfall.sinks.profiles.sqlite import SqliteProfiles
 from tests.api_support import Client, Shop, encoded, serving, tag
 
 START_MS = 1_647_951_300_000

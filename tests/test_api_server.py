@@ -16,14 +16,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from api.app import create_app
-from api.endpoint import RequestLog
-from api.openapi import openapi
-from api.server import PortError, listen
-from schemas.status import status_folder
-from schemas.tables import minute_buckets
-from sinks import SinkRefusedError, SinkUnavailableError
-from sinks.clickhouse import create_tables
+from footfall.api.app import create_app
+from footfall.api.endpoint import RequestLog
+from footfall.api.openapi import openapi
+from footfall.api.server import PortError, listen
+from footfall.schemas.status import status_folder
+from footfall.schemas.tables import minute_buckets
+from footfall.sinks import SinkRefusedError, SinkUnavailableError
+from footfall.sinks.clickhouse import create_tables
 from tests.api_process_support import Process, eventually, free_port, project_root
 from tests.api_support import Client, Shop, encoded, serving, status, tag
 from tests.clickhouse_support import any_server
@@ -143,7 +143,7 @@ def test_an_address_that_is_none_is_one_line(variable: str, tmp_path: Path) -> N
 
 
 def test_importing_the_server_reads_no_environment_and_connects_to_nothing() -> None:
-    program = "import api.server; print('imported')"
+    program = "import footfall.api.server; print('imported')"
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=project_root(),

@@ -14,13 +14,13 @@ from aiokafka.errors import OutOfOrderSequenceNumber
 from aiokafka.partitioner import murmur2
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from api.kafka_writing import KafkaWriting
-from api.opening import probe_folder
-from api.writing import BusyError, GroupCommit, NotStoredError
-from schemas.topic_files import records_path
-from schemas.topics import USER_TAGS
-from sinks import SinkUnavailableError
-from sinks.topic_files import FileTopics
+from footfall.api.kafka_writing import KafkaWriting
+from footfall.api.opening import probe_folder
+from footfall.api.writing import BusyError, GroupCommit, NotStoredError
+from footfall.schemas.topic_files import records_path
+from footfall.schemas.topics import USER_TAGS
+from footfall.sinks import SinkUnavailableError
+from footfall.sinks.topic_files import FileTopics
 from tests.api_process_support import WAIT_S, Process, free_port
 from tests.api_support import Client, MemoryTopics, encoded, tag
 

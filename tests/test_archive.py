@@ -11,14 +11,14 @@ from typing import Any
 import polars as pl
 import pytest
 
-from schemas.dead_letters import payload_of
-from schemas.platform_logs import PlatformLog
-from schemas.store_events import StoreEvent
-from schemas.user_tags import UserTag
-from streams import archive as archive_module
-from streams.archive import Archive
-from streams.replay import EARLIEST
-from streams.source import SourceError
+from footfall.schemas.dead_letters import payload_of
+from footfall.schemas.platform_logs import PlatformLog
+from footfall.schemas.store_events import StoreEvent
+from footfall.schemas.user_tags import UserTag
+from footfall.streams import archive as archive_module
+from footfall.streams.archive import Archive
+from footfall.streams.replay import EARLIEST
+from footfall.streams.source import SourceError
 from tests.archive_support import EVENT, NOW_MS, ROWS_OF_STORE, read, reasons
 
 

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.dead_letters import payload_of, record_of
-from schemas.store_events import CSV_COLUMNS
-from schemas.topics import RECORD_BYTES_MAX
-from streams import archive_files
+from footfall.schemas.dead_letters import payload_of, record_of
+from footfall.schemas.store_events import CSV_COLUMNS
+from footfall.schemas.topics import RECORD_BYTES_MAX
+from footfall.streams import archive_files
 from tests.archive_support import EVENT, both, csv_of, prices, read, reasons, row
 from tests.generator_support import HEADER
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from backports import zstd
 
-from generator.csv_replay import CsvReplay
-from schemas.store_events import StoreEvent
-from streams.archive import Archive
-from streams.source import SourceError
+from footfall.generator.csv_replay import CsvReplay
+from footfall.schemas.store_events import StoreEvent
+from footfall.streams.archive import Archive
+from footfall.streams.source import SourceError
 from tests.archive_support import both, csv_of, read, row
 from tests.generator_support import HEADER, csv_file
 

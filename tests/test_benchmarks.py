@@ -14,16 +14,16 @@ from xml.etree import ElementTree
 
 import pytest
 
-import flows
-from benchmarks import every_flow, every_report, kafka, kafka_idle
-from benchmarks.__main__ import beside_peers, main
-from benchmarks.compare import TOPIC_OF, compare, parts_of
-from benchmarks.inputs import Input, make_input
-from benchmarks.kafka import FILES, Case, Found, check_answers
-from benchmarks.kafka_job import BYTEWAX, FRAME, PLAIN, TABLES
-from benchmarks.kafka_report import section
-from benchmarks.kafka_servers import Servers, why_not
-from benchmarks.measure import (
+from footfall import flows
+from footfall.benchmarks import every_flow, every_report, kafka, kafka_idle
+from footfall.benchmarks.__main__ import beside_peers, main
+from footfall.benchmarks.compare import TOPIC_OF, compare, parts_of
+from footfall.benchmarks.inputs import Input, make_input
+from footfall.benchmarks.kafka import FILES, Case, Found, check_answers
+from footfall.benchmarks.kafka_job import BYTEWAX, FRAME, PLAIN, TABLES
+from footfall.benchmarks.kafka_report import section
+from footfall.benchmarks.kafka_servers import Servers, why_not
+from footfall.benchmarks.measure import (
     BenchmarkError,
     Figure,
     Run,
@@ -32,8 +32,8 @@ from benchmarks.measure import (
     figure_of,
     run_children,
 )
-from benchmarks.report import chart, speed, table
-from benchmarks.tables import Tables
+from footfall.benchmarks.report import chart, speed, table
+from footfall.benchmarks.tables import Tables
 from tests.bench_support import in_this_process
 from tests.kafka_support import Server, tools
 
@@ -54,7 +54,7 @@ def test_a_small_run_measures_a_flow_in_processes(tmp_path: Path) -> None:
 
 def run_benchmarks(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments],
+        [sys.executable, "-m", "footfall.benchmarks", *arguments],
         cwd=ROOT,
         env={**os.environ, "FOOTFALL_HOME": str(home)},
         capture_output=True,
@@ -107,7 +107,7 @@ def test_every_flow_is_measured_over_every_topic_that_it_reads(tmp_path: Path) -
         launch=in_this_process,
     )
     wanted = {
-        (name, topic) for name, contract in flows.catalogue().items() for topic in contract.reads
+        (name, topic) for name, contract in flows.catalogue().items() for topic in contract.topics
     }
     assert set(found) == wanted and len(wanted) > len(names)
     for subject, one in found.items():

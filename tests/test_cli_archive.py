@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from schemas.store_events import CSV_COLUMNS
-from schemas.tables.store_metrics import METADATA
-from sinks.sql import create_tables
+from footfall.schemas.store_events import CSV_COLUMNS
+from footfall.schemas.tables.store_metrics import METADATA
+from footfall.sinks.sql import create_tables
 from tests.cli_support import COMMAND_S_MAX, environment, footfall, one_line
 
 HEADER = ",".join(CSV_COLUMNS)
@@ -148,7 +148,7 @@ def test_at_a_terminal_it_is_asked_what_to_take_back(
     arguments = ["replay", "store_metrics", "--complete", "--source", source]
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "cli.main", *arguments],
+            [sys.executable, "-m", "footfall.cli.main", *arguments],
             env=environment(home),
             cwd=tmp_path,
             stdin=theirs,
@@ -216,7 +216,7 @@ def test_files_and_pipes_as_they_come(tmp_path: Path, way: str) -> None:
         name += ".zip"
     arguments = ["generate", "csv", {"-": "-", "fifo": "/dev/stdin"}.get(way, name), "--fast"]
     done = subprocess.run(
-        [sys.executable, "-m", "cli.main", *arguments],
+        [sys.executable, "-m", "footfall.cli.main", *arguments],
         env=environment(home),
         cwd=tmp_path,
         input=(tmp_path / "in.csv").read_bytes(),

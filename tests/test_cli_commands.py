@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-import flows
-from cli.errors import FailureError, UsageError, did_you_mean, line_and_code
-from cli.main import build_parser, command_names
-from cli.money import money
-from cli.query import hint, print_csv, print_json
-from cli.report import report_line
-from cli.table import table_lines
-from schemas.settings import SettingError
+from footfall import flows
+from footfall.cli.errors import FailureError, UsageError, did_you_mean, line_and_code
+from footfall.cli.main import build_parser, command_names
+from footfall.cli.money import money
+from footfall.cli.query import hint, print_csv, print_json
+from footfall.cli.report import report_line
+from footfall.cli.table import table_lines
+from footfall.schemas.settings import SettingError
 from tests.cli_support import footfall, free_port, one_line, running
 from tests.conftest import known_reasons, unexpected
 
@@ -43,7 +43,7 @@ def test_every_command_has_a_help(command: str, tmp_path: Path) -> None:
 def test_help_imports_nothing_heavy() -> None:
     heavy = {"polars", "numpy", "pyarrow", "bytewax", "chdb", "sqlalchemy", "rich", "msgspec"}
     script = (
-        "import sys; from cli.main import build_parser; build_parser().format_help(); "
+        "import sys; from footfall.cli.main import build_parser; build_parser().format_help(); "
         f"print(sorted({heavy} & set(sys.modules)))"
     )
     result = subprocess.run(
@@ -58,7 +58,9 @@ def test_flows_lists_the_catalogue(tmp_path: Path) -> None:
     assert [line.split()[0] for line in lines[2:]] == list(flows.catalogue())
     for name, contract in flows.catalogue().items():
         (line,) = [line for line in lines if line.startswith(f"{name} ")]
-        assert all(part in line for part in (*contract.reads, *contract.writes, contract.about))
+        assert all(
+            part in line for part in (*contract.topics, *contract.writes.names, contract.about)
+        )
 
 
 @pytest.mark.parametrize(
@@ -189,7 +191,7 @@ def test_output_to_a_reader_that_left_is_no_error(tmp_path: Path) -> None:
     with running(tmp_path / "home", "clickhouse", "--port", str(free_port())) as server:
         server.wait_for_text("ClickHouse at http://127.0.0.1")
         command = (
-            f"{sys.executable} -m cli.main query --format csv "
+            f"{sys.executable} -m footfall.cli.main query --format csv "
             "'SELECT number FROM numbers(300000)' | head -2"
         )
         from tests.cli_support import environment
@@ -269,7 +271,7 @@ def test_errors_of_the_system_say_what_to_do() -> None:
 
 
 def test_a_cause_of_ours_speaks_for_what_wraps_it() -> None:
-    from sinks import SinkUnavailableError
+    from footfall.sinks import SinkUnavailableError
 
     wrapper = RuntimeError("error in the engine")
     wrapper.__cause__ = SinkUnavailableError("ClickHouse at x: away")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-import flows
-from cli.completion import tree_of
-from cli.main import build_parser, command_names, main
+from footfall import flows
+from footfall.cli.completion import tree_of
+from footfall.cli.main import build_parser, command_names, main
 from tests.cli_support import ROOT
 
 TREE = tree_of(build_parser())
@@ -67,6 +67,6 @@ def test_zsh_and_fish_are_told_the_same() -> None:
 
 
 def printed(shell: str) -> str:
-    from cli.completion import _SCRIPTS
+    from footfall.cli.completion import _SCRIPTS
 
     return _SCRIPTS[shell](TREE)

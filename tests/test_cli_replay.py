@@ -20,15 +20,15 @@ import msgspec
 import polars as pl
 import pytest
 
-from cli.progress import Told
-from cli.verify_rows import Missing
-from generator.tags import TagWorld
-from schemas.status import WorkerStatus, status_folder
-from schemas.store_events import CSV_COLUMNS
-from schemas.tables.store_metrics import METADATA
-from schemas.times import datetime_of, iso_ms, parse_time_ms
-from sinks.sql import create_tables
-from sinks.topic_files import FileTopics
+from footfall.cli.progress import Told
+from footfall.cli.verify_rows import Missing
+from footfall.generator.tags import TagWorld
+from footfall.schemas.status import WorkerStatus, status_folder
+from footfall.schemas.store_events import CSV_COLUMNS
+from footfall.schemas.tables.store_metrics import METADATA
+from footfall.schemas.times import datetime_of, iso_ms, parse_time_ms
+from footfall.sinks.sql import create_tables
+from footfall.sinks.topic_files import FileTopics
 from tests.cli_support import faulty, footfall, one_line, run_faulty
 from tests.clickhouse_faults_support import kill_within_insert
 from tests.clickhouse_support import Server, any_server

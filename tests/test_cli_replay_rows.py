@@ -14,15 +14,15 @@ from unittest.mock import patch
 import msgspec
 import pytest
 
-from cli.main import main
-from cli.truth_compare import compare
-from cli.truth_read import Standing, Truth, expected
-from cli.truth_tables import ASKED
-from schemas.settings import read_settings
-from schemas.status import WorkerStatus, status_folder
-from schemas.versions import GENERATION_SHIFT
-from sinks.clickhouse import query_rows
-from sinks.topic_files import FileTopics
+from footfall.cli.main import main
+from footfall.cli.truth_compare import compare
+from footfall.cli.truth_read import Standing, Truth, expected
+from footfall.cli.truth_tables import ASKED
+from footfall.schemas.settings import read_settings
+from footfall.schemas.status import WorkerStatus, status_folder
+from footfall.schemas.versions import GENERATION_SHIFT
+from footfall.sinks.clickhouse import query_rows
+from footfall.sinks.topic_files import FileTopics
 from tests.cli_support import environment, faulty, run_faulty
 from tests.clickhouse_faults_support import kill_within_insert
 from tests.clickhouse_support import any_server

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-import flows
-from cli.errors import FailureError, UsageError
-from cli.home import (
+from footfall import flows
+from footfall.cli.errors import FailureError, UsageError
+from footfall.cli.home import (
     ClickHouseNote,
     Home,
     clear_refusal,
@@ -24,11 +24,11 @@ from cli.home import (
     running_clickhouse,
     write_note,
 )
-from cli.servers import start_clickhouse
-from cli.summary import accounts
-from cli.supervise import LOG_BYTES_MAX, Child, Supervisor, last_line
-from schemas.settings import read_settings
-from schemas.status import PartitionStatus, WorkerStatus
+from footfall.cli.servers import start_clickhouse
+from footfall.cli.summary import accounts
+from footfall.cli.supervise import LOG_BYTES_MAX, Child, Supervisor, last_line
+from footfall.schemas.settings import read_settings
+from footfall.schemas.status import PartitionStatus, WorkerStatus
 from tests.cli_support import environment, free_port, processes_of
 
 FAST = 20.0
@@ -97,7 +97,7 @@ def test_an_engine_whose_port_another_took_meanwhile_is_given_the_next(
     supervisor, said, home = house
     ports = [free_port(), free_port()]
     chosen = iter(ports)
-    monkeypatch.setattr("cli.servers.free_port", lambda: next(chosen))
+    monkeypatch.setattr("footfall.cli.servers.free_port", lambda: next(chosen))
     with ThreadingHTTPServer(("127.0.0.1", ports[0]), Ping) as other:
         threading.Thread(target=other.serve_forever).start()
         try:
@@ -112,9 +112,9 @@ def test_ports_that_are_always_taken_are_given_up_in_one_line(
     house: tuple[Supervisor, list[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     supervisor, _, home = house
-    monkeypatch.setattr("cli.servers.PORTS_TRIED_MAX", 2)
+    monkeypatch.setattr("footfall.cli.servers.PORTS_TRIED_MAX", 2)
     with socket.create_server(("127.0.0.1", free_port())) as taken:
-        monkeypatch.setattr("cli.servers.free_port", lambda: taken.getsockname()[1])
+        monkeypatch.setattr("footfall.cli.servers.free_port", lambda: taken.getsockname()[1])
         with pytest.raises(FailureError, match="2 ports that were free were taken by others"):
             start_clickhouse(supervisor)
     assert supervisor.children == {}

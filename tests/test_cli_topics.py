@@ -12,18 +12,24 @@ from threading import Event
 import pytest
 from confluent_kafka import Producer
 
-import operations.topic_records
-import sinks.topic_files
-from cli.topics import polls, records, topic_view
-from operations.topic_records import NotThereError, ends, followed, last_records, one_record
-from schemas.records import TopicRecord
-from schemas.settings import Settings, read_settings
-from schemas.topics import STORE_EVENTS, USER_TAGS
-from sinks.open import open_topics
-from sinks.topic_files import FileTopics
-from streams.open import open_topic
-from streams.source import KeptTopic, Position, SourceError
-from streams.topic_files import FileTopic
+from footfall.cli.topics import polls, records, topic_view
+from footfall.operations import topic_records
+from footfall.operations.topic_records import (
+    NotThereError,
+    ends,
+    followed,
+    last_records,
+    one_record,
+)
+from footfall.schemas.records import TopicRecord
+from footfall.schemas.settings import Settings, read_settings
+from footfall.schemas.topics import STORE_EVENTS, USER_TAGS
+from footfall.sinks import topic_files
+from footfall.sinks.open import open_topics
+from footfall.sinks.topic_files import FileTopics
+from footfall.streams.open import open_topic
+from footfall.streams.source import KeptTopic, Position, SourceError
+from footfall.streams.topic_files import FileTopic
 from tests.cli_support import footfall, one_line, running
 
 PAIRS = [(f"user-{n}".encode(), b'{"n": %d}' % n) for n in range(200)]
@@ -133,7 +139,7 @@ def test_the_newest_records_come_in_order_with_their_keys(settings: Settings) ->
 def test_the_newest_records_of_a_key_are_found_behind_many_others(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operations.topic_records, "BLOCK_RECORDS", 20)
+    monkeypatch.setattr(topic_records, "BLOCK_RECORDS", 20)
     writer = open_topics(settings)
     writer.write(USER_TAGS.name, [(b"one", b"%d" % n) for n in range(3)])
     for _ in range(15):
@@ -188,7 +194,7 @@ def test_records_are_read_across_segments_and_removed_ones_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for limit in ("SEGMENT_BYTES_MIN", "SEGMENT_BYTES_MAX"):
-        monkeypatch.setattr(sinks.topic_files, limit, 3)
+        monkeypatch.setattr(topic_files, limit, 3)
     segmented(tmp_path)
     topic = FileTopic(tmp_path, "t")
     found = list(topic.records(0, 1, 5))

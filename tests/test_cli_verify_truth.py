@@ -12,22 +12,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cli.demo_sends import check_sends, sent_live, sent_once
-from cli.errors import FailureError, UsageError
-from cli.init import make_topics
-from cli.main import build_parser
-from cli.truth_compare import compare
-from cli.truth_read import Standing, TableError, Truth, expected
-from cli.truth_tables import ASKED, SPLIT
-from cli.verify_all import LINES_SHOWN, Outcome, outcomes, print_outcome, run_verify_all
-from generator.shop_tables import TABLES
-from generator.shop_truth import write_truth
-from generator.shop_world import ShopWorld
-from schemas.login_alerts import LoginAlert
-from schemas.settings import Settings, read_settings
-from schemas.topics import LOGIN_ALERTS
-from sinks.letters import LetterWriter
-from sinks.open import open_topics
+from footfall.cli.demo_sends import check_sends, sent_live, sent_once
+from footfall.cli.errors import FailureError, UsageError
+from footfall.cli.init import make_topics
+from footfall.cli.main import build_parser
+from footfall.cli.truth_compare import compare
+from footfall.cli.truth_read import Standing, TableError, Truth, expected
+from footfall.cli.truth_tables import ASKED, SPLIT
+from footfall.cli.verify_all import LINES_SHOWN, Outcome, outcomes, print_outcome, run_verify_all
+from footfall.generator.shop_tables import TABLES
+from footfall.generator.shop_truth import write_truth
+from footfall.generator.shop_world import ShopWorld
+from footfall.schemas.login_alerts import LoginAlert
+from footfall.schemas.settings import Settings, read_settings
+from footfall.schemas.topics import LOGIN_ALERTS
+from footfall.sinks.letters import LetterWriter
+from footfall.sinks.open import open_topics
 from tests.cli_support import footfall, one_line
 from tests.clickhouse_support import any_server
 

@@ -10,8 +10,8 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.batch import AGREEING, NEVER, TIME_MS, UNKNOWN_MS, Batch, Poll
-from streams.clock import FRESH_MS, OF_LAST, Clock
+from footfall.streams.batch import AGREEING, NEVER, TIME_MS, UNKNOWN_MS, Batch, Poll
+from footfall.streams.clock import FRESH_MS, OF_LAST, Clock
 
 Told = tuple[int, int, int]
 """(offset, event time, append time or UNKNOWN_MS)"""

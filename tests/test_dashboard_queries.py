@@ -14,14 +14,14 @@ import pytest
 
 pytest.importorskip("grafana_foundation_sdk")
 
-from cli.init import make_store_tables, make_topics
-from generator.shop_records import Disturbances
-from generator.shop_world import ShopWorld
-from grafana.__main__ import FOLDER
-from grafana.ask import Asker, Frame, QueryError, Range, Sources, panels_of
-from grafana.scraped import answers, prometheus, wait_until
-from schemas.settings import read_settings
-from schemas.status import status_folder
+from footfall.cli.init import make_store_tables, make_topics
+from footfall.generator.shop_records import Disturbances
+from footfall.generator.shop_world import ShopWorld
+from footfall.grafana.__main__ import FOLDER
+from footfall.grafana.ask import Asker, Frame, QueryError, Range, Sources, panels_of
+from footfall.grafana.scraped import answers, prometheus, wait_until
+from footfall.schemas.settings import read_settings
+from footfall.schemas.status import status_folder
 from tests.cli_support import free_port, running
 from tests.clickhouse_support import any_server
 from tests.prometheus_support import program

@@ -10,9 +10,9 @@ import pytest
 
 pytest.importorskip("grafana_foundation_sdk")
 
-from grafana.__main__ import FOLDER, files
-from grafana.ask import panels_of
-from grafana.queries import CLICKHOUSE, PROMETHEUS
+from footfall.grafana.__main__ import FOLDER, files
+from footfall.grafana.ask import panels_of
+from footfall.grafana.queries import CLICKHOUSE, PROMETHEUS
 
 ROOT = FOLDER.parent.parent
 PROVISIONING = ROOT / "grafana" / "provisioning"
@@ -35,7 +35,7 @@ def panels() -> list[Any]:
 
 def test_the_files_are_what_the_code_builds() -> None:
     written = {path: path.read_text() for path in FOLDER.glob("*.json")}
-    assert written == files(), "python -m grafana"
+    assert written == files(), "python -m footfall.grafana"
 
 
 @pytest.mark.parametrize("panel", panels())

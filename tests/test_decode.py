@@ -13,19 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import streams.decode
-from flows import product_views
-from flows._logs import COLUMNS
-from flows._logs import records as logs
-from flows._shop_events import EVENTS as SHOP_EVENTS
-from flows.minute_buckets import TAGS
-from flows.store_metrics import ROWS_OF_STORE
-from schemas.dead_letters import DeadLetter, payload_of
-from schemas.prices import cents_of
-from schemas.topics import RECORD_BYTES_MAX
-from streams.batch import ROW, UNKNOWN_MS, Batch, Poll
-from streams.columns import integer
-from streams.decode import Records
+from footfall.flows import product_views
+from footfall.flows._logs import COLUMNS
+from footfall.flows._logs import records as logs
+from footfall.flows._shop_events import EVENTS as SHOP_EVENTS
+from footfall.flows.minute_buckets import TAGS
+from footfall.flows.store_metrics import ROWS_OF_STORE
+from footfall.schemas.dead_letters import DeadLetter, payload_of
+from footfall.schemas.prices import cents_of
+from footfall.schemas.topics import RECORD_BYTES_MAX
+from footfall.streams import decode as streams_decode
+from footfall.streams.batch import ROW, UNKNOWN_MS, Batch, Poll
+from footfall.streams.columns import integer
+from footfall.streams.decode import Records
 from tests.laws.worlds import BAD_RECORDS, EVENTS
 
 NOW_MS = 1_700_000_000_000
@@ -203,7 +203,7 @@ def test_a_poll_gives_what_each_of_its_records_gives_alone(
         "sent again",
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streams.decode, "BLOCK_LINES", data.draw(st.integers(1, 50), "block"))
+        patch.setattr(streams_decode, "BLOCK_LINES", data.draw(st.integers(1, 50), "block"))
         batch = by.decode("a_flow", replace(poll, sent_again=tuple(sorted(again))))
     alone = [
         by.decode(
@@ -272,7 +272,7 @@ def test_parts_of_records_that_are_not_in_the_frame_do_not_count() -> None:
 def test_lines_without_a_record_do_not_make_up_for_one_with_two(
     fewer: list[bytes], between: bytes, block_lines: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams.decode, "BLOCK_LINES", block_lines)
+    monkeypatch.setattr(streams_decode, "BLOCK_LINES", block_lines)
     lines = [event()] * 40
     lines[10] = event() + between + event()
     lines[20 : 20 + len(fewer)] = fewer

@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 
-from generator.tags import TagWorld
-from schemas.status import WorkerStatus, status_folder
-from schemas.store_events import CSV_COLUMNS
-from schemas.topic_files import partitions_of, records_path
+from footfall.generator.tags import TagWorld
+from footfall.schemas.status import WorkerStatus, status_folder
+from footfall.schemas.store_events import CSV_COLUMNS
+from footfall.schemas.topic_files import partitions_of, records_path
 from tests.cli_support import Running, footfall, free_port, one_line, processes_of, running
 
 SEED = 20191001

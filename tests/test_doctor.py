@@ -19,24 +19,24 @@ import psycopg
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from cli.doctor import findings as of_machine
-from cli.doctor import tables as of_tables
-from cli.doctor import topics as of_topics
-from cli.doctor.command import examine, lines, side_by_side
-from cli.doctor.facts import kafka_remedy
-from cli.doctor.findings import GIB, Finding, HomeFacts, duration, size
-from cli.doctor.servers import aerospike_remedy, namespace_facts
-from cli.doctor.tables import NamespaceFacts
-from cli.init import make_clickhouse_tables, make_store_tables, make_topics
-from operations.flow_facts import FlowFacts, PlaceFacts, WorkerFacts
-from operations.topic_ends import TopicFacts
-from schemas.dead_letters import DeadLetter, Retry, RetryNote
-from schemas.settings import read_settings
-from schemas.status import PartitionStatus, WorkerStatus, status_path
-from schemas.topics import TOPICS, Topic
-from sinks._aerospike_recent import KEEP_S
-from sinks.letters import LetterWriter
-from sinks.topic_files import FileTopics
+from footfall.cli.doctor import findings as of_machine
+from footfall.cli.doctor import tables as of_tables
+from footfall.cli.doctor import topics as of_topics
+from footfall.cli.doctor.command import examine, lines, side_by_side
+from footfall.cli.doctor.facts import kafka_remedy
+from footfall.cli.doctor.findings import GIB, Finding, HomeFacts, duration, size
+from footfall.cli.doctor.servers import aerospike_remedy, namespace_facts
+from footfall.cli.doctor.tables import NamespaceFacts
+from footfall.cli.init import make_clickhouse_tables, make_store_tables, make_topics
+from footfall.operations.flow_facts import FlowFacts, PlaceFacts, WorkerFacts
+from footfall.operations.topic_ends import TopicFacts
+from footfall.schemas.dead_letters import DeadLetter, Retry, RetryNote
+from footfall.schemas.settings import read_settings
+from footfall.schemas.status import PartitionStatus, WorkerStatus, status_path
+from footfall.schemas.topics import TOPICS, Topic
+from footfall.sinks._aerospike_recent import KEEP_S
+from footfall.sinks.letters import LetterWriter
+from footfall.sinks.topic_files import FileTopics
 from tests import clickhouse_support
 from tests.cli_support import COMMAND_S_MAX, ROOT, footfall, free_port
 from tests.clickhouse_support import Server
@@ -512,7 +512,7 @@ def test_an_empty_home_is_told_what_to_do_and_stays_empty(tmp_path: Path) -> Non
 
 LOADED = """
 import sys
-import cli.doctor.command as command
+import footfall.cli.doctor.command as command
 
 def look(to_run, within_s):
     before = set(sys.modules)

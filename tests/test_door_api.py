@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from schemas.addresses import OwnHosts
-from schemas.user_tags import UserTag
+from footfall.schemas.addresses import OwnHosts
+from footfall.schemas.user_tags import UserTag
 from tests.api_support import Client, Served, Shop, encoded, serving, tag
 from tests.page_support import chromium, needs_chromium
 

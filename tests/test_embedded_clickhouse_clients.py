@@ -18,15 +18,15 @@ from urllib.parse import urlsplit
 import pytest
 import sqlalchemy
 
-from api.clickhouse import ClickHouse
-from cli.doctor.command import examine
-from cli.doctor.findings import Finding
-from infra._clickhouse_folder import locked
-from schemas.database_addresses import ClickHouseAddress
-from schemas.embedded_clickhouse import own_headers, running_address
-from schemas.tables.minute_buckets import ROWS, VIEW
-from sinks import SinkRefusedError
-from sinks.clickhouse import ClickHouseReader, create_tables, query_rows
+from footfall.api.clickhouse import ClickHouse
+from footfall.cli.doctor.command import examine
+from footfall.cli.doctor.findings import Finding
+from footfall.infra._clickhouse_folder import locked
+from footfall.schemas.database_addresses import ClickHouseAddress
+from footfall.schemas.embedded_clickhouse import own_headers, running_address
+from footfall.schemas.tables.minute_buckets import ROWS, VIEW
+from footfall.sinks import SinkRefusedError
+from footfall.sinks.clickhouse import ClickHouseReader, create_tables, query_rows
 from tests.cli_support import footfall, free_port, running
 from tests.clickhouse_support import request, serving
 

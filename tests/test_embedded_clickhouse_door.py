@@ -20,9 +20,9 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 from starlette.requests import ClientDisconnect
 
-from infra._clickhouse_errors import EngineError
-from infra._clickhouse_turns import Turns
-from infra.connections import HEAD_BYTES_MAX, HEAD_S
+from footfall.infra._clickhouse_errors import EngineError
+from footfall.infra._clickhouse_turns import Turns
+from footfall.infra.connections import HEAD_BYTES_MAX, HEAD_S
 from tests.clickhouse_support import ENDLESS, ROOT, Server, request, serving
 
 SLEEPING = "SELECT sleepEachRow(3) FROM numbers(8)"
@@ -382,7 +382,7 @@ def test_a_configuration_in_the_current_folder_is_not_taken(tmp_path: Path) -> N
     (tmp_path / "config.xml").write_text("<broken")
     code = (
         "import sys, os; sys.path.insert(0, sys.argv[1]); from pathlib import Path;"
-        "from infra.embedded_clickhouse import EmbeddedClickHouse as Server;"
+        "from footfall.infra.embedded_clickhouse import EmbeddedClickHouse as Server;"
         "server = Server(Path('data'), port=0); server.start(); print(server.url, flush=True);"
         "server.stop(); os._exit(0)"
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas import metrics
+from footfall.schemas import metrics
 from tests.cli_support import free_port, running
 from tests.clickhouse_support import ENDLESS, ROOT, refusal, request, serving
 from tests.metrics_support import expected, get, names_and_labels, scrape, targets, total
@@ -98,7 +98,13 @@ def test_what_cannot_be_a_folder_or_a_port_is_refused(tmp_path: Path) -> None:
 def test_a_missing_engine_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "chdb.py").write_text("raise ImportError('No module named chdb')")
     process = subprocess.run(
-        [sys.executable, "-m", "infra.embedded_clickhouse", "--folder", str(tmp_path / "data")],
+        [
+            sys.executable,
+            "-m",
+            "footfall.infra.embedded_clickhouse",
+            "--folder",
+            str(tmp_path / "data"),
+        ],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,

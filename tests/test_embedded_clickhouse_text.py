@@ -9,11 +9,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from infra._clickhouse_bodies import BodyError, form_fields
-from infra._clickhouse_config import GRANTS, check_grants
-from infra._clickhouse_errors import EngineError, engine_error
-from infra._clickhouse_sql import InsertWithData, insert_with_data
-from infra._clickhouse_statements import inspected, inspected_plain
+from footfall.infra._clickhouse_bodies import BodyError, form_fields
+from footfall.infra._clickhouse_config import GRANTS, check_grants
+from footfall.infra._clickhouse_errors import EngineError, engine_error
+from footfall.infra._clickhouse_sql import InsertWithData, insert_with_data
+from footfall.infra._clickhouse_statements import inspected, inspected_plain
 
 BINARY = st.binary(max_size=40)
 

@@ -24,10 +24,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from generator.http_load import LoadResult, push_http
-from generator.tags import START_MS, TagWorld
-from schemas.status import WorkerStatus, status_folder
-from schemas.times import iso_ms
+from footfall.generator.http_load import LoadResult, push_http
+from footfall.generator.tags import START_MS, TagWorld
+from footfall.schemas.status import WorkerStatus, status_folder
+from footfall.schemas.times import iso_ms
 from tests.cli_support import environment
 from tests.ports_support import free_port
 
@@ -80,7 +80,15 @@ def house(home: Path, **settings: str) -> Iterator[House]:
     log = home.parent / f"{home.name}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "cli.main", "demo", "--no-generator", "--port", str(port)],
+            [
+                sys.executable,
+                "-m",
+                "footfall.cli.main",
+                "demo",
+                "--no-generator",
+                "--port",
+                str(port),
+            ],
             cwd=ROOT,
             env=environment(home, settings),
             stdout=output,

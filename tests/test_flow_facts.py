@@ -14,14 +14,14 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from operations import looking
-from operations.flow_facts import FlowFacts, flows_now
-from operations.observer import Look, Observer, ObserverCollector, StartsCounter
-from operations.topic_ends import file_appended_ms
-from schemas import metrics
-from schemas.settings import read_settings
-from schemas.status import PartitionStatus, WorkerStatus, status_folder
-from sinks.topic_files import FileTopics
+from footfall.operations import looking
+from footfall.operations.flow_facts import FlowFacts, flows_now
+from footfall.operations.observer import Look, Observer, ObserverCollector, StartsCounter
+from footfall.operations.topic_ends import file_appended_ms
+from footfall.schemas import metrics
+from footfall.schemas.settings import read_settings
+from footfall.schemas.status import PartitionStatus, WorkerStatus, status_folder
+from footfall.sinks.topic_files import FileTopics
 from tests.cli_support import ROOT, footfall, free_port, running
 from tests.metrics_support import expected, get, names_and_labels, scrape, targets, total
 from tests.runner_support import fill, partitions, wait_until, worker
@@ -275,7 +275,7 @@ def test_a_killed_worker_shows_its_lag_in_observe_and_status(tmp_path: Path) -> 
     flow = Observer(read_settings(environ)).look().flows[0]
     assert flow.lag >= 990
     observer = subprocess.Popen(
-        [sys.executable, "-m", "cli.main", "observe"],
+        [sys.executable, "-m", "footfall.cli.main", "observe"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         env={**os.environ, **environ},

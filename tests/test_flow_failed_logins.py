@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from flows import failed_logins, user_trace
-from schemas.tables.logins import FAILED_LOGIN
-from schemas.tables.traces import USER_TRACE
-from streams.testing import Result, newest, run_flow
+from footfall.flows import failed_logins, user_trace
+from footfall.schemas.tables.logins import FAILED_LOGIN
+from footfall.schemas.tables.traces import USER_TRACE
+from footfall.streams.testing import Result, newest, run_flow
 
 
 def step(second: int, action: str, data: Any = None, **common: Any) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def seconds(result: Result, *names: str) -> list[tuple[Any, ...]]:
 
 def test_each_login_that_failed_is_a_row() -> None:
     result = run_flow(
-        failed_logins.build,
+        failed_logins.FLOW.dataflow,
         [
             step(1, "LoginReq"),
             step(2, "LoginRep", {"status": "Invalid"}),
@@ -56,7 +56,7 @@ def test_a_failure_is_never_too_late_and_written_again_it_is_the_same_row() -> N
         step(30, "LoginReq", time="2022-03-22T19:15:00Z"),
         step(2, "LoginRep", {"status": "Invalid"}),
     ]
-    first, again = (run_flow(failed_logins.build, late, cuts=(cut,)) for cut in (1, 2))
+    first, again = (run_flow(failed_logins.FLOW.dataflow, late, cuts=(cut,)) for cut in (1, 2))
     assert seconds(first, "offset") == [(2.5, 1)]
     assert not first.late
     both = newest(Result(first.items + again.items).rows, FAILED_LOGIN.order_by)
@@ -65,7 +65,7 @@ def test_a_failure_is_never_too_late_and_written_again_it_is_the_same_row() -> N
 
 def test_the_trace_of_a_user_has_every_record_as_it_came() -> None:
     result = run_flow(
-        user_trace.build,
+        user_trace.FLOW.dataflow,
         [
             step(1, "LoginReq"),
             step(2, "NobodyKnows", {"more": 1}, serverName="Search"),

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows import _logs
-from schemas.platform_logs import is_failed
-from schemas.times import iso_ms
-from streams.batch import TIME_MS, Batch, Poll
+from footfall.flows import _logs
+from footfall.schemas.platform_logs import is_failed
+from footfall.schemas.times import iso_ms
+from footfall.streams.batch import TIME_MS, Batch, Poll
 
 NOW_MS = 1_700_000_000_000
 START_MS = 1_647_951_300_000

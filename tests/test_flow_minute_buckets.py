@@ -9,10 +9,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows import minute_buckets
-from schemas.tables.minute_buckets import ROWS
-from schemas.times import iso_ms, parse_time_ms
-from streams.testing import run_flow
+from footfall.flows import minute_buckets
+from footfall.schemas.tables.minute_buckets import ROWS
+from footfall.schemas.times import iso_ms, parse_time_ms
+from footfall.streams.testing import run_flow
 
 START_MS = parse_time_ms("2022-03-22T12:15:00.000Z")
 
@@ -37,7 +37,7 @@ def tag(after_s: float, *, price: int = 10, **changes: Any) -> dict[str, Any]:
 
 def table(*partitions: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows of the table in the end, without their versions."""
-    rows = run_flow(minute_buckets.build, list(partitions)).upserts(*ROWS.order_by)
+    rows = run_flow(minute_buckets.FLOW.dataflow, list(partitions)).upserts(*ROWS.order_by)
     return [{k: v for k, v in row.items() if k != "version"} for row in rows]
 
 

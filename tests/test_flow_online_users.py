@@ -9,11 +9,11 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 
-from flows import online_users
-from schemas.tables.sessions import ONLINE_PER_MINUTE, ONLINE_USER
-from schemas.versions import PROVISIONAL, phase_of
-from streams.batch import Poll
-from streams.testing import NOW_MS, DrivenStep, Result, run_flow
+from footfall.flows import online_users
+from footfall.schemas.tables.sessions import ONLINE_PER_MINUTE, ONLINE_USER
+from footfall.schemas.versions import PROVISIONAL, phase_of
+from footfall.streams.batch import Poll
+from footfall.streams.testing import NOW_MS, DrivenStep, Result, run_flow
 from tests.sessions_support import (
     DELAY,
     LOGIN,
@@ -41,7 +41,9 @@ DAY = 24 * 60
 
 
 def ran(*partitions: list[Told]) -> Result:
-    return run_flow(online_users.build, [[log(event) for event in part] for part in partitions])
+    return run_flow(
+        online_users.FLOW.dataflow, [[log(event) for event in part] for part in partitions]
+    )
 
 
 def shown(rows: pl.DataFrame) -> list[Minute]:
@@ -142,7 +144,7 @@ def polled(step: Any, wall_ms: int, *events: Told, offset: int = 0) -> Any:
 
 
 def test_the_minute_that_is_open_is_written_now_and_then_and_final_when_it_has_passed() -> None:
-    step = DrivenStep(online_users.step)
+    step = DrivenStep(online_users.FLOW.readings()["platform_logs"].step)
 
     def found(*args: Any, **kwargs: Any) -> list[tuple[int, int, int, bool]]:
         rows = table([polled(step, *args, **kwargs)], ONLINE_PER_MINUTE.name, ["minute"])
@@ -170,7 +172,7 @@ def test_the_minute_that_is_open_is_written_now_and_then_and_final_when_it_has_p
 def test_what_was_shown_too_early_is_taken_back() -> None:
     events = [("a", 0, LOGIN), ("a", 9 * S, LOGOUT)]
     quiet = (Turn(1), Turn(0, TIMEOUT + M), Turn(1))
-    step, records = online_users.step, online_users.LOGS
+    step, records = online_users.FLOW.readings()["platform_logs"].step, online_users.LOGS
     given = driven(step, records, [log(event) for event in events], quiet)
     # While it was quiet the user was online to the timeout.
     assert shown(table(given[:1], ONLINE_PER_MINUTE.name, ["minute"]))[-1] == (29, 0, 1)
@@ -183,7 +185,9 @@ def test_any_stream_however_it_is_cut_gives_what_a_slow_model_gives(
     events: list[Told], drawn: list[Turn]
 ) -> None:
     values = [log(event) for event in events]
-    given = driven(online_users.step, online_users.LOGS, values, drawn)
+    given = driven(
+        online_users.FLOW.readings()["platform_logs"].step, online_users.LOGS, values, drawn
+    )
     expected = [(at_ms // M, active, online) for at_ms, active, online in model(events)[1]]
     assert shown(table(given, ONLINE_PER_MINUTE.name, ONLINE_PER_MINUTE.order_by)) == expected
     came = table(given, ONLINE_USER.name, ONLINE_USER.order_by)

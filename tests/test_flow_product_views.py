@@ -8,11 +8,11 @@ from typing import Any
 
 from bytewax.dataflow import Dataflow
 
-from flows import product_views
-from schemas.tables.product_views import PRODUCT_USER_VIEWS
-from schemas.times import iso_ms, parse_time_ms
-from schemas.topics import PLATFORM_LOGS, STORE_EVENTS, USER_TAGS
-from streams.testing import Build, Result, newest, run_flow
+from footfall.flows import product_views
+from footfall.schemas.tables.product_views import PRODUCT_USER_VIEWS
+from footfall.schemas.times import iso_ms, parse_time_ms
+from footfall.schemas.topics import PLATFORM_LOGS, STORE_EVENTS, USER_TAGS
+from footfall.streams.testing import Build, Result, newest, run_flow
 
 START_MS = parse_time_ms("2022-03-22T12:15:00.000Z")
 
@@ -32,7 +32,7 @@ def reading(topic: str) -> Build:
     """Return the flow with one of its topics."""
 
     def build(source: Any, outputs: Any, progress: Any) -> Dataflow:
-        return product_views.build({topic: source}, outputs, progress)
+        return product_views.FLOW.dataflow({topic: source}, outputs, progress)
 
     return build
 

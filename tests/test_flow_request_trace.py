@@ -7,10 +7,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows import request_trace
-from schemas.tables.traces import REQUEST_SUMMARY, REQUEST_TRACE
-from schemas.versions import FINAL, PROVISIONAL, phase_of
-from streams.testing import NOW_MS, DrivenStep, Result, run_flow
+from footfall.flows import request_trace
+from footfall.schemas.tables.traces import REQUEST_SUMMARY, REQUEST_TRACE
+from footfall.schemas.versions import FINAL, PROVISIONAL, phase_of
+from footfall.streams.testing import NOW_MS, DrivenStep, Result, run_flow
 from tests.requests_support import (
     START_MS,
     Told,
@@ -46,7 +46,7 @@ def summaries(result: Result) -> list[Summary]:
 
 
 def traced(*steps: Told, cuts: tuple[int, ...] = (1_000,)) -> Result:
-    return run_flow(request_trace.build, [*map(log, steps)], cuts=cuts)
+    return run_flow(request_trace.FLOW.dataflow, [*map(log, steps)], cuts=cuts)
 
 
 def recounted(steps: list[Told]) -> list[Summary]:
@@ -70,7 +70,7 @@ class Partition:
     """One partition, poll by poll; ``written`` are the summaries that the last poll led to."""
 
     def __init__(self) -> None:
-        self._step = DrivenStep(request_trace.step)
+        self._step = DrivenStep(request_trace.TraceStep)
         self._offset = 0
         self._second = 0
 
@@ -82,7 +82,7 @@ class Partition:
         at_ms = NOW_MS + self._second * 1000
         poll = poll_of(steps, self._offset, polled_at_ms=at_ms, end=end)
         self._offset = poll.next_offset
-        self._step = DrivenStep(request_trace.step, 0, self._step.snapshot())
+        self._step = DrivenStep(request_trace.TraceStep, 0, self._step.snapshot())
         rows = self._step.on_batch(request_trace.LOGS.decode("test", poll)).rows
         found = rows.frames.get(REQUEST_SUMMARY.name) if rows is not None else None
         return [
@@ -162,7 +162,7 @@ def test_ids_are_the_same_flat_or_nested_as_integers_or_texts() -> None:
         return {"action": action, "commonData": {**common, "serverName": "Login"}}
 
     result = run_flow(
-        request_trace.build,
+        request_trace.FLOW.dataflow,
         [
             record(0, "LoginReq", 7, {"userId": 17}),
             record(1, "LoginDbReq", {"requestId": "7"}, 17),
@@ -226,7 +226,7 @@ def test_an_id_that_is_used_again_is_another_request_and_the_newest_stands() -> 
 
 
 def test_each_partition_has_summaries_of_its_own() -> None:
-    result = run_flow(request_trace.build, [[*map(log, LOGIN)], [log(LOGIN[0])]])
+    result = run_flow(request_trace.FLOW.dataflow, [[*map(log, LOGIN)], [log(LOGIN[0])]])
     assert [row[4] for row in summaries(result)] == [3, 1]
     assert set(result.rows_of(REQUEST_SUMMARY.name).columns) == set(REQUEST_SUMMARY.columns)
 

@@ -11,13 +11,13 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 
-from flows import _visits, service_health
-from generator.shop_anomalies import anomalies
-from generator.shop_truth import percentiles
-from schemas.tables.service_health import ANOMALIES_VIEW, ROWS, VIEW
-from schemas.versions import FINAL, PROVISIONAL, phase_of, version_of
-from sinks.clickhouse import ClickHouseTable, create_tables, query_rows
-from streams.testing import NOW_MS, DrivenStep, Result, newest, run_flow
+from footfall.flows import _visits, service_health
+from footfall.generator.shop_anomalies import anomalies
+from footfall.generator.shop_truth import percentiles
+from footfall.schemas.tables.service_health import ANOMALIES_VIEW, ROWS, VIEW
+from footfall.schemas.versions import FINAL, PROVISIONAL, phase_of, version_of
+from footfall.sinks.clickhouse import ClickHouseTable, create_tables, query_rows
+from footfall.streams.testing import NOW_MS, DrivenStep, Result, newest, run_flow
 from tests.clickhouse_support import any_server
 from tests.requests_support import (
     MINUTE,
@@ -52,7 +52,7 @@ def table(result: Result) -> list[Health]:
 
 
 def health(*steps: Told, cuts: tuple[int, ...] = (1_000,)) -> list[Health]:
-    return table(run_flow(service_health.build, [*map(log, steps)], cuts=cuts))
+    return table(run_flow(service_health.FLOW.dataflow, [*map(log, steps)], cuts=cuts))
 
 
 def recounted(steps: list[Told]) -> list[Health]:
@@ -101,7 +101,7 @@ def test_a_visit_that_moves_leaves_what_was_written_before_right() -> None:
         Told("r1", 59_000, "Cart", "Wait"),
         Told("r1", 58_000, "Reservation", "ReserveReq"),
     ]
-    result = run_flow(service_health.build, [*map(log, moved)], cuts=(3, 1, 1))
+    result = run_flow(service_health.FLOW.dataflow, [*map(log, moved)], cuts=(3, 1, 1))
     assert (0, "Cart", "reserve", 1, 0, [2_100]) in table(result)
     taken_back = result.rows.filter(pl.col("operation") == "add_to_cart")
     assert taken_back["requests"].to_list().count(1) == 2
@@ -112,8 +112,8 @@ def test_a_visit_that_moves_leaves_what_was_written_before_right() -> None:
 def read_again(steps: list[Told], killed_after: int, cuts: tuple[int, ...] = (1_000,)) -> Result:
     """Return the rows of a process that read so many steps to its end and was killed before that
     was saved, and those of the next process, which began again."""
-    first = run_flow(service_health.build, [*map(log, steps[:killed_after])], cuts=cuts)
-    again = run_flow(service_health.build, [*map(log, steps)], cuts=cuts)
+    first = run_flow(service_health.FLOW.dataflow, [*map(log, steps[:killed_after])], cuts=cuts)
+    again = run_flow(service_health.FLOW.dataflow, [*map(log, steps)], cuts=cuts)
     return Result(first.items + again.items)
 
 
@@ -157,13 +157,13 @@ def test_requests_whose_steps_come_in_order_need_no_more_rows() -> None:
         for number in range(60)
         for place, action in enumerate(("LoginReq", "LoginDbReq", "LoginRep"))
     ]
-    result = run_flow(service_health.build, [*map(log, steps)], cuts=(50,))
+    result = run_flow(service_health.FLOW.dataflow, [*map(log, steps)], cuts=(50,))
     assert (result.rows["requests"] > 0).all()
 
 
 def killed_everywhere(steps: list[Told]) -> list[pl.DataFrame]:
     """Return the rows of processes that were killed after one step, two steps, and so on."""
-    step = DrivenStep(service_health.step)
+    step = DrivenStep(service_health.HealthStep)
     found = []
     for offset, told in enumerate(steps):
         for poll in (poll_of([told], offset), poll_of([], offset + 1, end=True)):
@@ -178,12 +178,12 @@ def killed_everywhere(steps: list[Told]) -> list[pl.DataFrame]:
 def test_the_table_is_that_of_a_slow_model_wherever_processes_were_killed(
     steps: list[Told], sizes: list[int]
 ) -> None:
-    whole = run_flow(service_health.build, [*map(log, steps)], cuts=tuple(sizes))
+    whole = run_flow(service_health.FLOW.dataflow, [*map(log, steps)], cuts=tuple(sizes))
     assert table(Result([*killed_everywhere(steps), *whole.items])) == recounted(steps)
 
 
 def test_what_was_taken_back_is_not_held() -> None:
-    step = DrivenStep(service_health.step)
+    step = DrivenStep(service_health.HealthStep)
     moved = [Told("r", 61_000, "Login", "LoginDbReq"), Told("r", 59_000, "Login", "LoginReq")]
     for offset, told in enumerate(moved):
         for poll in (poll_of([told], offset), poll_of([], offset + 1, end=True)):
@@ -200,7 +200,7 @@ def test_names_that_no_visit_has_any_more_are_forgotten(
         Told(f"r{number // 2}", 10_000 * number, f"new {number // 4}", "Ask", number % 3 == 0)
         for number in range(600)
     ]
-    step = DrivenStep(service_health.step)
+    step = DrivenStep(service_health.HealthStep)
     written = []
     for offset in (*range(0, len(steps), 7), len(steps)):
         poll = poll_of(steps[offset : offset + 7], offset, end=offset == len(steps))
@@ -209,13 +209,13 @@ def test_names_that_no_visit_has_any_more_are_forgotten(
         # A minute has two new ones, and ten minutes or so can change.
         assert step.step._minutes.names < 70
         if restarts:
-            step = DrivenStep(service_health.step, 0, step.snapshot())
+            step = DrivenStep(service_health.HealthStep, 0, step.snapshot())
     assert table(Result(written)) == recounted(steps)
 
 
 def test_each_partition_has_rows_of_its_own() -> None:
     steps = [log(Told("r", 0, "Login", "LogoutReq"))]
-    result = run_flow(service_health.build, [steps, steps * 2])
+    result = run_flow(service_health.FLOW.dataflow, [steps, steps * 2])
     rows = newest(result.rows, ROWS.order_by)
     assert rows.select("topic_partition", "durations_ms").rows() == [(0, [0]), (1, [0])]
     assert set(rows.columns) == set(ROWS.columns)
@@ -229,7 +229,7 @@ def test_a_late_step_counts_in_no_minute_and_is_kept_aside() -> None:
         Told("r2", 125_001, "Login", "LogoutRep"),
         Told("r1", 0, "Login", "LogoutRep", failed=True),
     ]
-    result = run_flow(service_health.build, [*map(log, steps)])
+    result = run_flow(service_health.FLOW.dataflow, [*map(log, steps)])
     assert [letter.offset for letter in result.late] == [4]
     assert table(result) == [
         (0, "Login", "logout", 1, 0, [0]), (2, "Login", "logout", 1, 0, [1]),
@@ -239,14 +239,14 @@ def test_a_late_step_counts_in_no_minute_and_is_kept_aside() -> None:
 
 
 def test_minutes_are_written_when_they_are_over_and_from_time_to_time_before() -> None:
-    step = DrivenStep(service_health.step)
+    step = DrivenStep(service_health.HealthStep)
     written: list[tuple[int, int, int]] = []
     offset = 0
 
     def take(second: int, *at_s: float, end: bool = False) -> None:
         steps = [Told(f"r{at}", round(at * 1000), "Login", "LogoutReq") for at in at_s]
         nonlocal step, offset
-        step = DrivenStep(service_health.step, 0, step.snapshot())
+        step = DrivenStep(service_health.HealthStep, 0, step.snapshot())
         poll = poll_of(steps, offset, polled_at_ms=NOW_MS + second * 1000, end=end)
         offset = poll.next_offset
         rows = step.on_batch(service_health.LOGS.decode("test", poll)).rows
@@ -284,7 +284,7 @@ def test_the_table_is_that_of_a_slow_model_however_the_stream_is_cut(
 
 
 def test_the_state_of_an_hour_levels_off() -> None:
-    step = DrivenStep(service_health.step)
+    step = DrivenStep(service_health.HealthStep)
     held, sizes = [], []
     for batch in frames_of(hour_of_steps(rate=20, seconds=3_600, poll_rows=1_200)):
         step.on_batch(batch)

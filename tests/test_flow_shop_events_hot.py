@@ -11,12 +11,12 @@ import polars as pl
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from flows import shop_events_hot
-from flows._shop_events import PLACES, PlacedEvent, places_of
-from schemas.shop_events import KINDS, SCHEMA, STRUCTS, Field, ShopEvent
-from schemas.tables.shop_events import TABLES
-from sinks._clickhouse_rows import rows_for
-from streams.testing import run_flow
+from footfall.flows import shop_events_hot
+from footfall.flows._shop_events import PLACES, PlacedEvent, places_of
+from footfall.schemas.shop_events import KINDS, SCHEMA, STRUCTS, Field, ShopEvent
+from footfall.schemas.tables.shop_events import TABLES
+from footfall.sinks._clickhouse_rows import rows_for
+from footfall.streams.testing import run_flow
 
 VALUES = {"int": 7, "double": 1.5, "text": "a", "code": 1}
 
@@ -31,7 +31,7 @@ def event(kind: str, second: int = 0, **fields: Any) -> dict[str, Any]:
 
 
 def test_each_kind_has_its_table_and_each_event_is_a_row_there() -> None:
-    result = run_flow(shop_events_hot.build, [event(kind) for kind in KINDS])
+    result = run_flow(shop_events_hot.FLOW.dataflow, [event(kind) for kind in KINDS])
     assert not result.dead
     for offset, (kind, table) in enumerate(TABLES.items()):
         rows = rows_for(table, result.table(table).with_columns(version=pl.lit(1)))
@@ -44,7 +44,7 @@ def test_each_kind_has_its_table_and_each_event_is_a_row_there() -> None:
 
 def test_optional_fields_are_null_where_they_are_not_given() -> None:
     result = run_flow(
-        shop_events_hot.build,
+        shop_events_hot.FLOW.dataflow,
         [
             event("Filtering", 1, price_max=9, rating_min=3.5),
             event("ItemReturn", 2, item_id=1, order_id=2, reason_type=4),
@@ -65,7 +65,7 @@ def test_optional_fields_are_null_where_they_are_not_given() -> None:
 
 def test_an_event_that_is_written_again_or_comes_late_is_one_row() -> None:
     events = [event("CartAdd", 59), event("CartAdd", 0, timestamp="2022-03-01T00:00:00")]
-    first, again = (run_flow(shop_events_hot.build, events, cuts=(cut,)) for cut in (1, 2))
+    first, again = (run_flow(shop_events_hot.FLOW.dataflow, events, cuts=(cut,)) for cut in (1, 2))
     table = TABLES["CartAdd"]
     assert first.table(table).equals(again.table(table))
     assert len(first.table(table)) == 2 and not first.late
@@ -73,7 +73,7 @@ def test_an_event_that_is_written_again_or_comes_late_is_one_row() -> None:
 
 def test_bad_records_are_dead_letters_beside_good_ones() -> None:
     result = run_flow(
-        shop_events_hot.build,
+        shop_events_hot.FLOW.dataflow,
         [
             event("Ordering", order_id=1),
             event("Ordering", order_id="1"),

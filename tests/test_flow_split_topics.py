@@ -20,17 +20,24 @@ from bytewax.inputs import AbortExecution
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from flows import split_topics
-from flows.split_topics import CONTRACT, records, splittable, wire
-from schemas.settings import SettingError, read_settings
-from schemas.topic_files import partitions_of, records_path
-from schemas.topics import PLATFORM_LOGS, SHOP_EVENTS, STORE_EVENTS, TOPICS, USER_TAGS, Topic
-from sinks import PartitionBatch, SinkRefusedError
-from sinks.split import NAME_MAX, SplitSink, Targets, target_of
-from sinks.topic_files import FileTopics
-from streams.engine import Outputs
-from streams.runner import run_worker
-from streams.testing import Event, ListSink, Result, run_flow
+from footfall.flows.split_topics import FLOW, records, splittable
+from footfall.schemas.settings import SettingError, read_settings
+from footfall.schemas.topic_files import partitions_of, records_path
+from footfall.schemas.topics import (
+    PLATFORM_LOGS,
+    SHOP_EVENTS,
+    STORE_EVENTS,
+    TOPICS,
+    USER_TAGS,
+    Topic,
+)
+from footfall.sinks import PartitionBatch, SinkRefusedError
+from footfall.sinks.split import NAME_MAX, SplitSink, Targets, target_of
+from footfall.sinks.topic_files import FileTopics
+from footfall.streams.engine import Outputs
+from footfall.streams.runner import run_worker
+from footfall.streams.testing import Event, ListSink, Result, run_flow
+from tests.split_support import splitting
 
 ROOT = Path(__file__).parent.parent
 Split = dict[tuple[str, int], list[bytes]]
@@ -100,8 +107,8 @@ class House:
         self.dead = []
         outputs = Outputs(sink, ListSink(lambda of: [self.dead.extend(one) for one in of]), sink)
         return run_flow(
-            lambda source, _outputs, progress: split_topics.build(
-                source, outputs, progress, reads=records(topic, targets.why_not)
+            lambda source, _outputs, progress: splitting(records(topic, targets.why_not)).dataflow(
+                source, outputs, progress
             ),
             partitions,
             recovery=self.state,
@@ -308,11 +315,11 @@ def test_it_runs_as_wired_and_targets_grow_with_their_source(tmp_path: Path) -> 
             topics.write_each([("shop_events", partition, more)])
             values.extend(more)
         run_worker(
-            CONTRACT.name,
-            lambda run: wire(chosen, run),
+            FLOW.name,
+            lambda run: FLOW.wire(chosen, run),
             tmp_path,
             once=True,
-            steps=("read", "step", "write_rows"),
+            steps=FLOW.steps,
         )
         assert split_of(folder) == expected(partitions)
     assert partitions_of(folder, "shop_events.A") == 3

@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from flows import store_metrics
-from schemas.tables.store_metrics import EVENTS_BY_PARTITION
-from streams.testing import run_flow
+from footfall.flows import store_metrics
+from footfall.schemas.settings import read_settings
+from footfall.schemas.tables.store_metrics import EVENTS_BY_PARTITION
+from footfall.streams.testing import run_flow
 
 
 def event(second: int, kind: str = "view", price: float = 1.0) -> dict[str, Any]:
@@ -32,7 +33,10 @@ Window = tuple[int, int, int, int, int, int, int]
 def windows(*events: dict[str, Any], window_s: float = 1.0) -> list[Window]:
     """Return (start, end in s after midnight, events, viewed, cart, sold, cents) of each
     window."""
-    build = partial(store_metrics.build, window_s=window_s)
+    build = partial(
+        store_metrics.FLOW.dataflow,
+        settings=read_settings({"PRODUCER_DATA_SEC_PER_REAL_SEC": str(window_s)}),
+    )
     rows = run_flow(build, list(events)).upserts("start_event_time", "topic_partition")
     midnight = datetime(2019, 10, 1, tzinfo=UTC)
     return [
@@ -71,5 +75,5 @@ def test_exact_duplicates_are_events_like_any_other() -> None:
 
 
 def test_rows_have_the_columns_of_their_table() -> None:
-    rows = run_flow(store_metrics.build, [event(0)]).rows
+    rows = run_flow(store_metrics.FLOW.dataflow, [event(0)]).rows
     assert {*rows.columns} == {column.name for column in EVENTS_BY_PARTITION.columns}

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows import _sessions, time_online
-from flows._sessions import USER_ID
-from schemas.tables.sessions import SESSIONS
-from streams.batch import Poll
-from streams.testing import DrivenStep, newest, run_flow
+from footfall.flows import _sessions, time_online
+from footfall.flows._sessions import USER_ID
+from footfall.schemas.tables.sessions import SESSIONS
+from footfall.streams.batch import Poll
+from footfall.streams.testing import DrivenStep, newest, run_flow
 from tests.sessions_support import (
     DELAY,
     LOGIN,
@@ -35,8 +35,8 @@ from tests.sessions_support import (
 )
 
 Session = tuple[str, int, int, str]
-LOGS = time_online.READS["platform_logs"]
-EVENTS = time_online.READS["shop_events"]
+LOGS = time_online.FLOW.readings()["platform_logs"]
+EVENTS = time_online.FLOW.readings()["shop_events"]
 
 
 def told(rows: pl.DataFrame) -> list[Session]:
@@ -58,7 +58,9 @@ def sessions(*events: Told, cuts: tuple[int, ...] = (1_000,)) -> list[Session]:
 
 
 def of(topic: str) -> Any:
-    return lambda source, outputs, progress: time_online.build({topic: source}, outputs, progress)
+    return lambda source, outputs, progress: time_online.FLOW.dataflow(
+        {topic: source}, outputs, progress
+    )
 
 
 def test_a_session_lasts_from_the_login_to_the_logout() -> None:
@@ -168,7 +170,7 @@ def test_a_session_is_written_when_its_end_has_passed_and_when_nothing_comes_any
     # The watermark is 3 s before the first of them, and moves with the wall clock.
     until_b_ms = 3 * S + 1 * S + TIMEOUT - (DELAY + 1)
     turns = (Turn(3), Turn(0, DELAY), Turn(0, 1), Turn(0, until_b_ms - 1), Turn(0, 1), Turn(0, 1))
-    step = DrivenStep(LOGS.make_step)
+    step = DrivenStep(LOGS.step)
     found = []
     wall_ms = 1_900_000_000_000
     for turn in turns:
@@ -191,7 +193,7 @@ def test_a_session_is_written_when_its_end_has_passed_and_when_nothing_comes_any
 def assert_as_the_model(
     reading: Any, encode: Any, timeout: str, events: list[Told], drawn: list[Turn]
 ) -> None:
-    rows = driven(reading.make_step, reading.records, [encode(e) for e in events], drawn)
+    rows = driven(reading.step, reading.records, [encode(e) for e in events], drawn)
     assert all((frame["spent_s"] > 0).all() for frame in rows)
     assert told(table(rows, SESSIONS.name, SESSIONS.order_by)) == model(events, timeout)[0]
 

@@ -8,13 +8,16 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from flows import user_profiles
-from streams.testing import run_flow
+from footfall.flows import user_profiles
+from footfall.schemas.settings import read_settings
+from footfall.streams.testing import run_flow
 from tests.test_flow_minute_buckets import tag
 
 
 def rows(*tags: Any, keep: int = 200, cuts: tuple[int, ...] = (1_000,)) -> list[dict[str, Any]]:
-    result = run_flow(partial(user_profiles.build, keep=keep), list(tags), cuts=cuts)
+    settings = read_settings({"NUM_TAGS_TO_KEEP": str(keep)})
+    build = partial(user_profiles.FLOW.dataflow, settings=settings)
+    result = run_flow(build, list(tags), cuts=cuts)
     return result.rows.sort("offset").to_dicts() if len(result.rows) else []
 
 

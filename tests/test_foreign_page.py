@@ -18,7 +18,7 @@ from urllib.parse import urlencode, urlsplit
 
 import pytest
 
-from schemas.times import parse_time_ms
+from footfall.schemas.times import parse_time_ms
 from tests.api_support import Shop, encoded, tag
 from tests.api_support import serving as serving_api
 from tests.clickhouse_support import serving

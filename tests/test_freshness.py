@@ -13,8 +13,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from flows import minute_buckets
-from operations.freshness import (
+from footfall.flows import minute_buckets
+from footfall.operations.freshness import (
     ASK_EVERY_S,
     QUIET_MS,
     SEEN_WITHIN_S,
@@ -22,18 +22,18 @@ from operations.freshness import (
     first_seen_s,
     turns,
 )
-from schemas.settings import Settings, read_settings
-from schemas.tables import store_metrics
-from schemas.tables.clickhouse import BESIDE
-from schemas.tables.minute_buckets import ROWS
-from schemas.times import parse_time_ms
-from schemas.topics import APPENDED, USER_TAGS
-from sinks.clickhouse import ClickHouseTable, create_tables, query_rows
-from sinks.open import open_profiles
-from sinks.sql import SqlRollup
-from sinks.sql import create_tables as create_sql_tables
-from sinks.topic_files import FileTopics
-from streams.testing import run_flow
+from footfall.schemas.settings import Settings, read_settings
+from footfall.schemas.tables import store_metrics
+from footfall.schemas.tables.clickhouse import BESIDE
+from footfall.schemas.tables.minute_buckets import ROWS
+from footfall.schemas.times import parse_time_ms
+from footfall.schemas.topics import APPENDED, USER_TAGS
+from footfall.sinks.clickhouse import ClickHouseTable, create_tables, query_rows
+from footfall.sinks.open import open_profiles
+from footfall.sinks.sql import SqlRollup
+from footfall.sinks.sql import create_tables as create_sql_tables
+from footfall.sinks.topic_files import FileTopics
+from footfall.streams.testing import run_flow
 from tests.clickhouse_support import Server, any_server
 
 NOW_MS = 1_700_000_000_000
@@ -109,10 +109,10 @@ def tag(second: int, cookie: str = "c") -> dict[str, Any]:
 def test_rows_carry_the_newest_append_time_that_was_read_before_them() -> None:
     appended = [NOW_MS + 5, NOW_MS + 9, NOW_MS + 7, NOW_MS + 20]
     events = [tag(0), tag(1), {"bad": 1}, {"bad": 2}]
-    ran = run_flow(minute_buckets.build, events, cuts=(3, 1), appended_ms=appended)
+    ran = run_flow(minute_buckets.FLOW.dataflow, events, cuts=(3, 1), appended_ms=appended)
     # The minute is written at the end, after all were read.
     assert [item[APPENDED].to_list() for item in ran.items] == [[NOW_MS + 20]]  # type: ignore[call-overload, union-attr]
-    unknown = run_flow(minute_buckets.build, [tag(0)], appended_ms=[-1])
+    unknown = run_flow(minute_buckets.FLOW.dataflow, [tag(0)], appended_ms=[-1])
     assert [item[APPENDED].to_list() for item in unknown.items] == [[0]]  # type: ignore[call-overload, union-attr]
 
 

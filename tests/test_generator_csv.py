@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generator.csv_replay import CsvReplay
-from generator.sources import Batch
-from schemas.dead_letters import DeadLetter, payload_of
-from schemas.store_events import CSV_COLUMNS, StoreEvent
-from schemas.times import parse_time_ms
-from streams.archive_files import LINE_BYTES_MAX
-from streams.source import SourceError
+from footfall.generator.csv_replay import CsvReplay
+from footfall.generator.sources import Batch
+from footfall.schemas.dead_letters import DeadLetter, payload_of
+from footfall.schemas.store_events import CSV_COLUMNS, StoreEvent
+from footfall.schemas.times import parse_time_ms
+from footfall.streams.archive_files import LINE_BYTES_MAX
+from footfall.streams.source import SourceError
 from tests.generator_support import HEADER, csv_file, csv_row
 
 WHOLE = "2019-10-01 00:00:00 UTC,view,44600062,2103807459595387724,,shiseido,35.79,541312140,72d7"

@@ -10,13 +10,13 @@ from threading import Event
 
 import pytest
 
-from generator.csv_replay import CsvReplay
-from generator.drive import BATCH_ROWS_MAX, PushReport, push
-from generator.progress import ProgressFile
-from generator.store import StoreWorld
-from generator.tags import START_MS, TagWorld
-from schemas.times import parse_time_ms
-from streams.source import SourceError
+from footfall.generator.csv_replay import CsvReplay
+from footfall.generator.drive import BATCH_ROWS_MAX, PushReport, push
+from footfall.generator.progress import ProgressFile
+from footfall.generator.store import StoreWorld
+from footfall.generator.tags import START_MS, TagWorld
+from footfall.schemas.times import parse_time_ms
+from footfall.streams.source import SourceError
 from tests.api_process_support import eventually
 from tests.generator_support import MemoryTopics, SimulatedClock, csv_file, csv_row
 

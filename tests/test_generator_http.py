@@ -15,12 +15,12 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from generator.http_client import LoadError
-from generator.http_load import LoadReport, ProfileQuery, push_http
-from generator.latency import Latencies
-from generator.tags import TagWorld
-from schemas.times import BadTimeError, iso_ms, parse_time_ms
-from schemas.user_tags import UserTag
+from footfall.generator.http_client import LoadError
+from footfall.generator.http_load import LoadReport, ProfileQuery, push_http
+from footfall.generator.latency import Latencies
+from footfall.generator.tags import TagWorld
+from footfall.schemas.times import BadTimeError, iso_ms, parse_time_ms
+from footfall.schemas.user_tags import UserTag
 from tests.ports_support import free_port
 
 decode = msgspec.json.Decoder(UserTag).decode

@@ -16,14 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generator.csv_replay import CsvReplay
-from generator.drive import PushResult, push
-from generator.progress import WINDOW_ROWS, ProgressError, ProgressFile, standing
-from generator.sources import Source
-from generator.store import StoreWorld
-from generator.tags import TagWorld
-from schemas.topic_files import records_path
-from streams.source import SourceError
+from footfall.generator.csv_replay import CsvReplay
+from footfall.generator.drive import PushResult, push
+from footfall.generator.progress import WINDOW_ROWS, ProgressError, ProgressFile, standing
+from footfall.generator.sources import Source
+from footfall.generator.store import StoreWorld
+from footfall.generator.tags import TagWorld
+from footfall.schemas.topic_files import records_path
+from footfall.streams.source import SourceError
 from tests.generator_support import (
     CrashError,
     MemoryTopics,
@@ -320,10 +320,10 @@ PUSHER = """
 import sys
 import time
 from pathlib import Path
-from generator.drive import push
-from generator.csv_replay import CsvReplay
-from generator.progress import ProgressFile
-from sinks.topic_files import FileTopics
+from footfall.generator.drive import push
+from footfall.generator.csv_replay import CsvReplay
+from footfall.generator.progress import ProgressFile
+from footfall.sinks.topic_files import FileTopics
 from tests.generator_support import folder_view
 csv, folder, progress = map(Path, sys.argv[1:4])
 before, after = map(int, sys.argv[4:])

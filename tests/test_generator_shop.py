@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generator.drive import push
-from generator.progress import ProgressFile
-from generator.shop_records import (
+from footfall.generator.drive import push
+from footfall.generator.progress import ProgressFile
+from footfall.generator.shop_records import (
     A_LITTLE_OFF,
     AHEAD,
     BEHIND,
@@ -28,13 +28,13 @@ from generator.shop_records import (
     TOPICS,
     Disturbances,
 )
-from generator.shop_spoil import _SPOILERS, spoiled
-from generator.shop_world import ShopStream, ShopWorld, user_of
-from generator.sources import Source
-from schemas.platform_logs import ACTIONS
-from schemas.shop_events import KINDS
-from schemas.times import parse_time_ms
-from schemas.topic_files import partition_of
+from footfall.generator.shop_spoil import _SPOILERS, spoiled
+from footfall.generator.shop_world import ShopStream, ShopWorld, user_of
+from footfall.generator.sources import Source
+from footfall.schemas.platform_logs import ACTIONS
+from footfall.schemas.shop_events import KINDS
+from footfall.schemas.times import parse_time_ms
+from footfall.schemas.topic_files import partition_of
 from tests.generator_support import CrashError, MemoryTopics
 from tests.shop_recount import Records, read
 

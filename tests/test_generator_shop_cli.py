@@ -7,10 +7,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from generator.shop_records import TOPICS, Disturbances
-from generator.shop_truth import truth_of
-from generator.shop_world import ShopWorld
-from schemas.topic_files import records_path
+from footfall.generator.shop_records import TOPICS, Disturbances
+from footfall.generator.shop_truth import truth_of
+from footfall.generator.shop_world import ShopWorld
+from footfall.schemas.topic_files import records_path
 from tests.cli_support import footfall, one_line
 from tests.test_generator_shop import records_of
 

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from schemas import shop_events
-from schemas.operations import (
+from footfall.schemas import shop_events
+from footfall.schemas.operations import (
     OPERATIONS,
     UNKNOWN,
     Step,
@@ -21,9 +21,16 @@ from schemas.operations import (
     operation_of,
     outcome_of,
 )
-from schemas.platform_logs import ACTIONS, NO_DATA, PlatformLog, id_text, is_failed
-from schemas.shop_events import SCHEMA, Field, Kind, ShopEvent, compatible, incompatibilities
-from schemas.topics import LOGIN_ALERTS, PLATFORM_LOGS, SHOP_EVENTS, TOPICS
+from footfall.schemas.platform_logs import ACTIONS, NO_DATA, PlatformLog, id_text, is_failed
+from footfall.schemas.shop_events import (
+    SCHEMA,
+    Field,
+    Kind,
+    ShopEvent,
+    compatible,
+    incompatibilities,
+)
+from footfall.schemas.topics import LOGIN_ALERTS, PLATFORM_LOGS, SHOP_EVENTS, TOPICS
 
 VERSION_1 = shop_events.schema_of(
     json.loads((Path(__file__).parent / "shop_events_v1.json").read_bytes())

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from generator.shop_records import Disturbances
-from generator.shop_sessions import Alerts, Minutes, Sessions
-from generator.shop_tables import TABLES
-from generator.shop_truth import percentiles, truth_of, write_truth
-from generator.shop_world import ShopWorld
+from footfall.generator.shop_records import Disturbances
+from footfall.generator.shop_sessions import Alerts, Minutes, Sessions
+from footfall.generator.shop_tables import TABLES
+from footfall.generator.shop_truth import percentiles, truth_of, write_truth
+from footfall.generator.shop_world import ShopWorld
 from tests.shop_recount import recount
 from tests.test_generator_shop import MIXED, records_of
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generator.store import SHARES, StoreWorld
-from schemas.store_events import CSV_COLUMNS, StoreEvent
-from schemas.times import parse_time_ms
+from footfall.generator.store import SHARES, StoreWorld
+from footfall.schemas.store_events import CSV_COLUMNS, StoreEvent
+from footfall.schemas.times import parse_time_ms
 
 decode = msgspec.json.Decoder(StoreEvent).decode
 

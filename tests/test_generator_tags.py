@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generator.malformed import MALFORMED_KINDS
-from generator.tags import (
+from footfall.generator.malformed import MALFORMED_KINDS
+from footfall.generator.tags import (
     COOKIES,
     DUPLICATE_DISTANCE_MAX,
     GOOD_KINDS,
@@ -21,9 +21,9 @@ from generator.tags import (
     START_MS,
     TagWorld,
 )
-from schemas.times import BadTimeError, iso_ms, parse_time_ms
-from schemas.topics import RECORD_BYTES_MAX
-from schemas.user_tags import UserTag
+from footfall.schemas.times import BadTimeError, iso_ms, parse_time_ms
+from footfall.schemas.topics import RECORD_BYTES_MAX
+from footfall.schemas.user_tags import UserTag
 
 SMALL_KINDS = tuple(kind for kind in MALFORMED_KINDS if kind != "too_large")
 MIXED = TagWorld(

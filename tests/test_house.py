@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import re
 import subprocess
 import tomllib
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.main import build_parser, command_names
+from footfall.cli.main import build_parser, command_names
 
 ROOT = Path(__file__).resolve().parent.parent
 LINES_MAX = 600
@@ -33,7 +35,7 @@ MAY_IMPORT = {
     "benchmarks": set(ROOMS),
 }
 """The rooms of this project that each room may import."""
-READ_ENVIRONMENT = {"api/server.py", "schemas/settings.py"}
+READ_ENVIRONMENT = {"api/server.py", "flows/_flow.py", "schemas/settings.py"}
 """Files that may read the environment; besides these and all of ``cli``, only a ``main`` may."""
 
 
@@ -42,7 +44,12 @@ def sources(room: str) -> list[Path]:
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
-    """Yield dotted names of the modules, and of what is taken from them."""
+    """Yield dotted names of the modules, and of what is taken from them; ours without
+    ``footfall.``."""
+    return (name.removeprefix("footfall.") for name in imported_as_written(tree))
+
+
+def imported_as_written(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -56,8 +63,14 @@ def parse(path: Path) -> ast.Module:
 
 
 def test_every_room_is_held_to_an_arrow() -> None:
-    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
-    assert packages == set(MAY_IMPORT)
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert packages - {"tests"} == {*MAY_IMPORT, "footfall"}
+
+
+def test_the_package_has_a_link_to_each_room() -> None:
+    found = [path for path in (ROOT / "footfall").iterdir() if path.is_symlink()]
+    links = {path.name: path.readlink() for path in found}
+    assert links == {room: Path("..", room) for room in ROOMS}
 
 
 def test_every_package_is_installed() -> None:
@@ -67,7 +80,19 @@ def test_every_package_is_installed() -> None:
         for path in (ROOT / room).rglob("__init__.py")
     }
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    assert set(declared["packages"]) == packages
+    assert set(declared["packages"]) == {"footfall", *(f"footfall.{name}" for name in packages)}
+
+
+@pytest.mark.parametrize("folder", [*ROOMS, "tests"])
+def test_rooms_are_imported_from_the_package(folder: str) -> None:
+    """From the top of the repository a room can be imported a second time by its bare name."""
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in sources(folder)
+        for name in imported_as_written(parse(path))
+        if name.split(".")[0] in ROOMS
+    ]
+    assert wrong == []
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -90,6 +115,18 @@ def test_no_flow_imports_another_flow() -> None:
         if name.startswith("flows.") and name.split(".")[1] in flows - {path.stem}
     ]
     assert wrong == []
+
+
+def test_each_flow_ends_in_its_flow_and_imports_no_engine() -> None:
+    for path in sources("flows"):
+        if path.stem.startswith("_"):
+            continue
+        tree = parse(path)
+        assert ast.unparse(tree.body[-1]) == "main = FLOW.main", path.name
+        wrong = [name for name in imported(tree) if name.split(".")[0] in ("bytewax", "faust")]
+        assert wrong == [], path.name
+        # The engine calls what it finds by that name only if it is a plain function.
+        assert inspect.isfunction(importlib.import_module(f"footfall.flows.{path.stem}").main)
 
 
 def reads_environment(node: ast.AST) -> bool:
@@ -230,7 +267,7 @@ def test_documented_make_targets_exist() -> None:
 
 
 def test_each_flow_has_its_file_and_its_line_in_the_readme() -> None:
-    import flows
+    from footfall import flows
 
     for name, contract in flows.catalogue().items():
         assert contract.name == name

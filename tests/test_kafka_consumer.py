@@ -13,9 +13,9 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from operations.positions import _committed
-from streams.kafka_consumer import NO_END, UNKNOWN_EPOCH, Buffer, Chunk, SharedConsumer
-from streams.wire_format import PLAIN, lines_of
+from footfall.operations.positions import _committed
+from footfall.streams.kafka_consumer import NO_END, UNKNOWN_EPOCH, Buffer, Chunk, SharedConsumer
+from footfall.streams.wire_format import PLAIN, lines_of
 
 RECORDS_MAX, BYTES_MAX = 4, 30
 RECORD_BYTES_MAX = 9

@@ -8,14 +8,23 @@ from typing import Any
 
 import pytest
 
-from api.live import shown_letters
-from cli.errors import UsageError
-from cli.letters.plan import plan, why_not_twice
-from cli.letters.read import Choice, Letter, Place, Read, collect, grouped, parse_place, printable
-from cli.letters.show import payload_lines, record_lines, wrong_lines
-from cli.ranges import has_ranges
-from cli.summary import dead_letters
-from schemas.dead_letters import (
+from footfall.api.live import shown_letters
+from footfall.cli.errors import UsageError
+from footfall.cli.letters.plan import plan, why_not_twice
+from footfall.cli.letters.read import (
+    Choice,
+    Letter,
+    Place,
+    Read,
+    collect,
+    grouped,
+    parse_place,
+    printable,
+)
+from footfall.cli.letters.show import payload_lines, record_lines, wrong_lines
+from footfall.cli.ranges import has_ranges
+from footfall.cli.summary import dead_letters
+from footfall.schemas.dead_letters import (
     PAYLOAD_BYTES_MAX,
     DeadLetter,
     LateEvent,
@@ -25,9 +34,9 @@ from schemas.dead_letters import (
     payload_fields,
     retry_note_of,
 )
-from schemas.settings import read_settings
-from sinks.letters import LetterWriter
-from sinks.topic_files import FileTopics
+from footfall.schemas.settings import read_settings
+from footfall.sinks.letters import LetterWriter
+from footfall.sinks.topic_files import FileTopics
 from tests.cli_support import footfall, one_line
 
 

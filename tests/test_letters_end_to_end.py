@@ -14,23 +14,23 @@ import pytest
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import run_main
 
-from cli.databases import ask_store
-from cli.init import make_store_tables
-from cli.letters.read import Choice, collect
-from cli.letters.retry import Retry
-from cli.letters.topics import RetryTopics, read_topic
-from cli.main import main
-from flows import store_metrics
-from schemas.dead_letters import RetryNote
-from schemas.records import TopicRecord
-from schemas.settings import Settings, read_settings
-from schemas.tables.store_metrics import SUMS
-from sinks.topic_files import FileTopics
-from streams.columns import cents, text
-from streams.decode import Records
-from streams.open import sent_again_in
-from streams.runner import Run
-from streams.topic_files import FileTopic
+from footfall.cli.databases import ask_store
+from footfall.cli.init import make_store_tables
+from footfall.cli.letters.read import Choice, collect
+from footfall.cli.letters.retry import Retry
+from footfall.cli.letters.topics import RetryTopics, read_topic
+from footfall.cli.main import main
+from footfall.flows import store_metrics
+from footfall.schemas.dead_letters import RetryNote
+from footfall.schemas.records import TopicRecord
+from footfall.schemas.settings import Settings, read_settings
+from footfall.schemas.tables.store_metrics import SUMS
+from footfall.sinks.topic_files import FileTopics
+from footfall.streams.columns import cents, text
+from footfall.streams.decode import Records
+from footfall.streams.open import sent_again_in
+from footfall.streams.runner import Run
+from footfall.streams.topic_files import FileTopic
 
 USERS = 40
 KINDS = ("view", "cart", "purchase", "view")
@@ -114,7 +114,7 @@ def run_to_the_end(settings: Settings) -> None:
         recovery.mkdir()
         init_db_dir(recovery, 1)
     run_main(
-        store_metrics.wire(settings, Run(once=True)),
+        store_metrics.FLOW.wire(settings, Run(once=True)),
         epoch_interval=timedelta(0),
         recovery_config=RecoveryConfig(str(recovery), timedelta(0)),
     )

@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from cli.doctor.facts import look_at_topics
-from cli.doctor.findings import Finding
-from cli.init import make_topics
-from cli.main import main
-from schemas.dead_letters import DeadLetter, Retry, RetryNote, payload_fields
-from schemas.records import TopicRecord
-from schemas.settings import Settings, read_settings
-from schemas.topics import TOPICS
-from sinks.kafka import KafkaTopics
-from sinks.letters import LetterWriter
-from streams.open import open_topic
-from streams.source import SourceError
+from footfall.cli.doctor.facts import look_at_topics
+from footfall.cli.doctor.findings import Finding
+from footfall.cli.init import make_topics
+from footfall.cli.main import main
+from footfall.schemas.dead_letters import DeadLetter, Retry, RetryNote, payload_fields
+from footfall.schemas.records import TopicRecord
+from footfall.schemas.settings import Settings, read_settings
+from footfall.schemas.topics import TOPICS
+from footfall.sinks.kafka import KafkaTopics
+from footfall.sinks.letters import LetterWriter
+from footfall.streams.open import open_topic
+from footfall.streams.source import SourceError
 from tests.kafka_support import Broker
 
 LONG = b"long " * 150_000

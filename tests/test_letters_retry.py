@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import schemas.dead_letters as written_as
-from cli.letters.read import Choice, Letter, Letters, Place, Read, collect
-from cli.letters.retry import Outcome, Retry, TopicError
-from schemas.dead_letters import (
+from footfall.cli.letters.read import Choice, Letter, Letters, Place, Read, collect
+from footfall.cli.letters.retry import Outcome, Retry, TopicError
+from footfall.schemas import dead_letters as written_as
+from footfall.schemas.dead_letters import (
     Code,
     DeadLetter,
     RetryNote,
@@ -22,7 +22,7 @@ from schemas.dead_letters import (
     payload_fields,
     payload_of,
 )
-from schemas.records import TopicRecord
+from footfall.schemas.records import TopicRecord
 
 TOPIC = "user_tags"
 

@@ -9,9 +9,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.live_answers import KEPT, LiveAnswers
-from api.patches import SHIFT_MAX, patch_of, patched
-from api.snapshot import Counts, Minutes, Rates, Snapshot, Top, Windows
+from footfall.api.live_answers import KEPT, LiveAnswers
+from footfall.api.patches import SHIFT_MAX, patch_of, patched
+from footfall.api.snapshot import Counts, Minutes, Rates, Snapshot, Top, Windows
 
 SCALARS = (
     st.none() | st.booleans() | st.integers(-2, 2) | st.floats(0, 1) | st.text("ab#=~", max_size=2)

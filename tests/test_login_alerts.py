@@ -15,23 +15,23 @@ from bytewax.testing import run_main
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows import login_alerts
-from flows._alerts_place import QUIET_S, Place, Stretch
-from flows._alerts_watch import Taken, Watch, partition_of
-from generator.shop_sessions import Alerts
-from schemas.login_alerts import LoginAlert
-from schemas.platform_logs import LOGIN_FAILURES_MAX, LOGIN_WINDOW_S
-from schemas.settings import SettingError, read_settings
-from schemas.times import iso_ms, parse_time_ms
-from schemas.topic_files import partition_of as partition_of_key
-from schemas.topic_files import records_path
-from schemas.topics import DEAD_LETTERS, LATE_EVENTS, LOGIN_ALERTS, PLATFORM_LOGS
-from sinks.topic_files import FileTopics
-from streams.batch import Poll
-from streams.bursts import KEPT_MAX, NONE, Failures, alert_of, decide, in_burst, is_over
-from streams.clock import Clock
-from streams.run import Run
-from streams.testing import NOW_MS, run_flow
+from footfall.flows import login_alerts
+from footfall.flows._alerts_place import QUIET_S, Place, Stretch
+from footfall.flows._alerts_watch import Taken, Watch, partition_of
+from footfall.generator.shop_sessions import Alerts
+from footfall.schemas.login_alerts import LoginAlert
+from footfall.schemas.platform_logs import LOGIN_FAILURES_MAX, LOGIN_WINDOW_S
+from footfall.schemas.settings import SettingError, read_settings
+from footfall.schemas.times import iso_ms, parse_time_ms
+from footfall.schemas.topic_files import partition_of as partition_of_key
+from footfall.schemas.topic_files import records_path
+from footfall.schemas.topics import DEAD_LETTERS, LATE_EVENTS, LOGIN_ALERTS, PLATFORM_LOGS
+from footfall.sinks.topic_files import FileTopics
+from footfall.streams.batch import Poll
+from footfall.streams.bursts import KEPT_MAX, NONE, Failures, alert_of, decide, in_burst, is_over
+from footfall.streams.clock import Clock
+from footfall.streams.run import Run
+from footfall.streams.testing import NOW_MS, run_flow
 
 BASE_MS = 1_569_888_000_000  # 2019-10-01T00:00:00Z
 DELAY_MS = 5_000
@@ -150,7 +150,7 @@ def test_four_failures_in_both_shapes_of_an_id_are_one_alert_and_others_are_none
         *(failure(BASE_MS + time_ms, "18") for time_ms in (0, 1, 2)),
         b"nope",
     ]
-    result = run_flow(login_alerts.build, events)
+    result = run_flow(login_alerts.FLOW.dataflow, events)
     assert result.rows.drop("version").to_dicts() == [
         {
             "user_id": "17",
@@ -179,7 +179,7 @@ def test_in_any_order_within_the_delay_the_flow_gives_the_alerts_of_the_order_of
         if truth.failure(str(user), time_ms):
             expected.add((str(user), time_ms))
     arrived = [failure(at_ms, user) for _, at_ms, user in sorted(failures)]
-    result = run_flow(login_alerts.build, arrived, cuts=cuts)
+    result = run_flow(login_alerts.FLOW.dataflow, arrived, cuts=cuts)
     assert not result.late
     rows = [] if result.rows.is_empty() else result.rows.select("user_id", "time_ms").rows()
     assert set(rows) == expected
@@ -193,7 +193,7 @@ def test_on_embedded_topics_an_alert_stands_in_its_topic_keyed_by_user(tmp_path:
     failures = [failure(BASE_MS + n) for n in range(6)]
     topics.write_each([(PLATFORM_LOGS.name, 7, failures)])
     topics.close()
-    run_main(login_alerts.wire(settings_of_home, Run(once=True)))
+    run_main(login_alerts.FLOW.wire(settings_of_home, Run(once=True)))
     home = partition_of_key(b"anna", LOGIN_ALERTS.partitions)
     (line,) = records_path(tmp_path / "topics", LOGIN_ALERTS.name, home).read_bytes().splitlines()
     alert = msgspec.json.decode(line, type=LoginAlert)
@@ -203,13 +203,15 @@ def test_on_embedded_topics_an_alert_stands_in_its_topic_keyed_by_user(tmp_path:
 def test_without_faust_the_flow_on_kafka_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith("flows._alerts_")]:
+    for name in [name for name in sys.modules if name.startswith("footfall.flows._alerts_")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "faust", None)
     on_kafka = read_settings({"TOPICS_URL": "kafka://127.0.0.1:9092"})
     with pytest.raises(SettingError, match=r"pip install 'footfall\[alerts\]'"):
-        login_alerts.other_engine(on_kafka)
-    assert login_alerts.other_engine(read_settings({})) is None
+        run_on = login_alerts.FLOW.other_engine(on_kafka)
+        assert run_on is not None
+        run_on(Run())
+    assert login_alerts.FLOW.other_engine(read_settings({})) is None
 
 
 # The watch of a partition, which answers at once.
@@ -401,7 +403,7 @@ def test_faust_s_page_is_called_by_its_own_names_and_by_no_foreign_page(
     headers: dict[str, str], status: int
 ) -> None:
     pytest.importorskip("faust", reason="faust is not installed")
-    from flows._alerts_faust import door
+    from footfall.flows._alerts_faust import door
 
     async def answer(_request: object) -> web.Response:
         return web.Response()

@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 
-import streams.process
-from flows import store_metrics
-from infra.logs import JsonLines, PlainLines, footfall_version, log_start, shown_settings
-from schemas.settings import read_settings
-from schemas.topics import PLATFORM_LOGS
-from sinks.open import open_topics
-from streams.batch import Batch, Poll
-from streams.log_lines import Since, log_begin, log_failure, note_offsets, offsets_text
-from streams.process import native_messages_in
-from streams.progress import Counted, Counts, Progress
-from streams.testing import run_flow
+from footfall.flows import store_metrics
+from footfall.infra.logs import JsonLines, PlainLines, footfall_version, log_start, shown_settings
+from footfall.schemas.settings import read_settings
+from footfall.schemas.topics import PLATFORM_LOGS
+from footfall.sinks.open import open_topics
+from footfall.streams import process as streams_process
+from footfall.streams.batch import Batch, Poll
+from footfall.streams.log_lines import Since, log_begin, log_failure, note_offsets, offsets_text
+from footfall.streams.process import native_messages_in
+from footfall.streams.progress import Counted, Counts, Progress
+from footfall.streams.testing import run_flow
 from tests.cli_support import environment, footfall, one_line, running
 from tests.runner_support import wait_until
 
@@ -84,7 +84,7 @@ def test_no_secret_is_among_the_settings(caplog: pytest.LogCaptureFixture) -> No
     )
     assert secret not in json.dumps(shown_settings(settings))
     with caplog.at_level(logging.INFO):
-        log_start(logging.getLogger("cli"), settings, read_settings({}))
+        log_start(logging.getLogger("footfall.cli"), settings, read_settings({}))
     (said,) = caplog.messages
     assert f"started: footfall {footfall_version()}, process {os.getpid()}; " in said
     for part in ("topics_url=kafka://...", "clickhouse_url=https://...", "kafka_group=eu"):
@@ -137,11 +137,12 @@ def test_an_error_tells_at_which_records(
         raise ZeroDivisionError("oops")
 
     target = {
-        "decode": "streams.decode.Records.decode", "step": "streams.engine.WindowStep.on_batch"
-    }[broken]  # fmt: skip
+        "decode": "footfall.streams.decode.Records.decode",
+        "step": "footfall.streams.steps.WindowStep.on_batch",
+    }[broken]
     monkeypatch.setattr(target, fail)
     with pytest.raises(Exception) as raised:
-        run_flow(store_metrics.build, [ROW] * 3)
+        run_flow(store_metrics.FLOW.dataflow, [ROW] * 3)
     error: BaseException = raised.value
     while error.__cause__ is not None:
         error = error.__cause__
@@ -162,7 +163,7 @@ def test_an_error_of_no_poll_tells_how_far_was_read(caplog: pytest.LogCaptureFix
 
 
 def test_native_messages_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams.process, "NATIVE_BYTES_MAX", 10_000)
+    monkeypatch.setattr(streams_process, "NATIVE_BYTES_MAX", 10_000)
     path = tmp_path / "logs" / "f.native.log"
     with native_messages_in(path, 0.01):
         for number in range(3):
@@ -233,7 +234,7 @@ def test_api_and_observer_log_their_life(tmp_path: Path) -> None:
 
 
 def test_on_a_terminal_lines_are_plain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from infra.logs import set_up_logs
+    from footfall.infra.logs import set_up_logs
 
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -244,9 +245,9 @@ def test_on_a_terminal_lines_are_plain(monkeypatch: pytest.MonkeyPatch, tmp_path
     before = logging.getLogger().handlers[:]
     try:
         set_up_logs(read_settings(environment(tmp_path)), "api")
-        logging.getLogger("api").info("hello")
+        logging.getLogger("footfall.api").info("hello")
         set_up_logs(read_settings(environment(tmp_path, {"LOG_FORMAT": "json"})), "api")
-        logging.getLogger("api").info("hello")
+        logging.getLogger("footfall.api").info("hello")
         logging.getLogger("urllib3").info("not ours")
     finally:
         logging.getLogger().handlers[:] = before

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from api.metrics import ApiMetrics
-from generator.counted import CountedWriter
-from generator.sources import Record
-from infra._clickhouse_metrics import ClickHouseMetrics
-from schemas import metrics
+from footfall.api.metrics import ApiMetrics
+from footfall.generator.counted import CountedWriter
+from footfall.generator.sources import Record
+from footfall.infra._clickhouse_metrics import ClickHouseMetrics
+from footfall.schemas import metrics
 
 ALL = (
     *metrics.WORKER, *metrics.OBSERVER, *metrics.STORES, *metrics.SHOP, *metrics.API,
@@ -22,7 +22,9 @@ PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
 
 
 def test_the_page_is_written_from_the_code() -> None:
-    assert PAGE.read_text() == metrics.page(), "python -m schemas.metrics > docs/metrics.md"
+    assert PAGE.read_text() == metrics.page(), (
+        "python -m footfall.schemas.metrics > docs/metrics.md"
+    )
 
 
 def test_each_name_stands_once_and_is_of_a_group() -> None:

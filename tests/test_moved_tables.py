@@ -17,25 +17,25 @@ import polars.selectors as cs
 import psycopg
 import pytest
 
-from cli.databases import ask_clickhouse, ask_store
-from cli.errors import UsageError
-from cli.init import make_clickhouse_tables, make_store_tables
-from cli.verify_rows import unexpired
-from schemas.settings import Settings, read_settings
-from schemas.status import WorkerStatus, status_path
-from schemas.tables.clickhouse import Table
-from schemas.tables.minute_buckets import ROWS as BUCKETS
-from schemas.tables.minute_buckets import VIEW as BUCKETS_VIEW
-from schemas.tables.product_views import PRODUCT_USER_VIEWS
-from schemas.tables.store_metrics import ROLLUP
-from schemas.tables.traces import USER_TRACE
-from sinks import SinkRefusedError, clickhouse_move
-from sinks.clickhouse import create_tables
-from sinks.clickhouse_replay import ClickHouseReplay
-from sinks.profiles.sqlite import SqliteProfiles
-from sinks.sql_replay import SqlReplay
-from streams.replay import Range
-from streams.testing import run_flow
+from footfall.cli.databases import ask_clickhouse, ask_store
+from footfall.cli.errors import UsageError
+from footfall.cli.init import make_clickhouse_tables, make_store_tables
+from footfall.cli.verify_rows import unexpired
+from footfall.schemas.settings import Settings, read_settings
+from footfall.schemas.status import WorkerStatus, status_path
+from footfall.schemas.tables.clickhouse import Table
+from footfall.schemas.tables.minute_buckets import ROWS as BUCKETS
+from footfall.schemas.tables.minute_buckets import VIEW as BUCKETS_VIEW
+from footfall.schemas.tables.product_views import PRODUCT_USER_VIEWS
+from footfall.schemas.tables.store_metrics import ROLLUP
+from footfall.schemas.tables.traces import USER_TRACE
+from footfall.sinks import SinkRefusedError, clickhouse_move
+from footfall.sinks.clickhouse import create_tables
+from footfall.sinks.clickhouse_replay import ClickHouseReplay
+from footfall.sinks.profiles.sqlite import SqliteProfiles
+from footfall.sinks.sql_replay import SqlReplay
+from footfall.streams.replay import Range
+from footfall.streams.testing import run_flow
 from tests.clickhouse_support import Server, any_server
 from tests.laws.worlds import LAWS
 from tests.postgres_support import a_database, postgres

@@ -9,11 +9,11 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.versions import FINAL, PROVISIONAL, version_of
-from streams.batch import ROW, TIME_MS, Batch, Poll, TableRows
-from streams.engine import StepResult
-from streams.ordered import OFFSET, THE_END_MS, OrderedStep
-from streams.testing import DrivenStep
+from footfall.schemas.versions import FINAL, PROVISIONAL, version_of
+from footfall.streams.batch import ROW, TIME_MS, Batch, Poll, TableRows
+from footfall.streams.ordered import OFFSET, THE_END_MS, OrderedStep
+from footfall.streams.steps import StepResult
+from footfall.streams.testing import DrivenStep
 
 DELAY_MS = 10
 SILENCE_MS = 100
@@ -65,7 +65,7 @@ def listener(_partition: int, snapshot: bytes | None) -> Listener:
 
 def step_of(snapshot: bytes | None = None, **options: Any) -> DrivenStep:
     return DrivenStep(
-        lambda _, kept: OrderedStep("flow", DELAY_MS, listener, 0, kept, **options), 0, snapshot
+        lambda _, kept: OrderedStep(DELAY_MS, listener, 0, kept, **options), 0, snapshot
     )
 
 
@@ -205,7 +205,7 @@ def test_early_rows_of_several_tables_come_after_the_final_ones() -> None:
     def both(_partition: int, snapshot: bytes | None) -> Any:
         return _Both(int.from_bytes(snapshot, "little")) if snapshot else _Both()
 
-    step = DrivenStep(lambda *_: OrderedStep("flow", DELAY_MS, both, 0, None, early_every_ms=1))
+    step = DrivenStep(lambda *_: OrderedStep(DELAY_MS, both, 0, None, early_every_ms=1))
     step.on_batch(batch([20]))
     rows = step.on_batch(batch([31, 31], wall_ms=1, first=1)).rows
     assert isinstance(rows, TableRows)

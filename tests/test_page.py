@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from api.snapshot import Minutes, Top, TopRow, Windows
-from operations.sent import Sent
-from schemas.times import datetime_of
-from sinks import SinkUnavailableError
+from footfall.api.snapshot import Minutes, Top, TopRow, Windows
+from footfall.operations.sent import Sent
+from footfall.schemas.times import datetime_of
+from footfall.sinks import SinkUnavailableError
 from tests.api_process_support import WAIT_S, eventually
 from tests.api_support import Served, Shop, encoded, status, tag
 from tests.page_support import SHIFT_MAX, SHIFTED, STICKING_OUT, Watched, chromium, needs_chromium

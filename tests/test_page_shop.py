@@ -12,16 +12,16 @@ from urllib.parse import quote
 
 import pytest
 
-from api.answers import RequestError
-from api.clickhouse import ClickHouse
-from api.lookups import AT_ONCE, ID_CHARS_MAX, WAITING_MAX, Lookups, TraceStep, missing_in
-from api.opening import open_services
-from api.shop_figures import online_of
-from api.shop_live import shown_alerts
-from api.shop_snapshot import Online
-from api.shop_tables import ShopTables
-from schemas.settings import Settings
-from sinks.clickhouse import create_tables
+from footfall.api.answers import RequestError
+from footfall.api.clickhouse import ClickHouse
+from footfall.api.lookups import AT_ONCE, ID_CHARS_MAX, WAITING_MAX, Lookups, TraceStep, missing_in
+from footfall.api.opening import open_services
+from footfall.api.shop_figures import online_of
+from footfall.api.shop_live import shown_alerts
+from footfall.api.shop_snapshot import Online
+from footfall.api.shop_tables import ShopTables
+from footfall.schemas.settings import Settings
+from footfall.sinks.clickhouse import create_tables
 from tests.api_process_support import WAIT_S, eventually
 from tests.api_support import Client, Served
 from tests.clickhouse_support import Server, serving

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.prices import PRICE_MAX, BadPriceError, cents_of
+from footfall.schemas.prices import PRICE_MAX, BadPriceError, cents_of
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,12 @@ pytest.register_assert_rewrite("profile_store_contract", "aerospike_contract")
 
 from aerospike_helpers.batch.records import BatchRecords, Write
 
-from schemas.settings import SettingError, read_settings
-from sinks import SinkRefusedError, SinkUnavailableError
-from sinks._aerospike_recent import RecentWrites
-from sinks.open import open_profiles, open_topics
-from sinks.profiles import ProfileStore
-from sinks.profiles.aerospike import (
+from footfall.schemas.settings import SettingError, read_settings
+from footfall.sinks import SinkRefusedError, SinkUnavailableError
+from footfall.sinks._aerospike_recent import RecentWrites
+from footfall.sinks.open import open_profiles, open_topics
+from footfall.sinks.profiles import ProfileStore
+from footfall.sinks.profiles.aerospike import (
     AerospikeProfiles,
     CookieTags,
     bin_names,
@@ -41,10 +41,10 @@ from sinks.profiles.aerospike import (
     time_key,
     why_not_written,
 )
-from sinks.profiles.frames import checked
-from sinks.profiles.replay import ProfileReplay
-from sinks.profiles.sqlite import SqliteProfiles
-from sinks.topic_files import FileTopics
+from footfall.sinks.profiles.frames import checked
+from footfall.sinks.profiles.replay import ProfileReplay
+from footfall.sinks.profiles.sqlite import SqliteProfiles
+from footfall.sinks.topic_files import FileTopics
 from tests.aerospike_contract import AerospikeProfilesContract, GenerationsContract
 from tests.aerospike_support import Interposed, ModelServer, Place, model_place
 from tests.profile_store_contract import (
@@ -96,7 +96,7 @@ PUT_FOR_EVER = """
     import polars as pl
     sys.path.insert(0, "tests")
     from profile_store_contract import frame
-    from sinks.profiles.sqlite import SqliteProfiles
+    from footfall.sinks.profiles.sqlite import SqliteProfiles
     store, partition = SqliteProfiles(Path(sys.argv[1]), 50), int(sys.argv[2])
     number = 0
     while True:
@@ -355,7 +355,7 @@ def test_what_a_killed_node_had_not_on_its_disk_is_written_again() -> None:
 def test_what_a_node_loses_after_the_last_write_is_written_again_while_nothing_comes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sinks._aerospike.LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr("footfall.sinks._aerospike.LOOK_EVERY_S", 0.02)
     model = ModelServer()
     with model_place(model) as place:
         store = place.profiles(KEEP, keep_s=60.0)

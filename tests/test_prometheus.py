@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cli.main import build_parser
-from grafana.scraped import answers
-from grafana.scraped import running as process_running
-from infra.programs import alertmanager_command, programs
-from schemas import metrics
+from footfall.cli.main import build_parser
+from footfall.grafana.scraped import answers
+from footfall.grafana.scraped import running as process_running
+from footfall.infra.programs import alertmanager_command, programs
+from footfall.schemas import metrics
 from tests.cli_support import free_port, running
 from tests.metrics_support import get, names_and_labels, targets
 from tests.prometheus_support import (

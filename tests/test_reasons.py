@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from schemas.platform_logs import PlatformLog
-from schemas.reasons import UNREADABLE, bytes_reason, field_reason
-from schemas.shop_events import KINDS, ShopEvent
-from schemas.store_events import StoreEvent
-from schemas.user_tags import UserTag
+from footfall.schemas.platform_logs import PlatformLog
+from footfall.schemas.reasons import UNREADABLE, bytes_reason, field_reason
+from footfall.schemas.shop_events import KINDS, ShopEvent
+from footfall.schemas.store_events import StoreEvent
+from footfall.schemas.user_tags import UserTag
 from tests.api_support import encoded, tag
 from tests.test_api_collect import LOG, SHOP_EVENT, STORE_EVENT, log
 

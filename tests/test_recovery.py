@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,17 +17,17 @@ from bytewax.recovery import init_db_dir
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import streams.recovery
-from flows import minute_buckets
-from generator.tags import TagWorld
-from schemas.status import PartitionStatus
-from schemas.tables.minute_buckets import ROWS
-from streams.engine import Outputs
-from streams.progress import Progress
-from streams.recovery import held_store, kept_layout, recovery_folder
-from streams.runner import Run, WorkerError, run_worker
-from streams.source import Share
-from streams.testing import ListSink, MemoryReader, MemoryTopic, Result
+from footfall.flows import minute_buckets
+from footfall.generator.tags import TagWorld
+from footfall.schemas.status import PartitionStatus
+from footfall.schemas.tables.minute_buckets import ROWS
+from footfall.streams import recovery as streams_recovery
+from footfall.streams.engine import Outputs
+from footfall.streams.progress import Progress
+from footfall.streams.recovery import held_store, kept_layout, recovery_folder
+from footfall.streams.runner import Run, WorkerError, run_worker
+from footfall.streams.source import Share
+from footfall.streams.testing import ListSink, MemoryReader, MemoryTopic, Result
 
 FLOW = "minute_buckets"
 NOW_MS = 1_900_000_000_000
@@ -88,7 +89,7 @@ class House:
                 topic.stop = run.stop
             source = run.source(topic)
             source.clock_ms = lambda: NOW_MS
-            return minute_buckets.build(source, outputs, run.progress)
+            return minute_buckets.FLOW.dataflow(source, outputs, run.progress)
 
         run_worker(FLOW, wire, self.home, once=True, snapshot_every_s=0.0, share=share)
         self.read += topic.given
@@ -210,7 +211,7 @@ def test_a_kill_in_the_middle_of_a_move_loses_nothing(
     house = parts_of_the_way(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(
-            streams.recovery, place, killed_at_call(call, getattr(streams.recovery, place))
+            streams_recovery, place, killed_at_call(call, getattr(streams_recovery, place))
         )
         with pytest.raises(Killed), held_store(tmp_path, FLOW, Share(0, 3)):
             pass
@@ -259,14 +260,14 @@ def test_many_that_start_at_the_same_moment_move_the_states_once(
 ) -> None:
     house = parts_of_the_way(tmp_path)
     moves: list[int] = []
-    lay_out = streams.recovery._lay_out
+    lay_out = streams_recovery._lay_out
 
     def slow(recovery: Path, flow: str, count: int) -> None:
         moves.append(count)
         time.sleep(0.2)
         lay_out(recovery, flow, count)
 
-    monkeypatch.setattr(streams.recovery, "_lay_out", slow)
+    monkeypatch.setattr(streams_recovery, "_lay_out", slow)
     together = threading.Barrier(6)
     failed: list[BaseException] = []
 
@@ -317,7 +318,7 @@ def test_states_of_partitions_that_the_topic_no_longer_has_are_told(tmp_path: Pa
 
     def wire(run: Run) -> Any:
         sinks = [ListSink(list[Any]().extend) for _ in range(3)]
-        return minute_buckets.build(run.source(short), Outputs(*sinks), Progress())
+        return minute_buckets.FLOW.dataflow(run.source(short), Outputs(*sinks), Progress())
 
     with pytest.raises(WorkerError, match="partitions that the topic does not have"):
         run_worker(FLOW, wire, house.home, once=True)
@@ -364,6 +365,24 @@ def test_a_damaged_store_is_told_with_a_remedy(
     for index in range(count):
         house.run(Share(index, count))
     assert house.outcome() == undisturbed
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_store_of_an_older_version_is_refused_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    house = parts_of_the_way(tmp_path)
+    recovery = recovery_folder(tmp_path, FLOW)
+    with sqlite3.connect(recovery / "of-1" / "0" / "part-0.sqlite3") as connection:
+        connection.execute("UPDATE snaps SET ser_change = ?", (b"cstreams.source\nReadState\n.",))
+    connection.close()
+    # From the top of the repository there is a module of that name.
+    monkeypatch.setitem(sys.modules, "streams", None)
+    with pytest.raises(
+        WorkerError,
+        match=rf"the state in {recovery} was kept by an older version of Footfall: .*move it away",
+    ):
+        house.run(Share(0, count))
 
 
 @pytest.mark.parametrize("what", ["", "of-1", "of-1/0", "of-1/0/part-0.sqlite3"])

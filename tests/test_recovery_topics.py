@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from bytewax.inputs import AbortExecution
 
-from flows import product_views
-from schemas.settings import SettingError, read_settings
-from schemas.tables.product_views import PRODUCT_USER_VIEWS
-from streams.engine import Outputs, stateful_steps
-from streams.runner import Run, run_worker
-from streams.source import Share
-from streams.testing import NOW_MS, ListSink, MemoryTopic, Result, newest
+from footfall.flows import product_views
+from footfall.schemas.settings import SettingError, read_settings
+from footfall.schemas.tables.product_views import PRODUCT_USER_VIEWS
+from footfall.streams.engine import Outputs, stateful_steps
+from footfall.streams.runner import Run, run_worker
+from footfall.streams.source import Share
+from footfall.streams.testing import NOW_MS, ListSink, MemoryTopic, Result, newest
 from tests.laws.worlds import BASE_MS, EVENTS
 
-TOPICS = product_views.CONTRACT.reads
+TOPICS = product_views.FLOW.topics
 PARTITIONS = {TOPICS[0]: 4, TOPICS[1]: 3, TOPICS[2]: 1}
 
 
@@ -54,7 +54,9 @@ class House:
             with_parts = {
                 topic: source for topic, source in sources.items() if source.list_parts()
             }
-            return product_views.build(with_parts or sources, Outputs(*sinks), run.progress)
+            return product_views.FLOW.dataflow(
+                with_parts or sources, Outputs(*sinks), run.progress
+            )
 
         with suppress(AbortExecution):
             run_worker(
@@ -89,4 +91,4 @@ def test_any_number_of_processes_goes_on_where_the_others_were(tmp_path: Path) -
 def test_one_topic_for_a_flow_of_several_is_refused() -> None:
     settings = read_settings({"FOOTFALL_HOME": "/nowhere", "KAFKA_TOPIC": "user_tags"})
     with pytest.raises(SettingError, match="product_views reads platform_logs, store_events"):
-        product_views.wire(settings, Run(once=True))
+        product_views.FLOW.wire(settings, Run(once=True))

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cli import verify_rows
-from schemas.tables.raw import raw_table
-from schemas.versions import FINAL, version_of
-from sinks import SinkRefusedError, clickhouse_raw_replay
-from sinks.clickhouse import create_tables, query_rows
-from sinks.clickhouse_raw_replay import ClickHouseRawReplay, Unequal
-from sinks.replay import Span
-from streams.batch import TableRows
-from streams.replay import Range, Replayed
+from footfall.cli import verify_rows
+from footfall.schemas.tables.raw import raw_table
+from footfall.schemas.versions import FINAL, version_of
+from footfall.sinks import SinkRefusedError, clickhouse_raw_replay
+from footfall.sinks.clickhouse import create_tables, query_rows
+from footfall.sinks.clickhouse_raw_replay import ClickHouseRawReplay, Unequal
+from footfall.sinks.replay import Span
+from footfall.streams.batch import TableRows
+from footfall.streams.replay import Range, Replayed
 from tests.clickhouse_support import any_server
 
 BASE_MS = 1_647_950_400_000  # 2022-03-22T12:00:00Z

@@ -16,19 +16,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from schemas.tables import minute_buckets, store_metrics
-from schemas.topics import PARTITION
-from schemas.versions import FINAL, version_of
-from sinks import SinkRefusedError, clickhouse_replay, sql_replay
-from sinks.aerospike_aggregates import AerospikeAggregates, Group
-from sinks.aerospike_replay import AggregatesReplay
-from sinks.clickhouse import create_tables as create_clickhouse_tables
-from sinks.clickhouse import query_rows as ask_clickhouse
-from sinks.clickhouse_replay import ClickHouseReplay
-from sinks.replay import START_MS, ReplayTarget, Span, Windows
-from sinks.sql import create_tables as create_store_tables
-from sinks.sql import query_rows as ask_store
-from sinks.sql_replay import SqlReplay
+from footfall.schemas.tables import minute_buckets, store_metrics
+from footfall.schemas.topics import PARTITION
+from footfall.schemas.versions import FINAL, version_of
+from footfall.sinks import SinkRefusedError, clickhouse_replay, sql_replay
+from footfall.sinks.aerospike_aggregates import AerospikeAggregates, Group
+from footfall.sinks.aerospike_replay import AggregatesReplay
+from footfall.sinks.clickhouse import create_tables as create_clickhouse_tables
+from footfall.sinks.clickhouse import query_rows as ask_clickhouse
+from footfall.sinks.clickhouse_replay import ClickHouseReplay
+from footfall.sinks.replay import START_MS, ReplayTarget, Span, Windows
+from footfall.sinks.sql import create_tables as create_store_tables
+from footfall.sinks.sql import query_rows as ask_store
+from footfall.sinks.sql_replay import SqlReplay
 from tests.aerospike_support import ModelServer
 from tests.clickhouse_support import any_server
 from tests.postgres_support import a_database, postgres

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from schemas.status import PartitionStatus, WorkerStatus, status_folder, status_path
-from streams.progress import Progress
-from streams.reporting import Reporter, read_status
-from streams.run import Run
+from footfall.schemas.status import PartitionStatus, WorkerStatus, status_folder, status_path
+from footfall.streams.progress import Progress
+from footfall.streams.reporting import Reporter, read_status
+from footfall.streams.run import Run
 
 
 def part(number: int, read: int) -> PartitionStatus:

@@ -7,8 +7,8 @@ from random import Random
 import polars as pl
 import pytest
 
-from flows import _request_lives
-from flows._request_lives import (
+from footfall.flows import _request_lives
+from footfall.flows._request_lives import (
     FORMS_MAX,
     STEPS_MAX,
     Form,
@@ -18,9 +18,9 @@ from flows._request_lives import (
     hashed,
     lives_of,
 )
-from flows._requests import Late, Requests, Touched, framed, unframed
-from schemas.operations import OPERATIONS
-from streams.batch import TIME_MS, Batch, Poll, Seen
+from footfall.flows._requests import Late, Requests, Touched, framed, unframed
+from footfall.schemas.operations import OPERATIONS
+from footfall.streams.batch import TIME_MS, Batch, Poll, Seen
 from tests.requests_support import START_MS, frames_of, hour_of_steps
 
 

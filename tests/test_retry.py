@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sinks import SinkUnavailableError
-from sinks.retry import Backoff, call_with_retry
+from footfall.sinks import SinkUnavailableError
+from footfall.sinks.retry import Backoff, call_with_retry
 
 
 class Clock:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from generator.http_client import Address, LoadError
-from schemas.settings import SettingError, read_settings
+from footfall.generator.http_client import Address, LoadError
+from footfall.schemas.settings import SettingError, read_settings
 from tests.cli_support import footfall
 from tests.ports_support import free_port
 from tests.test_settings import NONSENSE

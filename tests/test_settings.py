@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.main import build_parser, command_names
-from schemas.settings import SettingError, read_settings
+from footfall.cli.main import build_parser, command_names
+from footfall.schemas.settings import SettingError, read_settings
 from tests.cli_support import ROOT, footfall, one_line
 
 NONSENSE = {

@@ -9,18 +9,18 @@ from typing import Any
 import polars as pl
 import pytest
 
-from cli.init import described
-from flows import shop_events_hot
-from generator.shop_records import Disturbances
-from generator.shop_tables import SHOP_ANSWERS
-from generator.shop_truth import truth_of
-from generator.shop_world import ShopWorld
-from schemas.tables import shop_events as tables
-from schemas.tables.clickhouse import Table, View
-from schemas.tables.shop_events import TABLES, VIEWS, view_name
-from schemas.topics import SHOP_EVENTS
-from sinks.clickhouse import ClickHouseReader, ClickHouseTable, create_tables
-from streams.testing import Event, run_flow
+from footfall.cli.init import described
+from footfall.flows import shop_events_hot
+from footfall.generator.shop_records import Disturbances
+from footfall.generator.shop_tables import SHOP_ANSWERS
+from footfall.generator.shop_truth import truth_of
+from footfall.generator.shop_world import ShopWorld
+from footfall.schemas.tables import shop_events as tables
+from footfall.schemas.tables.clickhouse import Table, View
+from footfall.schemas.tables.shop_events import TABLES, VIEWS, view_name
+from footfall.schemas.topics import SHOP_EVENTS
+from footfall.sinks.clickhouse import ClickHouseReader, ClickHouseTable, create_tables
+from footfall.streams.testing import Event, run_flow
 from tests.clickhouse_support import Server, any_server
 from tests.test_flow_shop_events_hot import event
 from tests.test_generator_shop import records_of
@@ -47,7 +47,7 @@ class Shop:
 
     def take(self, events: Iterable[Event], cuts: tuple[int, ...] = (1_000,)) -> None:
         """Write what the flow makes of events, as often as it makes it."""
-        result = run_flow(shop_events_hot.build, events, cuts=cuts)
+        result = run_flow(shop_events_hot.FLOW.dataflow, events, cuts=cuts)
         for table in TABLES.values():
             if len(rows := result.rows_of(table.name)):
                 ClickHouseTable(self._url, table).write([rows])

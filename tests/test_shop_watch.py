@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from operations import shop_watch
-from operations.shop_watch import Rows, ShopWatch, figures
-from schemas import metrics
-from schemas.settings import read_settings
-from schemas.status import PartitionStatus, WorkerStatus
-from schemas.tables import minute_buckets, service_health
-from sinks.clickhouse import ClickHouseReader, create_tables
+from footfall.operations import shop_watch
+from footfall.operations.shop_watch import Rows, ShopWatch, figures
+from footfall.schemas import metrics
+from footfall.schemas.settings import read_settings
+from footfall.schemas.status import PartitionStatus, WorkerStatus
+from footfall.schemas.tables import minute_buckets, service_health
+from footfall.sinks.clickhouse import ClickHouseReader, create_tables
 from tests.clickhouse_support import Server, any_server
 from tests.page_shop_support import put
 from tests.ports_support import free_port

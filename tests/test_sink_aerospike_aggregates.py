@@ -18,13 +18,13 @@ pytest.register_assert_rewrite("profile_store_contract", "aerospike_contract")
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows import minute_buckets as flow
-from flows._wiring import TeeWriter, minute_buckets
-from schemas.settings import read_settings
-from schemas.times import iso_ms
-from sinks import SinkRefusedError, SinkUnavailableError
-from sinks._clickhouse_rows import RowsError
-from sinks.aerospike_aggregates import (
+from footfall.flows import minute_buckets as flow
+from footfall.flows._writers import TeeWriter
+from footfall.schemas.settings import read_settings
+from footfall.schemas.times import iso_ms
+from footfall.sinks import SinkRefusedError, SinkUnavailableError
+from footfall.sinks._clickhouse_rows import RowsError
+from footfall.sinks.aerospike_aggregates import (
     OPERATIONS_MAX,
     AerospikeAggregates,
     BucketSum,
@@ -37,8 +37,8 @@ from sinks.aerospike_aggregates import (
     read_sums,
     record_key,
 )
-from streams.run import Run
-from streams.testing import run_flow
+from footfall.streams.run import Run
+from footfall.streams.testing import run_flow
 from tests.aerospike_contract import (
     GROUP,
     NOON,
@@ -366,7 +366,7 @@ def test_what_the_flow_writes_is_read_back() -> None:
             },
         }  # fmt: skip
 
-    result = run_flow(flow.build, [[tag(0, 5), tag(70, 7)], [tag(59, 11)]])
+    result = run_flow(flow.FLOW.dataflow, [[tag(0, 5), tag(70, 7)], [tag(59, 11)]])
     aggregates = writer(ModelServer())
     aggregates.write([result.rows])
     assert aggregates.get(GROUP, at(0), at(60)) == [
@@ -409,7 +409,7 @@ def test_rows_go_to_the_first_and_then_to_the_second() -> None:
 
 def test_the_flow_writes_to_aerospike_where_that_is_switched_on() -> None:
     def opened(**variables: str) -> Any:
-        return minute_buckets(read_settings(variables), Run(), lambda: ["0"])._open_writer()
+        return flow.FLOW.writes.open(read_settings(variables), Run(), {})._open_writer()
 
     server = {"PROFILES_URL": "aerospike://127.0.0.1:3999", "AEROSPIKE_BUCKETS_PER_KEY": "30"}
     both = opened(**server, AEROSPIKE_AGGREGATES="1")

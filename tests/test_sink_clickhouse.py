@@ -18,14 +18,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from schemas.tables.clickhouse import Table, View
-from schemas.tables.minute_buckets import ROWS, VIEW
-from schemas.versions import FINAL, PROVISIONAL, version_of
-from sinks import SinkRefusedError, SinkUnavailableError
-from sinks._clickhouse_rows import RowsError, rows_for
-from sinks.clickhouse import ClickHouseReader, ClickHouseTable, create_tables, query_rows
-from sinks.tables import AT_ONCE, TablesWriter
-from streams.batch import TableRows
+from footfall.schemas.tables.clickhouse import Table, View
+from footfall.schemas.tables.minute_buckets import ROWS, VIEW
+from footfall.schemas.versions import FINAL, PROVISIONAL, version_of
+from footfall.sinks import SinkRefusedError, SinkUnavailableError
+from footfall.sinks._clickhouse_rows import RowsError, rows_for
+from footfall.sinks.clickhouse import ClickHouseReader, ClickHouseTable, create_tables, query_rows
+from footfall.sinks.tables import AT_ONCE, TablesWriter
+from footfall.streams.batch import TableRows
 from tests.clickhouse_faults import answer, close_after_body, exception, hang, reset_in_body
 from tests.clickhouse_support import Server, any_server, serving
 from tests.fault_proxy import Fault, FaultProxy
@@ -105,7 +105,7 @@ def test_one_write_is_one_insert(server: Server, made: str) -> None:
 
 
 def test_a_long_write_is_cut_into_inserts(made: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sinks.clickhouse.INSERT_ROWS_MAX", 20)
+    monkeypatch.setattr("footfall.sinks.clickhouse.INSERT_ROWS_MAX", 20)
     with FaultProxy(made) as between:
         write(between.url, frame_of(*map(bucket_row, range(50))))
     assert between.inserts == 3
@@ -316,7 +316,7 @@ def test_what_passes_is_tried_again_until_the_rows_are_there(
     slept_s: list[float] = []
     # A reset is tried once more by the client itself.
     faults = [fault] * 4
-    with FaultProxy(made, *faults) as between, caplog.at_level(logging.INFO, "sinks"):
+    with FaultProxy(made, *faults) as between, caplog.at_level(logging.INFO, "footfall.sinks"):
         write(between.url, frame_of(bucket_row(), bucket_row(1)), sleep=slept_s.append)
     assert totals(made) == [[2, 2, 200]]
     assert between.inserts == 5

@@ -16,18 +16,17 @@ import pytest
 from aiokafka.partitioner import DefaultPartitioner
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-import sinks.kafka
-from schemas.dead_letters import (
+from footfall.schemas.dead_letters import (
     DeadLetter,
     LateEvent,
     StoreMetricsAvailable,
     payload_fields,
     payload_of,
 )
-from schemas.topics import RECORD_BYTES_MAX
-from sinks import Record, SinkRefusedError, SinkUnavailableError
-from sinks.kafka import KafkaTopics
-from sinks.letters import LetterWriter
+from footfall.schemas.topics import RECORD_BYTES_MAX
+from footfall.sinks import Record, SinkRefusedError, SinkUnavailableError, kafka
+from footfall.sinks.kafka import KafkaTopics
+from footfall.sinks.letters import LetterWriter
 from tests.ports_support import free_port
 
 PARTITIONS = 4
@@ -92,7 +91,7 @@ def test_a_key_goes_where_aiokafka_sends_it(broker: str, topics: KafkaTopics) ->
 def test_more_records_than_the_client_queues_wait_for_room(
     broker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sinks.kafka, "RECORDS_QUEUED_MAX", 100)
+    monkeypatch.setattr(kafka, "RECORDS_QUEUED_MAX", 100)
     writer = KafkaTopics(broker, give_up_after_s=20)
     writer.write("many", [(b"%d" % n, b"%d" % n) for n in range(5000)])
     writer.close()

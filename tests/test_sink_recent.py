@@ -14,18 +14,19 @@ import polars as pl
 import pytest
 from bytewax.dataflow import Dataflow
 
-from flows import minute_buckets, user_profiles
-from flows._wiring import TeeWriter
-from generator.tags import TagWorld
-from schemas.times import iso_ms, parse_time_ms
-from sinks import SinkUnavailableError
-from sinks.aerospike_aggregates import AerospikeAggregates
-from sinks.buffered import BufferedSink, ForgetfulWriter, RecentSink
-from sinks.profiles.aerospike import AerospikeProfiles
-from streams.engine import Outputs, stateful_steps
-from streams.runner import Run, run_worker
-from streams.source import Share
-from streams.testing import ListSink, MemoryTopic, run_flow
+from footfall.flows import minute_buckets, user_profiles
+from footfall.flows._writers import TeeWriter
+from footfall.generator.tags import TagWorld
+from footfall.schemas.settings import read_settings
+from footfall.schemas.times import iso_ms, parse_time_ms
+from footfall.sinks import SinkUnavailableError
+from footfall.sinks.aerospike_aggregates import AerospikeAggregates
+from footfall.sinks.buffered import BufferedSink, ForgetfulWriter, RecentSink
+from footfall.sinks.profiles.aerospike import AerospikeProfiles
+from footfall.streams.engine import Outputs
+from footfall.streams.runner import Run, run_worker
+from footfall.streams.source import Share
+from footfall.streams.testing import ListSink, MemoryTopic, run_flow
 from tests.aerospike_support import ModelServer, Place, model_place
 
 RECORDS: list[list[bytes]] = [[] for _ in range(5)]
@@ -85,8 +86,8 @@ class House:
         return RecentSink(opened, lambda: PARTS, rows_max=50)
 
     def build(self, source: Any, outputs: Outputs, progress: Any) -> Dataflow:
-        options = {"keep": 3} if self.flow is user_profiles else {}
-        made: Dataflow = self.flow.build(source, outputs, progress, **options)
+        settings = read_settings({"NUM_TAGS_TO_KEEP": "3"})
+        made: Dataflow = self.flow.FLOW.dataflow(source, outputs, progress, settings=settings)
         return made
 
     @contextmanager
@@ -105,7 +106,7 @@ def _nowhere() -> ListSink:
     return ListSink(lambda _: None)
 
 
-@pytest.fixture(params=[user_profiles, minute_buckets], ids=lambda flow: flow.CONTRACT.name)
+@pytest.fixture(params=[user_profiles, minute_buckets], ids=lambda flow: flow.FLOW.name)
 def house(request: pytest.FixtureRequest) -> Iterator[House]:
     model = ModelServer()
     with model_place(model) as place:
@@ -165,10 +166,9 @@ def worker(
         run.settling.append(found)
         return house.build(source, Outputs(found, _nowhere(), _nowhere()), run.progress)
 
-    contract = house.flow.CONTRACT
-    assert contract.sink_keeps_state
-    steps = stateful_steps(contract.reads, sink=contract.sink_keeps_state)
-    run_worker(contract.name, wire, home, once=True, share=share or Share(), steps=steps)
+    contract = house.flow.FLOW
+    assert contract.writes.keeps_state
+    run_worker(contract.name, wire, home, once=True, share=share or Share(), steps=contract.steps)
 
 
 def test_a_run_to_the_end_ends_when_nothing_can_be_lost(
@@ -216,7 +216,7 @@ def test_a_store_of_a_time_without_these_states_is_gone_on_with(
         return lambda run: house.build(run.source(topic), outputs, run.progress)
 
     # Partitions 3 and 10, of which the latter was in a part 0.
-    share, name = Share(3, 7), house.flow.CONTRACT.name
+    share, name = Share(3, 7), house.flow.FLOW.name
     run_worker(name, wire(BufferedSink(_Table)), tmp_path, once=True, share=share)
     sink = RecentSink(lambda: TeeWriter(_Table(), None), lambda: ["3", "10"])
     run_worker(name, wire(sink), tmp_path, once=True, share=share)

@@ -21,17 +21,17 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, create_engine, select
 from sqlalchemy.exc import OperationalError
 
-from schemas.tables.store_metrics import (
+from footfall.schemas.tables.store_metrics import (
     EVENTS,
     METADATA,
     ROLLUP,
     SUMS,
 )
-from schemas.versions import FINAL, REVISED, version_of
-from sinks import SinkRefusedError, SinkUnavailableError
-from sinks._sql_engine import _number
-from sinks.profiles.sqlite import SqliteProfiles
-from sinks.sql import SqlRollup, create_tables, query_rows
+from footfall.schemas.versions import FINAL, REVISED, version_of
+from footfall.sinks import SinkRefusedError, SinkUnavailableError
+from footfall.sinks._sql_engine import _number
+from footfall.sinks.profiles.sqlite import SqliteProfiles
+from footfall.sinks.sql import SqlRollup, create_tables, query_rows
 from tests.postgres_support import PASSWORD, PostgresServer, a_database, new_database, postgres
 
 __all__ = ["postgres"]

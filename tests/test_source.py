@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 
-from streams.batch import Poll
-from streams.source import TopicSource
-from streams.testing import MemoryTopic
+from footfall.streams.batch import Poll
+from footfall.streams.source import TopicSource
+from footfall.streams.testing import MemoryTopic
+from footfall.streams.topic_files import FileTopic
+from tests.topic_files_support import TOPIC, write
 
 RECORD, NOTHING = 1, 0
 
@@ -87,3 +90,15 @@ def test_quiet_partitions_are_looked_at_together() -> None:
     # Two where the moment came between two of them.
     assert len(looks) <= 2
     assert all(look is not None and look.microsecond % 250_000 == 0 for look in looks)
+
+
+def test_a_snapshot_names_no_class_of_ours(tmp_path: Path) -> None:
+    """It can be read wherever our modules are by then."""
+    write(tmp_path, b"1", b"2")
+    source = TopicSource(FileTopic(tmp_path, TOPIC), threading.Event(), poll_every_s=0)
+    part = source.build_part("step", "0", None)
+    assert [poll.count for poll in part.next_batch()] == [2]
+    snapshot = part.snapshot()
+    assert type(snapshot) is tuple
+    assert {type(value) for value in snapshot} == {str, int}
+    assert source.build_part("step", "0", snapshot).snapshot() == snapshot

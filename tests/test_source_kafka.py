@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 from confluent_kafka import Producer
 
-from streams.kafka import KafkaTopic
-from streams.source import LATEST, Position, Reader, ReadState, SourceError
+from footfall.streams.kafka import KafkaTopic
+from footfall.streams.source import LATEST, Position, Reader, ReadState, SourceError
 
 TOPIC = "tags"
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from api.snapshot import Flow, Worker
-from cli.live import FlowLine, Picture, plain_line, terminal_view
-from cli.terminal import has_colour, moves_cursor
+from footfall.api.snapshot import Flow, Worker
+from footfall.cli.live import FlowLine, Picture, plain_line, terminal_view
+from footfall.cli.terminal import has_colour, moves_cursor
 from tests.cli_support import ROOT
 
 FLOW = Flow(

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from schemas.times import YEAR_MAX, BadTimeError, iso_ms, parse_time_ms
-from streams.times import BAD_TIME, LAYOUTS, parse_lines_ms, parse_times_ms
+from footfall.schemas.times import YEAR_MAX, BadTimeError, iso_ms, parse_time_ms
+from footfall.streams.times import BAD_TIME, LAYOUTS, parse_lines_ms, parse_times_ms
 
 moments = st.datetimes(datetime(1970, 1, 1), datetime(YEAR_MAX, 12, 31, 23, 59, 59))
 

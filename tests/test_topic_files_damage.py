@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from schemas.records import TopicRecord
-from schemas.topic_files import ENTRY, Append, records_path, segments
-from sinks import SinkRefusedError
-from sinks.topic_files import FileTopics
-from streams import topic_files
-from streams.source import LATEST, Position, ReadState, SourceError
-from streams.topic_files import FileTopic
+from footfall.schemas.records import TopicRecord
+from footfall.schemas.topic_files import ENTRY, Append, records_path, segments
+from footfall.sinks import SinkRefusedError
+from footfall.sinks.topic_files import FileTopics
+from footfall.streams import topic_files
+from footfall.streams.source import LATEST, Position, ReadState, SourceError
+from footfall.streams.topic_files import FileTopic
 from tests.api_process_support import Process, free_port
 from tests.api_support import Client, encoded, tag
 from tests.topic_files_support import entries_of, read, reader, write

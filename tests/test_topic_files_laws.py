@@ -24,13 +24,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-import sinks.topic_files
-from schemas.records import TopicRecord
-from schemas.topic_files import Appends, end_offset, first_offset, records_path, segments
-from sinks.topic_files import FileTopics, Retention
-from streams.batch import UNKNOWN_MS
-from streams.source import LATEST, Position, ReadState, SourceError
-from streams.topic_files import FileReader, FileTopic
+from footfall.schemas.records import TopicRecord
+from footfall.schemas.topic_files import Appends, end_offset, first_offset, records_path, segments
+from footfall.sinks import topic_files
+from footfall.sinks.topic_files import FileTopics, Retention
+from footfall.streams.batch import UNKNOWN_MS
+from footfall.streams.source import LATEST, Position, ReadState, SourceError
+from footfall.streams.topic_files import FileReader, FileTopic
 
 TOPIC = "clicks"
 SEGMENT_BYTES = 300
@@ -235,8 +235,8 @@ class Partition(RuleBasedStateMachine):
 def test_each_record_is_read_once_whatever_happens_to_the_files(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sinks.topic_files, "SEGMENT_BYTES_MIN", SEGMENT_BYTES)
-    monkeypatch.setattr(sinks.topic_files, "SEGMENT_BYTES_MAX", SEGMENT_BYTES)
+    monkeypatch.setattr(topic_files, "SEGMENT_BYTES_MIN", SEGMENT_BYTES)
+    monkeypatch.setattr(topic_files, "SEGMENT_BYTES_MAX", SEGMENT_BYTES)
     run_state_machine_as_test(
         Partition, settings=settings(max_examples=EXAMPLES, stateful_step_count=30, deadline=None)
     )

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.topic_files import records_path, segments
-from schemas.topics import RECORD_BYTES_MAX
-from streams import _segment
-from streams.batch import UNKNOWN_MS
-from streams.source import LATEST, Position, SourceError
-from streams.topic_files import FileTopic
+from footfall.schemas.topic_files import records_path, segments
+from footfall.schemas.topics import RECORD_BYTES_MAX
+from footfall.streams import _segment
+from footfall.streams.batch import UNKNOWN_MS
+from footfall.streams.source import LATEST, Position, SourceError
+from footfall.streams.topic_files import FileTopic
 from tests.topic_files_support import read, reader, write
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-import sinks.topic_files
-from api.tails import FileTail
-from operations.topic_ends import file_topics
-from schemas.topic_files import end_offset, first_offset, records_path, segments
-from sinks.topic_files import FileTopics, Retention
-from streams.source import LATEST, Position, ReadState, SourceError
-from streams.topic_files import FileTopic
+from footfall.api.tails import FileTail
+from footfall.operations.topic_ends import file_topics
+from footfall.schemas.topic_files import end_offset, first_offset, records_path, segments
+from footfall.sinks import topic_files
+from footfall.sinks.topic_files import FileTopics, Retention
+from footfall.streams.source import LATEST, Position, ReadState, SourceError
+from footfall.streams.topic_files import FileTopic
 from tests.topic_files_support import TOPIC, read, reader, write
 
 RECORDS = [b"%05d" % number + b"x" * 994 for number in range(1_000)]
@@ -23,7 +23,7 @@ RECORDS = [b"%05d" % number + b"x" * 994 for number in range(1_000)]
 
 @pytest.fixture(autouse=True)
 def _small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sinks.topic_files, "SEGMENT_BYTES_MAX", 65_536)
+    monkeypatch.setattr(topic_files, "SEGMENT_BYTES_MAX", 65_536)
 
 
 def keeping(folder: Path, kept_bytes: int = 10**9) -> FileTopics:

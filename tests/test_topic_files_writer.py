@@ -19,10 +19,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import sinks._partition_file
-import sinks.topic_files
-from schemas.records import TopicRecord
-from schemas.topic_files import (
+from footfall.schemas.records import TopicRecord
+from footfall.schemas.topic_files import (
     ENTRY,
     end_offset,
     partition_of,
@@ -30,9 +28,9 @@ from schemas.topic_files import (
     records_path,
     segments,
 )
-from sinks import SinkRefusedError, SinkUnavailableError
-from sinks.topic_files import FileTopics, lock_exclusively
-from streams.topic_files import FileTopic
+from footfall.sinks import SinkRefusedError, SinkUnavailableError, _partition_file, topic_files
+from footfall.sinks.topic_files import FileTopics, lock_exclusively
+from footfall.streams.topic_files import FileTopic
 from tests.topic_files_support import entries_of
 
 ROOT = Path(__file__).parent.parent
@@ -182,8 +180,8 @@ def test_processes_that_create_one_topic_at_once_agree(tmp_path: Path) -> None:
     code = """
         import sys
         from pathlib import Path
-        from sinks import SinkRefusedError
-        from sinks.topic_files import FileTopics
+        from footfall.sinks import SinkRefusedError
+        from footfall.sinks.topic_files import FileTopics
         topics = FileTopics(Path(sys.argv[1]))
         for partitions in range(1, 40):
             try:
@@ -222,7 +220,7 @@ def test_another_writer_that_never_lets_go_is_an_error_within_the_bound(tmp_path
 
 
 def test_open_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sinks.topic_files, "OPEN_PARTITIONS_MAX", 5)
+    monkeypatch.setattr(topic_files, "OPEN_PARTITIONS_MAX", 5)
     topics = FileTopics(tmp_path)
     topics.create("clicks", 40)
     before = open_files()
@@ -238,8 +236,8 @@ def test_open_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 FULL_DISK = """
     import json, resource, signal, sys
     from pathlib import Path
-    from sinks import SinkUnavailableError
-    from sinks.topic_files import FileTopics
+    from footfall.sinks import SinkUnavailableError
+    from footfall.sinks.topic_files import FileTopics
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     topics = FileTopics(Path(sys.argv[1]))
     topics.create("clicks", 1)
@@ -277,9 +275,9 @@ def test_a_full_disk_is_one_clear_line_and_leaves_whole_records(tmp_path: Path) 
 WRITER = """
     import random, sys
     from pathlib import Path
-    import sinks.topic_files
-    from sinks.topic_files import FileTopics
-    sinks.topic_files.SEGMENT_BYTES_MAX = int(sys.argv[4])
+    import footfall.sinks.topic_files
+    from footfall.sinks.topic_files import FileTopics
+    footfall.sinks.topic_files.SEGMENT_BYTES_MAX = int(sys.argv[4])
     folder, writer, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     rng = random.Random(seed)
     topics = FileTopics(folder)
@@ -471,7 +469,7 @@ def test_whoever_sees_a_line_can_see_its_entry_and_its_key(
 ) -> None:
     topics = FileTopics(tmp_path, clock_ms=lambda: 5)
     topics.create("clicks", 1)
-    write_all = sinks._partition_file._write
+    write_all = _partition_file._write
     seen: list[tuple[int, int]] = []
 
     def watched(fd: int, data: bytes) -> None:
@@ -485,7 +483,7 @@ def test_whoever_sees_a_line_can_see_its_entry_and_its_key(
             assert set(times) == {5}
             assert FileTopic(tmp_path, "clicks").record_at(0, 0).key == b"key"
 
-    monkeypatch.setattr(sinks._partition_file, "_write", watched)
+    monkeypatch.setattr(_partition_file, "_write", watched)
     topics.write("clicks", [(b"key", b"a"), (b"key", b"b")])
     topics.write("clicks", [(b"key", b"c")])
     # The keys, then the entry, then the lines.

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from operations.flow_facts import FlowFacts, PlaceFacts, WorkerFacts
-from operations.sent import Sent, read_sent
-from operations.troubles import (
+from footfall.operations.flow_facts import FlowFacts, PlaceFacts, WorkerFacts
+from footfall.operations.sent import Sent, read_sent
+from footfall.operations.troubles import (
     AGAIN_S,
     STARTS_WITHIN_S,
     STILL_S,

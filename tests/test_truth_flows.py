@@ -17,10 +17,10 @@ from random import Random
 import polars as pl
 import pytest
 
-from generator.shop_records import TOPICS, Disturbances
-from generator.shop_truth import truth_of, write_truth
-from generator.shop_world import ShopWorld
-from streams.batch import AGREEING
+from footfall.generator.shop_records import TOPICS, Disturbances
+from footfall.generator.shop_truth import truth_of, write_truth
+from footfall.generator.shop_world import ShopWorld
+from footfall.streams.batch import AGREEING
 from tests.clickhouse_support import Server, any_server
 from tests.truth_support import WAYS, Way, run_all, settings_of, topics_of, unequal, world_of
 

@@ -17,8 +17,8 @@ from random import Random
 
 import pytest
 
-from generator.shop_tables import TABLES
-from schemas.status import status_folder
+from footfall.generator.shop_tables import TABLES
+from footfall.schemas.status import status_folder
 from tests.cli_support import footfall, processes_of, running
 
 RECORDS = int(os.environ.get("FOOTFALL_TRUTH_RECORDS", "4000"))

@@ -14,13 +14,13 @@ from unittest.mock import patch
 
 import pytest
 
-import flows
-from cli.databases import ask_clickhouse, ask_store
-from cli.main import main
-from schemas.settings import Settings, read_settings
-from sinks.clickhouse import ClickHouseReader
-from sinks.open import open_profiles
-from streams.testing import Result, newest, run_flow
+from footfall import flows
+from footfall.cli.databases import ask_clickhouse, ask_store
+from footfall.cli.main import main
+from footfall.schemas.settings import Settings, read_settings
+from footfall.sinks.clickhouse import ClickHouseReader
+from footfall.sinks.open import open_profiles
+from footfall.streams.testing import Result, newest, run_flow
 from tests.cli_support import environment
 from tests.clickhouse_support import Server, any_server
 from tests.laws.worlds import BASE_MS, LAWS, Law

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from cli.notices import Notices, receiving
-from cli.supervise import QUICK_DEATHS_MAX, Supervisor
+from footfall.cli.notices import Notices, receiving
+from footfall.cli.supervise import QUICK_DEATHS_MAX, Supervisor
 from tests.cli_support import environment, footfall, free_port, one_line, processes_of, running
 from tests.prometheus_support import faster_config, program
 from tests.runner_support import wait_until

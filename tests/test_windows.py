@@ -5,9 +5,9 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from schemas.versions import FINAL, PROVISIONAL, REVISED, events_of, phase_of, version_of
-from streams.tumbling import EVENTS, VERSION, WINDOW, Tumbling
-from streams.windows import WindowSizeError, WindowState
+from footfall.schemas.versions import FINAL, PROVISIONAL, REVISED, events_of, phase_of, version_of
+from footfall.streams.tumbling import EVENTS, VERSION, WINDOW, Tumbling
+from footfall.streams.windows import WindowSizeError, WindowState
 
 SPEC = Tumbling(
     size_ms=60_000,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.wire_format import CONFLUENT, PLAIN, is_confluent, lines_of
+from footfall.streams.wire_format import CONFLUENT, PLAIN, is_confluent, lines_of
 
 HEAD = b"\0\0\0\0\7"
 

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from schemas import metrics
-from schemas.status import PartitionStatus, WorkerStatus
-from sinks import SinkRefusedError, SinkUnavailableError
-from sinks.attempts import Attempts, code_of, server_of
-from sinks.kafka import KafkaTopics
-from sinks.topic_files import FileTopics
-from streams.batch import Poll
-from streams.engine import StatelessStep
-from streams.monitor import PortTakenError, serving
-from streams.progress import Counted, Progress, Spread
-from streams.run import Monitoring
-from streams.testing import DrivenStep
+from footfall.schemas import metrics
+from footfall.schemas.status import PartitionStatus, WorkerStatus
+from footfall.sinks import SinkRefusedError, SinkUnavailableError
+from footfall.sinks.attempts import Attempts, code_of, server_of
+from footfall.sinks.kafka import KafkaTopics
+from footfall.sinks.topic_files import FileTopics
+from footfall.streams.batch import Poll
+from footfall.streams.monitor import PortTakenError, serving
+from footfall.streams.progress import Counted, Progress, Spread
+from footfall.streams.run import Monitoring
+from footfall.streams.steps import StatelessStep
+from footfall.streams.testing import DrivenStep
 from tests.laws.worlds import BASE_MS, LAWS, Law
 from tests.metrics_support import (
     Samples,
@@ -193,7 +193,7 @@ def test_what_is_read_is_of_one_moment() -> None:
 @pytest.mark.parametrize("law", LAWS.values(), ids=lambda law: law.name)
 def test_what_each_flow_holds_is_told_by_kinds_that_are_listed(law: Law) -> None:
     reading = law.reading()
-    step = DrivenStep(reading.make_step)
+    step = DrivenStep(reading.step)
     lines = b"".join(law.event(BASE_MS + 500 * number, number) + b"\n" for number in range(100))
     poll = Poll(law.topic, 0, 0, lines, 100, 0, BASE_MS, agreeing=1)
     step.on_batch(reading.records.decode(law.flow, poll))
@@ -228,8 +228,8 @@ def test_writes_to_topics_that_fail_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempts = Attempts()
-    monkeypatch.setattr("sinks.topic_files.ATTEMPTS", attempts)
-    monkeypatch.setattr("sinks.kafka.ATTEMPTS", attempts)
+    monkeypatch.setattr("footfall.sinks.topic_files.ATTEMPTS", attempts)
+    monkeypatch.setattr("footfall.sinks.kafka.ATTEMPTS", attempts)
     files = FileTopics(tmp_path)
     files.write("user_tags", [(b"k", b"{}")])
     assert attempts.read() == ({}, {})
@@ -237,7 +237,7 @@ def test_writes_to_topics_that_fail_are_counted(
         files.write("nobody_knows", [(b"k", b"{}")])
     with pytest.raises(SinkRefusedError):
         files.write_each([("user_tags", 99, [b"{}"])])
-    monkeypatch.setattr("sinks.topic_files.PartitionFile.append", fail_on_a_full_disk)
+    monkeypatch.setattr("footfall.sinks.topic_files.PartitionFile.append", fail_on_a_full_disk)
     with pytest.raises(SinkUnavailableError):
         files.write("user_tags", [(b"k", b"{}")])
     failed, again = attempts.read()

@@ -17,15 +17,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from api.workers import WorkerMeter
-from cli.summary import accounts, flow_line
-from cli.supervise import TERM_WAIT_S
-from operations.observer import Look, Observer
-from operations.positions import read_statuses
-from schemas.settings import read_settings
-from schemas.status import WorkerStatus, status_folder, status_path
-from sinks.topic_files import FileTopics
-from streams.process import STOP_WITHIN_S
+from footfall.api.workers import WorkerMeter
+from footfall.cli.summary import accounts, flow_line
+from footfall.cli.supervise import TERM_WAIT_S
+from footfall.operations.observer import Look, Observer
+from footfall.operations.positions import read_statuses
+from footfall.schemas.settings import read_settings
+from footfall.schemas.status import WorkerStatus, status_folder, status_path
+from footfall.sinks.topic_files import FileTopics
+from footfall.streams.process import STOP_WITHIN_S
 from tests.cli_support import footfall, one_line, processes_of, running
 from tests.runner_support import (
     fill,
@@ -241,9 +241,9 @@ def test_a_share_that_is_none_is_told(tmp_path: Path, options: list[str], told: 
 
 def store_house(home: Path) -> None:
     """Make topics and tables of store_metrics on a new home."""
-    from schemas.tables import store_metrics
-    from schemas.topics import TOPICS
-    from sinks.sql import create_tables
+    from footfall.schemas.tables import store_metrics
+    from footfall.schemas.topics import TOPICS
+    from footfall.sinks.sql import create_tables
 
     topics = FileTopics(home / "topics")
     for topic in TOPICS.values():
@@ -275,7 +275,7 @@ def buy(home: Path, start: int, count: int) -> None:
 
 
 def sold(home: Path) -> list[Any]:
-    from sinks.sql import query_rows
+    from footfall.sinks.sql import query_rows
 
     sql = "SELECT count(*), sum(nr_items_sold), sum(value_items_sold_in_cent) FROM events"
     return query_rows(f"sqlite:///{home}/store.sqlite", sql)[1][0]

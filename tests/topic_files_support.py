@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from schemas.topic_files import Append, Appends, segments
-from sinks.topic_files import FileTopics
-from streams.source import EARLIEST, Position
-from streams.topic_files import FileReader, FileTopic
+from footfall.schemas.topic_files import Append, Appends, segments
+from footfall.sinks.topic_files import FileTopics
+from footfall.streams.source import EARLIEST, Position
+from footfall.streams.topic_files import FileReader, FileTopic
 
 TOPIC = "t"
 

@@ -6,10 +6,8 @@ would get it, crashes and repetitions and all, and then written to the real sink
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -18,27 +16,26 @@ from typing import Any
 import msgspec
 from bytewax.outputs import Sink
 
-import flows
-from cli.databases import ask_clickhouse
-from cli.init import described, make_clickhouse_tables, make_store_tables, make_topics
-from cli.truth_read import Truth
-from cli.verify_all import Outcome, outcomes
-from flows import FlowContract, _wiring, split_topics
-from flows._alerts import AlertRows
-from generator.shop_records import Disturbances
-from generator.shop_world import ShopWorld
-from schemas.settings import Settings, read_settings
-from schemas.status import PartitionStatus, WorkerStatus, status_path
-from schemas.tables.clickhouse import Table
-from schemas.topic_files import partition_of
-from schemas.topics import PARTITIONS_DEFAULT, SHOP_EVENTS
-from sinks.buffered import BufferedSink, RecentSink
-from sinks.open import open_topics
-from sinks.split import SplitSink, Targets
-from streams.engine import Outputs
-from streams.progress import Progress
-from streams.run import Run
-from streams.testing import NOW_MS, Build, run_flow
+from footfall import flows
+from footfall.cli.databases import ask_clickhouse
+from footfall.cli.init import described, make_clickhouse_tables, make_store_tables, make_topics
+from footfall.cli.truth_read import Truth
+from footfall.cli.verify_all import Outcome, outcomes
+from footfall.flows import Flow, split_topics
+from footfall.generator.shop_records import Disturbances
+from footfall.generator.shop_world import ShopWorld
+from footfall.schemas.settings import Settings, read_settings
+from footfall.schemas.status import PartitionStatus, WorkerStatus, status_path
+from footfall.schemas.tables.clickhouse import Table
+from footfall.schemas.topic_files import partition_of
+from footfall.schemas.topics import PARTITIONS_DEFAULT, SHOP_EVENTS
+from footfall.sinks.buffered import BufferedSink, RecentSink
+from footfall.sinks.open import open_topics
+from footfall.sinks.split import SplitSink, Targets
+from footfall.streams.engine import Outputs
+from footfall.streams.run import Run
+from footfall.streams.testing import NOW_MS, Build, run_flow
+from tests.split_support import splitting
 from tests.test_generator_shop import records_of
 
 Partitions = list[list[bytes]]
@@ -116,7 +113,7 @@ def run_all(settings: Settings, topics: Topics, way: Way, random: Random) -> Non
         broken_off = random.randrange(way.processes) if way.is_broken_off else None
         for process in range(way.processes):
             statuses = []
-            for topic in contract.reads:
+            for topic in contract.topics:
                 share = _share(topics[topic], process, way.processes)
                 reader = _Reader(settings, contract, topic, share, way.agreeing)
                 run = reader.broken_off if process == broken_off else reader.straight
@@ -138,7 +135,7 @@ class _Reader:
     """One process of a flow on one topic; a run gives how far each partition was read."""
 
     settings: Settings
-    contract: FlowContract
+    contract: Flow
     topic: str
     partitions: Partitions
     agreeing: int
@@ -164,13 +161,12 @@ class _Reader:
         return done
 
     def _run(self, items: list[Any], **options: Any) -> list[PartitionStatus]:
-        module = importlib.import_module(f"flows.{self.contract.name}")
         rows: Sink[Any] = _gathered(items)
-        build = module.build
-        if self.contract.name == split_topics.CONTRACT.name:
+        build: Any = self.contract.dataflow
+        if self.contract.name == split_topics.FLOW.name:
             rows, build = _split_sink(self.settings), _split_build(self.settings)
-        elif len(self.contract.reads) > 1:
-            build = _of_topic(module.build, self.topic)
+        elif len(self.contract.topics) > 1:
+            build = _of_topic(self.contract.dataflow, self.topic)
         outputs = Outputs(rows, _gathered([]), _gathered([]))
         options["agreeing"] = self.agreeing
         result = run_flow(build, self.partitions, outputs=outputs, **options)
@@ -195,7 +191,7 @@ def _split_build(settings: Settings) -> Build:
         partitions=PARTITIONS_DEFAULT,
         retention_h=SHOP_EVENTS.retention_h,
     )
-    return partial(split_topics.build, reads=split_topics.records(SHOP_EVENTS, targets.why_not))
+    return splitting(split_topics.records(SHOP_EVENTS, targets.why_not)).dataflow
 
 
 def _cuts(random: Random) -> Sequence[int]:
@@ -219,30 +215,15 @@ def _gathered(items: list[Any]) -> BufferedSink[Any]:
     return BufferedSink(lambda: _Gathered(items), rows_max=500)
 
 
-def write(settings: Settings, contract: FlowContract, items: list[Any]) -> None:
+def write(settings: Settings, contract: Flow, items: list[Any]) -> None:
     """Write rows by the writer that the flow has."""
-    sink = sink_of(settings, contract)
+    sink = contract.writes.open(settings, Run(), {})
     part = sink.build_part("write_rows", "0", None)
     part.write_batch(items)
     part.snapshot()
     part.close()
     if isinstance(sink, RecentSink):
         sink.release()
-
-
-def sink_of(settings: Settings, contract: FlowContract) -> BufferedSink[Any]:
-    """Return the sink of a flow; those of other stores than ClickHouse have their own."""
-    progress = Progress()
-    if contract.name == "user_profiles":
-        return _wiring.profiles(settings, Run(), lambda: ["0"])
-    if contract.name == "store_metrics":
-        return _wiring.store_metrics_table(settings, progress)
-    if contract.name == "login_alerts":
-        return BufferedSink(lambda: AlertRows(settings))
-    assert contract.tables, f"how does {contract.name} write its rows?"
-    if len(contract.tables) == 1:
-        return _wiring.table(settings, contract.tables[0], progress)
-    return _wiring.tables(settings, contract.tables, progress)
 
 
 def _write_status(

@@ -20,14 +20,14 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from flows import minute_buckets
-from flows._wiring import counted
-from sinks.buffered import BufferedSink, Wrote, tell_nobody
-from streams.engine import Outputs
-from streams.process import STOP_WITHIN_S
-from streams.runner import Monitoring, Run, WorkerError, run_worker
-from streams.source import LATEST, Share
-from streams.topic_files import FileTopic
+from footfall.flows import minute_buckets
+from footfall.flows._writers import counted
+from footfall.sinks.buffered import BufferedSink, Wrote, tell_nobody
+from footfall.streams.engine import Outputs
+from footfall.streams.process import STOP_WITHIN_S
+from footfall.streams.runner import Monitoring, Run, WorkerError, run_worker
+from footfall.streams.source import LATEST, Share
+from footfall.streams.topic_files import FileTopic
 
 
 class RowsFile:
@@ -68,7 +68,7 @@ def main(args: argparse.Namespace) -> None:
         end = LATEST if run.once else None
         topic = FileTopic(folder / "topics", "user_tags", end=end, poll_bytes_max=100_000)
         outputs = Outputs(sink("rows", counted(run.progress, "rows")), sink("dead"), sink("late"))
-        return minute_buckets.build(run.source(topic), outputs, run.progress)
+        return minute_buckets.FLOW.dataflow(run.source(topic), outputs, run.progress)
 
     try:
         run_worker(

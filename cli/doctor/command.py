@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cli.doctor.findings import Finding, fail, ok
-from cli.errors import line_and_code
-from cli.terminal import has_colour
-from schemas.settings import SettingError, Settings
+from footfall.cli.doctor.findings import Finding, fail, ok
+from footfall.cli.errors import line_and_code
+from footfall.cli.terminal import has_colour
+from footfall.schemas.settings import SettingError, Settings
 
 WITHIN_S = 9.0
 """Limit for all checks, which run side by side; each has shorter waits of its own."""
@@ -48,7 +48,7 @@ def run_doctor(args: argparse.Namespace) -> int:
 
 def examine(environ: Mapping[str, str], within_s: float = WITHIN_S) -> list[Finding]:
     """Return all findings for the settings of an environment."""
-    from cli.servers import settings_for_clients
+    from footfall.cli.servers import settings_for_clients
 
     try:
         settings = settings_for_clients(environ)
@@ -62,12 +62,12 @@ def examine(environ: Mapping[str, str], within_s: float = WITHIN_S) -> list[Find
 
 def _load() -> None:
     """Import what the checks need: the time of an import must not count as a server's delay."""
-    import flows
-    import infra._clickhouse_folder  # noqa: F401
-    import sinks.clickhouse
-    import sinks.sql  # noqa: F401
-    from cli.init import described
-    from schemas.tables.clickhouse import Table
+    import footfall.infra._clickhouse_folder
+    import footfall.sinks.clickhouse
+    import footfall.sinks.sql  # noqa: F401
+    from footfall import flows
+    from footfall.cli.init import described
+    from footfall.schemas.tables.clickhouse import Table
 
     flows.catalogue()
     described(Table)
@@ -75,8 +75,8 @@ def _load() -> None:
 
 def checks(settings: Settings, environ: Mapping[str, str]) -> dict[str, Check]:
     """Return the checks, in the order in which they are told."""
-    from cli.doctor import facts, servers
-    from cli.home import is_set
+    from footfall.cli.doctor import facts, servers
+    from footfall.cli.home import is_set
 
     named = is_set(environ, "CLICKHOUSE_URL")
     return {

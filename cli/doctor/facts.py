@@ -10,24 +10,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.doctor import findings as found_of
-from cli.doctor import topics as topics_of
-from cli.doctor.findings import Finding, HomeFacts, fail, ok
-from cli.errors import one_line
-from cli.ranges import takes_archive
-from operations.flow_facts import flow_now, is_alive
-from operations.observer import topics_read
-from operations.positions import Positions, of_groups, read_statuses
-from operations.topic_ends import (
+from footfall.cli.doctor import findings as found_of
+from footfall.cli.doctor import topics as topics_of
+from footfall.cli.doctor.findings import Finding, HomeFacts, fail, ok
+from footfall.cli.errors import one_line
+from footfall.cli.ranges import takes_archive
+from footfall.operations.flow_facts import flow_now, is_alive
+from footfall.operations.observer import topics_read
+from footfall.operations.positions import Positions, of_groups, read_statuses
+from footfall.operations.topic_ends import (
     KAFKA_WITHIN_S,
     AppendTimes,
     TopicFacts,
     file_topics,
     kafka_topics,
 )
-from schemas.addresses import KAFKA_NAME, unresolved
-from schemas.settings import Settings
-from schemas.topics import DEAD_LETTERS, TOPICS
+from footfall.schemas.addresses import KAFKA_NAME, unresolved
+from footfall.schemas.settings import Settings
+from footfall.schemas.topics import DEAD_LETTERS, TOPICS
 
 if TYPE_CHECKING:
     pass
@@ -117,7 +117,7 @@ def _said(error: Exception) -> str:
 
 
 def _catalogue() -> dict[str, Any]:
-    import flows
+    from footfall import flows
 
     return flows.catalogue()
 
@@ -128,7 +128,7 @@ def flow_findings(
     """Return the findings that follow from the flows' status files and the topics together."""
     statuses = read_statuses(settings.footfall_home)
     contracts = _catalogue()
-    read = {topic for contract in contracts.values() for topic in contract.reads}
+    read = {topic for contract in contracts.values() for topic in contract.topics}
     read |= {settings.kafka_topic} if settings.kafka_topic else set()
     ends = {name: facts.ends for name, facts in standing.items()}
     reads = topics_read(settings)
@@ -159,8 +159,8 @@ def flow_findings(
 
 def look_at_letters(settings: Settings) -> list[Finding]:
     """Count dead records that were not sent again."""
-    from cli.letters.read import Choice, collect
-    from cli.letters.topics import read_topic
+    from footfall.cli.letters.read import Choice, collect
+    from footfall.cli.letters.topics import read_topic
 
     until_s = time.monotonic() + COUNT_WITHIN_S
     reads = read_topic(settings, DEAD_LETTERS.name, progress=False, until_s=until_s)

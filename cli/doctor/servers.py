@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.doctor import findings as found_of
-from cli.doctor import tables as tables_of
-from cli.doctor.findings import Finding, fail, ok
-from cli.doctor.tables import NamespaceFacts
-from schemas.addresses import AEROSPIKE_NAME, aerospike_hosts, shown_host, unresolved
-from schemas.database_addresses import clickhouse_address, postgres_address
-from schemas.settings import Settings
+from footfall.cli.doctor import findings as found_of
+from footfall.cli.doctor import tables as tables_of
+from footfall.cli.doctor.findings import Finding, fail, ok
+from footfall.cli.doctor.tables import NamespaceFacts
+from footfall.schemas.addresses import AEROSPIKE_NAME, aerospike_hosts, shown_host, unresolved
+from footfall.schemas.database_addresses import clickhouse_address, postgres_address
+from footfall.schemas.settings import Settings
 
 if TYPE_CHECKING:
-    from sinks import SinkError
+    from footfall.sinks import SinkError
 
 AEROSPIKE_WITHIN_MS = 4_000
 AEROSPIKE_SECURITY = range(51, 84)
@@ -25,10 +25,10 @@ AEROSPIKE_SECURITY = range(51, 84)
 
 def look_at_clickhouse(settings: Settings, *, is_set: bool) -> list[Finding]:
     """Check reachability, version, clock, tables and parts. ``is_set``: a server was named."""
-    from cli.home import Home, answers, read_note
-    from infra._clickhouse_folder import is_in_use
-    from sinks import SinkError
-    from sinks.clickhouse import ClickHouseReader
+    from footfall.cli.home import Home, answers, read_note
+    from footfall.infra._clickhouse_folder import is_in_use
+    from footfall.sinks import SinkError
+    from footfall.sinks.clickhouse import ClickHouseReader
 
     home = Home(settings.footfall_home)
     address = clickhouse_address(settings.clickhouse_url)
@@ -65,8 +65,8 @@ def _not_told(check: str, error: SinkError, otherwise: str) -> Finding:
 
 
 def _asked_clickhouse(reader: Any, where: str) -> list[Finding]:
-    from cli.init import described
-    from schemas.tables.clickhouse import BESIDE, Table, View
+    from footfall.cli.init import described
+    from footfall.schemas.tables.clickhouse import BESIDE, Table, View
 
     ((text,),) = reader.rows("SELECT version()")[1]
     findings = [
@@ -115,7 +115,7 @@ def _clock(server: str, ask_ms: Any) -> Finding:
 
 def look_at_store(settings: Settings) -> list[Finding]:
     """Check PostgreSQL or SQLite: reachability, version, clock and tables."""
-    from sinks import SinkError
+    from footfall.sinks import SinkError
 
     path = settings.store_file
     if path is not None and not path.exists():
@@ -132,8 +132,8 @@ def _asked_store(url: str, path: Path | None) -> list[Finding]:
     """Check a store that answers. ``path`` is that of the SQLite file, None for PostgreSQL."""
     import sqlalchemy
 
-    from cli.init import described
-    from sinks.sql import columns_of, query_rows
+    from footfall.cli.init import described
+    from footfall.sinks.sql import columns_of, query_rows
 
     ask = "SHOW server_version" if path is None else "SELECT sqlite_version()"
     ((text,),) = query_rows(url, ask)[1]
@@ -158,8 +158,8 @@ def look_at_profiles(settings: Settings) -> list[Finding]:
     path = settings.profiles_file
     if path is None:
         return _asked_aerospike(settings)
-    from sinks import SinkError
-    from sinks.sql import query_rows
+    from footfall.sinks import SinkError
+    from footfall.sinks.sql import query_rows
 
     if not path.exists():
         return [ok("profiles", f"SQLite, {path}: nothing was written yet")]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cli.doctor.findings import Finding, duration, fail, ok, warn
-from schemas.topics import TOPIC
+from footfall.cli.doctor.findings import Finding, duration, fail, ok, warn
+from footfall.schemas.topics import TOPIC
 
 PARTS_WARN, PARTS_FAIL = 100, 300
 NAMESPACES_MAX = 2
@@ -19,7 +19,7 @@ def columns(
     check: str, wanted: Mapping[str, Mapping[str, str]], standing: Mapping[str, Mapping[str, str]]
 ) -> list[Finding]:
     """Check that tables exist with their columns; a type that is empty text is not compared."""
-    from sinks.tables import differing
+    from footfall.sinks.tables import differing
 
     missing = [name for name in wanted if not standing.get(name)]
     found = []

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cli.doctor.findings import Finding, duration, fail, ok, warn
-from operations.flow_facts import FlowFacts, PlaceFacts
-from operations.topic_ends import TopicFacts
-from schemas.topics import Topic
+from footfall.cli.doctor.findings import Finding, duration, fail, ok, warn
+from footfall.operations.flow_facts import FlowFacts, PlaceFacts
+from footfall.operations.topic_ends import TopicFacts
+from footfall.schemas.topics import Topic
 
 LAG_WARN = 1_000_000
 """Records; a worker reads as many in some seconds."""

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cli.errors import FailureError, UsageError, confirmed, did_you_mean, say
-from cli.letters.read import (
+from footfall.cli.errors import FailureError, UsageError, confirmed, did_you_mean, say
+from footfall.cli.letters.read import (
     Choice,
     Letters,
     Place,
@@ -23,15 +23,15 @@ from cli.letters.read import (
     parse_place,
     printable,
 )
-from cli.options import count
-from cli.ranges import has_ranges
-from cli.table import print_table
-from cli.terminal import CLEARED, moves_cursor
-from schemas.settings import Settings, read_settings
-from schemas.topics import DEAD_LETTERS, LATE_EVENTS
+from footfall.cli.options import count
+from footfall.cli.ranges import has_ranges
+from footfall.cli.table import print_table
+from footfall.cli.terminal import CLEARED, moves_cursor
+from footfall.schemas.settings import Settings, read_settings
+from footfall.schemas.topics import DEAD_LETTERS, LATE_EVENTS
 
 if TYPE_CHECKING:
-    from cli.letters.plan import Plan, Skipped
+    from footfall.cli.letters.plan import Plan, Skipped
 
 RECORDS_SHOWN = 100
 RECORDS_SHOWN_MAX = 1_000_000
@@ -142,9 +142,9 @@ def run_ls(args: argparse.Namespace) -> int:
 
 def run_show(args: argparse.Namespace) -> int:
     """Print all that is known of one record."""
-    from cli.letters.show import record_lines
-    from cli.letters.topics import whole_letters
-    from streams.source import SourceError
+    from footfall.cli.letters.show import record_lines
+    from footfall.cli.letters.topics import whole_letters
+    from footfall.streams.source import SourceError
 
     settings = read_settings(os.environ)
     place = parse_place(args.place)
@@ -169,11 +169,11 @@ def run_show(args: argparse.Namespace) -> int:
 
 def run_retry(args: argparse.Namespace) -> int:
     """Send records again, after asking."""
-    from cli.letters.plan import plan
-    from cli.letters.retry import Retry
-    from cli.letters.topics import RetryTopics
-    from operations.positions import positions
-    from streams.source import wall_clock_ms
+    from footfall.cli.letters.plan import plan
+    from footfall.cli.letters.retry import Retry
+    from footfall.cli.letters.topics import RetryTopics
+    from footfall.operations.positions import positions
+    from footfall.streams.source import wall_clock_ms
 
     settings = read_settings(os.environ)
     places = frozenset(map(parse_place, args.places))
@@ -244,7 +244,7 @@ class _Sending:
 @contextmanager
 def _alone(settings: Settings) -> Iterator[None]:
     """Hold a home for one retry: two at a time would both send."""
-    from cli.home import Home
+    from footfall.cli.home import Home
 
     home = Home(settings.footfall_home)
     home.make()
@@ -257,7 +257,7 @@ def _alone(settings: Settings) -> Iterator[None]:
 
 
 def _collected(settings: Settings, choice: Choice, *, late: bool = False) -> Letters:
-    from cli.letters.topics import read_topic
+    from footfall.cli.letters.topics import read_topic
 
     topic = LATE_EVENTS.name if late else DEAD_LETTERS.name
     places, of_topic = choice.places, Choice(topic=choice.topic)

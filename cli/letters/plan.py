@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from cli.letters.read import Letter, Letters, Place
+from footfall.cli.letters.read import Letter, Letters, Place
 
 Record = list[Letter]
 """The letters of one record, one per flow."""

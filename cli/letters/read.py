@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from cli.errors import FailureError, UsageError
+from footfall.cli.errors import FailureError, UsageError
 
 if TYPE_CHECKING:
-    from schemas.dead_letters import DeadLetter, LateEvent, RetryNote
+    from footfall.schemas.dead_letters import DeadLetter, LateEvent, RetryNote
 
 LETTERS_MAX = 2_000_000
 """Letters held at once, about 300 bytes each."""
@@ -140,7 +140,7 @@ def collect(
     reads: Iterable[Read], *, late: bool = False, keep: Callable[[Letter], bool] = lambda _: True
 ) -> Letters:
     """Collect the letters and notes among the records; others are ignored."""
-    from schemas.dead_letters import dead_letter_of, late_event_of, retry_note_of
+    from footfall.schemas.dead_letters import dead_letter_of, late_event_of, retry_note_of
 
     found = Letters()
     for read in reads:
@@ -158,7 +158,7 @@ def collect(
 
 def light(letter: DeadLetter | LateEvent, stands: tuple[int, int]) -> Letter:
     """Return the letter without its payload."""
-    from schemas.dead_letters import LateEvent, payload_of
+    from footfall.schemas.dead_letters import LateEvent, payload_of
 
     if isinstance(letter, LateEvent):
         code, reason = LATE, f"event of {letter.time}, watermark at {letter.watermark}"

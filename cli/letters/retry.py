@@ -15,12 +15,12 @@ from hashlib import blake2b
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
-from cli.letters.plan import Record, Skipped
-from cli.letters.read import Letter, Letters, Place
+from footfall.cli.letters.plan import Record, Skipped
+from footfall.cli.letters.read import Letter, Letters, Place
 
 if TYPE_CHECKING:
-    from schemas.dead_letters import RetryNote, RetryStep
-    from schemas.records import TopicRecord
+    from footfall.schemas.dead_letters import RetryNote, RetryStep
+    from footfall.schemas.records import TopicRecord
 
 BATCH_RECORDS = 500
 BATCH_BYTES = 8_388_608
@@ -171,7 +171,7 @@ class Retry:
 
         ``alone`` is called for those of which only the value is left.
         """
-        from schemas.records import TopicRecord
+        from footfall.schemas.records import TopicRecord
 
         best = [min(record, key=lambda letter: letter.is_cut) for record in batch]
         kept = self._topics.payloads(best)
@@ -207,7 +207,7 @@ class Retry:
         self._outcome.skipped += [Skipped(place, why) for place in sorted(places)]
 
     def _note(self, place: Place, step: RetryStep, end_offset: int) -> RetryNote:
-        from schemas.dead_letters import RetryNote
+        from footfall.schemas.dead_letters import RetryNote
 
         return RetryNote(*place, step=step, end_offset=end_offset, noted_ms=self._clock_ms())
 

@@ -8,10 +8,10 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cli.letters.read import Place, printable
+from footfall.cli.letters.read import Place, printable
 
 if TYPE_CHECKING:
-    from schemas.dead_letters import DeadLetter, LateEvent, RetryNote
+    from footfall.schemas.dead_letters import DeadLetter, LateEvent, RetryNote
 
 TEXT_CHARS_MAX = 4_000
 DUMP_BYTES_MAX = 1_024
@@ -28,7 +28,7 @@ def record_lines(
     letters: Sequence[DeadLetter | LateEvent], note: RetryNote | None
 ) -> Iterator[str]:
     """Yield the lines for one record; ``letters`` are those of all flows, at least one."""
-    from schemas.dead_letters import payload_of
+    from footfall.schemas.dead_letters import payload_of
 
     letter = letters[0]
     yield str(Place(letter.topic, letter.partition, letter.offset))
@@ -92,7 +92,7 @@ def _dump(payload: bytes) -> Iterator[str]:
 
 
 def _reason(letter: DeadLetter | LateEvent) -> tuple[str, str]:
-    from schemas.dead_letters import LateEvent
+    from footfall.schemas.dead_letters import LateEvent
 
     if isinstance(letter, LateEvent):
         return "late", f"an event of {letter.time} came with the watermark at {letter.watermark}"
@@ -100,7 +100,7 @@ def _reason(letter: DeadLetter | LateEvent) -> tuple[str, str]:
 
 
 def _state(note: RetryNote) -> str:
-    from schemas.times import iso_ms
+    from footfall.schemas.times import iso_ms
 
     if note.step == "sent":
         return f"sent again at {iso_ms(note.noted_ms)}, at offset {note.end_offset} or after it"

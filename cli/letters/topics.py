@@ -7,17 +7,17 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from cli.letters.read import Letter, Place, Read
-from cli.letters.retry import TopicError
-from cli.terminal import CLEARED, moves_cursor
-from cli.topics import GROUP, end_of, polls, records
-from schemas.settings import Settings
-from schemas.topics import DEAD_LETTERS
+from footfall.cli.letters.read import Letter, Place, Read
+from footfall.cli.letters.retry import TopicError
+from footfall.cli.terminal import CLEARED, moves_cursor
+from footfall.cli.topics import GROUP, end_of, polls, records
+from footfall.schemas.settings import Settings
+from footfall.schemas.topics import DEAD_LETTERS
 
 if TYPE_CHECKING:
-    from schemas.dead_letters import DeadLetter, LateEvent, RetryNote
-    from schemas.records import TopicRecord
-    from streams.source import KeptTopic
+    from footfall.schemas.dead_letters import DeadLetter, LateEvent, RetryNote
+    from footfall.schemas.records import TopicRecord
+    from footfall.streams.source import KeptTopic
 
 SHOW_EVERY_S = 0.5
 
@@ -54,8 +54,8 @@ def whole_letters(
     settings: Settings, letters: Sequence[Letter], topic: str = DEAD_LETTERS.name
 ) -> dict[tuple[str, Place], DeadLetter | LateEvent]:
     """Return the letters with their payloads, by flow and place."""
-    from schemas.dead_letters import dead_letter_of, late_event_of
-    from streams.source import Position
+    from footfall.schemas.dead_letters import dead_letter_of, late_event_of
+    from footfall.streams.source import Position
 
     found: dict[tuple[str, Place], DeadLetter | LateEvent] = {}
     decode = dead_letter_of if topic == DEAD_LETTERS.name else late_event_of
@@ -80,8 +80,8 @@ class RetryTopics:
     """The topics as a retry needs them (``cli.letters.retry.Topics``)."""
 
     def __init__(self, settings: Settings) -> None:
-        from sinks.letters import LetterWriter
-        from sinks.open import open_topics
+        from footfall.sinks.letters import LetterWriter
+        from footfall.sinks.open import open_topics
 
         self._settings = settings
         self._records = open_topics(settings)
@@ -99,7 +99,7 @@ class RetryTopics:
 
     def read(self, topic: str, partition: int, start: int) -> Iterator[tuple[int, bytes]]:
         """Yield (offset, record) from ``start`` to the end. Raises TopicError."""
-        from streams.source import Position, SourceError
+        from footfall.streams.source import Position, SourceError
 
         first = Position("offset", start)
         try:
@@ -111,15 +111,15 @@ class RetryTopics:
 
     def payloads(self, letters: Sequence[Letter]) -> dict[Place, bytes]:
         """Return what the letters hold of their records, cut or whole."""
-        from schemas.dead_letters import payload_of
+        from footfall.schemas.dead_letters import payload_of
 
         whole = whole_letters(self._settings, letters)
         return {place: payload_of(letter) for (_, place), letter in whole.items()}
 
     def record_at(self, place: Place) -> TopicRecord:
         """Return the record with all that its topic keeps of it. Raises TopicError."""
-        from streams.open import open_topic
-        from streams.source import SourceError
+        from footfall.streams.open import open_topic
+        from footfall.streams.source import SourceError
 
         if place.topic not in self._read:
             self._read[place.topic] = open_topic(self._settings, place.topic, group=GROUP)
@@ -134,7 +134,7 @@ class RetryTopics:
 
     def note(self, notes: Sequence[RetryNote]) -> None:
         """Append notes to the dead letters, in order; return when all are acknowledged."""
-        from schemas.dead_letters import Retry
+        from footfall.schemas.dead_letters import Retry
 
         self._notes.write([Retry(note) for note in notes])
 

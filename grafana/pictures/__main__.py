@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from grafana.__main__ import FOLDER
-from grafana.ask import Asker, Range, Sources, panels_of
-from grafana.scraped import answers, prometheus, running, wait_until
-from infra.ports import free_port
+from footfall.grafana.__main__ import FOLDER
+from footfall.grafana.ask import Asker, Range, Sources, panels_of
+from footfall.grafana.scraped import answers, prometheus, running, wait_until
+from footfall.infra.ports import free_port
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 BUILD = ROOT / "build" / "pictures"
 ANSWERS = BUILD / "answers.json"
@@ -89,7 +89,7 @@ def _watched(minutes: float) -> Iterator[Sources]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     home, page = folder / "home", f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "cli.main", "demo", "--port", str(port), *DEMO]
+    command = [sys.executable, "-m", "footfall.cli.main", "demo", "--port", str(port), *DEMO]
     with (
         running(["env", f"FOOTFALL_HOME={home}", *command], folder / "demo.log"),
         prometheus(folder, home) as address,

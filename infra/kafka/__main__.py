@@ -1,4 +1,4 @@
-"""``python -m infra.kafka``: one broker in the foreground until Ctrl-C."""
+"""``python -m footfall.infra.kafka``: one broker in the foreground until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from infra.ending import interrupt_once
-from infra.kafka.broker import PORT, Broker
-from infra.kafka.errors import KafkaServerError
-from infra.kafka.jars import cache_folder, find_jars, find_java
+from footfall.infra.ending import interrupt_once
+from footfall.infra.kafka.broker import PORT, Broker
+from footfall.infra.kafka.errors import KafkaServerError
+from footfall.infra.kafka.jars import cache_folder, find_jars, find_java
 
 FOLDER = Path(".footfall/kafka")
 LOOK_EVERY_S = 0.5
@@ -21,7 +21,7 @@ LOOK_EVERY_S = 0.5
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a broker until SIGINT or SIGTERM. Returns 0, or 2 after one line on stderr."""
     parser = argparse.ArgumentParser(
-        prog="python -m infra.kafka",
+        prog="python -m footfall.infra.kafka",
         description="A real Kafka on loopback, one node, until Ctrl-C. Its data are kept.",
     )
     parser.add_argument(

@@ -26,7 +26,7 @@ from typing import IO
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from infra.kafka.errors import KafkaServerError
+from footfall.infra.kafka.errors import KafkaServerError
 
 HOST = "127.0.0.1"
 PORT = 9092

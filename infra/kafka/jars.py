@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from infra.kafka.errors import KafkaServerError, MissingToolError
+from footfall.infra.kafka.errors import KafkaServerError, MissingToolError
 
 POM = Path(__file__).parent / "pom.xml"
 JAVA_MIN = 17

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from schemas.topics import APPENDED, OFFSET, PARTITION, TOPIC
+from footfall.schemas.topics import APPENDED, OFFSET, PARTITION, TOPIC
 
 DELETED = "is_deleted"
 BESIDE = {DELETED: "UInt8", APPENDED: "Int64"}

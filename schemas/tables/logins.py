@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from schemas.tables.clickhouse import View
-from schemas.tables.raw import raw_table, raw_view
+from footfall.schemas.tables.clickhouse import View
+from footfall.schemas.tables.raw import raw_table, raw_view
 
 FAILED_LOGIN = raw_table(
     "failed_login",

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from schemas.tables.clickhouse import PLACE, Table, View
+from footfall.schemas.tables.clickhouse import PLACE, Table, View
 
 ROWS = Table(
     name="minute_buckets_rows",

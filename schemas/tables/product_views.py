@@ -6,7 +6,7 @@ partition), from which both views follow.
 
 from __future__ import annotations
 
-from schemas.tables.clickhouse import PLACE, Table, View
+from footfall.schemas.tables.clickhouse import PLACE, Table, View
 
 PRODUCT_USER_VIEWS = Table(
     name="product_user_views_rows",

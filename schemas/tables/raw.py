@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from schemas.tables.clickhouse import PLACE, Table, View
-from schemas.topics import OFFSET
+from footfall.schemas.tables.clickhouse import PLACE, Table, View
+from footfall.schemas.topics import OFFSET
 
 RECORD = {**PLACE, OFFSET: "UInt64"}
 

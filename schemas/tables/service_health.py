@@ -21,7 +21,7 @@ latency   p50 is at least LATENCY_FACTOR times the usual one: the median (by ran
 
 from __future__ import annotations
 
-from schemas.tables.clickhouse import PLACE, Table, View
+from footfall.schemas.tables.clickhouse import PLACE, Table, View
 
 REQUESTS_MIN = 10
 TRAILING_REQUESTS_MIN = 100

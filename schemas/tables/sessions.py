@@ -7,9 +7,9 @@ reasons.
 
 from __future__ import annotations
 
-from schemas.tables.clickhouse import PLACE, Table, View
-from schemas.tables.raw import raw_table, raw_view
-from schemas.topics import PLATFORM_LOGS, SHOP_EVENTS
+from footfall.schemas.tables.clickhouse import PLACE, Table, View
+from footfall.schemas.tables.raw import raw_table, raw_view
+from footfall.schemas.topics import PLATFORM_LOGS, SHOP_EVENTS
 
 _NAME = "LowCardinality(String)"
 _MOMENT = "DateTime64(3, 'UTC')"

@@ -27,7 +27,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from schemas.shop_events import (
+from footfall.schemas.shop_events import (
     COMPARISON_TYPES,
     LOGIN_TYPES,
     REASON_TYPES,
@@ -36,8 +36,8 @@ from schemas.shop_events import (
     Field,
     Kind,
 )
-from schemas.tables.clickhouse import Table, View
-from schemas.tables.raw import raw_table, raw_view
+from footfall.schemas.tables.clickhouse import Table, View
+from footfall.schemas.tables.raw import raw_table, raw_view
 
 VISIT_WITHIN_S: Final = 300
 """Seconds after a search within which a visited page counts as found by it."""

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Integer, MetaData, String, Table
 
-from schemas.tables.rollup import Rollup
-from schemas.tables.sql_types import UtcTime
-from schemas.topics import APPENDED, PARTITION, TOPIC
+from footfall.schemas.tables.rollup import Rollup
+from footfall.schemas.tables.sql_types import UtcTime
+from footfall.schemas.topics import APPENDED, PARTITION, TOPIC
 
 METADATA = MetaData()
 

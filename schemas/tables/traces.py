@@ -7,8 +7,8 @@
 
 from __future__ import annotations
 
-from schemas.tables.clickhouse import PLACE, Table, View
-from schemas.tables.raw import raw_table, raw_view
+from footfall.schemas.tables.clickhouse import PLACE, Table, View
+from footfall.schemas.tables.raw import raw_table, raw_view
 
 _NAME = "LowCardinality(String)"
 _MOMENT = "DateTime64(3, 'UTC')"

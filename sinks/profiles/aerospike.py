@@ -18,14 +18,14 @@ import polars as pl
 from aerospike_helpers.batch.records import BatchRecord
 from aerospike_helpers.operations import map_operations
 
-from schemas.addresses import Host, shown_host
-from schemas.profiles import NUM_TAGS_TO_KEEP_DEFAULT, SET_NAME
-from sinks import _aerospike_answers
-from sinks._aerospike import BIN_NAME_MAX, AerospikeServer, Connect
-from sinks._aerospike_answers import RecordKey, Remedies
-from sinks._aerospike_batches import Operate
-from sinks._aerospike_recent import KEEP_S
-from sinks.profiles.frames import checked, newest
+from footfall.schemas.addresses import Host, shown_host
+from footfall.schemas.profiles import NUM_TAGS_TO_KEEP_DEFAULT, SET_NAME
+from footfall.sinks import _aerospike_answers
+from footfall.sinks._aerospike import BIN_NAME_MAX, AerospikeServer, Connect
+from footfall.sinks._aerospike_answers import RecordKey, Remedies
+from footfall.sinks._aerospike_batches import Operate
+from footfall.sinks._aerospike_recent import KEEP_S
+from footfall.sinks.profiles.frames import checked, newest
 
 SUFFIXES = ("_v", "_b")
 """Suffixes of the bins of VIEWs and of BUYs."""

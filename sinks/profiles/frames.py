@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import polars as pl
 
-from schemas.profiles import COLUMNS, ORDER
-from schemas.topics import APPENDED
-from sinks import SinkRefusedError
+from footfall.schemas.profiles import COLUMNS, ORDER
+from footfall.schemas.topics import APPENDED
+from footfall.sinks import SinkRefusedError
 
 ACTIONS = ("VIEW", "BUY")
 

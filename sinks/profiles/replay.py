@@ -7,9 +7,9 @@ from itertools import groupby, islice
 
 import polars as pl
 
-from schemas.profiles import ORDER
-from sinks.profiles import ProfileStore
-from sinks.replay import Span, Unshadowed
+from footfall.schemas.profiles import ORDER
+from footfall.sinks.profiles import ProfileStore
+from footfall.sinks.replay import Span, Unshadowed
 
 _EVER_MS = 2**53
 _KEY = ["cookie", "action", *ORDER]

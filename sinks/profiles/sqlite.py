@@ -17,11 +17,11 @@ from typing import TypeVar
 
 import polars as pl
 
-from schemas.profiles import NUM_TAGS_TO_KEEP_DEFAULT, ORDER
-from sinks import SinkError, SinkRefusedError, SinkUnavailableError
-from sinks._sqlite import hint, is_broken, is_busy, make_own
-from sinks.profiles.frames import checked, newest
-from sinks.retry import Backoff, call_with_retry
+from footfall.schemas.profiles import NUM_TAGS_TO_KEEP_DEFAULT, ORDER
+from footfall.sinks import SinkError, SinkRefusedError, SinkUnavailableError
+from footfall.sinks._sqlite import hint, is_broken, is_busy, make_own
+from footfall.sinks.profiles.frames import checked, newest
+from footfall.sinks.retry import Backoff, call_with_retry
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from streams.testing import run_flow
+from footfall.streams.testing import run_flow
 from tests.fuzz_support import every_value, some_values
 from tests.laws.worlds import LAWS, Law, Rows, without
 

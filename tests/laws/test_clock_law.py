@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.topics import PLATFORM_LOGS, USER_TAGS
-from streams.batch import AGREEING
-from streams.clock import OF_LAST
-from streams.testing import Result, run_flow
+from footfall.schemas.topics import PLATFORM_LOGS, USER_TAGS
+from footfall.streams.batch import AGREEING
+from footfall.streams.clock import OF_LAST
+from footfall.streams.testing import Result, run_flow
 from tests.laws.worlds import BASE_MS, DELAY_MS, LAWS, Law, Rows, cuts
 
 WRONG_MAX = AGREEING - 4

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.batch import Poll
-from streams.testing import NOW_MS, DrivenStep, Result
+from footfall.streams.batch import Poll
+from footfall.streams.testing import NOW_MS, DrivenStep, Result
 from tests.laws.worlds import BAD_RECORDS, BASE_MS, EXAMPLES, LAWS, REQUESTS, Law, Rows
 
 every_flow = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())
@@ -91,7 +91,7 @@ class World:
         """Run it from the newest snapshot on until it is killed."""
         self._now_ms += process.started_after_ms
         state, offset = self._saved
-        step = DrivenStep(self._reading.make_step, 0, state)
+        step = DrivenStep(self._reading.step, 0, state)
         for number, (count, quiet_ms) in enumerate(process.polls, start=1):
             self._now_ms += 50
             self._take(step, offset, count)

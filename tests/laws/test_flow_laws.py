@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.dead_letters import DeadLetter, LateEvent
-from sinks.buffered import BufferedSink
-from streams.batch import Poll
-from streams.engine import Outputs
-from streams.testing import NOW_MS, DrivenStep, Result, run_flow
+from footfall.schemas.dead_letters import DeadLetter, LateEvent
+from footfall.sinks.buffered import BufferedSink
+from footfall.streams.batch import Poll
+from footfall.streams.engine import Outputs
+from footfall.streams.testing import NOW_MS, DrivenStep, Result, run_flow
 from tests.laws.worlds import EXAMPLES, LAWS, Law, cuts, in_order, streams, without
 
 every_flow = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())
@@ -115,7 +115,7 @@ def test_a_mark_that_a_step_does_not_want_would_give_nothing(
     law: Law, data: st.DataObject
 ) -> None:
     reading = law.reading()
-    step = DrivenStep(reading.make_step)
+    step = DrivenStep(reading.step)
     left = data.draw(streams(law))
     offset, now_ms = 0, NOW_MS
     waits = st.sampled_from((0, 1, 900, 1_000, 5_000, 5_100, 60_000, 1_000_000, 2_000_000))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,13 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import flows
-from flows._replay import Replayable
-from schemas.settings import read_settings
-from schemas.versions import GENERATION_SHIFT
-from streams import replay as replay_module
-from streams.batch import Rows, TableRows
-from streams.replay import (
+from footfall import flows
+from footfall.flows._replay import Replayable
+from footfall.schemas.versions import GENERATION_SHIFT
+from footfall.streams import replay as replay_module
+from footfall.streams.batch import Rows, TableRows
+from footfall.streams.replay import (
     END_MS,
     END_OFFSET,
     Range,
@@ -27,13 +25,13 @@ from streams.replay import (
     Replay,
     Replayed,
 )
-from streams.source import Position
-from streams.testing import MemoryReader, MemoryTopic, Result, run_flow
+from footfall.streams.source import Position
+from footfall.streams.testing import MemoryReader, MemoryTopic, Result, run_flow
 from tests.laws.worlds import (
     BASE_MS,
     EXAMPLES,
     LAWS,
-    PROFILE_KEEP,
+    SETTINGS,
     Law,
     cuts,
     in_order,
@@ -42,22 +40,18 @@ from tests.laws.worlds import (
 )
 
 GENERATION = 3
-SETTINGS = read_settings({"FOOTFALL_HOME": "/nowhere", "NUM_TAGS_TO_KEEP": str(PROFILE_KEEP)})
 
-MODULES = {
-    name: module
-    for name in flows.catalogue()
-    if hasattr(module := importlib.import_module(f"flows.{name}"), "replay")
-}
-"""The flows whose rows can be written again for a range."""
-
-REPLAYED = {name: law for name, law in LAWS.items() if law.flow in MODULES}
+REPLAYED = {name: law for name, law in LAWS.items() if flows.catalogue()[law.flow].has_replay}
 every_flow = pytest.mark.parametrize("law", REPLAYED.values(), ids=REPLAYED)
 
 
 def replayable_of(law: Law) -> Replayable:
     """Return the Replayable of the flow and topic."""
-    (found,) = (each for each in MODULES[law.flow].replay(SETTINGS) if each.topic == law.topic)
+    (found,) = (
+        each
+        for each in flows.catalogue()[law.flow].replayables(SETTINGS)
+        if each.topic == law.topic
+    )
     return found
 
 
@@ -100,8 +94,9 @@ def replayed(
     partitions: MemoryPartitions | None = None,
     any_order: bool = False,
     read_to: int = END_OFFSET,
+    found: Replayable | None = None,
 ) -> tuple[Replayed, Result]:
-    found = replayable_of(law)
+    found = found or replayable_of(law)
     replay = Replay(
         flow=law.name,
         topic="memory",
@@ -243,29 +238,28 @@ def test_reading_begins_late_enough_to_be_quick_and_early_enough_to_be_right(
     asked = data.draw(whole_ranges)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(replay_module, "WARM_UP_RECORDS", data.draw(st.integers(0, 3)))
-        patched.setattr(MODULES[law.flow], "replay", _with_reach(MODULES[law.flow].replay, 6_000))
         left = MemoryPartitions([records], (2,), appended)
-        done, result = replayed(law, [], asked, complete=True, partitions=left)
+        done, result = replayed(
+            law,
+            [],
+            asked,
+            complete=True,
+            partitions=left,
+            found=_with_reach(replayable_of(law), 6_000),
+        )
     assert without(law.table(result), "version") == without(
         live_rows(law, records, done.windows), "version"
     )
 
 
-def _with_reach(replay: Any, reach_ms: int) -> Any:
+def _with_reach(found: Replayable, reach_ms: int) -> Replayable:
     """Return a flow that waits for less and takes no event far ahead of its append time, so that
     a short stream has an earlier part."""
-
-    def shorter(settings: Any) -> list[Replayable]:
-        return [
-            replace(
-                found,
-                records=replace(found.records, future_max_ms=300_000),
-                rules=replace(found.rules, reach_ms=reach_ms),
-            )
-            for found in replay(settings)
-        ]
-
-    return shorter
+    return replace(
+        found,
+        records=replace(found.records, future_max_ms=300_000),
+        rules=replace(found.rules, reach_ms=reach_ms),
+    )
 
 
 def test_a_short_range_before_old_records_is_found_by_when_it_was_appended(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,25 +10,25 @@ from typing import Any
 
 import msgspec
 import polars as pl
-import pytest
 from hypothesis import strategies as st
 
-import flows
-from flows import FlowContract
-from flows._flow import Reading
-from schemas.profiles import ORDER
-from schemas.tables.clickhouse import Table
-from schemas.tables.minute_buckets import ROWS as MINUTE_BUCKETS
-from schemas.tables.service_health import ROWS as HEALTH
-from schemas.times import datetime_of, iso_ms
-from schemas.topics import PLATFORM_LOGS, SHOP_EVENTS, STORE_EVENTS, USER_TAGS
-from streams.testing import Build, Result, newest
+from footfall import flows
+from footfall.flows import Flow, Reading
+from footfall.schemas.profiles import ORDER
+from footfall.schemas.settings import read_settings
+from footfall.schemas.tables.clickhouse import Table
+from footfall.schemas.tables.minute_buckets import ROWS as MINUTE_BUCKETS
+from footfall.schemas.tables.service_health import ROWS as HEALTH
+from footfall.schemas.times import datetime_of, iso_ms
+from footfall.schemas.topics import PLATFORM_LOGS, SHOP_EVENTS, STORE_EVENTS, USER_TAGS
+from footfall.streams.testing import Build, Result, newest
 
 EXAMPLES = int(os.environ.get("FOOTFALL_LAW_EXAMPLES", "25"))
 """Examples per law and flow; `make test-all` takes 60."""
 BASE_MS = 1_569_888_000_000  # 2019-10-01T00:00:00Z
 DELAY_MS = 5_000
 PROFILE_KEEP = 3
+SETTINGS = read_settings({"FOOTFALL_HOME": "/nowhere", "NUM_TAGS_TO_KEEP": str(PROFILE_KEEP)})
 
 Rows = list[dict[str, Any]]
 
@@ -50,21 +49,7 @@ class Law:
 
     def reading(self) -> Reading:
         """Return what the flow does with the topic, without an engine."""
-        module = importlib.import_module(f"flows.{self.flow}")
-        if hasattr(module, "READS"):
-            found: Reading = module.READS[self.topic]
-            return found
-        readings: list[Reading] = []
-
-        def kept(
-            _name: str, _source: Any, records: Any, make_step: Any, *_: Any, **__: Any
-        ) -> None:
-            readings.append(Reading(records, make_step))
-
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(module, "dataflow", kept)
-            self.build(None, None, None)  # type: ignore[arg-type]
-        return readings[0]
+        return flows.catalogue()[self.flow].readings(SETTINGS)[self.topic]
 
 
 def tag(time_ms: int, choice: int) -> bytes:
@@ -208,8 +193,8 @@ SPECIAL: dict[str, Callable[[Result], Rows]] = {
 
 def _laws() -> Iterator[Law]:
     for contract in flows.catalogue().values():
-        for topic in contract.reads:
-            several = len(contract.reads) > 1
+        for topic in contract.topics:
+            several = len(contract.topics) > 1
             yield Law(
                 f"{contract.name}[{topic}]" if several else contract.name,
                 contract.name,
@@ -220,11 +205,9 @@ def _laws() -> Iterator[Law]:
             )
 
 
-def _build(contract: FlowContract, topic: str) -> Build:
-    build: Callable[..., Any] = importlib.import_module(f"flows.{contract.name}").build
-    if contract.name == "user_profiles":
-        return partial(build, keep=PROFILE_KEEP)
-    if len(contract.reads) == 1:
+def _build(contract: Flow, topic: str) -> Build:
+    build = partial(contract.dataflow, settings=SETTINGS)
+    if len(contract.topics) == 1:
         return build
     return lambda source, outputs, progress: build({topic: source}, outputs, progress)
 

@@ -15,7 +15,7 @@ import pytest
 
 pytest.register_assert_rewrite("profile_store_contract", "aerospike_contract")
 
-from sinks import SinkRefusedError, SinkUnavailableError
+from footfall.sinks import SinkRefusedError, SinkUnavailableError
 from tests.aerospike_contract import (
     GROUP,
     AerospikeProfilesContract,

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from schemas.settings import read_settings
-from sinks.aerospike_aggregates import AerospikeAggregates, BucketSum, Group
-from sinks.open import open_profiles
+from footfall.schemas.settings import read_settings
+from footfall.sinks.aerospike_aggregates import AerospikeAggregates, BucketSum, Group
+from footfall.sinks.open import open_profiles
 from tests.aerospike_house_support import FOREVER_MS, KEPT, START, WIDTH, House
 from tests.aerospike_support import Gate, server
 from tests.cli_support import run_faulty

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sinks.aerospike_aggregates import AerospikeAggregates, BucketSum
-from sinks.open import open_profiles
+from footfall.sinks.aerospike_aggregates import AerospikeAggregates, BucketSum
+from footfall.sinks.open import open_profiles
 from tests.aerospike_house_support import (
     START,
     WIDTH,

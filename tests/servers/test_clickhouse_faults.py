@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from schemas.tables.minute_buckets import ROWS, VIEW
-from sinks import SinkRefusedError, SinkUnavailableError
-from sinks.clickhouse import ClickHouseTable, create_tables
+from footfall.schemas.tables.minute_buckets import ROWS, VIEW
+from footfall.sinks import SinkRefusedError, SinkUnavailableError
+from footfall.sinks.clickhouse import ClickHouseTable, create_tables
 from tests.clickhouse_faults import (
     BALANCER,
     MEMORY,
@@ -154,7 +154,7 @@ def test_a_server_that_reads_slowly_is_given_the_time(
     made: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Sent in one piece, a large block would have to be through within this.
-    monkeypatch.setattr("sinks.clickhouse.CONNECT_TIMEOUT_S", 2)
+    monkeypatch.setattr("footfall.sinks.clickhouse.CONNECT_TIMEOUT_S", 2)
     with FaultProxy(made, slow_to_read(8, 0.4)) as proxy, caplog.at_level(logging.INFO):
         writer = ClickHouseTable(proxy.url, ROWS, sleep=lambda _: pytest.fail("it waited"))
         writer.write([some_rows(0, 400_000)])

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-import api.clickhouse
-from api.clickhouse import MinuteBuckets
-from schemas.tables.minute_buckets import ROWS, VIEW
-from sinks import SinkError, SinkRefusedError, SinkUnavailableError
-from sinks.clickhouse import ClickHouseReader, ClickHouseTable, create_tables
+from footfall.api import clickhouse as api_clickhouse
+from footfall.api.clickhouse import MinuteBuckets
+from footfall.schemas.tables.minute_buckets import ROWS, VIEW
+from footfall.sinks import SinkError, SinkRefusedError, SinkUnavailableError
+from footfall.sinks.clickhouse import ClickHouseReader, ClickHouseTable, create_tables
 from tests.api_process_support import Process, free_port
 from tests.api_support import Client
 from tests.cli_support import footfall
@@ -111,10 +111,10 @@ def test_the_api_gives_all_sums_or_an_error_and_never_a_part(
     url: str, fault: Fault, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if fault.name == "never answers":
-        monkeypatch.setattr(api.clickhouse, "ANSWER_WITHIN_S", 1.0)
+        monkeypatch.setattr(api_clickhouse, "ANSWER_WITHIN_S", 1.0)
 
     async def ask() -> str:
-        clickhouse = api.clickhouse.ClickHouse(proxy.url)
+        clickhouse = api_clickhouse.ClickHouse(proxy.url)
         buckets = MinuteBuckets(clickhouse)
         with pytest.raises((SinkRefusedError, SinkUnavailableError)) as raised:
             await buckets.sums(FROM_MS, FROM_MS + 600_000, "VIEW", {})

@@ -16,15 +16,15 @@ from typing import Any
 import pytest
 from aiokafka.partitioner import DefaultPartitioner
 
-from api.kafka_writing import KafkaWriting
-from api.live import TAGS_LOOKED_AT
-from api.tails import KafkaTail
-from api.writing import NotStoredError, RecordTooLargeError
-from schemas.dead_letters import DeadLetter
-from schemas.topics import DEAD_LETTERS, RECORD_BYTES_TAKEN_MAX, TOPICS
-from sinks import Record
-from sinks.kafka import KafkaTopics
-from sinks.letters import LetterWriter
+from footfall.api.kafka_writing import KafkaWriting
+from footfall.api.live import TAGS_LOOKED_AT
+from footfall.api.tails import KafkaTail
+from footfall.api.writing import NotStoredError, RecordTooLargeError
+from footfall.schemas.dead_letters import DeadLetter
+from footfall.schemas.topics import DEAD_LETTERS, RECORD_BYTES_TAKEN_MAX, TOPICS
+from footfall.sinks import Record
+from footfall.sinks.kafka import KafkaTopics
+from footfall.sinks.letters import LetterWriter
 from tests.api_process_support import Process, eventually, free_port
 from tests.api_support import Client, encoded, tag
 from tests.kafka_support import Broker, Server, Stored
@@ -145,7 +145,7 @@ def test_the_newest_records_are_read_across_gaps_and_by_many_at_once(
     kafka: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The page shows what it has by then; here a slow machine is given the time for all.
-    monkeypatch.setattr("api.tails.KAFKA_WITHIN_S", 30.0)
+    monkeypatch.setattr("footfall.api.tails.KAFKA_WITHIN_S", 30.0)
     one, other = kafka.topic("tail", partitions=2), kafka.topic("tail")
     kafka.produce(one, [b"%d" % n for n in range(20)], partition=0)
     kafka.transaction(one, [b"gone"] * 3, commit=False)

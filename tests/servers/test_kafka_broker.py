@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-import infra.kafka
-from infra.kafka import KafkaServerError
-from infra.kafka.errors import MissingToolError
-from infra.kafka.jars import find_jars, find_java, java_version
+from footfall.infra import kafka
+from footfall.infra.kafka import KafkaServerError
+from footfall.infra.kafka.errors import MissingToolError
+from footfall.infra.kafka.jars import find_jars, find_java, java_version
 from tests.kafka_support import Broker, tools
 
 ROOT = Path(__file__).resolve().parents[2]
 
-KAFKA = [sys.executable, "-m", "infra.kafka", "--port", "0"]
+KAFKA = [sys.executable, "-m", "footfall.infra.kafka", "--port", "0"]
 
 
 def test_what_was_acknowledged_is_there_after_kill_9_on_the_same_port(own_kafka: Broker) -> None:
@@ -53,23 +53,23 @@ def test_a_folder_in_use_and_a_port_that_is_taken_are_told(
     java, jars = tools()
     folder = own_kafka._process.folder
     with pytest.raises(KafkaServerError, match=f"another Kafka runs on the folder {folder}"):
-        infra.kafka.Broker(folder, java=java, jars=jars, port=0).start()
+        kafka.Broker(folder, java=java, jars=jars, port=0).start()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(KafkaServerError, match=rf"port {port} \(it is taken .* --port"):
-            infra.kafka.Broker(tmp_path, java=java, jars=jars, port=port).start()
+            kafka.Broker(tmp_path, java=java, jars=jars, port=port).start()
     assert own_kafka.runs
 
 
 def test_a_broker_that_dies_says_its_last_line(tmp_path: Path) -> None:
     java, jars = tools()
-    broken = infra.kafka.Broker(
+    broken = kafka.Broker(
         tmp_path, java=java, jars=jars, port=0, settings={"num.io.threads": "many"}
     )
     with pytest.raises(KafkaServerError, match=r"cannot format .*num\.io\.threads") as caught:
         broken.start()
     assert "\n" not in str(caught.value)
-    broken = infra.kafka.Broker(
+    broken = kafka.Broker(
         tmp_path, java=java, jars=jars, port=0, settings={"log.retention.check.interval.ms": "0"}
     )
     with pytest.raises(KafkaServerError, match=r"log\.retention\.check\.interval\.ms"):

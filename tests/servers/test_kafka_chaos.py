@@ -18,13 +18,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-import flows
-from generator.tags import TagWorld
-from schemas.dead_letters import DeadLetter
-from schemas.status import WorkerStatus, status_folder
-from schemas.topics import RECORD_BYTES_TAKEN_MAX
-from sinks.kafka import KafkaTopics
-from sinks.topic_files import FileTopics
+from footfall import flows
+from footfall.generator.tags import TagWorld
+from footfall.schemas.dead_letters import DeadLetter
+from footfall.schemas.status import WorkerStatus, status_folder
+from footfall.schemas.topics import RECORD_BYTES_TAKEN_MAX
+from footfall.sinks.kafka import KafkaTopics
+from footfall.sinks.topic_files import FileTopics
 from tests import clickhouse_support
 from tests.kafka_house_support import House, check_same, ended, stream
 from tests.kafka_support import Broker, Server
@@ -34,7 +34,7 @@ PARTITIONS = 3
 TAGS = 6_000
 TAKES = str(RECORD_BYTES_TAKEN_MAX)
 TAG_FLOWS = tuple(
-    name for name, contract in flows.catalogue().items() if contract.reads == ("user_tags",)
+    name for name, contract in flows.catalogue().items() if contract.topics == ("user_tags",)
 )
 
 pytest.importorskip("chdb", reason="chdb is not installed")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from generator.tags import TagWorld
-from schemas.topics import TOPICS
+from footfall.generator.tags import TagWorld
+from footfall.schemas.topics import TOPICS
 from tests.cli_support import footfall, one_line
 from tests.kafka_support import Broker
 

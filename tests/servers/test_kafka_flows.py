@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-import flows
-from sinks.topic_files import FileTopics
+from footfall import flows
+from footfall.sinks.topic_files import FileTopics
 from tests import clickhouse_support
 from tests.kafka_house_support import House, check_same, ended, stream
 from tests.kafka_support import Server
@@ -37,8 +37,8 @@ FLOWS = {
 }
 """Flows that fill tables. split_topics and login_alerts write to topics and have tests of their
 own."""
-ONE_TOPIC = [name for name, contract in FLOWS.items() if len(contract.reads) == 1]
-MORE_TOPICS = [name for name, contract in FLOWS.items() if len(contract.reads) > 1]
+ONE_TOPIC = [name for name, contract in FLOWS.items() if len(contract.topics) == 1]
+MORE_TOPICS = [name for name, contract in FLOWS.items() if len(contract.topics) > 1]
 
 
 @pytest.mark.parametrize("flow", ONE_TOPIC)
@@ -68,12 +68,12 @@ def test_a_flow_of_several_topics_leaves_the_same_too(
 ) -> None:
     seed = random.randrange(2**32)
     print("seed", seed)
-    first, *more = FLOWS[flow].reads
+    first, *more = FLOWS[flow].topics
     real = House(tmp_path / "real", clickhouse, first, kafka, more_topics=more, database="real")
     twin = House(tmp_path / "twin", clickhouse, first, more_topics=more, database="twin")
     for house in (real, twin):
         house.init()
-    for topic in FLOWS[flow].reads:
+    for topic in FLOWS[flow].topics:
         real.fill(stream(LAWS[f"{flow}[{topic}]"], seed, RECORDS, PARTITIONS), topic)
         # What other tests have written there counts too.
         standing: dict[int, list[bytes]] = defaultdict(list)
@@ -81,7 +81,7 @@ def test_a_flow_of_several_topics_leaves_the_same_too(
             standing[record.partition].append(record.value or b"")
         twin.fill([standing[part] for part in kafka.partitions(topic)], topic)
     check_same_from_both(flow, real, twin)
-    for topic in FLOWS[flow].reads:
+    for topic in FLOWS[flow].topics:
         assert kafka.lag(f"{real.group}-{flow}", topic) == 0
 
 

@@ -7,10 +7,10 @@ import signal
 from collections import Counter
 from pathlib import Path
 
-from generator.csv_replay import CsvReplay
-from generator.tags import TagWorld
-from schemas.topics import DEAD_LETTERS, RECORD_BYTES_MAX, STORE_EVENTS, kafka_config
-from sinks.kafka import KafkaTopics
+from footfall.generator.csv_replay import CsvReplay
+from footfall.generator.tags import TagWorld
+from footfall.schemas.topics import DEAD_LETTERS, RECORD_BYTES_MAX, STORE_EVENTS, kafka_config
+from footfall.sinks.kafka import KafkaTopics
 from tests.cli_support import footfall, one_line, running
 from tests.kafka_support import Broker, Server
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from streams.kafka import KafkaTopic
-from streams.source import LATEST, Reader, ReadState, SourceError
+from footfall.streams.kafka import KafkaTopic
+from footfall.streams.source import LATEST, Reader, ReadState, SourceError
 from tests.kafka_support import Broker, Server
 from tests.servers.test_kafka_workers import House, read_by, wait_until
 

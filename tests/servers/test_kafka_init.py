@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from cli.init import make_topics
-from schemas.settings import Settings, read_settings
-from schemas.topics import RECORD_BYTES_TAKEN_MAX, TOPICS, USER_TAGS
-from sinks import SinkRefusedError
-from sinks.kafka import KafkaTopics
+from footfall.cli.init import make_topics
+from footfall.schemas.settings import Settings, read_settings
+from footfall.schemas.topics import RECORD_BYTES_TAKEN_MAX, TOPICS, USER_TAGS
+from footfall.sinks import SinkRefusedError
+from footfall.sinks.kafka import KafkaTopics
 from tests.cli_support import footfall
 from tests.kafka_support import Broker
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from streams.kafka import KafkaTopic
-from streams.replay import TopicPartitions
-from streams.source import LATEST, Position, Reader, SourceError
+from footfall.streams.kafka import KafkaTopic
+from footfall.streams.replay import TopicPartitions
+from footfall.streams.source import LATEST, Position, Reader, SourceError
 from tests.kafka_support import Server
 from tests.servers.test_kafka_workers import House, read_by, wait_until
 
@@ -143,9 +143,9 @@ def test_too_few_descriptors_are_named_and_a_low_limit_is_raised(kafka: Server) 
     name = kafka.topic("few", 1)
     code = f"""
 import resource, sys
-from streams.process import allow_descriptors
-from streams.kafka import KafkaTopic
-from streams.source import SourceError
+from footfall.streams.process import allow_descriptors
+from footfall.streams.kafka import KafkaTopic
+from footfall.streams.source import SourceError
 hard = int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_NOFILE, (12, hard))
 allow_descriptors()

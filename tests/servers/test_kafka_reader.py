@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from operations.topic_records import ends, last_records, listing
-from schemas.records import TopicRecord
-from schemas.settings import read_settings
-from schemas.topics import RECORD_BYTES_MAX, RECORD_BYTES_TAKEN_MAX
-from streams.batch import Poll
-from streams.kafka import KafkaTopic
-from streams.source import EARLIEST, LATEST, Position, Reader, SourceError
-from streams.wire_format import CONFLUENT, is_confluent
+from footfall.operations.topic_records import ends, last_records, listing
+from footfall.schemas.records import TopicRecord
+from footfall.schemas.settings import read_settings
+from footfall.schemas.topics import RECORD_BYTES_MAX, RECORD_BYTES_TAKEN_MAX
+from footfall.streams.batch import Poll
+from footfall.streams.kafka import KafkaTopic
+from footfall.streams.source import EARLIEST, LATEST, Position, Reader, SourceError
+from footfall.streams.wire_format import CONFLUENT, is_confluent
 from tests.kafka_support import Broker, Server
 
 READ_S_MAX = 60.0
@@ -345,7 +345,7 @@ def test_a_process_ends_soon_though_no_broker_takes_its_last_commit(own_kafka: B
         own_kafka.produce(topic, [b"x"] * 10, partition=partition)
     code = f"""
 import sys
-from streams.kafka import KafkaTopic
+from footfall.streams.kafka import KafkaTopic
 readers = [
     KafkaTopic({own_kafka.bootstrap!r}, {topic!r}, group="g").open(partition, None)
     for partition in range(3)

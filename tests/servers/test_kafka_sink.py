@@ -12,10 +12,10 @@ from contextlib import contextmanager, suppress
 import pytest
 from aiokafka.partitioner import DefaultPartitioner
 
-import sinks.kafka
-from schemas.topics import RECORD_BYTES_MAX, RECORD_BYTES_TAKEN_MAX
-from sinks import Record, SinkRefusedError, SinkUnavailableError
-from sinks.kafka import KafkaTopics
+from footfall.schemas.topics import RECORD_BYTES_MAX, RECORD_BYTES_TAKEN_MAX
+from footfall.sinks import Record, SinkRefusedError, SinkUnavailableError
+from footfall.sinks import kafka as sinks_kafka
+from footfall.sinks.kafka import KafkaTopics
 from tests.kafka_support import Broker, Server
 from tests.ports_support import free_port
 
@@ -192,7 +192,7 @@ def test_a_broker_that_hangs_is_an_error_within_the_bound(own_kafka: Broker) -> 
         finally:
             own_kafka.go_on()
         # The bound of a call with its grace, and not the clients' own, which are far longer.
-        bound_s = GIVE_UP_AFTER_S + sinks.kafka._REPORTS_GRACE_S
+        bound_s = GIVE_UP_AFTER_S + sinks_kafka._REPORTS_GRACE_S
         assert time.monotonic() - started < bound_s + 5
         topics.write(topic, [(None, b"half-known")])
         assert set(own_kafka.values(topic)) == {b"before", b"half-known"}

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from flows import user_profiles
-from generator.tags import TagWorld
-from schemas.settings import Settings, read_settings
-from schemas.status import PartitionStatus
-from streams.engine import Outputs
-from streams.kafka import KafkaTopic
-from streams.open import open_source
-from streams.runner import Run, run_worker
-from streams.source import LATEST, Reader, Share, SourceError
-from streams.testing import ListSink
+from footfall.flows import user_profiles
+from footfall.generator.tags import TagWorld
+from footfall.schemas.settings import Settings, read_settings
+from footfall.schemas.status import PartitionStatus
+from footfall.streams.engine import Outputs
+from footfall.streams.kafka import KafkaTopic
+from footfall.streams.open import open_source
+from footfall.streams.runner import Run, run_worker
+from footfall.streams.source import LATEST, Reader, Share, SourceError
+from footfall.streams.testing import ListSink
 from tests.kafka_support import Server
 
 TAGS = [tag for _, tag in TagWorld(seed=5).batch(0, 6_000)]
@@ -63,7 +63,9 @@ class House:
             if first and meanwhile is not None:
                 threading.Thread(target=lambda: stop_after(meanwhile, run)).start()
             ignored = [ListSink(list[Any]().extend) for _ in range(2)]
-            return user_profiles.build(source, Outputs(ListSink(take), *ignored), run.progress)
+            return user_profiles.FLOW.dataflow(
+                source, Outputs(ListSink(take), *ignored), run.progress
+            )
 
         run_worker(
             "user_profiles",

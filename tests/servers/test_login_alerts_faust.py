@@ -15,17 +15,17 @@ import msgspec
 import pytest
 from confluent_kafka import Consumer
 
-from flows._alerts_topics import Others
-from generator.shop_sessions import Alerts
-from operations.flow_facts import FlowFacts
-from operations.observer import Look, Observer
-from schemas import metrics
-from schemas.login_alerts import LoginAlert
-from schemas.settings import read_settings
-from schemas.status import WorkerStatus, status_folder, status_path
-from schemas.times import iso_ms, parse_time_ms
-from schemas.topics import DEAD_LETTERS, LATE_EVENTS, LOGIN_ALERTS
-from streams.run import Run, WorkerError
+from footfall.flows._alerts_topics import Others
+from footfall.generator.shop_sessions import Alerts
+from footfall.operations.flow_facts import FlowFacts
+from footfall.operations.observer import Look, Observer
+from footfall.schemas import metrics
+from footfall.schemas.login_alerts import LoginAlert
+from footfall.schemas.settings import read_settings
+from footfall.schemas.status import WorkerStatus, status_folder, status_path
+from footfall.schemas.times import iso_ms, parse_time_ms
+from footfall.schemas.topics import DEAD_LETTERS, LATE_EVENTS, LOGIN_ALERTS
+from footfall.streams.run import Run, WorkerError
 from tests.cli_support import Running, footfall, free_port, one_line, running
 from tests.kafka_support import Server
 from tests.metrics_support import expected, get, names_and_labels, scrape, targets, total
@@ -34,7 +34,7 @@ from tests.runner_support import wait_until
 pytest.importorskip("faust", reason="faust-streaming is not installed")
 from faust.tables.recovery import Recovery
 
-from flows._alerts_worker import run_on_kafka
+from footfall.flows._alerts_worker import run_on_kafka
 
 FLOW = "login_alerts"
 PARTITIONS = 3
@@ -359,7 +359,7 @@ def test_a_worker_whose_table_is_never_restored_begins_anew(
         return need(recovery) or len(seen) == 1
 
     monkeypatch.setattr(Recovery, "need_recovery", first_needs_more)
-    monkeypatch.setattr("flows._alerts_faust.RESTORED_WITHIN_S", 2.0)
+    monkeypatch.setattr("footfall.flows._alerts_faust.RESTORED_WITHIN_S", 2.0)
     said: list[str] = []
     settings = read_settings({**shop.settings, "FOOTFALL_HOME": str(shop.home)})
     run_on_kafka(FLOW, settings, Run(once=True, say=said.append))

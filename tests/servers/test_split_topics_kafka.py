@@ -12,18 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from flows import split_topics
-from flows.split_topics import CONTRACT, records
-from schemas.topics import SHOP_EVENTS
-from sinks import PartitionBatch, SinkUnavailableError
-from sinks.kafka import KafkaTopics
-from sinks.split import SplitSink, Targets, target_of
-from streams.engine import Outputs, stateful_steps
-from streams.kafka import KafkaTopic
-from streams.runner import Run, run_worker
-from streams.source import LATEST
-from streams.testing import ListSink
+from footfall.flows.split_topics import FLOW, records
+from footfall.schemas.topics import SHOP_EVENTS
+from footfall.sinks import PartitionBatch, SinkUnavailableError
+from footfall.sinks.kafka import KafkaTopics
+from footfall.sinks.split import SplitSink, Targets, target_of
+from footfall.streams.engine import Outputs
+from footfall.streams.kafka import KafkaTopic
+from footfall.streams.runner import Run, run_worker
+from footfall.streams.source import LATEST
+from footfall.streams.testing import ListSink
 from tests.kafka_support import Broker, Server
+from tests.split_support import splitting
 
 PARTITIONS = 3
 
@@ -62,15 +62,14 @@ def run(server: Server, topic: str, home: Path, topics: KafkaTopics) -> None:
         targets = Targets(keeper, topic, partitions=PARTITIONS, retention_h=1)
         sink = SplitSink(lambda: topics, topic, read.list_parts(), bytes_max=2_000)
         outputs = Outputs(sink, ListSink(lambda _: None), ListSink(lambda _: None))
-        reads = records(source, targets.why_not)
-        return split_topics.build(read, outputs, of.progress, reads=reads)
+        return splitting(records(source, targets.why_not)).dataflow(read, outputs, of.progress)
 
     run_worker(
-        CONTRACT.name,
+        FLOW.name,
         wire,  # type: ignore[arg-type]
         home,
         once=True,
-        steps=stateful_steps(CONTRACT.reads, sink=CONTRACT.sink_keeps_state),
+        steps=FLOW.steps,
     )
 
 
