@@ -47,7 +47,7 @@ def limits(folder: Path) -> Mapping[str, str]:
     return {
         "footfall_home_free_bytes < 10e9": f"footfall_home_free_bytes < {nearly_full}",
         "footfall_home_size_bytes < 0.1": "footfall_home_size_bytes < 1",
-        "flow:footfall_state_bytes:sum > 1e9": "flow:footfall_state_bytes:sum > 500e3",
+        "flow:footfall_state_bytes:sum > 1e9": "flow:footfall_state_bytes:sum > 48e3",
     }
 
 
@@ -120,7 +120,9 @@ class House:
         self.shop = Shop(home)
         stack.enter_context(self.shop.open())
         api = ("api", "--observe", "--port", str(ports[1]))
-        stack.enter_context(running(home, *api, **self.environ)).wait_for_text("listening on")
+        stack.enter_context(running(home, *api, **self.environ)).wait_for_text(
+            "listening on", STARTS_WITHIN_S
+        )
         self._api_port = ports[1]
         stack.enter_context(running(home, "run", FLOW, "--workers", "2", **self.environ))
         wait_until(lambda: len(self.pids()) == 2, "both workers run", STARTS_WITHIN_S)
