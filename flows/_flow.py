@@ -26,12 +26,12 @@ from footfall.streams.steps import MakeStep
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a flow does with a topic."""
+    """The reading of a topic and the step that takes it."""
 
     records: Records
-    """How a record is read: its struct, its event time, and the columns that the step needs."""
+    """The reading of a record: its struct, its event time, and the columns that the step needs."""
     step: MakeStep
-    """What becomes of the records of a partition: ``windows(...)``, ``rows(...)``, ``fold(...)``,
+    """The step of a partition: ``windows(...)``, ``rows(...)``, ``fold(...)``,
     or a function of a partition and its snapshot that gives a streams.steps.Step."""
     marks_sent_again: bool = True
     """Records that were sent again from the dead letters are superseded. False takes both."""
@@ -49,11 +49,11 @@ class Flow:
     name: str
     """Name of the flow and of its file: ``footfall run NAME``."""
     about: str
-    """What the flow gives, in one line for the catalogue."""
+    """The flow's result, in one line for the catalogue."""
     reads: Mapping[Topic, Reading | Callable[[Settings], Reading]]
-    """What the flow does with each topic. A function where the settings have a say in it."""
+    """The reading of each topic, or a function that gives it where it depends on the settings."""
     writes: Sink
-    """Where the rows go: ``ClickHouse(TABLE)`` or another kind of sink."""
+    """The sink of the rows: ``ClickHouse(TABLE)`` or another kind."""
     snapshot_every_s: float = 2.0
     """Seconds between two snapshots. Rows are durable at least this often."""
     on_kafka: Callable[[str, Settings, Run], None] | None = None

@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     from footfall.sinks.sql import AfterWrite
 
 Sources = Mapping[str, TopicSource]
-"""What a flow reads in this process, by topic."""
+"""The sources of a flow in this process, by topic."""
 
 
 class Sink:
-    """Where the rows of a flow go. Opening it is left to the kinds of sinks below."""
+    """A place for the rows of a flow. The kinds of sinks below open it."""
 
     names: tuple[str, ...] = ()
-    """What is written, for people: ``("ClickHouse user_trace",)``."""
+    """Names of all that is written, for people: ``("ClickHouse user_trace",)``."""
     tables: tuple[Table, ...] = ()
     """Tables of ClickHouse that are written."""
     keeps_state: bool = False

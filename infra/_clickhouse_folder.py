@@ -29,18 +29,6 @@ def _written(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def is_in_use(folder: Path) -> bool:
-    """Tell whether a process holds the folder's lock, whether or not it answers."""
-    try:
-        with (folder / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
 def locked(folder: Path) -> IO[bytes]:
     """Return the folder's lock file, locked; the kernel unlocks it when the process ends."""
     with _written(folder):

@@ -1,1 +1,1 @@
-"""What an operator does: plain functions that give findings; cli and api show them."""
+"""The work of an operator, as plain functions that give findings; cli and api show them."""

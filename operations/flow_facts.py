@@ -1,4 +1,4 @@
-"""How far each flow is, and who works on it: pure, statuses and ends of topics in, facts out.
+"""The progress of each flow and its workers: pure, statuses and ends of topics in, facts out.
 
 Lag is asked of the topics' ends and never of a worker: one that was killed is not "lag 0".
 """
@@ -30,7 +30,7 @@ State = Literal["running", "degraded", "stopped", "finished", "elsewhere"]
 
 @dataclass(frozen=True, slots=True)
 class PlaceFacts:
-    """How far a flow is in one partition."""
+    """The progress of a flow in one partition."""
 
     topic: str
     partition: int
@@ -38,89 +38,89 @@ class PlaceFacts:
     low: int
     high: int
     age_s: float | None = None
-    """Of the oldest record that was not read; 0 where there is none, None where it is not
+    """Age of the oldest record that was not read; 0 if there is no such record, None if it is not
     known."""
 
     @property
     def lag(self) -> int:
-        """Records that were not read yet, without those that were removed."""
+        """Return the number of records not read yet, without those that were removed."""
         return max(0, self.high - max(self.next_offset, self.low))
 
     @property
     def lost(self) -> int:
-        """Records that were removed before they were read."""
+        """Return the number of records that were removed before they were read."""
         return max(0, self.low - self.next_offset)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerFacts:
-    """What a worker last said of itself."""
+    """The last status of a worker."""
 
     worker: int
     pid: int
     age_ms: int
     finished: bool
     alive: bool
-    """A process with its id runs here."""
+    """True if a process with its id runs here."""
     started_ms: int = 0
 
     @property
     def is_stale(self) -> bool:
-        """It should have told of itself again by now."""
+        """Tell whether its next status is overdue."""
         return self.age_ms > (STALE_MS if self.alive else STALE_WITHOUT_PROCESS_MS)
 
     @property
     def is_running(self) -> bool:
-        """It runs and tells of itself."""
+        """Tell whether it runs and reports."""
         return not self.finished and not self.is_stale
 
 
 @dataclass(frozen=True, slots=True)
 class FlowFacts:
-    """A flow: its workers of this home, and how far it is."""
+    """The workers of a flow on this home, and its progress."""
 
     name: str
     workers: Sequence[WorkerFacts]
     places: Sequence[PlaceFacts]
     takes_archive: bool = True
-    """What it writes can be written anew from an archive; asked where records are lost."""
+    """True if its rows can be written again from an archive; asked where records are lost."""
     rows_per_s: float = 0.0
     watermark_ms: int | None = None
-    """The lowest of its partitions that have one."""
+    """Lowest watermark of the partitions that have one."""
     error: str = ""
-    """Why a worker last failed, where none has run since."""
+    """Reason why a worker last failed; "" if one has run since."""
     is_stuck: bool = False
-    """Its workers run and read nothing, and a record has waited for STUCK_S."""
+    """True if its workers run and read nothing, and a record has waited for STUCK_S."""
 
     @property
     def lost(self) -> list[PlaceFacts]:
-        """Where records were removed before they were read."""
+        """Return the partitions whose records were removed before they were read."""
         return [place for place in self.places if place.lost]
 
     @property
     def lag(self) -> int:
-        """Records that were not read yet."""
+        """Return the number of records not read yet."""
         return sum(place.lag for place in self.places)
 
     @property
     def age_s(self) -> float | None:
-        """Of the oldest record that was not read, as far as it is known."""
+        """Return the age of the oldest record that was not read; None if it is not known."""
         known = [place.age_s for place in self.places if place.age_s is not None]
         return max(known) if known else None
 
     @property
     def running(self) -> int:
-        """Workers that run."""
+        """Return the number of workers that run."""
         return sum(one.is_running for one in self.workers)
 
     @property
     def wanted(self) -> int:
-        """Workers that should run: those that did not end by themselves."""
+        """Return the number of workers that should run: those that did not end by themselves."""
         return sum(not one.finished for one in self.workers)
 
     @property
     def state(self) -> State:
-        """Whether its workers run, as far as this home knows of them."""
+        """Return whether its workers run, as far as this home knows of them."""
         if not self.workers:
             return "elsewhere"
         if not self.wanted:
@@ -131,7 +131,7 @@ class FlowFacts:
 
     @property
     def trouble(self) -> str:
-        """What is wrong with the flow, in a few words; "" where nothing is."""
+        """Return the flow's trouble in a few words; "" if it has none."""
         if self.error:
             return "failed"
         if self.lost:

@@ -40,7 +40,7 @@ QUIET_MS = 60_000
 
 
 class Store(Protocol):
-    """What a reader sees of a flow."""
+    """A store as a reader of one flow's results sees it."""
 
     def newest_ms(self) -> int:
         """Return when the newest record was appended that shows by now; 0 where none does."""

@@ -45,7 +45,7 @@ class Looking(Generic[T]):
         self.errors = 0
         self.last: T | None = None
         self.problem = "nothing was looked at yet"
-        """Why the last look failed; "" where it did not."""
+        """Reason why the last look failed; "" if it did not."""
 
     def start(self) -> None:
         """Look from now on."""

@@ -37,7 +37,7 @@ GROUPS_WITHIN_S = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What was found at one moment."""
+    """The findings of one moment."""
 
     at_ms: int
     flows: list[FlowFacts] = field(default_factory=list)
@@ -165,7 +165,7 @@ def _disk_of(home: Path) -> tuple[int, int] | None:
 
 
 def log_look(look: Look) -> None:
-    """Log how the flows are."""
+    """Log the number of flows, and those in trouble."""
     trouble = {flow.name: flow.trouble for flow in look.flows if flow.trouble}
     log.info(
         "%d flows, %d in trouble%s",

@@ -1,4 +1,4 @@
-"""How far each flow has read: by what its workers say, and by its consumer group in Kafka."""
+"""The progress of each flow, by the status of its workers and by its consumer group in Kafka."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Positions = dict[str, dict[tuple[str, int], int]]
 
 
 def read_statuses(home: Path) -> list[WorkerStatus]:
-    """What all workers of this home say of themselves; what cannot be read is passed over."""
+    """Return the status of each worker of this home; unreadable files are skipped."""
     import msgspec
 
     from footfall.schemas.status import WorkerStatus, status_folder
@@ -36,7 +36,7 @@ def read_statuses(home: Path) -> list[WorkerStatus]:
 
 
 def of_statuses(statuses: Iterable[WorkerStatus]) -> Positions:
-    """The positions that the workers tell of; of several the furthest."""
+    """Return the positions that the workers report; of several the furthest."""
     found: Positions = {}
     for status in statuses:
         places = found.setdefault(status.flow, {})
@@ -49,7 +49,10 @@ def of_statuses(statuses: Iterable[WorkerStatus]) -> Positions:
 def of_groups(
     settings: Settings, contracts: Mapping[str, Flow], timeout_s: float = 10.0
 ) -> Positions:
-    """What the flows' consumer groups have committed. Raises SourceError without an answer."""
+    """Return the offsets that the flows' consumer groups have committed.
+
+    Raises SourceError without an answer.
+    """
     from confluent_kafka import Consumer, KafkaException, TopicPartition
 
     from footfall.streams.source import SourceError
@@ -88,7 +91,7 @@ def of_groups(
 
 
 def positions(settings: Settings) -> Positions:
-    """How far each flow has read, by all that is known."""
+    """Return the furthest known position of each flow."""
     from footfall import flows
 
     found = of_statuses(read_statuses(settings.footfall_home))

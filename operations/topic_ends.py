@@ -14,7 +14,7 @@ from footfall.schemas.topics import TOPICS
 KAFKA_WITHIN_S = 4.0
 ASKED_AGAIN_S = 1.0
 AGES_WITHIN_S = 2.0
-"""Of one look: records whose age nobody has asked for yet are left to the next one."""
+"""Seconds of one look; records whose age was not asked in that time wait for the next look."""
 AGES_KEPT_MAX = 10_000
 UNKNOWN_FOR_S = 60.0
 
@@ -128,7 +128,7 @@ class AppendTimes:
         self._settings = settings
         self._known: dict[tuple[str, int, int], int] = {}
         self._unknown: dict[tuple[str, int, int], float] = {}
-        """Of records that nobody could tell of: when to ask again."""
+        """Times to ask again, of records whose age could not be told."""
         self._topics: dict[str, Any] = {}
         self._until_s = 0.0
 

@@ -32,7 +32,7 @@ not."""
 SINK_SERVERS = ("clickhouse", "postgresql", "aerospike", "kafka", "files", "sqlite")
 """Kinds of servers that are written to; files are embedded topics."""
 QUERY_OUTCOMES = ("ok", "failed", "refused", "gone")
-"""How a query of the embedded ClickHouse ends; refused: password, host, too many at once; gone:
+"""Outcomes of a query of the embedded ClickHouse; refused: password, host, too many at once; gone:
 its client left."""
 HELD_KINDS = (
     "events", "groups", "requests", "sessions", "steps", "users", "visits", "windows",
@@ -49,7 +49,7 @@ class Metric:
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = SECONDS
-    """Of a histogram."""
+    """Upper bounds of a histogram's buckets."""
 
     @property
     def exposed(self) -> str:
@@ -195,7 +195,7 @@ WORKER = (
     DECODE_SECONDS, COMPUTE_SECONDS, SNAPSHOT_SECONDS, WRITE_SECONDS, SINK_ERRORS, SINK_RETRIES,
     STARTS, START_TIME, CPU_SECONDS, MEMORY_BYTES,
 )  # fmt: skip
-"""Of a worker process, whichever engine runs it."""
+"""Metrics of a worker process, whichever engine runs it."""
 
 LAG_RECORDS = Metric(
     "footfall_lag_records", "gauge", "Records of the topic that the flow has not read", _PLACE
@@ -271,7 +271,7 @@ OBSERVER = (
     STARTS_OBSERVED, END_OFFSET, OLDEST_OFFSET, LETTERS, OBSERVED, OBSERVER_ERRORS, HOME_FREE,
     HOME_SIZE,
 )  # fmt: skip
-"""Of `footfall observe`, and of the api beside its own."""
+"""Metrics of `footfall observe`, and of the api beside its own."""
 
 FRESHNESS_ENDS_S = (0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
 FRESHNESS = Metric(
@@ -284,7 +284,7 @@ FRESHNESS = Metric(
 )
 
 STORES = (FRESHNESS,)
-"""Of the observer, as it reads the stores."""
+"""Metrics of the observer, as it reads the stores."""
 
 _RANGE = ("range",)
 SERVICE_REQUESTS = Metric(
@@ -308,7 +308,7 @@ SHOP_REVENUE = Metric(
 SHOP = (
     SERVICE_REQUESTS, SERVICE_ERRORS, SHOP_MINUTES, SHOP_VIEWS, SHOP_BUYS, SHOP_REVENUE,
 )  # fmt: skip
-"""Of the observer, as ClickHouse tells once a minute, in event time."""
+"""Metrics of the observer, as ClickHouse tells once a minute, in event time."""
 RANGES = ("last", "before")
 """The last minutes that the watermark has passed, and the hour before them."""
 
@@ -336,7 +336,7 @@ API = (
     API_REQUESTS, API_REQUEST_SECONDS, API_RECORDS_WRITTEN, API_RECORDS_WAITING,
     API_ANSWER_DIFFERENCES,
 )  # fmt: skip
-"""Of the HTTP side."""
+"""Metrics of the HTTP side."""
 
 CLICKHOUSE_QUERIES = Metric(
     "footfall_clickhouse_queries", "counter", "Queries, by how they ended", ("outcome",)
@@ -359,7 +359,7 @@ CLICKHOUSE = (
     CLICKHOUSE_QUERIES, CLICKHOUSE_QUERY_SECONDS, CLICKHOUSE_ROWS_INSERTED,
     CLICKHOUSE_CONNECTIONS_REFUSED,
 )  # fmt: skip
-"""Of the embedded ClickHouse."""
+"""Metrics of the embedded ClickHouse."""
 
 GENERATOR_RECORDS = Metric(
     "footfall_generator_records", "counter", "Records sent and acknowledged", ("topic",)
@@ -369,7 +369,7 @@ GENERATOR_ERRORS = Metric(
 )
 
 GENERATOR = (GENERATOR_RECORDS, GENERATOR_ERRORS)
-"""Of `footfall generate` into topics."""
+"""Metrics of `footfall generate` into topics."""
 
 _VALUES = {
     "`reason`": DEAD_CODES,

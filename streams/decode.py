@@ -62,10 +62,25 @@ class Records:
         object.__setattr__(self, "_decode", msgspec.json.Decoder(self.struct).decode)
 
     @classmethod
-    def of(cls, topic: Topic, columns: Mapping[str, Column], **options: Any) -> Records:
-        """Return how records of ``topic`` are read, with these columns and fields of Records."""
-        struct = options.pop("struct", topic.struct)
-        return cls(struct, topic.time, columns, bytes_max=topic.record_bytes_max, **options)
+    def of(
+        cls,
+        topic: Topic,
+        columns: Mapping[str, Column],
+        *,
+        struct: type[msgspec.Struct] | None = None,
+        **options: Any,
+    ) -> Records:
+        """Return the reading of ``topic`` with these columns and further fields of Records.
+
+        Without ``struct`` each record is checked against the whole struct of its topic.
+        """
+        return cls(
+            struct or topic.struct,
+            topic.time,
+            columns,
+            bytes_max=topic.record_bytes_max,
+            **options,
+        )
 
     def decode(self, flow: str, poll: Poll) -> Batch:
         """Return the batch of a poll: each record is a row of its frame or a dead letter."""

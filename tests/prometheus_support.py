@@ -1,4 +1,4 @@
-"""What tests of alerts share: the programs, the rules, and the names that queries use."""
+"""Shared by tests of alerts: the programs, the rules, and the names that queries use."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def program(name: str) -> str:
 
 
 def run(name: str, *arguments: str | Path) -> str:
-    """What a program says; a test fails with it where it finds a fault."""
+    """Return the output of a program; a test fails with it where it finds a fault."""
     done = subprocess.run(
         [program(name), *map(str, arguments)],
         capture_output=True, text=True, timeout=WITHIN_S, check=False,
@@ -63,7 +63,7 @@ def alerts() -> dict[str, dict[str, Any]]:
 
 
 def records() -> dict[str, str]:
-    """What each recorded series is the sum of."""
+    """Return the expression of each recorded series, by its name."""
     return {rule["record"]: rule["expr"] for rule in rules() if "record" in rule}
 
 
@@ -95,12 +95,12 @@ class Query:
 
 
 def queries_of_rules() -> list[Query]:
-    """Those of every rule."""
+    """Return the queries of every rule."""
     return [Query(rule.get("alert") or rule["record"], rule["expr"]) for rule in rules()]
 
 
 def queries_of_dashboards() -> list[Query]:
-    """Those of every dashboard there is, whose variables are taken as what they stand for."""
+    """Return the queries of every dashboard, with the values of its variables."""
     return [
         Query(path.name, expr)
         for path in sorted((ROOT / "grafana" / "dashboards").glob("*.json"))

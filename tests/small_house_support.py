@@ -104,7 +104,7 @@ class Shop:
 
 
 class House:
-    """What runs on a home."""
+    """The processes of a home."""
 
     def __init__(self, home: Path, stack: ExitStack) -> None:
         self.home = home
@@ -260,7 +260,7 @@ def clickhouse_is_gone(house: House) -> Iterator[None]:
 
 @contextmanager
 def queries_fail(house: House) -> Iterator[None]:
-    """As ClickHouse is gone."""
+    """Ask for aggregates while ClickHouse is gone."""
     house.requests(15, "GET", AGGREGATES)
     yield
 

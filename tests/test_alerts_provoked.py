@@ -59,7 +59,7 @@ FIRES_WITHIN_S, ENDS_WITHIN_S = 300.0, 900.0
 
 @dataclass
 class Watch:
-    """What the receiver of Alertmanager's messages has said."""
+    """The output of the receiver of Alertmanager's messages."""
 
     running: Running
 

@@ -21,7 +21,6 @@ import sqlalchemy
 from footfall.api.clickhouse import ClickHouse
 from footfall.cli.doctor.command import examine
 from footfall.cli.doctor.findings import Finding
-from footfall.infra._clickhouse_folder import locked
 from footfall.schemas.database_addresses import ClickHouseAddress
 from footfall.schemas.embedded_clickhouse import own_headers, running_address
 from footfall.schemas.tables.minute_buckets import ROWS, VIEW
@@ -196,15 +195,13 @@ def test_a_bi_tool_reflects_tables_and_views_and_reads_them(tmp_path: Path) -> N
 
 
 def test_one_that_runs_and_does_not_answer_is_told_by_doctor(tmp_path: Path) -> None:
-    folder = tmp_path / "clickhouse"
-    folder.mkdir()
-
     def of_doctor() -> Finding:
         found = examine({"FOOTFALL_HOME": str(tmp_path)}, within_s=30)
         return next(one for one in found if one.check == "ClickHouse")
 
-    with locked(folder):
+    with recorded(tmp_path, "http://127.0.0.1:1"):
         told = of_doctor()
-        assert told.level == "fail" and "runs and does not answer" in told.found
+        assert told.level == "fail"
+        assert told.found.endswith("runs at http://127.0.0.1:1 and does not answer")
     told = of_doctor()
     assert told.level == "ok" and "not running" in told.found

@@ -1,4 +1,4 @@
-"""How old a record is when a reader first sees it: rows carry it, and stores show it."""
+"""The age of a record when a reader first sees it: rows carry it, and stores show it."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class World:
         ]
         self.effects_left: int | None = None
         self.carried: dict[tuple[int, int], tuple[Any, ...]] = {}
-        """What records have beside their value, by partition and offset."""
+        """Key, headers and time of records, by partition and offset."""
 
     def letters(self) -> Letters:
         return collect(Read(0, at, record) for at, record in enumerate(self.written))

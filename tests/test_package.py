@@ -16,7 +16,7 @@ TIMEOUT_S = 240
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is in the wheel, in a folder of its own."""
+    """Return a folder with the content of the wheel."""
     folder, notes = tmp_path_factory.mktemp("installed"), tmp_path_factory.mktemp("notes")
     build = [
         *("--quiet", "egg_info", "--egg-base", str(notes)),
@@ -29,7 +29,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def beside(tmp_path: Path) -> Path:
-    """A folder of a user, whose names are those of our rooms."""
+    """Return a folder of a user, with names that are those of our rooms."""
     for name in ("flows", "schemas", "streams"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").touch()

@@ -62,7 +62,6 @@ def examine(environ: Mapping[str, str], within_s: float = WITHIN_S) -> list[Find
 
 def _load() -> None:
     """Import what the checks need: the time of an import must not count as a server's delay."""
-    import footfall.infra._clickhouse_folder
     import footfall.sinks.clickhouse
     import footfall.sinks.sql  # noqa: F401
     from footfall import flows

@@ -25,8 +25,8 @@ AEROSPIKE_SECURITY = range(51, 84)
 
 def look_at_clickhouse(settings: Settings, *, is_set: bool) -> list[Finding]:
     """Check reachability, version, clock, tables and parts. ``is_set``: a server was named."""
-    from footfall.cli.home import Home, answers, read_note
-    from footfall.infra._clickhouse_folder import is_in_use
+    from footfall.cli.home import Home, answers
+    from footfall.schemas.embedded_clickhouse import running_address
     from footfall.sinks import SinkError
     from footfall.sinks.clickhouse import ClickHouseReader
 
@@ -35,13 +35,12 @@ def look_at_clickhouse(settings: Settings, *, is_set: bool) -> list[Finding]:
     where = shown_host((address.host, address.port))
     start = "start it, or mend CLICKHOUSE_URL"
     if not is_set and not answers(address.origin):
-        if is_in_use(home.clickhouse):
-            note = read_note(home)
-            which = f"process {note.pid} at {note.url}" if note is not None else "its process"
+        runs_at = running_address(home.clickhouse)
+        if runs_at is not None:
             return [
                 fail(
                     "ClickHouse",
-                    f"embedded: {which} runs and does not answer",
+                    f"embedded: its process runs at {runs_at} and does not answer",
                     "is the machine busy, or the process stopped? `footfall demo` starts it again "
                     "where it has ended",
                 )
